@@ -1,0 +1,172 @@
+"""Frozen configurations, and how they travel through JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cfx.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture of a CrystalFormer; the defaults are the published configuration (2403.15734, Table S1).
+
+    Attributes:
+        position: how a token knows its place: rotary (Alex-20 and its fine-tuned models) or absolute (MP-20).
+        num_frequencies: Fourier frequencies of a coordinate (Nf).
+        coord_components: von Mises components of a coordinate (Kx).
+        lattice_components: Gaussian components of the lattice (Kl).
+        n_max: Wyckoff slots, of which one at least stays a pad.
+        first_hidden: hidden width of the network that draws the first letter (h0).
+        num_layers: transformer blocks.
+        num_heads: attention heads.
+        key_size: width of one head.
+        model_size: width of the residual stream.
+        embed_size: width of the three embeddings.
+        num_species: atomic numbers, with 0 for a pad.
+        num_letters: Wyckoff letters, with 0 for a pad.
+        widening: width of the block's MLP over model_size.
+        sigma_min: smallest standard deviation of a lattice component, model frame.
+    """
+
+    position: Literal["rotary", "absolute"] = "rotary"
+    num_frequencies: int = 5
+    coord_components: int = 16
+    lattice_components: int = 4
+    n_max: int = 21
+    first_hidden: int = 256
+    num_layers: int = 16
+    num_heads: int = 16
+    key_size: int = 64
+    model_size: int = 64
+    embed_size: int = 32
+    num_species: int = 119
+    num_letters: int = 28
+    widening: int = 4
+    sigma_min: float = 1e-3
+
+    def __post_init__(self):
+        if self.position not in ("rotary", "absolute"):
+            raise UsageError(f"position must be rotary or absolute, not {self.position!r}")
+        sizes = {name: value for name, value in dataclasses.asdict(self).items() if isinstance(value, int)}
+        for name, value in sizes.items():
+            if value < 1:
+                raise UsageError(f"{name} must be at least 1, not {value}")
+        if self.position == "rotary" and self.key_size % 2:
+            raise UsageError(f"rotary positions need an even key_size, not {self.key_size}")
+        if self.output_size < max(self.num_letters, 3 * self.coord_components):
+            raise UsageError("the output row is too narrow for its heads: fewer components, or more species")
+
+    @property
+    def output_size(self) -> int:
+        """Width of an output row: species logits, then the lattice mixture."""
+        return self.num_species + self.lattice_components * 13
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained.
+
+    Attributes:
+        epochs: passes over the training data.
+        batch_size: crystals a step.
+        learning_rate: peak learning rate of Adam.
+        schedule: constant, or cosine (linear warm-up, then a half cosine to 1 % of the peak).
+        warmup_steps: steps of the warm-up of the cosine schedule.
+        clip_norm: largest global norm of the gradient.
+        weight_decay: decoupled weight decay; 0 is plain Adam.
+        dropout: rate after attention and after the MLP.
+        attention_dropout: rate on the attention weights.
+        seed: of the initial weights, the order of the data and dropout.
+        checkpoint_epochs: epochs between two checkpoints.
+        keep_checkpoints: how many of the latest checkpoints stay on disk; the best stays apart from them.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_steps: int = 200
+    clip_norm: float = 1.0
+    weight_decay: float = 0.0
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    seed: int = 0
+    checkpoint_epochs: int = 1
+    keep_checkpoints: int = 2
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "checkpoint_epochs", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        if self.weight_decay < 0:
+            raise UsageError(f"weight_decay must not be negative, not {self.weight_decay}")
+        if self.schedule not in ("constant", "cosine"):
+            raise UsageError(f"schedule must be constant or cosine, not {self.schedule!r}")
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """What to sample.
+
+    Attributes:
+        space_group: number of the space group, 1 to 230.
+        n: crystals wanted.
+        seed: of all random draws.
+        temperature: divides logits and concentrations, widens lattice components; 1 is the model itself.
+        top_p: share of the probability kept in every categorical draw; 1 is the model itself.
+        batch_size: crystals drawn at once.
+    """
+
+    space_group: int
+    n: int = 1
+    seed: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    batch_size: int = 128
+
+    def __post_init__(self):
+        if not 1 <= self.space_group <= 230:
+            raise UsageError(f"there is no space group {self.space_group}", "space groups run from 1 to 230")
+        for name in ("n", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.temperature > 0:
+            raise UsageError(f"the temperature must be positive, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"top-p must be above 0 and at most 1, not {self.top_p}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"the seed must be a non-negative 63-bit integer, not {self.seed}")
+
+
+MINI = ModelConfig(
+    num_layers=6, num_heads=4, key_size=32, model_size=128, first_hidden=128, coord_components=16
+)
+"""Architecture of the bundled model, sized for two CPU cores."""
+
+PRESETS = {"alex20": ModelConfig(), "mp20": ModelConfig(position="absolute"), "mini": MINI}
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain dictionary of a configuration, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type, values: dict[str, Any]) -> Any:
+    """Rebuilds a configuration; an unknown field is an error rather than ignored.
+
+    Raises:
+        UsageError: on fields that `cls` does not have.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    if unknown := sorted(set(values) - known):
+        raise UsageError(f"{cls.__name__} has no field {', '.join(unknown)}")
+    return cls(**values)

@@ -1,0 +1,154 @@
+"""CrystalBatch, the one type that crystals travel in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from cfx.core.elements import SYMBOLS
+from cfx.core.symmetry import LETTERS, orbit, symmetry_table
+from cfx.errors import DataError
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CrystalBatch:
+    """B crystals as their symmetry-inequivalent sites in N slots; a pytree.
+
+    Attributes:
+        space_group: int32 [B], 1 to 230.
+        lattice: float32 [B, 6], conventional cell: a, b, c in angstrom, alpha, beta, gamma in degree.
+        frac_coords: float32 [B, N, 3], orbit representatives in [0, 1); 0 in pads.
+        species: int32 [B, N], atomic numbers; 0 in pads.
+        wyckoff: int32 [B, N], letters a = 1, b = 2, ...; 0 in pads, and pads are a suffix.
+    """
+
+    space_group: jax.Array | np.ndarray
+    lattice: jax.Array | np.ndarray
+    frac_coords: jax.Array | np.ndarray
+    species: jax.Array | np.ndarray
+    wyckoff: jax.Array | np.ndarray
+
+    def __len__(self) -> int:
+        return self.space_group.shape[0]
+
+    def __getitem__(self, rows) -> CrystalBatch:
+        """The crystals picked by a slice, a mask or an array of indices."""
+        return jax.tree.map(lambda leaf: leaf[rows], self)
+
+    @property
+    def num_slots(self) -> int:
+        """N, the slots a crystal has."""
+        return self.wyckoff.shape[1]
+
+    @property
+    def num_sites(self):
+        """int [B], symmetry-inequivalent sites."""
+        return (self.wyckoff > 0).sum(1)
+
+    @property
+    def multiplicity(self):
+        """int32 [B, N], atoms of each orbit in the conventional cell; 0 in pads."""
+        table = symmetry_table().multiplicity
+        table = table if isinstance(self.wyckoff, np.ndarray) else jax.numpy.asarray(table)
+        return table[self.space_group[:, None] - 1, self.wyckoff]
+
+    @property
+    def num_atoms(self):
+        """int32 [B], atoms in the conventional cell."""
+        return self.multiplicity.sum(1)
+
+    def numpy(self) -> CrystalBatch:
+        """The same crystals as numpy arrays of the standard types."""
+        return CrystalBatch(
+            np.asarray(self.space_group, np.int32),
+            np.asarray(self.lattice, np.float32),
+            np.asarray(self.frac_coords, np.float32),
+            np.asarray(self.species, np.int32),
+            np.asarray(self.wyckoff, np.int32),
+        )
+
+    def with_slots(self, num_slots: int) -> CrystalBatch:
+        """The same crystals in another number of slots (numpy).
+
+        Raises:
+            DataError: if a crystal has more sites than `num_slots`.
+        """
+        extra = num_slots - self.num_slots
+        if len(self) and int(np.max(self.num_sites)) > num_slots:
+            raise DataError(f"crystals with {int(np.max(self.num_sites))} sites do not fit {num_slots} slots")
+
+        def fit(leaf):
+            leaf = np.asarray(leaf)[:, :num_slots]
+            return np.pad(leaf, [(0, 0), (0, max(extra, 0))] + [(0, 0)] * (leaf.ndim - 2))
+
+        return CrystalBatch(
+            np.asarray(self.space_group),
+            np.asarray(self.lattice),
+            fit(self.frac_coords),
+            fit(self.species),
+            fit(self.wyckoff),
+        )
+
+    def to_structures(self) -> list:
+        """pymatgen Structures of the conventional cells, one a crystal.
+
+        Site properties: `wyckoff`, the letter, and `site`, the index of the symmetry-inequivalent site.
+        """
+        from pymatgen.core import Lattice, Structure
+
+        batch, structures = self.numpy(), []
+        for group, cell, coords, species, letters in zip(
+            batch.space_group, batch.lattice, batch.frac_coords, batch.species, batch.wyckoff, strict=True
+        ):
+            sites = range(int((letters > 0).sum()))
+            orbits = [orbit(group, letters[i], coords[i]) for i in sites]
+            repeat = [len(points) for points in orbits]
+            structures.append(
+                Structure(
+                    Lattice.from_parameters(*cell.astype(float)),
+                    np.repeat([SYMBOLS[species[i]] for i in sites], repeat),
+                    np.concatenate(orbits),
+                    site_properties={
+                        "wyckoff": np.repeat([LETTERS[letters[i]] for i in sites], repeat).tolist(),
+                        "site": np.repeat(sites, repeat).tolist(),
+                    },
+                )
+            )
+        return structures
+
+
+def concatenate(batches: list[CrystalBatch]) -> CrystalBatch:
+    """Batches with equal slots, one after another (numpy)."""
+    return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *batches)
+
+
+def validate(batch: CrystalBatch, num_species: int = 119) -> None:
+    """Checks what the network takes for granted.
+
+    Raises:
+        DataError: naming the first crystal whose numbers are out of range, or whose pads are no suffix.
+    """
+    batch = batch.numpy()
+    table = symmetry_table()
+    group_ok = (batch.space_group >= 1) & (batch.space_group <= 230)
+    last_letter = table.num_letters[np.where(group_ok, batch.space_group, 1) - 1]
+    filled = batch.wyckoff > 0
+    checks = {
+        "a space group outside 1..230": group_ok,
+        "a letter that its space group lacks": (
+            (batch.wyckoff >= 0) & (batch.wyckoff <= last_letter[:, None])
+        ).all(1),
+        "a pad before a site": (filled[:, 1:] <= filled[:, :-1]).all(1),
+        "an atomic number out of range": (
+            (batch.species >= 0) & (batch.species < num_species) & ((batch.species > 0) == filled)
+        ).all(1),
+        "no pad left after its sites": ~filled[:, -1],
+        "coordinates outside [0, 1)": ((batch.frac_coords >= 0) & (batch.frac_coords < 1)).all((1, 2)),
+        "a lattice that is not finite": np.isfinite(batch.lattice).all(1),
+    }
+    for fault, fine in checks.items():
+        if not fine.all():
+            raise DataError(f"crystal {int(np.argmin(fine))} has {fault}")

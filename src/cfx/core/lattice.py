@@ -1,0 +1,76 @@
+"""The conventional cell: its two frames, its degrees of freedom, its shape.
+
+Physical frame: a, b, c in angstrom, alpha, beta, gamma in degree; every `CrystalBatch` holds this one.
+Model frame: a, b, c divided by the cube root of the number of atoms in the cell, angles in radian; it exists only
+inside the likelihood and the decoder.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+SYSTEM_BOUNDS = (2, 15, 74, 142, 194, 230)
+"""Last space group of the triclinic, monoclinic, orthorhombic, tetragonal, hexagonal family and cubic systems."""
+
+FREE_DIMENSIONS = np.array(
+    [
+        [1, 1, 1, 1, 1, 1],
+        [1, 1, 1, 0, 1, 0],
+        [1, 1, 1, 0, 0, 0],
+        [1, 0, 1, 0, 0, 0],
+        [1, 0, 1, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0],
+    ],
+    bool,
+)
+"""Free entries of (a, b, c, alpha, beta, gamma) by crystal system, bool [6, 6]."""
+
+SOURCE_DIMENSION = np.array([[0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 0, 2], [0, 0, 2], [0, 0, 0]])
+"""Which drawn length each of a, b, c takes, by crystal system, int [6, 3]."""
+
+FIXED_ANGLES = np.array([[90.0, 90.0, 90.0]] * 4 + [[90.0, 90.0, 120.0], [90.0, 90.0, 90.0]])
+"""Angles (degree) of each crystal system where they are not free, [6, 3]."""
+
+
+def crystal_system(space_group):
+    """Index 0..5 of the crystal system; hexagonal and trigonal groups share one. Any integer array."""
+    return sum((space_group > bound) * 1 for bound in SYSTEM_BOUNDS[:-1])
+
+
+def to_model_frame(lattice, num_atoms, xp=np):
+    """Physical [B, 6] to model frame; `num_atoms` [B] counts the conventional cell; `xp` is numpy or jax.numpy."""
+    return xp.concatenate([lattice[:, :3] / xp.cbrt(num_atoms * 1.0)[:, None], xp.deg2rad(lattice[:, 3:])], axis=1)
+
+
+def to_physical_frame(lattice, num_atoms, xp=np):
+    """Inverse of `to_model_frame`."""
+    return xp.concatenate([lattice[:, :3] * xp.cbrt(num_atoms * 1.0)[:, None], xp.rad2deg(lattice[:, 3:])], axis=1)
+
+
+def impose_system(lattice, space_group, xp=np):
+    """The equalities of the crystal system, as a = b and gamma = 120 degree, imposed on physical lattices [B, 6]."""
+    system = crystal_system(space_group)
+    lengths = xp.take_along_axis(lattice[:, :3], xp.asarray(SOURCE_DIMENSION)[system], axis=1)
+    fixed = xp.asarray(FIXED_ANGLES, lattice.dtype)[system]
+    angles = xp.where(xp.asarray(FREE_DIMENSIONS)[system][:, 3:], lattice[:, 3:], fixed)
+    return xp.concatenate([lengths, angles], axis=1)
+
+
+def is_physical(lattice: np.ndarray) -> np.ndarray:
+    """bool [B]: lattices [B, 6] with finite positive lengths, angles inside (0, 180) degree and a positive volume."""
+    lattice = np.asarray(lattice, float)
+    lengths, angles = lattice[:, :3], lattice[:, 3:]
+    with np.errstate(invalid="ignore"):
+        shape_ok = (lengths > 0).all(1) & (angles > 0).all(1) & (angles < 180).all(1)
+        return np.isfinite(lattice).all(1) & shape_ok & (squared_volume_ratio(lattice) > 1e-6)
+
+
+def squared_volume_ratio(lattice: np.ndarray) -> np.ndarray:
+    """(V / abc)^2 of lattices [B, 6]; not positive for angles that close no cell."""
+    cosines = np.cos(np.deg2rad(lattice[:, 3:]))
+    return 1 - (cosines**2).sum(1) + 2 * cosines.prod(1)
+
+
+def volume(lattice: np.ndarray) -> np.ndarray:
+    """Cell volumes in cubic angstrom, [B]."""
+    return lattice[:, :3].prod(1) * np.sqrt(squared_volume_ratio(lattice))

@@ -1,0 +1,158 @@
+"""The published log-probability of crystals under a model (MODEL: 2403.15734, Eq. 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import i0e, logsumexp
+
+from cfx.config import ModelConfig
+from cfx.core import heads, lattice, network
+from cfx.core.crystal import CrystalBatch
+from cfx.core.symmetry import symmetry_table
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class LogProb:
+    """Log-probabilities in nats, each [B], by what they are the probability of."""
+
+    wyckoff: jax.Array
+    species: jax.Array
+    coords: jax.Array
+    lattice: jax.Array
+
+    @property
+    def total(self) -> jax.Array:
+        """Their sum, [B]."""
+        return self.wyckoff + self.species + self.coords + self.lattice
+
+    def parts(self) -> dict[str, jax.Array]:
+        """By name: wyckoff, species, coords, lattice."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+class OutputRows(NamedTuple):
+    """Raw rows of the network over whole crystals; see `heads` for their meaning.
+
+    Attributes:
+        first: [B, letters], for the first letter.
+        rows: [B, 5 N - 4, output_size]; row 5 i follows the letter of slot i.
+    """
+
+    first: jax.Array
+    rows: jax.Array
+
+
+def output_rows(
+    params: hk.Params,
+    config: ModelConfig,
+    batch: CrystalBatch,
+    rng_key: jax.Array | None = None,
+    dropout: network.Dropout = network.NO_DROPOUT,
+) -> OutputRows:
+    """Raw output rows of a batch whose crystals leave their last slot to a pad.
+
+    The tokens after the last slot's letter predict nothing that is used, and are not computed.
+    """
+    return _forward(config, batch, dropout).apply(params, rng_key)
+
+
+def _forward(config: ModelConfig, batch: CrystalBatch, dropout: network.Dropout) -> hk.Transformed:
+    def forward():
+        tokens = network.embed_sites(
+            config, batch.space_group, batch.wyckoff, batch.multiplicity, batch.species, batch.frac_coords
+        )[:, : network.TOKENS_PER_SITE * (batch.num_slots - 1) + 1]
+        rows, _, _ = network.transform(
+            config, tokens, network.empty_cache(config, len(batch), 0, tokens.dtype), dropout
+        )
+        return OutputRows(network.first_letter(config, batch.space_group), rows)
+
+    return hk.transform(forward)
+
+
+def init_params(config: ModelConfig, rng_key: jax.Array) -> hk.Params:
+    """Random weights of a network."""
+    one = jnp.ones((1, 2), jnp.int32)
+    batch = CrystalBatch(one[:, 0], jnp.ones((1, 6)), jnp.zeros((1, 2, 3)), one, one)
+    return _forward(config, batch, network.NO_DROPOUT).init(rng_key)
+
+
+def log_prob(
+    params: hk.Params,
+    config: ModelConfig,
+    batch: CrystalBatch,
+    rng_key: jax.Array | None = None,
+    dropout: network.Dropout = network.NO_DROPOUT,
+) -> LogProb:
+    """Published log-probability of each crystal, nats.
+
+    Args:
+        params: of the network.
+        config: its architecture.
+        batch: B crystals; the last slot of each must be a pad.
+        rng_key: for dropout.
+        dropout: rates; none outside training.
+    """
+    raw = output_rows(params, config, batch, rng_key, dropout)
+    rows = raw.rows
+    after = {kind: rows[:, i :: network.TOKENS_PER_SITE] for i, kind in enumerate(network.TOKEN_KINDS)}
+    num_sites = batch.num_sites
+    return LogProb(
+        wyckoff=_letters_log_prob(raw.first, after["z"], config, batch),
+        species=_pick(heads.species_logits(after["letter"], batch.wyckoff, config.num_species), batch.species).sum(1),
+        coords=_coords_log_prob([after[kind] for kind in ("species", "x", "y")], config, batch),
+        lattice=_lattice_log_prob(
+            jnp.take_along_axis(after["letter"], num_sites[:, None, None], axis=1)[:, 0], config, batch
+        ),
+    )
+
+
+def _pick(log_probs: jax.Array, index: jax.Array) -> jax.Array:
+    """Entries [...] of log-probabilities [..., n] at integer `index` [...]."""
+    return jnp.take_along_axis(log_probs, index[..., None], axis=-1)[..., 0]
+
+
+def _letters_log_prob(first: jax.Array, after_z: jax.Array, config: ModelConfig, batch: CrystalBatch) -> jax.Array:
+    first_logits = heads.first_letter_logits(first, batch.space_group)
+    next_logits = heads.next_letter_logits(
+        after_z, batch.space_group[:, None], batch.wyckoff[:, :-1], config.num_letters
+    )
+    return _pick(first_logits, batch.wyckoff[:, 0]) + _pick(next_logits, batch.wyckoff[:, 1:]).sum(1)
+
+
+def _coords_log_prob(rows: list[jax.Array], config: ModelConfig, batch: CrystalBatch) -> jax.Array:
+    free = jnp.asarray(symmetry_table().free_mask)[batch.space_group[:, None] - 1, batch.wyckoff]
+    total = 0.0
+    for axis, row in enumerate(rows):
+        # Slots before the last: that one is a pad, and its rows are not computed.
+        mixture = heads.coordinate_mixture(row, config)
+        density = von_mises_log_prob(mixture, batch.frac_coords[:, :-1, axis])
+        total = total + jnp.where(free[:, :-1, axis], density, 0.0).sum(1)
+    return total
+
+
+def _lattice_log_prob(row: jax.Array, config: ModelConfig, batch: CrystalBatch) -> jax.Array:
+    target = lattice.to_model_frame(batch.lattice, batch.num_atoms, jnp)
+    density = normal_log_prob(heads.lattice_mixture(row, config), target)
+    free = jnp.asarray(lattice.FREE_DIMENSIONS)[lattice.crystal_system(batch.space_group)]
+    return jnp.where(free, density, 0.0).sum(1)
+
+
+def von_mises_log_prob(mixture: heads.VonMisesMixture, x: jax.Array) -> jax.Array:
+    """Log-density, in the angle, of fractional coordinates x [...] under mixtures [..., Kx]."""
+    deviation = jnp.cos(2 * jnp.pi * (x[..., None] - 0.5) - mixture.loc) - 1.0
+    component = mixture.kappa * deviation - jnp.log(2 * jnp.pi * i0e(mixture.kappa))
+    return logsumexp(mixture.logits + component, axis=-1)
+
+
+def normal_log_prob(mixture: heads.LatticeMixture, value: jax.Array) -> jax.Array:
+    """Log-density of each lattice parameter on its own, [..., 6], under mixtures [..., Kl, 6]."""
+    z = (value[..., None, :] - mixture.mean) / mixture.sigma
+    component = -0.5 * z**2 - jnp.log(mixture.sigma) - 0.5 * jnp.log(2 * jnp.pi)
+    return logsumexp(mixture.logits[..., None] + component, axis=-2)

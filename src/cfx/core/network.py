@@ -1,0 +1,221 @@
+"""The CrystalFormer transformer: one forward pass that training, scoring and decoding share.
+
+A crystal is the token sequence W_0 A_0 X_0 Y_0 Z_0 W_1 ...; the output row of a token predicts the next one. The
+network attends from a run of tokens to itself (causally) and to a cache of tokens before it. Training and scoring
+run it once with an empty cache; the decoder runs it token by token (MODEL: 2403.15734, Section "Transformer").
+
+The cache holds, for each layer, rotated keys and the layer's normalised input. Values are not cached: the
+attention-weighted sum of the inputs, projected once, equals the sum of projected values, and the input is
+num_heads * key_size / model_size times narrower (16 times in the published configuration).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from cfx.config import ModelConfig
+
+TOKEN_KINDS = ("letter", "species", "x", "y", "z")
+"""The tokens of a site, in order."""
+
+TOKENS_PER_SITE = len(TOKEN_KINDS)
+
+
+class Dropout(NamedTuple):
+    """Rates in force during training: after attention and after the MLP, and on the attention weights."""
+
+    residual: float = 0.0
+    attention: float = 0.0
+
+
+NO_DROPOUT = Dropout()
+
+
+class Cache(NamedTuple):
+    """What the layers remember of earlier tokens.
+
+    Attributes:
+        keys: [layers, B, heads, T, key_size].
+        inputs: [layers, B, T, model_size], normalised inputs of the attention.
+        length: int32 scalar, how many of the T places are filled.
+    """
+
+    keys: jax.Array
+    inputs: jax.Array
+    length: jax.Array
+
+
+def empty_cache(config: ModelConfig, batch_size: int, num_tokens: int, dtype=jnp.float32) -> Cache:
+    """A cache with room for `num_tokens` tokens; zero of them for a plain forward pass."""
+    layers, keys = config.num_layers, (config.num_heads, num_tokens, config.key_size)
+    return Cache(
+        jnp.zeros((layers, batch_size, *keys), dtype),
+        jnp.zeros((layers, batch_size, num_tokens, config.model_size), dtype),
+        jnp.zeros((), jnp.int32),
+    )
+
+
+def append(cache: Cache, keys: jax.Array, inputs: jax.Array) -> Cache:
+    """The cache after the tokens whose keys and inputs the network returned."""
+    zero = jnp.zeros((), jnp.int32)
+    return Cache(
+        jax.lax.dynamic_update_slice(cache.keys, keys, (zero, zero, zero, cache.length, zero)),
+        jax.lax.dynamic_update_slice(cache.inputs, inputs, (zero, zero, cache.length, zero)),
+        cache.length + keys.shape[3],
+    )
+
+
+def first_letter(config: ModelConfig, space_group: jax.Array) -> jax.Array:
+    """Raw logits [B, letters] of the first letter; they come from the space group alone."""
+    hidden = jax.nn.gelu(_linear(config.first_hidden, "first_hidden")(_group_embedding(config, space_group)))
+    return _linear(config.num_letters, "first_output")(hidden)
+
+
+def embed_token(config: ModelConfig, kind: str, space_group, value, multiplicity=None) -> jax.Array:
+    """One kind of token as [..., model_size].
+
+    Args:
+        config: the architecture.
+        kind: one of TOKEN_KINDS.
+        space_group: int [...], broadcast to `value`.
+        value: letter or atomic number (int) or coordinate (float), [...].
+        multiplicity: int [...], of the letter; for letters only.
+    """
+    group = _group_embedding(config, jnp.broadcast_to(space_group, value.shape))
+    if kind == "letter":
+        table = _embedding("letter", config.num_letters, config.embed_size)
+        features = [table[value], multiplicity[..., None].astype(group.dtype)]
+    elif kind == "species":
+        features = [_embedding("species", config.num_species, config.embed_size)[value]]
+    else:
+        features = [fourier_features(value, config.num_frequencies)]
+    return _linear(config.model_size, f"token_{kind}")(jnp.concatenate([group, *features], axis=-1))
+
+
+def embed_sites(config: ModelConfig, space_group, letter, multiplicity, species, coords) -> jax.Array:
+    """All tokens of whole crystals, [B, 5 N, model_size], from arrays [B, N] and coordinates [B, N, 3]."""
+    group = space_group[:, None]
+    tokens = [
+        embed_token(config, "letter", group, letter, multiplicity),
+        embed_token(config, "species", group, species),
+        *(embed_token(config, kind, group, coords[..., i]) for i, kind in enumerate("xyz")),
+    ]
+    stacked = jnp.stack(tokens, axis=2)
+    return stacked.reshape(stacked.shape[0], -1, stacked.shape[-1])
+
+
+def transform(config: ModelConfig, tokens: jax.Array, cache: Cache, dropout: Dropout = NO_DROPOUT):
+    """Runs the blocks over embedded tokens that follow those in the cache.
+
+    Args:
+        config: the architecture.
+        tokens: [B, T, model_size].
+        cache: of the same B; only read. An empty one makes this the plain causal forward pass.
+        dropout: rates; a Haiku RNG is needed where they are not zero.
+
+    Returns:
+        Raw output rows [B, T, output_size], then keys [layers, B, heads, T, key_size] and inputs
+        [layers, B, T, model_size], to `append` to the cache.
+    """
+    positions = cache.length + jnp.arange(tokens.shape[1])
+    if config.position == "absolute":
+        table = _embedding("position", TOKENS_PER_SITE * config.n_max, config.model_size)
+        tokens = tokens + table[positions]
+
+    def block(stream, past_keys, past_inputs):
+        return Block(config, dropout)(stream, past_keys, past_inputs, cache.length, positions)
+
+    stack = hk.layer_stack(config.num_layers, with_per_layer_inputs=True, name="blocks")
+    stream, (keys, inputs) = stack(block)(tokens, cache.keys, cache.inputs)
+    return _linear(config.output_size, "output")(_norm("final_norm")(stream)), keys, inputs
+
+
+class Block(hk.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, config: ModelConfig, dropout: Dropout, name: str = "block"):
+        super().__init__(name=name)
+        self.config, self.dropout = config, dropout
+
+    def __call__(self, stream, past_keys, past_inputs, past_length, positions):
+        config = self.config
+        inputs = _norm("attention_norm")(stream)
+        update, keys = self.attend(inputs, past_keys, past_inputs, past_length, positions)
+        stream = stream + _dropout(update, self.dropout.residual)
+        hidden = jax.nn.gelu(_linear(config.widening * config.model_size, "mlp_hidden")(_norm("mlp_norm")(stream)))
+        update = _linear(config.model_size, "mlp_output")(hidden)
+        return stream + _dropout(update, self.dropout.residual), (keys, inputs)
+
+    @hk.transparent
+    def attend(self, inputs, past_keys, past_inputs, past_length, positions):
+        """Attention of new tokens over the cache and over themselves; returns the update and the new keys."""
+        config = self.config
+        queries, keys = self._project("query", inputs), self._project("key", inputs)
+        if config.position == "rotary":
+            queries, keys = rotate(queries, positions), rotate(keys, positions)
+        own = jnp.einsum("bhtk,bhsk->bhts", queries, keys)
+        scores = jnp.where(jnp.tril(jnp.ones(own.shape[-2:], bool)), own, -jnp.inf)
+        num_past = past_keys.shape[-2]
+        if num_past:
+            past = jnp.einsum("bhtk,bhsk->bhts", queries, past_keys)
+            scores = jnp.concatenate(
+                [jnp.where(jnp.arange(num_past) < past_length, past, -jnp.inf), scores], axis=-1
+            )
+        weights = jax.nn.softmax(scores / jnp.sqrt(jnp.asarray(config.key_size, scores.dtype)), axis=-1)
+        weights = _dropout(weights, self.dropout.attention)
+        summed = jnp.einsum("bhts,bsd->bthd", weights[..., num_past:], inputs)
+        if num_past:
+            summed = summed + jnp.einsum("bhts,bsd->bthd", weights[..., :num_past], past_inputs)
+        size = [config.model_size, config.num_heads, config.key_size]
+        value_w = hk.get_parameter("value_w", size, init=hk.initializers.VarianceScaling(fan_in_axes=[0]))
+        value_b = hk.get_parameter("value_b", size[1:], init=jnp.zeros)
+        # The weights sum to one, so that the bias of a value passes unchanged, unless dropout thins them.
+        values = jnp.einsum("bthd,dhk->bthk", summed, value_w) + value_b * weights.sum(-1).mT[..., None]
+        return _linear(config.model_size, "attention_output")(values.reshape(*inputs.shape[:-1], -1)), keys
+
+    @hk.transparent
+    def _project(self, name: str, inputs: jax.Array) -> jax.Array:
+        """Inputs [B, T, D] to heads [B, H, T, K]."""
+        config = self.config
+        heads = _linear(config.num_heads * config.key_size, name)(inputs)
+        return heads.reshape(*inputs.shape[:-1], config.num_heads, config.key_size).swapaxes(1, 2)
+
+
+def fourier_features(value: jax.Array, num_frequencies: int) -> jax.Array:
+    """sin and cos of 2 pi f x for f = 1..Nf, interleaved: [...] to [..., 2 Nf]."""
+    phase = 2 * jnp.pi * value[..., None] * jnp.arange(1, num_frequencies + 1, dtype=value.dtype)
+    return jnp.stack([jnp.sin(phase), jnp.cos(phase)], axis=-1).reshape(*value.shape, -1)
+
+
+def rotate(heads: jax.Array, positions: jax.Array) -> jax.Array:
+    """Rotary position embedding (2104.09864) of [B, H, T, K] at integer positions [T], halves rotated."""
+    half = heads.shape[-1] // 2
+    inverse_frequency = 10000.0 ** (-jnp.arange(half, dtype=heads.dtype) / half)
+    angle = positions[:, None].astype(heads.dtype) * inverse_frequency
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    first, second = heads[..., :half], heads[..., half:]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _embedding(name: str, rows: int, size: int) -> jax.Array:
+    return hk.get_parameter(name, [rows, size], init=hk.initializers.TruncatedNormal(0.02))
+
+
+def _group_embedding(config: ModelConfig, space_group: jax.Array) -> jax.Array:
+    return _embedding("space_group", 230, config.embed_size)[space_group - 1]
+
+
+def _linear(size: int, name: str) -> hk.Linear:
+    return hk.Linear(size, name=name)
+
+
+def _norm(name: str) -> hk.LayerNorm:
+    return hk.LayerNorm(axis=-1, create_scale=True, create_offset=True, eps=1e-5, name=name)
+
+
+def _dropout(x: jax.Array, rate: float) -> jax.Array:
+    return hk.dropout(hk.next_rng_key(), rate, x) if rate else x

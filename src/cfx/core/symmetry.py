@@ -1,0 +1,106 @@
+"""Wyckoff positions of the 230 space groups, in the standard setting of International Tables A.
+
+Letters are numbers: 0 is a pad, a = 1, ..., z = 26, A = 27. "Op 0" is the first operation listed for a position;
+a representative of an orbit is a point that op 0 maps to itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
+
+LETTERS = " abcdefghijklmnopqrstuvwxyzA"
+
+
+@dataclass(frozen=True)
+class SymmetryTable:
+    """Wyckoff positions as arrays; row g - 1 is space group g, column w is letter w (column 0, the pad, is zero).
+
+    Attributes:
+        multiplicity: int32 [230, 28], points of the orbit in the conventional cell.
+        num_letters: int32 [230], the number of the general position's letter.
+        is_fixed: bool [230, 28], True where the position has no free coordinate.
+        free_mask: bool [230, 28, 3], True where op 0 makes a coordinate depend on (x, y, z).
+        projector: float32 [230, 28, 3, 4], op 0 as rotation and translation.
+        hall_number: int [230], spglib's number of the setting.
+        symbol: str [230], Hermann-Mauguin symbol of the setting.
+        rotation, translation, start: all operations, ragged; see `operations`.
+    """
+
+    multiplicity: np.ndarray
+    num_letters: np.ndarray
+    is_fixed: np.ndarray
+    free_mask: np.ndarray
+    projector: np.ndarray
+    hall_number: np.ndarray
+    symbol: np.ndarray
+    rotation: np.ndarray
+    translation: np.ndarray
+    start: np.ndarray
+
+    def operations(self, space_group: int, letter: int) -> tuple[np.ndarray, np.ndarray]:
+        """All operations of a position: rotations float64 [M, 3, 3] and translations float64 [M, 3] in [0, 1)."""
+        first = self.start[space_group - 1, letter]
+        rows = slice(first, first + self.multiplicity[space_group - 1, letter])
+        return self.rotation[rows].astype(float), self.translation[rows] / 24.0
+
+    def general_operations(self, space_group: int) -> tuple[np.ndarray, np.ndarray]:
+        """The operations of the space group itself, centrings included, as `operations`."""
+        return self.operations(space_group, int(self.num_letters[space_group - 1]))
+
+
+@functools.cache
+def symmetry_table() -> SymmetryTable:
+    """The table, read once from the package's resources."""
+    with (files("cfx.resources") / "symmetry.npz").open("rb") as file:
+        stored = dict(np.load(file))
+    multiplicity = stored["multiplicity"].astype(np.int32)
+    start = np.concatenate([[0], np.cumsum(multiplicity.ravel())[:-1]]).reshape(multiplicity.shape)
+    exists = multiplicity > 0
+    projector = np.zeros((*multiplicity.shape, 3, 4), np.float32)
+    projector[exists, :, :3] = stored["rotation"][start[exists]]
+    projector[exists, :, 3] = stored["translation"][start[exists]] / 24.0
+    free_mask = (projector[..., :3] != 0).any(-1)
+    return SymmetryTable(
+        multiplicity=multiplicity,
+        num_letters=exists.sum(1).astype(np.int32),
+        is_fixed=exists & ~free_mask.any(-1),
+        free_mask=free_mask,
+        projector=projector,
+        hall_number=stored["hall_number"].astype(int),
+        symbol=stored["symbol"],
+        rotation=stored["rotation"],
+        translation=stored["translation"],
+        start=start,
+    )
+
+
+def operation_text(rotation: np.ndarray, translation: np.ndarray) -> str:
+    """An operation in the notation of a CIF, as '-x+y, 2*x, z+1/2'."""
+    terms = []
+    for row, shift in zip(np.asarray(rotation, int), np.rint(np.asarray(translation) * 24).astype(int), strict=True):
+        text = ""
+        for factor, axis in zip(row, "xyz", strict=True):
+            if factor:
+                text += ("-" if factor < 0 else "+" if text else "") + (f"{abs(factor)}*" if abs(factor) > 1 else "") + axis
+        if shift or not text:
+            divisor = np.gcd(shift, 24)
+            fraction = f"{shift // divisor}/{24 // divisor}" if shift % 24 else f"{shift // 24}"
+            text += ("+" if text else "") + fraction
+        terms.append(text)
+    return ", ".join(terms)
+
+
+def orbit(space_group: int, letter: int, point: np.ndarray) -> np.ndarray:
+    """All points [M, 3], in [0, 1), of the orbit of a representative `point` [3]."""
+    rotations, translations = symmetry_table().operations(space_group, letter)
+    return wrap(rotations @ np.asarray(point, float) + translations)
+
+
+def wrap(points: np.ndarray) -> np.ndarray:
+    """Fractional coordinates moved into [0, 1); a rounding step below 1 becomes 0."""
+    points = points - np.floor(points)
+    return np.where(points >= 1.0, 0.0, points)

@@ -1,0 +1,66 @@
+"""Everything cfx can say went wrong: a message, a hint with the way out, and an exit code."""
+
+from __future__ import annotations
+
+
+class CfxError(Exception):
+    """Base of all expected failures.
+
+    Attributes:
+        message: one line that says what is wrong.
+        hint: one line that says what to do next, or None.
+        exit_code: process exit code of the command that fails with it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self):
+        # Exceptions are rebuilt from `args`; worker processes must hand the hint over too.
+        return type(self), (self.message, self.hint)
+
+
+class UsageError(CfxError):
+    """A value on the command line or in a configuration that cannot be meant."""
+
+    exit_code = 2
+
+
+class DataError(CfxError):
+    """Input data that is missing, empty or unreadable."""
+
+    exit_code = 3
+
+
+class CheckpointError(CfxError):
+    """A model file that is missing, damaged, unsafe or of another family."""
+
+    exit_code = 4
+
+
+class NetworkError(CfxError):
+    """A download that failed."""
+
+    exit_code = 5
+
+
+class DependencyError(CfxError):
+    """A package or a device that the command needs and the machine lacks."""
+
+    exit_code = 6
+
+
+class NumericsError(CfxError):
+    """A computation that left the finite numbers."""
+
+    exit_code = 7
+
+
+class OutputError(CfxError):
+    """A result that cannot be written."""
+
+    exit_code = 8

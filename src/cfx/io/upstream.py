@@ -1,0 +1,193 @@
+"""Published checkpoints: pickles of {"params": Haiku tree, "opt_state": optax state}, read without trusting them.
+
+The unpickler knows numpy arrays, JAX arrays (rebuilt as numpy) and optax states (kept as inert tuples). A pickle
+that names anything else is refused before the thing is imported.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfx.config import ModelConfig
+from cfx.errors import CheckpointError
+
+Params = dict[str, dict[str, np.ndarray]]
+
+
+class _OpaqueState(tuple):
+    """Stands for an optimiser state of a library whose classes are not imported."""
+
+    def __new__(cls, *fields):
+        return super().__new__(cls, fields)
+
+
+def _rebuild_jax_array(build, args, state, _aval_state) -> np.ndarray:
+    """What JAX's pickles call; `build` can only be numpy's own array builder, see `_ALLOWED`."""
+    if build is not _NUMPY_BUILD:
+        raise pickle.UnpicklingError("a JAX array that is not made of a numpy array")
+    array = build(*args)
+    array.__setstate__(state)
+    return array
+
+
+_NUMPY_BUILD = np._core.multiarray._reconstruct
+_ALLOWED = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _NUMPY_BUILD,
+    ("numpy._core.multiarray", "_reconstruct"): _NUMPY_BUILD,
+    ("jax._src.array", "_reconstruct_array"): _rebuild_jax_array,
+    ("jax._src.device_array", "reconstruct_device_array"): _rebuild_jax_array,
+}
+_OPTAX_STATE = re.compile(r"optax\._src\.\w+")
+
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """Loads arrays and the containers around them; refuses every other name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED:
+            return _ALLOWED[module, name]
+        if _OPTAX_STATE.fullmatch(module) and name.endswith("State") and name.isidentifier():
+            return _OpaqueState
+        raise CheckpointError(
+            f"refused a pickle that asks for {module}.{name}; nothing in it was run",
+            "published CrystalFormer checkpoints hold only arrays and optimiser states",
+        )
+
+
+def load_pickle(path: Path) -> Params:
+    """The parameters of a published checkpoint, by module and name.
+
+    Raises:
+        CheckpointError: if the file is damaged, hostile, or no CrystalFormer checkpoint.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = RestrictedUnpickler(file).load()
+    except FileNotFoundError:
+        raise CheckpointError(f"no such file: {path}") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}", error.hint) from None
+    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError,
+            OverflowError, MemoryError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{path} is no readable pickle, or is cut short ({type(error).__name__})", "download it again"
+        ) from error
+    params = content.get("params", content) if isinstance(content, dict) else None
+    if not isinstance(params, dict) or not all(_is_module(module) for module in params.values()):
+        raise CheckpointError(f"{path} holds no Haiku parameters")
+    return params
+
+
+def _is_module(module: Any) -> bool:
+    return isinstance(module, dict) and all(
+        isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in module.values()
+    )
+
+
+def recognise(params: Params, num_heads: int | None = None, **sizes: int | float) -> ModelConfig:
+    """The architecture of published parameters, read off their shapes.
+
+    Args:
+        params: by published module names.
+        num_heads: attention heads; by default they are 64 wide.
+        **sizes: what shapes cannot tell: coord_components (16), n_max (21, where positions are rotary) and
+            sigma_min (1e-3).
+
+    Raises:
+        CheckpointError: for another family of models.
+    """
+    embeddings = params.get("~", {})
+    if any("g_embedding_table" in name for module, arrays in params.items() for name in (module, *arrays)):
+        raise CheckpointError(
+            "this is a CrystalFormer-CSP checkpoint, another family of models",
+            "cfx loads CrystalFormer (MP-20, Alex-20) and CrystalFormer-RL checkpoints",
+        )
+    try:
+        embed_size = embeddings["g_embeddings"].shape[1]
+        num_species = embeddings["a_embeddings"].shape[0]
+        model_size = params["linear_2"]["w"].shape[1]
+        width = params["multi_head_attention/query"]["w"].shape[1]
+        num_layers = sum(re.fullmatch(r"multi_head_attention(_\d+)?/query", name) is not None for name in params)
+        heads = num_heads or max(width // 64, 1)
+        if width % heads:
+            raise CheckpointError(f"{heads} heads do not divide the {width} columns of a query")
+        positions = embeddings.get("positional_embeddings")
+        if positions is not None:
+            sizes = {"n_max": positions.shape[0] // 5} | sizes
+        return ModelConfig(
+            position="rotary" if positions is None else "absolute",
+            num_frequencies=(params["linear_4"]["w"].shape[0] - embed_size) // 2,
+            lattice_components=(params[f"linear_{7 + 2 * num_layers}"]["b"].shape[0] - num_species) // 13,
+            first_hidden=params["linear"]["w"].shape[1],
+            num_layers=num_layers,
+            num_heads=heads,
+            key_size=width // heads,
+            model_size=model_size,
+            embed_size=embed_size,
+            num_species=num_species,
+            num_letters=embeddings["w_embeddings"].shape[0],
+            widening=params["linear_7"]["w"].shape[1] // model_size,
+            **sizes,
+        )
+    except (KeyError, IndexError, TypeError) as error:
+        raise CheckpointError(f"no CrystalFormer parameters: {error} is missing or unknown") from error
+
+
+def convert(params: Params, config: ModelConfig) -> Params:
+    """Published parameters under cfx's names, layers stacked.
+
+    Raises:
+        CheckpointError: where a parameter is missing or left over.
+    """
+    left = {(module, name) for module, arrays in params.items() for name in arrays}
+
+    def take(module: str, name: str) -> np.ndarray:
+        if (module, name) not in left:
+            raise CheckpointError(f"the checkpoint lacks the parameter {module}/{name}")
+        left.remove((module, name))
+        return params[module][name]
+
+    def stack(kind: str, suffix: str, name: str, first: int = 0, step: int = 1) -> np.ndarray:
+        numbers = [first + step * layer for layer in range(config.num_layers)]
+        return np.stack([take(f"{kind}_{i}{suffix}" if i else f"{kind}{suffix}", name) for i in numbers])
+
+    heads = (config.num_layers, config.model_size, config.num_heads, config.key_size)
+    ours = {
+        "~": {
+            "space_group": take("~", "g_embeddings"),
+            "letter": take("~", "w_embeddings"),
+            "species": take("~", "a_embeddings"),
+        },
+        "blocks/block": {
+            "value_w": stack("multi_head_attention", "/value", "w").reshape(heads),
+            "value_b": stack("multi_head_attention", "/value", "b").reshape(heads[0], *heads[2:]),
+        },
+    }
+    if config.position == "absolute":
+        ours["~"]["position"] = take("~", "positional_embeddings")
+    linears = {"first_hidden": "linear", "first_output": "linear_1"}
+    linears |= {f"token_{kind}": f"linear_{2 + i}" for i, kind in enumerate(("letter", "species", "x", "y", "z"))}
+    linears |= {"output": f"linear_{7 + 2 * config.num_layers}"}
+    for name, theirs in linears.items():
+        ours[name] = {part: take(theirs, part) for part in ("w", "b")}
+    ours["final_norm"] = {part: take(f"layer_norm_{2 * config.num_layers}", part) for part in ("scale", "offset")}
+    for name, theirs in {"query": "/query", "key": "/key", "attention_output": "/linear"}.items():
+        ours[f"blocks/block/{name}"] = {part: stack("multi_head_attention", theirs, part) for part in ("w", "b")}
+    for i, name in enumerate(("mlp_hidden", "mlp_output")):
+        ours[f"blocks/block/{name}"] = {part: stack("linear", "", part, 7 + i, 2) for part in ("w", "b")}
+    for i, name in enumerate(("attention_norm", "mlp_norm")):
+        ours[f"blocks/block/{name}"] = {
+            part: stack("layer_norm", "", part, i, 2) for part in ("scale", "offset")
+        }
+    if left:
+        raise CheckpointError("parameters of an unknown kind: " + ", ".join("/".join(key) for key in sorted(left)))
+    return ours
