@@ -147,9 +147,7 @@ class SampleConfig:
             raise UsageError(f"the seed must be a non-negative 63-bit integer, not {self.seed}")
 
 
-MINI = ModelConfig(
-    num_layers=6, num_heads=4, key_size=32, model_size=128, first_hidden=128, coord_components=16
-)
+MINI = ModelConfig(num_layers=4, num_heads=4, key_size=32, model_size=128, first_hidden=128)
 """Architecture of the bundled model, sized for two CPU cores."""
 
 PRESETS = {"alex20": ModelConfig(), "mp20": ModelConfig(position="absolute"), "mini": MINI}

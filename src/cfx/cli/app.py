@@ -1,0 +1,71 @@
+"""The application: its commands, and the one place where exceptions become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from cfx.cli import sample, train
+from cfx.errors import CfxError
+
+app = typer.Typer(
+    name="cfx",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Crystals from a space group: sample, train and score CrystalFormer models.",
+)
+app.command("train")(train.command)
+app.command("sample")(sample.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"cfx {version('cfx-crystal')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Runs a command line and exits with its code (see the README for what the codes mean)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    try:
+        app(arguments, standalone_mode=True)
+    except CfxError as error:
+        if debug:
+            raise
+        _print_error(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt as error:
+        _print_error(getattr(error, "message", "interrupted"), None)
+        sys.exit(getattr(error, "exit_code", 130))
+
+
+def _print_error(message: str, hint: str | None) -> None:
+    from cfx.cli.console import stderr
+
+    stderr().print(f"[bold red]error:[/] {_escape(message)}", soft_wrap=True, highlight=False)
+    if hint:
+        stderr().print(f"[bold]hint:[/] {_escape(hint)}", soft_wrap=True, highlight=False)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,62 @@
+"""rich on stderr: progress bars for a terminal, plain lines for anything else."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 10.0
+"""Seconds between two progress lines where stderr is no terminal."""
+
+
+@functools.cache
+def stderr() -> Console:
+    """The console that messages go to; results go to stdout."""
+    return Console(stderr=True)
+
+
+class ConsoleReporter:
+    """The Reporter of the command line."""
+
+    def message(self, text: str) -> None:
+        """Prints a line."""
+        stderr().print(escape(text), soft_wrap=True, highlight=False)
+
+    def warning(self, text: str) -> None:
+        """Prints a line that stands out."""
+        stderr().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True, highlight=False)
+
+    @contextmanager
+    def progress(self, title: str, total: float | None) -> Iterator[_Bar | _Lines]:
+        """A bar on a terminal, a line every few seconds elsewhere."""
+        if not stderr().is_terminal:
+            yield _Lines(title, total)
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=stderr()) as bars:
+            yield _Bar(bars, bars.add_task(escape(title), total=total, text=""))
+
+
+class _Bar:
+    def __init__(self, bars: Progress, task):
+        self.bars, self.task = bars, task
+
+    def update(self, done: float, text: str = "") -> None:
+        self.bars.update(self.task, completed=done, text=escape(text))
+
+
+class _Lines:
+    def __init__(self, title: str, total: float | None):
+        self.title, self.total, self.last = title, total, time.monotonic()
+
+    def update(self, done: float, text: str = "") -> None:
+        if time.monotonic() - self.last >= PLAIN_SECONDS:
+            self.last = time.monotonic()
+            of = f"/{self.total:g}" if self.total is not None else ""
+            stderr().print(escape(f"{self.title} {done:g}{of}  {text}".rstrip()), soft_wrap=True, highlight=False)

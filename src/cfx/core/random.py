@@ -1,0 +1,98 @@
+"""Random draws from the distributions of `heads`, one key a row.
+
+A row's draw depends on its own key and on nothing else in the batch, so that a crystal is the same in a batch of 7
+and in one of 256. Temperature T divides logits and concentrations and multiplies standard deviations by sqrt(T).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cfx.core.heads import LatticeMixture, VonMisesMixture
+
+
+class Sharpness(NamedTuple):
+    """How far draws leave the model; scalars, (1, 1) is the model itself.
+
+    Attributes:
+        temperature: T above.
+        top_p: every categorical draw keeps the smallest set of entries that reaches this share of the untempered
+            probability, one at least.
+    """
+
+    temperature: jax.Array | float = 1.0
+    top_p: jax.Array | float = 1.0
+
+
+def categorical(keys: jax.Array, log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
+    """Draws int32 [B] from normalised log-probabilities [B, n] with keys [B]."""
+    kept = jax.lax.cond(
+        jnp.asarray(sharpness.top_p) < 1, lambda x: nucleus(x, sharpness.top_p), lambda x: x, log_probs
+    )
+    return jax.vmap(jax.random.categorical)(keys, kept / sharpness.temperature).astype(jnp.int32)
+
+
+def nucleus(log_probs: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Log-probabilities [B, n] with all but the likeliest entries that reach `top_p` set to -inf."""
+    order = jnp.argsort(-log_probs, axis=-1)
+    ordered = jnp.exp(jnp.take_along_axis(log_probs, order, axis=-1))
+    keep_ordered = jnp.cumsum(ordered, axis=-1) - ordered < top_p
+    keep = jnp.take_along_axis(keep_ordered, jnp.argsort(order, axis=-1), axis=-1)
+    return jnp.where(keep, log_probs, -jnp.inf)
+
+
+def coordinate(keys: jax.Array, mixture: VonMisesMixture, sharpness: Sharpness) -> jax.Array:
+    """Draws fractional coordinates [B] in [0, 1) from mixtures [B, Kx]."""
+    component_keys, angle_keys = _split(keys, 2)
+    component = categorical(component_keys, mixture.logits, sharpness)[:, None]
+    loc = jnp.take_along_axis(mixture.loc, component, axis=1)[:, 0]
+    kappa = jnp.take_along_axis(mixture.kappa, component, axis=1)[:, 0] / sharpness.temperature
+    return wrap((loc + von_mises(angle_keys, kappa)) / (2 * jnp.pi) + 0.5)
+
+
+def lattice(keys: jax.Array, mixture: LatticeMixture, sharpness: Sharpness) -> jax.Array:
+    """Draws lattices [B, 6] in the model frame from mixtures [B, Kl]; one component serves all six parameters."""
+    component_keys, value_keys = _split(keys, 2)
+    component = categorical(component_keys, mixture.logits, sharpness)[:, None, None]
+    mean = jnp.take_along_axis(mixture.mean, component, axis=1)[:, 0]
+    sigma = jnp.take_along_axis(mixture.sigma, component, axis=1)[:, 0] * jnp.sqrt(sharpness.temperature)
+    return mean + sigma * jax.vmap(lambda key: jax.random.normal(key, (6,), mean.dtype))(value_keys)
+
+
+def von_mises(keys: jax.Array, kappa: jax.Array) -> jax.Array:
+    """Draws angles [B] in [-pi, pi] around 0 with concentrations kappa [B], by rejection (Best and Fisher 1979).
+
+    Written in u = 1 - cos, which keeps float32 exact at any concentration.
+    """
+    root = jnp.sqrt(1 + 4 * kappa**2)
+    r = 1 + root
+    one_minus_rho = (jnp.sqrt(2 * r) - 1 - 1 / (2 * kappa + root)) / (2 * kappa)
+    excess = jnp.where(kappa > 0.1, one_minus_rho**2 / (2 * (1 - one_minus_rho)), 1 / kappa - 1)
+
+    def propose(state):
+        attempt, angle, accepted = state
+        uniform = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, attempt), (3,), kappa.dtype))(keys)
+        u = 2 * jnp.sin(jnp.pi / 2 * uniform[:, 0]) ** 2
+        versine = excess * u / (excess + 2 - u)
+        y = kappa * (excess + versine)
+        fits = (jnp.log(y / uniform[:, 1]) + 1 - y >= 0) | jnp.isnan(y)
+        new = jnp.sign(uniform[:, 2] - 0.5) * 2 * jnp.arcsin(jnp.sqrt(jnp.clip(versine / 2, 0, 1)))
+        new = jnp.where(jnp.isnan(y), jnp.nan, new)
+        return attempt + 1, jnp.where(accepted, angle, new), accepted | fits
+
+    state = (jnp.zeros((), jnp.int32), jnp.zeros_like(kappa), jnp.zeros(kappa.shape, bool))
+    return jax.lax.while_loop(lambda state: ~state[-1].all(), propose, state)[1]
+
+
+def wrap(x: jax.Array) -> jax.Array:
+    """Fractional coordinates moved into [0, 1); a rounding step below 1 becomes 0."""
+    x = x - jnp.floor(x)
+    return jnp.where(x >= 1, 0.0, x)
+
+
+def _split(keys: jax.Array, num: int) -> list[jax.Array]:
+    """Keys [B] as `num` arrays of keys [B]."""
+    return list(jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, num))(keys), 1, 0))

@@ -1,0 +1,48 @@
+"""Where cfx keeps what it can make again, and how a file appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from cfx.errors import OutputError
+
+
+def cache_directory(*parts: str) -> Path:
+    """A directory under CFX_CACHE, or else under the user's cache directory; created.
+
+    Raises:
+        OutputError: if it cannot be made.
+    """
+    base = os.environ.get("CFX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cfx"
+    directory = Path(base).joinpath(*parts)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot create the cache directory {directory}: {error.strerror}", "set CFX_CACHE to a directory you can write"
+        ) from error
+    return directory
+
+
+def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` make a sibling file or directory, then renames it to `path`; nothing half-written stays.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    try:
+        write(partial)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)

@@ -1,0 +1,54 @@
+"""SIGINT and SIGTERM as a request to stop at the next good moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+
+class StopRequest:
+    """Context in which the first signal only sets `signum`; a second one acts as usual.
+
+    Attributes:
+        signum: of the signal that asked to stop, or None.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+    def _request(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run stopped by a signal after saving its work.
+
+    Attributes:
+        exit_code: 130 or 143.
+        message: what was kept.
+    """
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.exit_code, self.message = 128 + signum, message
