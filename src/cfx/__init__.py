@@ -1,0 +1,33 @@
+"""cfx: crystals from a space group, with CrystalFormer.
+
+import cfx
+model = cfx.load_model("mini")
+structures = model.sample(space_group=194, n=100, seed=0).to_structures()
+"""
+
+from __future__ import annotations
+
+_PUBLIC = {
+    "load_model": "cfx.model",
+    "Model": "cfx.model",
+    "ModelConfig": "cfx.config",
+    "CrystalBatch": "cfx.core.crystal",
+    "LogProb": "cfx.core.likelihood",
+    "encode": "cfx.io.dataset",
+}
+__all__ = list(_PUBLIC)
+
+
+def __getattr__(name: str):
+    """Imports a public name when it is first asked for, so that `import cfx` costs nothing."""
+    from importlib import import_module
+
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'cfx' has no attribute {name!r}")
+    value = getattr(import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

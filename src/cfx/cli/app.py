@@ -14,7 +14,7 @@ app = typer.Typer(
     name="cfx",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # help in plain text: rich would triple the time it takes
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Crystals from a space group: sample, train and score CrystalFormer models.",
@@ -52,9 +52,6 @@ def run(arguments: list[str] | None = None) -> None:
             raise
         _print_error(error.message, error.hint)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt as error:
-        _print_error(getattr(error, "message", "interrupted"), None)
-        sys.exit(getattr(error, "exit_code", 130))
 
 
 def _print_error(message: str, hint: str | None) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from cfx.runs.reporter import Reporter
 
-def start_jax() -> None:
+
+def start_jax(reporter: Reporter) -> None:
     """Keeps compiled programs on disk, so that the second run of a command starts at once."""
     import jax
 
+    from cfx.errors import OutputError
     from cfx.io.cache import cache_directory
 
-    jax.config.update("jax_compilation_cache_dir", str(cache_directory("compiled")))
+    try:
+        directory = cache_directory("compiled")
+    except OutputError as error:
+        reporter.warning(f"{error.message}; every run will compile anew ({error.hint})")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

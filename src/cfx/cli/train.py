@@ -26,9 +26,7 @@ def command(
     weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = DEFAULTS.weight_decay,
     clip_norm: Annotated[float, typer.Option(help="Largest global norm of the gradient.")] = DEFAULTS.clip_norm,
     dropout: Annotated[float, typer.Option(help="Rate after attention and MLP.")] = DEFAULTS.dropout,
-    attention_dropout: Annotated[
-        float, typer.Option(help="Rate on attention weights.")
-    ] = DEFAULTS.attention_dropout,
+    attention_dropout: Annotated[float, typer.Option(help="Rate on attention weights.")] = DEFAULTS.attention_dropout,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = DEFAULTS.seed,
     symprec: Annotated[float, typer.Option(help="Tolerance of the symmetry search, angstrom.")] = 0.01,
     workers: Annotated[int, typer.Option(help="Processes that encode; -1 for all cores.")] = -1,
@@ -61,7 +59,7 @@ def command(
             attention_dropout=attention_dropout,
             seed=seed,
         )
-    start_jax()
+    start_jax(reporter)
     encoded = _load(data, symprec, model.n_max, workers, reporter)
     held_out = validation and _load(validation, symprec, model.n_max, workers, reporter)
     result: TrainResult = train_run(run, model, config, encoded, held_out, reporter, resume)

@@ -138,9 +138,7 @@ def validate(batch: CrystalBatch, num_species: int = 119) -> None:
     filled = batch.wyckoff > 0
     checks = {
         "a space group outside 1..230": group_ok,
-        "a letter that its space group lacks": (
-            (batch.wyckoff >= 0) & (batch.wyckoff <= last_letter[:, None])
-        ).all(1),
+        "a letter that its space group lacks": ((batch.wyckoff >= 0) & (batch.wyckoff <= last_letter[:, None])).all(1),
         "a pad before a site": (filled[:, 1:] <= filled[:, :-1]).all(1),
         "an atomic number out of range": (
             (batch.species >= 0) & (batch.species < num_species) & ((batch.species > 0) == filled)

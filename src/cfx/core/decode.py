@@ -7,6 +7,7 @@ size serves every request.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -17,17 +18,39 @@ import jax.numpy as jnp
 from cfx.config import ModelConfig
 from cfx.core import heads, lattice, network, random
 from cfx.core.crystal import CrystalBatch
+from cfx.core.likelihood import LogProb, lattice_log_prob, pick, von_mises_log_prob
 from cfx.core.symmetry import symmetry_table
 
 
+class Drawn(NamedTuple):
+    """Crystals fresh from the model.
+
+    Attributes:
+        crystals: B of them in n_max slots. Lattices are as drawn and may be unphysical (`lattice.is_physical`).
+        log_prob: their published log-probability, at temperature 1 and without top-p, whatever they were drawn at.
+    """
+
+    crystals: CrystalBatch
+    log_prob: LogProb
+
+
 class _State(NamedTuple):
-    """Between two sites: the site to draw next, what the network remembers, and the crystals so far."""
+    """Between two sites.
+
+    Attributes:
+        site: int32 scalar, the site to draw next.
+        cache: what the network remembers.
+        next_letter: log-probabilities [B, letters] of the site's letter.
+        lattice_row: [B, output_size], the row after the first pad of crystals that have one.
+        crystals, log_prob: so far.
+    """
 
     site: jax.Array
     cache: network.Cache
-    next_letter: jax.Array  # log-probabilities [B, letters] of the site's letter
-    lattice_row: jax.Array  # [B, output_size], the row after the first pad, where there was one
+    next_letter: jax.Array
+    lattice_row: jax.Array
     crystals: CrystalBatch
+    log_prob: LogProb
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -38,7 +61,7 @@ def decode(
     draws: jax.Array,
     space_group: jax.Array,
     sharpness: random.Sharpness,
-) -> CrystalBatch:
+) -> Drawn:
     """Draws one crystal for each number in `draws`.
 
     Args:
@@ -48,9 +71,6 @@ def decode(
         draws: uint32 [B], numbers of the draws within the request.
         space_group: int32 [B].
         sharpness: temperature and top-p.
-
-    Returns:
-        B crystals in n_max slots. Lattices are as drawn and may be unphysical (`lattice.is_physical`).
     """
     crystal_keys = jax.vmap(jax.random.fold_in, (None, 0))(rng_key, draws)
 
@@ -62,10 +82,11 @@ def decode(
     state = jax.lax.while_loop(unfinished, step, _start(params, config, space_group))
     crystals = state.crystals
     lattice_keys = jax.vmap(jax.random.fold_in, (0, None))(crystal_keys, config.n_max)
-    drawn = random.lattice(lattice_keys, heads.lattice_mixture(state.lattice_row, config), sharpness)
+    mixture = heads.lattice_mixture(state.lattice_row, config)
+    drawn = random.lattice(lattice_keys, mixture, sharpness)
     cell = lattice.to_physical_frame(drawn, crystals.num_atoms, jnp)
-    cell = lattice.impose_system(cell, space_group, jnp)
-    return CrystalBatch(space_group, cell, crystals.frac_coords, crystals.species, crystals.wyckoff)
+    crystals = dataclasses.replace(crystals, lattice=lattice.impose_system(cell, space_group, jnp))
+    return Drawn(crystals, dataclasses.replace(state.log_prob, lattice=lattice_log_prob(mixture, drawn, space_group)))
 
 
 def _start(params: hk.Params, config: ModelConfig, space_group: jax.Array) -> _State:
@@ -80,19 +101,21 @@ def _start(params: hk.Params, config: ModelConfig, space_group: jax.Array) -> _S
         crystals=CrystalBatch(
             space_group, jnp.zeros((size, 6), dtype), jnp.zeros((size, config.n_max, 3), dtype), slots, slots
         ),
+        log_prob=LogProb(*jnp.zeros((4, size), dtype)),
     )
 
 
 def _draw_site(params, config: ModelConfig, crystal_keys, sharpness, state: _State) -> _State:
     """Draws site `state.site` of every crystal; finished crystals draw one more pad."""
-    crystals, site, cache = state.crystals, state.site, state.cache
+    crystals, site, cache, log_prob = state.crystals, state.site, state.cache, state.log_prob
     group = crystals.space_group
-    keys = random._split(jax.vmap(jax.random.fold_in, (0, None))(crystal_keys, site), network.TOKENS_PER_SITE)
+    keys = random.split_each(jax.vmap(jax.random.fold_in, (0, None))(crystal_keys, site), network.TOKENS_PER_SITE)
 
     letter = random.categorical(keys[0], state.next_letter, sharpness)
     letter = jnp.where(site == config.n_max - 1, 0, letter)
     was_open = (crystals.wyckoff > 0).sum(1) == site
     letter = jnp.where(was_open, letter, 0)
+    letter_log_prob = jnp.where(was_open, pick(state.next_letter, letter), 0.0)
     multiplicity = jnp.asarray(symmetry_table().multiplicity)[group - 1, letter]
     row, cache = next_row(params, config, cache, "letter", group, letter, multiplicity)
     lattice_row = jnp.where((was_open & (letter == 0))[:, None], row, state.lattice_row)
@@ -102,10 +125,13 @@ def _draw_site(params, config: ModelConfig, crystal_keys, sharpness, state: _Sta
     row, cache = next_row(params, config, cache, "species", group, species)
 
     point = jnp.zeros((group.shape[0], 3), state.lattice_row.dtype)
+    free = jnp.asarray(symmetry_table().free_mask)[group - 1, letter]
+    coords_log_prob = log_prob.coords
     for axis, kind in enumerate("xyz"):
-        drawn = random.coordinate(keys[2 + axis], heads.coordinate_mixture(row, config), sharpness)
-        point = point.at[:, axis].set(drawn)
+        mixture = heads.coordinate_mixture(row, config)
+        point = point.at[:, axis].set(random.coordinate(keys[2 + axis], mixture, sharpness))
         point = point.at[:, axis].set(project(group, letter, point)[:, axis])
+        coords_log_prob += jnp.where(free[:, axis], von_mises_log_prob(mixture, point[:, axis]), 0.0)
         row, cache = next_row(params, config, cache, kind, group, point[:, axis])
 
     return _State(
@@ -120,17 +146,25 @@ def _draw_site(params, config: ModelConfig, crystal_keys, sharpness, state: _Sta
             crystals.species.at[:, site].set(species),
             crystals.wyckoff.at[:, site].set(letter),
         ),
+        LogProb(
+            log_prob.wyckoff + letter_log_prob,
+            log_prob.species + pick(species_log_probs, species),
+            coords_log_prob,
+            log_prob.lattice,
+        ),
     )
 
 
 def next_row(params, config: ModelConfig, cache: network.Cache, kind: str, space_group, value, multiplicity=None):
     """Feeds one token to the network: its raw output row [B, output_size] and the cache that now holds it."""
+    embed = hk.transform(lambda: network.embed_token(config, kind, space_group, value, multiplicity))
+    return _advance(params, config, cache, embed.apply(params, None)[:, None])
 
-    def forward():
-        token = network.embed_token(config, kind, space_group, value, multiplicity)
-        return network.transform(config, token[:, None], cache)
 
-    rows, keys, inputs = hk.transform(forward).apply(params, None)
+@functools.partial(jax.jit, static_argnames="config")  # traced once for the five tokens of a site
+def _advance(params, config: ModelConfig, cache: network.Cache, token: jax.Array):
+    transformer = hk.transform(lambda: network.transform(config, token, cache))
+    rows, keys, inputs = transformer.apply(params, None)
     return rows[:, 0], network.append(cache, keys, inputs)
 
 

@@ -74,3 +74,18 @@ def squared_volume_ratio(lattice: np.ndarray) -> np.ndarray:
 def volume(lattice: np.ndarray) -> np.ndarray:
     """Cell volumes in cubic angstrom, [B]."""
     return lattice[:, :3].prod(1) * np.sqrt(squared_volume_ratio(lattice))
+
+
+def cell_vectors(lattice: np.ndarray) -> np.ndarray:
+    """Row vectors [B, 3, 3] (angstrom) of lattices [B, 6]: c along z, a in the xz plane, as pymatgen has them."""
+    a, b, c = lattice[:, :3].T
+    alpha, beta, gamma = np.deg2rad(lattice[:, 3:]).T
+    cos_gamma_star = (np.cos(alpha) * np.cos(beta) - np.cos(gamma)) / (np.sin(alpha) * np.sin(beta))
+    gamma_star = np.arccos(np.clip(cos_gamma_star, -1, 1))
+    zero = np.zeros_like(a)
+    rows = (
+        (a * np.sin(beta), zero, a * np.cos(beta)),
+        (-b * np.sin(alpha) * np.cos(gamma_star), b * np.sin(alpha) * np.sin(gamma_star), b * np.cos(alpha)),
+        (zero, zero, c),
+    )
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=1)

@@ -80,7 +80,7 @@ def init_params(config: ModelConfig, rng_key: jax.Array) -> hk.Params:
     """Random weights of a network."""
     one = jnp.ones((1, 2), jnp.int32)
     batch = CrystalBatch(one[:, 0], jnp.ones((1, 6)), jnp.zeros((1, 2, 3)), one, one)
-    return _forward(config, batch, network.NO_DROPOUT).init(rng_key)
+    return jax.jit(_forward(config, batch, network.NO_DROPOUT).init)(rng_key)
 
 
 def log_prob(
@@ -102,18 +102,17 @@ def log_prob(
     raw = output_rows(params, config, batch, rng_key, dropout)
     rows = raw.rows
     after = {kind: rows[:, i :: network.TOKENS_PER_SITE] for i, kind in enumerate(network.TOKEN_KINDS)}
-    num_sites = batch.num_sites
+    lattice_row = jnp.take_along_axis(after["letter"], batch.num_sites[:, None, None], axis=1)[:, 0]
+    model_frame = lattice.to_model_frame(batch.lattice, batch.num_atoms, jnp)
     return LogProb(
         wyckoff=_letters_log_prob(raw.first, after["z"], config, batch),
-        species=_pick(heads.species_logits(after["letter"], batch.wyckoff, config.num_species), batch.species).sum(1),
+        species=pick(heads.species_logits(after["letter"], batch.wyckoff, config.num_species), batch.species).sum(1),
         coords=_coords_log_prob([after[kind] for kind in ("species", "x", "y")], config, batch),
-        lattice=_lattice_log_prob(
-            jnp.take_along_axis(after["letter"], num_sites[:, None, None], axis=1)[:, 0], config, batch
-        ),
+        lattice=lattice_log_prob(heads.lattice_mixture(lattice_row, config), model_frame, batch.space_group),
     )
 
 
-def _pick(log_probs: jax.Array, index: jax.Array) -> jax.Array:
+def pick(log_probs: jax.Array, index: jax.Array) -> jax.Array:
     """Entries [...] of log-probabilities [..., n] at integer `index` [...]."""
     return jnp.take_along_axis(log_probs, index[..., None], axis=-1)[..., 0]
 
@@ -123,7 +122,7 @@ def _letters_log_prob(first: jax.Array, after_z: jax.Array, config: ModelConfig,
     next_logits = heads.next_letter_logits(
         after_z, batch.space_group[:, None], batch.wyckoff[:, :-1], config.num_letters
     )
-    return _pick(first_logits, batch.wyckoff[:, 0]) + _pick(next_logits, batch.wyckoff[:, 1:]).sum(1)
+    return pick(first_logits, batch.wyckoff[:, 0]) + pick(next_logits, batch.wyckoff[:, 1:]).sum(1)
 
 
 def _coords_log_prob(rows: list[jax.Array], config: ModelConfig, batch: CrystalBatch) -> jax.Array:
@@ -137,11 +136,10 @@ def _coords_log_prob(rows: list[jax.Array], config: ModelConfig, batch: CrystalB
     return total
 
 
-def _lattice_log_prob(row: jax.Array, config: ModelConfig, batch: CrystalBatch) -> jax.Array:
-    target = lattice.to_model_frame(batch.lattice, batch.num_atoms, jnp)
-    density = normal_log_prob(heads.lattice_mixture(row, config), target)
-    free = jnp.asarray(lattice.FREE_DIMENSIONS)[lattice.crystal_system(batch.space_group)]
-    return jnp.where(free, density, 0.0).sum(1)
+def lattice_log_prob(mixture: heads.LatticeMixture, model_frame: jax.Array, space_group: jax.Array) -> jax.Array:
+    """Log-density [B] of the free parameters of lattices [B, 6] in the model frame; dimensions are independent."""
+    free = jnp.asarray(lattice.FREE_DIMENSIONS)[lattice.crystal_system(space_group)]
+    return jnp.where(free, normal_log_prob(mixture, model_frame), 0.0).sum(1)
 
 
 def von_mises_log_prob(mixture: heads.VonMisesMixture, x: jax.Array) -> jax.Array:

@@ -162,9 +162,7 @@ class Block(hk.Module):
         num_past = past_keys.shape[-2]
         if num_past:
             past = jnp.einsum("bhtk,bhsk->bhts", queries, past_keys)
-            scores = jnp.concatenate(
-                [jnp.where(jnp.arange(num_past) < past_length, past, -jnp.inf), scores], axis=-1
-            )
+            scores = jnp.concatenate([jnp.where(jnp.arange(num_past) < past_length, past, -jnp.inf), scores], axis=-1)
         weights = jax.nn.softmax(scores / jnp.sqrt(jnp.asarray(config.key_size, scores.dtype)), axis=-1)
         weights = _dropout(weights, self.dropout.attention)
         summed = jnp.einsum("bhts,bsd->bthd", weights[..., num_past:], inputs)

@@ -61,7 +61,7 @@ def train_step(
         state.params, config, batch, weight, rng_key, dropout
     )
     updates, opt_state = make_optimizer(train, num_steps).update(gradient, state.opt_state, state.params)
-    metrics = {"loss": loss, **parts, "grad_norm": optax.global_norm(gradient)}
+    metrics = {"loss": loss, **parts, "grad_norm": optax.tree.norm(gradient)}
     return TrainState(optax.apply_updates(state.params, updates), opt_state), metrics
 
 

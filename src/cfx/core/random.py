@@ -29,9 +29,7 @@ class Sharpness(NamedTuple):
 
 def categorical(keys: jax.Array, log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
     """Draws int32 [B] from normalised log-probabilities [B, n] with keys [B]."""
-    kept = jax.lax.cond(
-        jnp.asarray(sharpness.top_p) < 1, lambda x: nucleus(x, sharpness.top_p), lambda x: x, log_probs
-    )
+    kept = jax.lax.cond(jnp.asarray(sharpness.top_p) < 1, lambda x: nucleus(x, sharpness.top_p), lambda x: x, log_probs)
     return jax.vmap(jax.random.categorical)(keys, kept / sharpness.temperature).astype(jnp.int32)
 
 
@@ -46,7 +44,7 @@ def nucleus(log_probs: jax.Array, top_p: jax.Array) -> jax.Array:
 
 def coordinate(keys: jax.Array, mixture: VonMisesMixture, sharpness: Sharpness) -> jax.Array:
     """Draws fractional coordinates [B] in [0, 1) from mixtures [B, Kx]."""
-    component_keys, angle_keys = _split(keys, 2)
+    component_keys, angle_keys = split_each(keys, 2)
     component = categorical(component_keys, mixture.logits, sharpness)[:, None]
     loc = jnp.take_along_axis(mixture.loc, component, axis=1)[:, 0]
     kappa = jnp.take_along_axis(mixture.kappa, component, axis=1)[:, 0] / sharpness.temperature
@@ -55,7 +53,7 @@ def coordinate(keys: jax.Array, mixture: VonMisesMixture, sharpness: Sharpness) 
 
 def lattice(keys: jax.Array, mixture: LatticeMixture, sharpness: Sharpness) -> jax.Array:
     """Draws lattices [B, 6] in the model frame from mixtures [B, Kl]; one component serves all six parameters."""
-    component_keys, value_keys = _split(keys, 2)
+    component_keys, value_keys = split_each(keys, 2)
     component = categorical(component_keys, mixture.logits, sharpness)[:, None, None]
     mean = jnp.take_along_axis(mixture.mean, component, axis=1)[:, 0]
     sigma = jnp.take_along_axis(mixture.sigma, component, axis=1)[:, 0] * jnp.sqrt(sharpness.temperature)
@@ -93,6 +91,6 @@ def wrap(x: jax.Array) -> jax.Array:
     return jnp.where(x >= 1, 0.0, x)
 
 
-def _split(keys: jax.Array, num: int) -> list[jax.Array]:
+def split_each(keys: jax.Array, num: int) -> list[jax.Array]:
     """Keys [B] as `num` arrays of keys [B]."""
     return list(jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, num))(keys), 1, 0))

@@ -85,7 +85,9 @@ def operation_text(rotation: np.ndarray, translation: np.ndarray) -> str:
         text = ""
         for factor, axis in zip(row, "xyz", strict=True):
             if factor:
-                text += ("-" if factor < 0 else "+" if text else "") + (f"{abs(factor)}*" if abs(factor) > 1 else "") + axis
+                text += (
+                    ("-" if factor < 0 else "+" if text else "") + (f"{abs(factor)}*" if abs(factor) > 1 else "") + axis
+                )
         if shift or not text:
             divisor = np.gcd(shift, 24)
             fraction = f"{shift // divisor}/{24 // divisor}" if shift % 24 else f"{shift // 24}"

@@ -22,7 +22,8 @@ def cache_directory(*parts: str) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"cannot create the cache directory {directory}: {error.strerror}", "set CFX_CACHE to a directory you can write"
+            f"cannot create the cache directory {directory}: {error.strerror}",
+            "set CFX_CACHE to a directory you can write",
         ) from error
     return directory
 

@@ -44,14 +44,17 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, opt_state: Any = None, d
     Raises:
         OutputError: if it cannot be written.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     def write(directory: Path) -> None:
         directory.mkdir(parents=True)
-        arrays = {name: np.asarray(value).astype(dtype or np.asarray(value).dtype) for name, value in flatten(checkpoint.params).items()}
-        save_file(arrays, directory / "params.safetensors")
+        params = {name: np.asarray(value) for name, value in flatten(checkpoint.params).items()}
+        if dtype is not None:
+            params = {name: value.astype(dtype) for name, value in params.items()}
+        (directory / "params.safetensors").write_bytes(save(params))
         if opt_state is not None:
-            save_file({name: np.asarray(value) for name, value in flatten(opt_state).items()}, directory / "opt_state.safetensors")
+            state = {name: np.asarray(value) for name, value in flatten(opt_state).items()}
+            (directory / "opt_state.safetensors").write_bytes(save(state))
         content = {"format_version": FORMAT_VERSION, "model": to_dict(checkpoint.config), **checkpoint.info}
         (directory / "checkpoint.json").write_text(json.dumps(content, indent=1) + "\n")
 
@@ -93,7 +96,9 @@ def load_opt_state(path: Path, template: Any) -> Any:
     arrays = _read(Path(path) / "opt_state.safetensors")
     names = flatten(template)
     if set(names) != set(arrays) or any(arrays[name].shape != np.shape(value) for name, value in names.items()):
-        raise CheckpointError(f"{path} holds the state of another optimiser", "resume with the options of the first run")
+        raise CheckpointError(
+            f"{path} holds the state of another optimiser", "resume with the options of the first run"
+        )
     return jax.tree.unflatten(jax.tree.structure(template), [arrays[name] for name in names])
 
 

@@ -9,6 +9,8 @@ Nothing here imports JAX: worker processes stay small.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -105,19 +107,10 @@ def cubic_without_search(cell: tuple, symprec: float) -> EncodedCrystal | None:
     origin only. Where the input's origin already is a standard one (a point of symmetry m-3m), spglib keeps it; and
     where every atom sits on a position without a free coordinate, nothing else is left to choose.
     """
-    import moyopy
-
-    try:
-        dataset = moyopy.MoyoDataset(
-            moyopy.Cell(cell[0].tolist(), cell[1].tolist(), cell[2]),
-            symprec=symprec,
-            setting=moyopy.Setting.standard(),
-        )
-    except ValueError:
+    dataset = _moyo(cell, symprec)
+    if dataset is None or dataset.number not in CUBIC_HOLOHEDRAL:
         return None
     group = dataset.number
-    if group not in CUBIC_HOLOHEDRAL:
-        return None
     shifts = np.array(dataset.operations.translations)
     if (np.abs(shifts - np.rint(shifts)).max(1) < 1e-4).sum() < 48:
         return None
@@ -137,6 +130,27 @@ def cubic_without_search(cell: tuple, symprec: float) -> EncodedCrystal | None:
     return _sorted_crystal(group, np.array([edge] * 3 + [90.0] * 3), sites, species)
 
 
+def find_space_group(cell: tuple, symprec: float = SYMPREC) -> int | None:
+    """The space group that a search finds in a cell (row vectors, coordinates, atomic numbers), or None."""
+    dataset = _moyo(cell, symprec)
+    return None if dataset is None else int(dataset.number)
+
+
+def _moyo(cell: tuple, symprec: float):
+    """moyo's data set in the standard setting, or None where it finds no symmetry."""
+    import moyopy
+
+    logging.getLogger("moyo").setLevel(logging.ERROR)
+    logging.getLogger("moyopy").setLevel(logging.ERROR)
+    lattice, coords, numbers = (np.asarray(part).tolist() for part in cell)
+    try:
+        return moyopy.MoyoDataset(
+            moyopy.Cell(lattice, coords, numbers), symprec=symprec, setting=moyopy.Setting.standard()
+        )
+    except ValueError:
+        return None
+
+
 def _distance(points: np.ndarray, point: np.ndarray) -> float:
     """Smallest sum of fractional deviations of `point` [3] from `points` [n, 3], modulo 1."""
     deviation = points - point
@@ -145,6 +159,7 @@ def _distance(points: np.ndarray, point: np.ndarray) -> float:
 
 def _standardise(cell: tuple, symprec: float):
     """spglib's data set in the table's setting: one search, and a second where spglib prefers another setting."""
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its retries are no news
     import spglib
 
     first = _search(spglib, cell, symprec, 0)

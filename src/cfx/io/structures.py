@@ -55,7 +55,8 @@ def read_records(path: Path) -> Iterator[Record]:
             yield from _parse_file(path.name, path.read_bytes())
         else:
             raise DataError(
-                f"{path}: unknown format", "cfx reads .csv, .csv.gz, .cif, .extxyz, POSCAR, and directories or zips of them"
+                f"{path}: unknown format",
+                "cfx reads .csv, .csv.gz, .cif, .extxyz, POSCAR, and directories or zips of them",
             )
     except (OSError, zipfile.BadZipFile, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
@@ -147,6 +148,6 @@ def encode_records(records: Iterable[Record], symprec: float, max_sites: int) ->
         for record in records:
             try:
                 results.append(encode_structure(parse_structure(record), symprec, max_sites))
-            except Exception as error:  # noqa: BLE001 - the boundary where a bad row becomes a reason, not an end
+            except Exception as error:
                 results.append(" ".join(f"{error}".split())[:200] or type(error).__name__)
     return results

@@ -76,8 +76,18 @@ def load_pickle(path: Path) -> Params:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", error.hint) from None
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, IndexError, KeyError, AttributeError,
-            OverflowError, MemoryError, UnicodeDecodeError) as error:
+    except (
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+        UnicodeDecodeError,
+    ) as error:
         raise CheckpointError(
             f"{path} is no readable pickle, or is cut short ({type(error).__name__})", "download it again"
         ) from error
@@ -185,9 +195,7 @@ def convert(params: Params, config: ModelConfig) -> Params:
     for i, name in enumerate(("mlp_hidden", "mlp_output")):
         ours[f"blocks/block/{name}"] = {part: stack("linear", "", part, 7 + i, 2) for part in ("w", "b")}
     for i, name in enumerate(("attention_norm", "mlp_norm")):
-        ours[f"blocks/block/{name}"] = {
-            part: stack("layer_norm", "", part, i, 2) for part in ("scale", "offset")
-        }
+        ours[f"blocks/block/{name}"] = {part: stack("layer_norm", "", part, i, 2) for part in ("scale", "offset")}
     if left:
         raise CheckpointError("parameters of an unknown kind: " + ", ".join("/".join(key) for key in sorted(left)))
     return ours

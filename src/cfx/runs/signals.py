@@ -6,6 +6,8 @@ import signal
 import threading
 from types import FrameType
 
+from cfx.errors import CfxError
+
 
 class StopRequest:
     """Context in which the first signal only sets `signum`; a second one acts as usual.
@@ -41,14 +43,9 @@ class StopRequest:
         self._previous = {}
 
 
-class Interrupted(KeyboardInterrupt):
-    """A run stopped by a signal after saving its work.
-
-    Attributes:
-        exit_code: 130 or 143.
-        message: what was kept.
-    """
+class Interrupted(CfxError):
+    """A run stopped by a signal after saving its work; the exit code is 130 or 143."""
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)
-        self.exit_code, self.message = 128 + signum, message
+        self.exit_code = 128 + signum

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 
 from cfx.config import ModelConfig, TrainConfig, from_dict, to_dict
+from cfx.core.batches import bucket_slots, iterate, plan_batches, take
 from cfx.core.likelihood import init_params
 from cfx.core.optim import TrainState, evaluate_step, make_optimizer, train_step
 from cfx.errors import CheckpointError, DataError, NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.io.dataset import EncodedDataset
-from cfx.runs.batches import bucket_slots, iterate, plan_batches, take
 from cfx.runs.reporter import Reporter
 from cfx.runs.signals import Interrupted, StopRequest
 
@@ -95,10 +95,12 @@ class _Run:
             while step < self.num_steps:
                 epoch, first = divmod(step, self.steps_per_epoch)
                 state, step, metrics = self._epoch(state, epoch, first, progress, stop)
-                if stop:
-                    self._save(self._checkpoint_path(step), state, step)
+                self._check(metrics["loss"], step)
+                if step % self.steps_per_epoch == 0:
+                    loss = self._finish_epoch(state, step, epoch, metrics)
+                if stop and step < self.num_steps:
+                    self._save(self._checkpoint_path(step), state, step, loss)
                     raise Interrupted(stop.signum, f"stopped at step {step}; continue with --resume")
-                loss = self._finish_epoch(state, step, epoch, metrics)
         return TrainResult(step // self.steps_per_epoch, step, loss, self.best_loss)
 
     def _epoch(self, state: TrainState, epoch: int, first: int, progress, stop):
@@ -141,8 +143,7 @@ class _Run:
         loss = None
         if self.validation is not None:
             line["validation"] = evaluate(state.params, self.model, self.validation, self.config.batch_size)
-            loss = line["validation"]["loss"]
-        self._check(metrics["loss"] if loss is None else loss, step)
+            loss = self._check(line["validation"]["loss"], step)
         self._append_metrics(line)
         if loss is not None and (self.best_loss is None or loss < self.best_loss):
             self.best_loss = loss
@@ -205,14 +206,10 @@ class _Run:
             "validation_loss": loss,
             "best_validation_loss": self.best_loss,
             "run": self.settings,
-            "space_groups": {
-                str(i + 1): int(n) for i, n in enumerate(self.data.space_group_counts()) if n
-            },
+            "space_groups": {str(i + 1): int(n) for i, n in enumerate(self.data.space_group_counts()) if n},
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(
-            path, Checkpoint(self.model, state.params, info), state.opt_state if with_opt_state else None
-        )
+        save_checkpoint(path, Checkpoint(self.model, state.params, info), state.opt_state if with_opt_state else None)
 
     def _append_metrics(self, line: dict[str, Any]) -> None:
         try:
@@ -262,5 +259,3 @@ def load_settings(run: Path) -> tuple[ModelConfig, TrainConfig]:
         return from_dict(ModelConfig, settings["model"]), from_dict(TrainConfig, settings["train"])
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{run} is no training run: {error}") from error
-
-

@@ -1,0 +1,32 @@
+# Everything happens in .venv, made from PYTHON (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: crystals test lint clean
+
+crystals: .venv/core  ## install cfx and draw ten crystals with the bundled model
+	$(BIN)/cfx sample --model mini --sg 194 --n 10 -o crystals.cif --force
+
+test: .venv/all  ## install cfx with everything it can use, and run the tests
+	$(BIN)/python -m pytest
+
+lint: .venv/all
+	$(BIN)/ruff check src tests tools benchmarks
+	$(BIN)/ruff format --check src tests tools benchmarks
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+.venv/core: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+# torch first, so that the reward libraries settle for this one.
+.venv/all: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -e '.[all,dev]'
+	touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,106 @@
+"""Bad input: one clear line, the right exit code, nothing half-written under the final name."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+class Hostile:
+    """Unpickling this runs a shell command."""
+
+    def __init__(self, command: str):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def assert_one_error(result, exit_code: int, *words: str) -> None:
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert result.returncode == exit_code, result.stderr
+    assert len(errors) == 1 and all(word in errors[0] for word in words), result.stderr
+    assert all(line.startswith(("error: ", "hint: ")) for line in lines), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["sample", "--sg", "0"], 2, ["space group 0"]),
+        (["sample", "--sg", "231"], 2, ["space group 231"]),
+        (["sample", "--sg", "194", "-n", "0"], 2, ["n must be at least 1"]),
+        (["sample", "--sg", "194", "--temperature", "0"], 2, ["temperature"]),
+        (["sample", "--sg", "194", "--top-p", "1.5"], 2, ["top-p"]),
+        (["sample", "--sg", "194", "--model", "nowhere"], 4, ["nowhere"]),
+        (["sample", "--sg", "194", "-o", "out.docx"], 2, ["out.docx"]),
+        (["sample", "--sg", "194", "-o", "no/such/directory/out.cif"], 8, ["no/such/directory"]),
+        (["train", "missing.csv", "-o", "run"], 3, ["missing.csv"]),
+        (["train", "missing.csv", "-o", "run", "--architecture", "huge"], 2, ["huge"]),
+        (["train", "missing.csv", "-o", "run", "--epochs", "0"], 2, ["epochs"]),
+        (["train", "missing.csv", "-o", "run", "--resume"], 2, ["run"]),
+    ],
+)
+def test_bad_arguments(cfx, arguments, exit_code, words):
+    assert_one_error(cfx(*arguments), exit_code, *words)
+
+
+def test_parser_errors_are_usage_errors(cfx):
+    result = cfx("sample", "--sg", "hexagonal")
+    assert result.returncode == 2 and "--sg" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("", "empty"),
+        ("formula,energy\nNaCl,-3.4\n", "no column of structures"),
+        ("id,cif\na,\nb,nonsense\n", "none of 2 rows"),
+    ],
+)
+def test_useless_tables(cfx, tmp_path, content, word):
+    (tmp_path / "data.csv").write_text(content)
+    assert_one_error(cfx("train", "data.csv", "-o", "run"), 3, "data.csv", word)
+    assert not (tmp_path / "run").exists()
+
+
+def test_truncated_pickle(cfx, tmp_path):
+    whole = (GOLDEN / "v042_dev_epoch_005500.pkl").read_bytes()
+    (tmp_path / "cut.pkl").write_bytes(whole[: len(whole) // 2])
+    result = cfx("sample", "--sg", "194", "--model", "cut.pkl", "-o", "out.cif")
+    assert_one_error(result, 4, "cut.pkl")
+    assert not list(tmp_path.glob("out.cif*"))
+
+
+def test_hostile_pickle_is_refused_and_does_nothing(cfx, tmp_path):
+    marker = tmp_path / "marker"
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps({"params": Hostile(f"touch {marker}")}))
+    result = cfx("sample", "--sg", "194", "--model", "evil.pkl")
+    assert_one_error(result, 4, "evil.pkl", f"{os.name}.system")
+    assert not marker.exists()
+
+
+def test_existing_output_is_kept(cfx, tmp_path):
+    (tmp_path / "out.cif").write_text("precious")
+    assert_one_error(cfx("sample", "--sg", "194", "-o", "out.cif"), 8, "out.cif")
+    assert (tmp_path / "out.cif").read_text() == "precious"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_full_disk_leaves_nothing_under_the_final_name(cfx, tmp_path):
+    (tmp_path / "out.cif.partial").symlink_to("/dev/full")
+    result = cfx("sample", "--sg", "225", "-n", "2", "--model", "mini", "-o", "out.cif")
+    assert result.returncode == 8 and "No space left" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "out.cif").exists()
+
+
+def test_output_directory_that_is_a_file(cfx, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "data.csv").write_text("id,cif\n")
+    assert_one_error(cfx("sample", "--sg", "225", "-o", "file/out.cif"), 8, "file/out.cif")
