@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -117,8 +117,8 @@ class Model:
                 )
             wanted -= len(keep)
             if len(keep):
-                pick = functools.partial(jax.tree.map, lambda leaf: leaf[keep])
-                yield Draws(pick(drawn.crystals), pick(drawn.log_prob), numbers[keep], first + int(last), unphysical)
+                crystals, log_prob = jax.tree.map(operator.itemgetter(keep), (drawn.crystals, drawn.log_prob))
+                yield Draws(crystals, log_prob, numbers[keep], first + int(last), unphysical)
             first += size
 
     def log_prob(self, batch: CrystalBatch, batch_size: int = 64) -> LogProb:

@@ -22,15 +22,10 @@ TOLERANCE = {
 SHORT = 6
 """Sites of the crystals that a truncated batch holds."""
 
-compiled = functools.partial(
-    jax.jit, static_argnums=1, compiler_options={"xla_backend_optimization_level": 0}
-)
-"""Compilation takes nearly all of the time here, and half of that with the optimiser of the backend off."""
-
-score = compiled(log_prob)
-rows = compiled(output_rows)
-loss = compiled(negative_log_likelihood)
-loss_and_gradient = compiled(jax.value_and_grad(negative_log_likelihood, has_aux=True))
+score = jax.jit(log_prob, static_argnums=1)
+rows = jax.jit(output_rows, static_argnums=1)
+loss = jax.jit(negative_log_likelihood, static_argnums=1)
+loss_and_gradient = jax.jit(jax.value_and_grad(negative_log_likelihood, has_aux=True), static_argnums=1)
 
 
 def numpy_tree(tree):

@@ -19,9 +19,7 @@ from cfx.core.network import Dropout
 TINY = ModelConfig(
     num_layers=2, num_heads=2, key_size=4, model_size=8, embed_size=4, first_hidden=8, coord_components=2, n_max=4
 )
-compiled = functools.partial(
-    jax.jit, static_argnames="config", compiler_options={"xla_backend_optimization_level": 0}
-)
+compiled = functools.partial(jax.jit, static_argnames="config")
 
 
 @compiled

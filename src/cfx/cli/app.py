@@ -17,7 +17,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # help in plain text: rich would triple the time it takes
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Crystals from a space group: sample, train and score CrystalFormer models.",
+    help="Crystals from a space group: sample CrystalFormer models, and train your own.",
 )
 app.command("train")(train.command)
 app.command("sample")(sample.command)

@@ -30,7 +30,7 @@ ON_POSITION = 0.01
 
 
 class EncodedCrystal(NamedTuple):
-    """One crystal: space_group, lattice [6] (angstrom, degree), and n sites: wyckoff [n], species [n], coords [n, 3]."""
+    """One crystal: its group, lattice [6] (angstrom, degree), and letters [n], species [n], coordinates [n, 3]."""
 
     space_group: int
     lattice: np.ndarray

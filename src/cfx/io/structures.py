@@ -63,10 +63,12 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def _kind(name: str) -> str | None:
-    """csv, cif, extxyz or poscar by file name, or None."""
-    name = name.lower().removesuffix(".gz")
+    """csv, cif, extxyz or poscar by file name, or None; hidden files are none of them."""
+    name = Path(name).name.lower().removesuffix(".gz")
     suffixes = {".csv": "csv", ".cif": "cif", ".extxyz": "extxyz", ".xyz": "extxyz", ".vasp": "poscar"}
     suffix = Path(name).suffix
+    if name.startswith("."):
+        return None
     return suffixes.get(suffix) or ("poscar" if name.startswith(("poscar", "contcar")) else None)
 
 

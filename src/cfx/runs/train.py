@@ -53,7 +53,7 @@ def train(
 ) -> TrainResult:
     """Trains a model into the directory `run`.
 
-    `run` holds metrics.jsonl (a line an epoch), checkpoints/ (the latest), best/ (lowest validation loss) and last/.
+    `run` holds metrics.jsonl (a line an epoch), checkpoints/ (the latest) and best/ (lowest validation loss).
 
     Args:
         run: directory; must be new or empty unless `resume`.
