@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymatgen.core import Lattice
 
 from cfx.core import lattice
 
@@ -119,9 +120,8 @@ def test_is_physical_judges_each_row():
     assert lattice.is_physical(rows).tolist() == [True, False, True, False]
 
 
-def test_volume():
-    from pymatgen.core import Lattice
-
-    rows = np.array(list(GOOD.values()), float)
-    expected = [Lattice.from_parameters(*row).volume for row in rows]
-    np.testing.assert_allclose(lattice.volume(rows), expected, rtol=1e-10)
+def test_volume_and_vectors_are_those_of_pymatgen():
+    rows = np.array([*GOOD.values(), *CELL], float)
+    expected = [Lattice.from_parameters(*row) for row in rows]
+    np.testing.assert_allclose(lattice.volume(rows), [cell.volume for cell in expected], rtol=1e-10)
+    np.testing.assert_allclose(lattice.cell_vectors(rows), [cell.matrix for cell in expected], atol=1e-10)

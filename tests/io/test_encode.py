@@ -65,7 +65,7 @@ def settings(structure: Structure) -> dict[str, Structure]:
     skewed.make_supercell([[1, 1, 0], [0, 1, 0], [0, 1, 1]])
     rotation = Rotation.from_euler("xyz", [0.3, 1.1, -0.7]).as_matrix()
     rotated = Structure(Lattice(structure.lattice.matrix @ rotation.T), structure.species, structure.frac_coords)
-    shifted = Structure(structure.lattice, structure.species, structure.frac_coords + [0.11, -0.23, 0.37])
+    shifted = Structure(structure.lattice, structure.species, np.add(structure.frac_coords, [0.11, -0.23, 0.37]))
     order = np.random.default_rng(0).permutation(len(structure))
     return {
         "conventional": structure,
@@ -215,7 +215,7 @@ def cubic_cells() -> list[Structure]:
         for setting in ("conventional", "primitive", "supercell", "skewed", "rotated", "shuffled"):
             structure = settings(crystal)[setting]
             for shift in ([0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0, 0], [0.25, 0.25, 0.25]):
-                cells.append(Structure(structure.lattice, structure.species, structure.frac_coords + shift))
+                cells.append(Structure(structure.lattice, structure.species, np.add(structure.frac_coords, shift)))
     return cells
 
 
@@ -254,8 +254,17 @@ def test_displaced_atoms_move_back():
         assert MATCHER.fit(*encoded.batch.to_structures())
 
 
+def test_space_group_alone(prototypes):
+    """moyo finds what the encoder finds, but where a distortion lies near symprec."""
+    encoded = encode(prototypes)
+    groups = [encoding.find_space_group(as_cell(prototypes[row])) for row in encoded.index]
+    assert np.mean(groups == encoded.batch.space_group) > 0.98
+    flat = np.array([[4.0, 0, 0], [4.0, 0, 0], [0, 0, 4.0]])
+    assert encoding.find_space_group((flat, np.zeros((1, 3)), [11])) is None
+
+
 def test_symprec_decides_what_is_symmetric():
-    coords = np.array([[0, 0, 0], [0.5, 0.5, 0.5]]) + [[0, 0, 0], [0, 0, 0.02 / 4.12]]
+    coords = [[0, 0, 0], [0.5, 0.5, 0.5 + 0.02 / 4.12]]
     structure = Structure(Lattice.cubic(4.12), ["Cs", "Cl"], coords)
     assert encode_structure(structure, symprec=0.01).space_group == 99
     assert encode_structure(structure, symprec=0.1).space_group == 221

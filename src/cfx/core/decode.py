@@ -125,14 +125,11 @@ def _draw_site(params, config: ModelConfig, crystal_keys, sharpness, state: _Sta
     row, cache = next_row(params, config, cache, "species", group, species)
 
     point = jnp.zeros((group.shape[0], 3), state.lattice_row.dtype)
-    free = jnp.asarray(symmetry_table().free_mask)[group - 1, letter]
     coords_log_prob = log_prob.coords
     for axis, kind in enumerate("xyz"):
-        mixture = heads.coordinate_mixture(row, config)
-        point = point.at[:, axis].set(random.coordinate(keys[2 + axis], mixture, sharpness))
-        point = point.at[:, axis].set(project(group, letter, point)[:, axis])
-        coords_log_prob += jnp.where(free[:, axis], von_mises_log_prob(mixture, point[:, axis]), 0.0)
-        row, cache = next_row(params, config, cache, kind, group, point[:, axis])
+        value, value_log_prob = _draw_coordinate(config, keys[2 + axis], row, group, letter, point, axis, sharpness)
+        point, coords_log_prob = point.at[:, axis].set(value), coords_log_prob + value_log_prob
+        row, cache = next_row(params, config, cache, kind, group, value)
 
     return _State(
         site + 1,
@@ -153,6 +150,16 @@ def _draw_site(params, config: ModelConfig, crystal_keys, sharpness, state: _Sta
             log_prob.lattice,
         ),
     )
+
+
+@functools.partial(jax.jit, static_argnames="config")  # traced once for the three coordinates
+def _draw_coordinate(config: ModelConfig, keys, row, group, letter, point, axis, sharpness):
+    """Draws coordinate `axis` of the points [B, 3], those before it given; also its log-density, 0 where tied down."""
+    mixture = heads.coordinate_mixture(row, config)
+    point = point.at[:, axis].set(random.coordinate(keys, mixture, sharpness))
+    value = project(group, letter, point)[:, axis]
+    free = jnp.asarray(symmetry_table().free_mask)[group - 1, letter, axis]
+    return value, jnp.where(free, von_mises_log_prob(mixture, value), 0.0)
 
 
 def next_row(params, config: ModelConfig, cache: network.Cache, kind: str, space_group, value, multiplicity=None):

@@ -165,14 +165,14 @@ class Block(hk.Module):
             scores = jnp.concatenate([jnp.where(jnp.arange(num_past) < past_length, past, -jnp.inf), scores], axis=-1)
         weights = jax.nn.softmax(scores / jnp.sqrt(jnp.asarray(config.key_size, scores.dtype)), axis=-1)
         weights = _dropout(weights, self.dropout.attention)
-        summed = jnp.einsum("bhts,bsd->bthd", weights[..., num_past:], inputs)
+        summed = jnp.einsum("bhts,bsd->bhtd", weights[..., num_past:], inputs)
         if num_past:
-            summed = summed + jnp.einsum("bhts,bsd->bthd", weights[..., :num_past], past_inputs)
+            summed = summed + jnp.einsum("bhts,bsd->bhtd", weights[..., :num_past], past_inputs)
         size = [config.model_size, config.num_heads, config.key_size]
         value_w = hk.get_parameter("value_w", size, init=hk.initializers.VarianceScaling(fan_in_axes=[0]))
         value_b = hk.get_parameter("value_b", size[1:], init=jnp.zeros)
         # The weights sum to one, so that the bias of a value passes unchanged, unless dropout thins them.
-        values = jnp.einsum("bthd,dhk->bthk", summed, value_w) + value_b * weights.sum(-1).mT[..., None]
+        values = jnp.einsum("bhtd,dhk->bthk", summed, value_w) + value_b * weights.sum(-1).mT[..., None]
         return _linear(config.model_size, "attention_output")(values.reshape(*inputs.shape[:-1], -1)), keys
 
     @hk.transparent

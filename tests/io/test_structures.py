@@ -1,0 +1,250 @@
+"""Crystals from files: every format, and what happens to the bad ones."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+from pymatgen.io.ase import AseAtomsAdaptor
+
+from cfx.errors import DataError
+from cfx.io.structures import Record, encode_records, parse_structure, read_records
+
+ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CAESIUM = Structure.from_spacegroup("Pm-3m", Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def cif(structure: Structure = ROCK_SALT) -> str:
+    return structure.to(fmt="cif")
+
+
+def table(rows: list[dict[str, str]], **options) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0].keys(), **options)
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def extxyz(*structures: Structure) -> str:
+    from ase.io import write
+
+    text = io.StringIO()
+    write(text, [AseAtomsAdaptor.get_atoms(structure) for structure in structures], format="extxyz")
+    return text.getvalue()
+
+
+def formulas(path) -> list[str]:
+    """Reduced formulas of everything in a file."""
+    return [parse_structure(record).composition.reduced_formula for record in read_records(path)]
+
+
+def names(path) -> list[str]:
+    return [record.name for record in read_records(path)]
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("cif", cif), ("cif_string", cif), ("structure", lambda structure: json.dumps(structure.as_dict()))],
+)
+def test_csv(tmp_path, column, text):
+    rows = [{"material_id": "mp-1", column: text(ROCK_SALT)}, {"material_id": "mp-2", column: text(CAESIUM)}]
+    (tmp_path / "data.csv").write_text(table(rows))
+    assert formulas(tmp_path / "data.csv") == ["NaCl", "CsCl"]
+    assert names(tmp_path / "data.csv") == ["mp-1", "mp-2"]
+
+
+def test_csv_in_gzip(tmp_path):
+    (tmp_path / "data.csv.gz").write_bytes(gzip.compress(table([{"cif": cif()}, {"cif": cif(CAESIUM)}]).encode()))
+    assert formulas(tmp_path / "data.csv.gz") == ["NaCl", "CsCl"]
+    assert names(tmp_path / "data.csv.gz") == ["row 1", "row 2"]
+
+
+@pytest.mark.parametrize("options", [{}, {"lineterminator": "\n"}, {"quoting": csv.QUOTE_ALL}])
+def test_csv_dialects(tmp_path, options):
+    text = table([{"": "0", "id": "a", "cif": cif()}, {"": "1", "id": "", "cif": cif(CAESIUM)}], **options)
+    (tmp_path / "data.csv").write_text(text)
+    assert formulas(tmp_path / "data.csv") == ["NaCl", "CsCl"]
+    assert names(tmp_path / "data.csv") == ["a", "row 2"]
+
+
+def test_csv_with_a_byte_order_mark(tmp_path):
+    """Spreadsheets write one."""
+    (tmp_path / "data.csv").write_text(table([{"cif": cif(), "id": "a"}]), encoding="utf-8-sig")
+    assert formulas(tmp_path / "data.csv") == ["NaCl"]
+
+
+def test_csv_with_a_cell_longer_than_the_limit_of_the_module(tmp_path):
+    (tmp_path / "data.csv").write_text(table([{"cif": cif() + "#" * 200_000}]))
+    assert formulas(tmp_path / "data.csv") == ["NaCl"]
+
+
+def test_cif_of_one_block(tmp_path):
+    (tmp_path / "salt.cif").write_text("# a comment\n" + cif())
+    assert formulas(tmp_path / "salt.cif") == ["NaCl"]
+    assert names(tmp_path / "salt.cif") == ["salt.cif"]
+
+
+def test_cif_of_many_blocks(tmp_path):
+    (tmp_path / "all.cif").write_text(cif() + "\n" + cif(CAESIUM))
+    assert formulas(tmp_path / "all.cif") == ["NaCl", "CsCl"]
+    assert names(tmp_path / "all.cif") == ["all.cif#1", "all.cif#2"]
+
+
+def test_cif_in_gzip(tmp_path):
+    (tmp_path / "salt.cif.gz").write_bytes(gzip.compress(cif().encode()))
+    assert formulas(tmp_path / "salt.cif.gz") == ["NaCl"]
+
+
+@pytest.mark.parametrize("suffix", ["extxyz", "xyz"])
+def test_extxyz_of_many_frames(tmp_path, suffix):
+    path = tmp_path / f"frames.{suffix}"
+    path.write_text(extxyz(ROCK_SALT, CAESIUM))
+    assert formulas(path) == ["NaCl", "CsCl"]
+    assert names(path) == [f"frames.{suffix}#1", f"frames.{suffix}#2"]
+    salt = parse_structure(next(iter(read_records(path))))
+    np.testing.assert_allclose(salt.lattice.parameters, [5.64] * 3 + [90] * 3)
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "CONTCAR", "salt.vasp", "POSCAR.salt", "POSCAR.gz"])
+def test_poscar(tmp_path, name):
+    content = ROCK_SALT.to(fmt="poscar").encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    assert formulas(tmp_path / name) == ["NaCl"]
+
+
+MIXED = {
+    "b.cif": cif(CAESIUM),
+    "a.cif": cif(),
+    "deep/POSCAR": ROCK_SALT.to(fmt="poscar"),
+    "frames.extxyz": extxyz(ROCK_SALT, CAESIUM),
+    "notes.txt": "not a structure",
+    "._a.cif": "what some archivers leave behind",
+}
+
+
+def test_directory(tmp_path):
+    for name, text in MIXED.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert names(tmp_path) == ["a.cif", "b.cif", "POSCAR", "frames.extxyz#1", "frames.extxyz#2"]
+    assert formulas(tmp_path) == ["NaCl", "CsCl", "NaCl", "NaCl", "CsCl"]
+
+
+def test_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in MIXED.items():
+            archive.writestr(name, text)
+    assert names(tmp_path / "all.zip") == ["a.cif", "b.cif", "POSCAR", "frames.extxyz#1", "frames.extxyz#2"]
+    assert formulas(tmp_path / "all.zip") == ["NaCl", "CsCl", "NaCl", "NaCl", "CsCl"]
+
+
+def read(path) -> list[Record]:
+    """At most a few records: a reader that loops must not hang the tests."""
+    return list(itertools.islice(read_records(path), 10))
+
+
+def corrupt(content: bytes) -> bytes:
+    """Flips bits in the middle of compressed data."""
+    middle = len(content) // 2
+    return content[:middle] + bytes(255 - byte for byte in content[middle : middle + 20]) + content[middle + 20 :]
+
+
+def zip_of(text: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.cif", text)
+    return buffer.getvalue()
+
+
+NOISE = "data_x\n" + "".join(np.random.default_rng(0).choice(list("abcdefgh"), 2000))
+UNREADABLE = {
+    "empty.csv": (b"", "empty"),
+    "other.csv": (b"formula,energy\nNaCl,-3.4\n", "no column of structures.*formula, energy"),
+    "data.parquet": (b"PAR1", "unknown format"),
+    "data.json": (b"{}", "unknown format"),
+    "no_suffix": (b"data", "unknown format"),
+    "latin.csv": (b"cif\n\xe9\n", "cannot read"),
+    "short.csv.gz": (gzip.compress(NOISE.encode())[:-100], "cannot read"),
+    "plain.csv.gz": (b"cif\nx\n", "cannot read"),
+    "corrupt.csv.gz": (corrupt(gzip.compress(NOISE.encode())), "cannot read"),
+    "short.zip": (zip_of(NOISE)[:-30], "cannot read"),
+    "corrupt.zip": (corrupt(zip_of(NOISE)), "cannot read"),
+    "plain.zip": (b"no zip", "cannot read"),
+    "words.extxyz": (b"two atoms\n\nNa 0 0 0\nCl 1 1 1\n", "line 1 is no number of atoms"),
+    "negative.extxyz": (b"-2\ncomment\n", "number of atoms"),
+    "old_mac.csv": (b"id,cif\r1,x\r2,y\r", "cannot read"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_unreadable_files(tmp_path, name):
+    content, message = UNREADABLE[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        read(tmp_path / name)
+    assert name in error.value.message
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        read(tmp_path / "nowhere.csv")
+
+
+def test_hints_say_what_would_be_read(tmp_path):
+    (tmp_path / "other.csv").write_text("formula\nNaCl\n")
+    with pytest.raises(DataError) as error:
+        read(tmp_path / "other.csv")
+    assert "`cif`" in error.value.hint
+    (tmp_path / "data.parquet").write_text("")
+    with pytest.raises(DataError) as error:
+        read(tmp_path / "data.parquet")
+    assert ".csv" in error.value.hint
+
+
+def test_a_bad_row_is_a_reason_and_not_an_end():
+    bad = {
+        "empty": Record("empty", "cif", ""),
+        "no cif": Record("no cif", "cif", "data_x\n_nothing 1\n"),
+        "printed dict": Record("printed dict", "cif", "{'cif': __import__('os').system('false')}"),
+        "json": Record("json", "json", "{"),
+        "json of something else": Record("json of something else", "json", '{"a": 1}'),
+        "poscar": Record("poscar", "poscar", "1\n2\n3\n"),
+        "extxyz": Record("extxyz", "extxyz", "2\n\nNa 0 0 0\n"),
+        "no lattice": Record("no lattice", "extxyz", "1\nProperties=species:S:1:pos:R:3\nNa 0 0 0\n"),
+        "disorder": Record("disorder", "json", json.dumps(
+            Structure(Lattice.cubic(4), [{"Na": 0.5, "K": 0.5}], [[0, 0, 0]]).as_dict())),
+        "overlap": Record("overlap", "json", json.dumps(
+            Structure(Lattice.cubic(4), ["Na", "Na"], [[0, 0, 0], [0, 0, 0]]).as_dict())),
+    }  # fmt: skip
+    good = Record("good", "cif", cif())
+    records = [good]
+    for record in bad.values():
+        records += [record, good]
+    results = encode_records(records, 0.01, 20)
+    assert len(results) == len(records)
+    assert all(result.space_group == 225 for result in results[::2])
+    for record, reason in zip(records[1::2], results[1::2], strict=True):
+        assert isinstance(reason, str), record.name
+        assert reason
+        assert "\n" not in reason
+        assert len(reason) <= 200
+    reasons = dict(zip(bad, results[1::2], strict=True))
+    assert reasons["empty"] == "no structure in the row"
+    assert "occupancy" in reasons["disorder"]
+    assert "too close" in reasons["overlap"]
+
+
+def test_data_is_never_evaluated(tmp_path):
+    marker = tmp_path / "marker"
+    text = f"{{'cif': open({str(marker)!r}, 'w').close()}}"
+    for kind in ("cif", "json", "extxyz", "poscar"):
+        encode_records([Record("hostile", kind, text)], 0.01, 20)
+    assert not marker.exists()
