@@ -114,7 +114,7 @@ def test_sites_are_sorted_by_letter_then_coordinates():
 def prototypes() -> list[Structure]:
     """The AFLOW prototypes that pymatgen ships."""
     (file,) = Path(next(iter(pymatgen.analysis.__path__))).rglob("aflow_prototypes.json*")
-    return [entry["snl"].structure for entry in loadfn(file)]
+    return [Structure.from_dict(entry["snl"]) for entry in loadfn(file, cls=None)]
 
 
 def test_every_prototype_is_encoded_or_refused_with_a_reason(prototypes):
@@ -212,8 +212,9 @@ def cubic_cells() -> list[Structure]:
     ]
     cells = []
     for crystal in crystals:
-        for setting in ("conventional", "primitive", "supercell", "skewed", "rotated", "shuffled"):
-            structure = settings(crystal)[setting]
+        cells_of_it = settings(crystal)
+        for setting in ("conventional", "primitive", "supercell", "skewed"):
+            structure = cells_of_it[setting]
             for shift in ([0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0, 0], [0.25, 0.25, 0.25]):
                 cells.append(Structure(structure.lattice, structure.species, np.add(structure.frac_coords, shift)))
     return cells
@@ -244,7 +245,7 @@ def test_cubic_crystals_without_a_search_are_those_of_spglib(prototypes):
 def test_displaced_atoms_move_back():
     """Displacements of 0.3 mangstrom, well within symprec: the ideal crystal, on whichever origin."""
     rng = np.random.default_rng(0)
-    for structure in cubic_cells()[::9]:
+    for structure in cubic_cells()[::7]:
         coords = structure.cart_coords + rng.normal(0, 3e-4, (len(structure), 3))
         displaced = Structure(structure.lattice, structure.species, coords, coords_are_cartesian=True)
         encoded = encode([displaced, structure])

@@ -34,12 +34,12 @@ def categorical(keys: jax.Array, log_probs: jax.Array, sharpness: Sharpness) -> 
 
 
 def nucleus(log_probs: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Log-probabilities [B, n] with all but the likeliest entries that reach `top_p` set to -inf."""
-    order = jnp.argsort(-log_probs, axis=-1)
-    ordered = jnp.exp(jnp.take_along_axis(log_probs, order, axis=-1))
-    keep_ordered = jnp.cumsum(ordered, axis=-1) - ordered < top_p
-    keep = jnp.take_along_axis(keep_ordered, jnp.argsort(order, axis=-1), axis=-1)
-    return jnp.where(keep, log_probs, -jnp.inf)
+    """Log-probabilities [B, n] with all but the likeliest entries that reach `top_p` set to -inf; equal ones stay."""
+    ordered = jnp.sort(log_probs, axis=-1, descending=True)
+    probs = jnp.exp(ordered)
+    num_kept = (jnp.cumsum(probs, axis=-1) - probs < top_p).sum(-1, keepdims=True)
+    least = jnp.take_along_axis(ordered, num_kept - 1, axis=-1)
+    return jnp.where(log_probs >= least, log_probs, -jnp.inf)
 
 
 def coordinate(keys: jax.Array, mixture: VonMisesMixture, sharpness: Sharpness) -> jax.Array:
