@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Compilation takes most of the time of the tests: half of it goes with the backend's optimiser. Before JAX starts.
+# Tests spend their time in compilation, and half of that in the backend's optimiser. Set before JAX starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax

@@ -1,4 +1,4 @@
-"""Imports go one way: cli -> runs -> model -> io, potentials, rewards, metrics -> core -> config, catalog, errors.
+"""Imports go one way: cli, runs, model, then io, potentials, rewards and metrics, core, config, catalog and errors.
 
 `import cfx` and the help of a command import nothing heavy.
 """
@@ -92,9 +92,7 @@ def test_packages_stay_where_they_belong(file):
 def loaded_after(code: str) -> set[str]:
     """Which of the heavy packages are in sys.modules of a fresh process after some code."""
     script = f"import sys\n{code}\nprint('LOADED', *(name for name in {HEAVY!r} if name in sys.modules))\n"
-    process = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False
-    )
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert process.returncode == 0, process.stderr
     return set(process.stdout.splitlines()[-1].split()[1:])
 

@@ -43,7 +43,9 @@ def test_cif_blocks_hold_the_space_group(cfx, tmp_path, group, model):
         assert len(re.findall(r"^\d+ '.*'$", block, re.M)) == SpaceGroup.from_int_number(group).order
         assert field(block, "_cfx_model") == "mini" and int(field(block, "_cfx_seed")) == 5
         assert float(field(block, "_cfx_log_prob")) == pytest.approx(float(log_prob.total[i]), abs=2e-3)
-        assert all(len(number.split(".")[1]) >= 8 for number in re.findall(r"\d\.\d+(?= )", block.split("occupancy")[1]))
+        assert all(
+            len(number.split(".")[1]) >= 8 for number in re.findall(r"\d\.\d+(?= )", block.split("occupancy")[1])
+        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             structure = CifParser.from_str(block).parse_structures(primitive=False)[0]

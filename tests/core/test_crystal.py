@@ -24,7 +24,8 @@ def batch() -> CrystalBatch:
     return CrystalBatch(
         space_group=np.array([225, 186, 1], np.int32),
         lattice=np.array(
-            [[5.64, 5.64, 5.64, 90, 90, 90], [3.25, 3.25, 5.2, 90, 90, 120], [4, 5, 6, 80, 85, 95]], np.float32
+            [[5.64, 5.64, 5.64, 90, 90, 90], [3.25, 3.25, 5.2, 90, 90, 120], [4, 5, 6, 80, 85, 95]],
+            np.float32,
         ),
         frac_coords=coords,
         species=np.array([[11, 17, 0, 0], [30, 8, 0, 0], [3, 8, 9, 0]], np.int32),
@@ -91,7 +92,13 @@ def test_concatenate():
 
 def test_numpy_sets_the_types():
     crystals = jax.tree.map(lambda leaf: jnp.asarray(leaf), batch()).numpy()
-    assert [leaf.dtype.name for leaf in jax.tree.leaves(crystals)] == ["int32", "float32", "float32", "int32", "int32"]
+    assert [leaf.dtype.name for leaf in jax.tree.leaves(crystals)] == [
+        "int32",
+        "float32",
+        "float32",
+        "int32",
+        "int32",
+    ]
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(crystals))
 
 

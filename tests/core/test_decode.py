@@ -1,6 +1,6 @@
 """The sampler: every draw is a crystal, reproducible, and distributed as the likelihood says.
 
-Statistical checks fix the seed; each fails by chance with a probability of 1e-4 for a new one, and there are 6.
+Statistical checks fix the seed; each of the 6 fails by chance with a probability of 1e-4 for a new one.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def test_the_last_slot_stays_a_pad(rotary, small):
 
 
 def assert_most_likely(model, drawn: CrystalBatch, coords: bool):
-    """Letters and species (and coordinates and lattice) are the most likely ones at every step, but for near ties."""
+    """Letters and species (coordinates and lattice too) are the likeliest ones at every step, but for near ties."""
     config, group, letters = model.config, drawn.space_group, drawn.wyckoff
     raw = rows(model.params, config, drawn)
     filled = letters[:, :-1] > 0

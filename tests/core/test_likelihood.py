@@ -129,9 +129,7 @@ def test_loss_and_gradient_are_those_of_the_public_implementation(rotary, golden
         short = batch.num_sites <= SHORT
         (_, full_parts), full = numpy_tree(loss_and_gradient(params, rotary.config, batch, short * 1.0))
         truncated = batch[short].with_slots(SHORT + 1)
-        (_, cut_parts), cut = numpy_tree(
-            loss_and_gradient(params, rotary.config, truncated, np.ones(short.sum()))
-        )
+        (_, cut_parts), cut = numpy_tree(loss_and_gradient(params, rotary.config, truncated, np.ones(short.sum())))
 
     assert value == pytest.approx(float(golden_gradient["loss"]), rel=1e-6)
     for name, expected in PARTS.items():

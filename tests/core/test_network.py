@@ -17,7 +17,14 @@ from cfx.core.likelihood import init_params, output_rows
 from cfx.core.network import Dropout
 
 TINY = ModelConfig(
-    num_layers=2, num_heads=2, key_size=4, model_size=8, embed_size=4, first_hidden=8, coord_components=2, n_max=4
+    num_layers=2,
+    num_heads=2,
+    key_size=4,
+    model_size=8,
+    embed_size=4,
+    first_hidden=8,
+    coord_components=2,
+    n_max=4,
 )
 compiled = functools.partial(jax.jit, static_argnames="config")
 
@@ -29,7 +36,7 @@ def forward(params, config, tokens, cache):
 
 @compiled
 def site_rows(params, config, cache, group, letter, multiplicity, species, coords):
-    """The five tokens of a site, one at a time through the decoder's step: their rows [B, 5, D] and the cache."""
+    """The five tokens of a site, one by one through the decoder's step: their rows [B, 5, D] and the cache."""
     step = functools.partial(decode.next_row, params, config)
     rows = []
     for kind, value in zip(network.TOKEN_KINDS, (letter, species, *coords.T), strict=True):
@@ -62,7 +69,11 @@ def tiny(request):
     """A config, random parameters, and tokens that repeat after the second."""
     config = dataclasses.replace(TINY, position=request.param)
     params = compiled(init_params)(config=config, rng_key=jax.random.key(0))
-    return config, params, jnp.tile(jax.random.normal(jax.random.key(1), (2, 3, config.model_size)), (1, 3, 1))
+    return (
+        config,
+        params,
+        jnp.tile(jax.random.normal(jax.random.key(1), (2, 3, config.model_size)), (1, 3, 1)),
+    )
 
 
 def test_runs_of_tokens_after_a_cache_equal_one_pass(tiny):

@@ -1,7 +1,7 @@
 """The random draws against the distributions they claim.
 
-Seeds are fixed. Every statistical check fails by chance with a probability of 1e-4 for a new seed; there are fewer
-than 30 of them, so that a change of the random numbers raises a false alarm in 0.3 % of cases.
+Seeds are fixed. Every statistical check fails by chance with a probability of 1e-4 for a new seed; there are
+fewer than 30 of them, so that a change of the random numbers raises a false alarm in 0.3 % of cases.
 """
 
 from __future__ import annotations

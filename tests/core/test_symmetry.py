@@ -91,11 +91,17 @@ def test_settings_are_the_standard_ones():
     assert {choices[group] for group in range(3, 16)} == {"b", "b1"}
     assert {choices[group] for group in (146, 148, 155, 160, 161, 166, 167)} == {"H"}
     assert {group for group, choice in choices.items() if choice == "2"} == {
-        48, 50, 59, 68, 70, 85, 86, 88, 125, 126, 129, 130, 133, 134, 137, 138, 141, 142, 201, 203, 222, 224, 227, 228,
+        48, 50, 59, 68, 70, 85, 86, 88, 125, 126, 129, 130, 133, 134, 137, 138, 141, 142,
+        201, 203, 222, 224, 227, 228,
     }  # fmt: skip
     assert set(choices.values()) == {"", "b", "b1", "H", "2"}
     symbols = dict(zip(choices, TABLE.symbol.tolist(), strict=True))
-    assert [symbols[group] for group in (14, 225, 227, 166)] == ["P 1 21/c 1", "F m -3 m", "F d -3 m:2", "R -3 m:H"]
+    assert [symbols[group] for group in (14, 225, 227, 166)] == [
+        "P 1 21/c 1",
+        "F m -3 m",
+        "F d -3 m:2",
+        "R -3 m:H",
+    ]
 
 
 def test_free_and_fixed_coordinates():

@@ -82,7 +82,9 @@ def test_float16_storage_loads_as_float32(rotary, tmp_path):
     sizes = [(tmp_path / name / "params.safetensors").stat().st_size for name in ("half", "full")]
     assert sizes[0] < 0.6 * sizes[1]
     for ours, theirs in zip(
-        jax.tree.leaves(load_checkpoint(tmp_path / "half").params), jax.tree.leaves(rotary.params), strict=True
+        jax.tree.leaves(load_checkpoint(tmp_path / "half").params),
+        jax.tree.leaves(rotary.params),
+        strict=True,
     ):
         assert ours.dtype == np.float32
         np.testing.assert_array_equal(ours, theirs.astype(np.float16).astype(np.float32))

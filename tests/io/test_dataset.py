@@ -36,9 +36,7 @@ def data(tmp_path):
 def encodings(monkeypatch):
     """Names of the files that were encoded, rather than read from the cache."""
     made, encode_file = [], module._encode_file
-    monkeypatch.setattr(
-        module, "_encode_file", lambda path, *rest: made.append(path.name) or encode_file(path, *rest)
-    )
+    monkeypatch.setattr(module, "_encode_file", lambda path, *rest: made.append(path.name) or encode_file(path, *rest))
     return made
 
 

@@ -253,7 +253,7 @@ def test_types_that_lie_about_their_content(tmp_path):
 
 
 def test_a_pickle_leaves_nothing_behind(rotary, tmp_path):
-    """BUILD sets attributes, on the classes that stand for allowed names too: the next file must still load."""
+    """BUILD sets attributes, of the classes that stand for names as well: the next file must still load."""
     state = b"coptax._src.base\nEmptyState\n" + pickle.dumps((None, {"__new__": 3}), protocol=0)[:-1] + b"b"
     (tmp_path / "model.pkl").write_bytes(b"\x80\x02" + state + b"0}X\x06\x00\x00\x00params}s.")
     process = load_in_a_process(tmp_path / "model.pkl", rotary.path)
@@ -366,7 +366,7 @@ def test_sizes_that_shapes_do_not_tell():
 
 @pytest.mark.parametrize("heads", [3, 7, 1000, 1024])
 def test_heads_that_cannot_be(heads):
-    """1024 columns: 3, 7 and 1000 do not divide them, and 1024 heads would be 1 wide, which does not rotate."""
+    """Of 1024 columns: 3, 7 and 1000 do not divide them, and heads of width 1 do not rotate."""
     with pytest.raises(CheckpointError):
         recognise(published_shapes(layers=1), num_heads=heads)
 

@@ -106,5 +106,12 @@ def test_a_used_directory_or_other_settings_are_refused(uninterrupted, data):
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
     with pytest.raises(NumericsError, match="step"):
-        train(tmp_path / "run", TINY, TrainConfig(epochs=2, batch_size=16, learning_rate=1e30, clip_norm=1e30), data, None, Silent())
+        train(
+            tmp_path / "run",
+            TINY,
+            TrainConfig(epochs=2, batch_size=16, learning_rate=1e30, clip_norm=1e30),
+            data,
+            None,
+            Silent(),
+        )
     assert not (tmp_path / "run" / "checkpoints").exists()
