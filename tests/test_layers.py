@@ -1,4 +1,4 @@
-"""Imports go one way: cli, runs, model, then io, potentials, rewards and metrics, core, config, catalog and errors.
+"""Imports go one way: cli, runs, model, io (and potentials, rewards, metrics), core, config (catalog, errors).
 
 `import cfx` and the help of a command import nothing heavy.
 """

@@ -50,10 +50,9 @@ class ModelConfig:
     def __post_init__(self):
         if self.position not in ("rotary", "absolute"):
             raise UsageError(f"position must be rotary or absolute, not {self.position!r}")
-        sizes = {name: value for name, value in dataclasses.asdict(self).items() if isinstance(value, int)}
-        for name, value in sizes.items():
-            if value < 1:
-                raise UsageError(f"{name} must be at least 1, not {value}")
+        for name, value in dataclasses.asdict(self).items():
+            if name not in ("position", "sigma_min") and (type(value) is not int or value < 1):
+                raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}")
         if self.position == "rotary" and self.key_size % 2:
             raise UsageError(f"rotary positions need an even key_size, not {self.key_size}")
         if self.output_size < max(self.num_letters, 3 * self.coord_components):

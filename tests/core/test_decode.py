@@ -145,7 +145,7 @@ def test_the_last_slot_stays_a_pad(rotary, small):
 
 
 def assert_most_likely(model, drawn: CrystalBatch, coords: bool):
-    """Letters and species (coordinates and lattice too) are the likeliest ones at every step, but for near ties."""
+    """Letters and species (coordinates and lattice too) are the likeliest at every step, but for near ties."""
     config, group, letters = model.config, drawn.space_group, drawn.wyckoff
     raw = rows(model.params, config, drawn)
     filled = letters[:, :-1] > 0
@@ -226,11 +226,12 @@ def test_letters_are_distributed_as_the_likelihood_says(small):
     assert stats.chisquare(counts[1:], expected).pvalue > FALSE_ALARM
 
 
-def test_parameters_that_are_nan_do_not_hang(rotary):
-    """The sampler ends; what it returns is for `is_physical` and `validate` to refuse."""
+@pytest.mark.parametrize("top_p", [1.0, 0.5])
+def test_parameters_that_are_nan_do_not_hang(rotary, top_p):
+    """The sampler ends; what it returns is for `is_physical` to refuse."""
     broken = dataclasses.replace(rotary, params=jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), rotary.params))
     drawn = []
-    thread = threading.Thread(target=lambda: drawn.append(draw(broken, 225)), daemon=True)
+    thread = threading.Thread(target=lambda: drawn.append(draw(broken, 225, top_p=top_p)), daemon=True)
     thread.start()
     thread.join(60)
     assert not thread.is_alive(), "the sampler hangs"

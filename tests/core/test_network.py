@@ -36,7 +36,7 @@ def forward(params, config, tokens, cache):
 
 @compiled
 def site_rows(params, config, cache, group, letter, multiplicity, species, coords):
-    """The five tokens of a site, one by one through the decoder's step: their rows [B, 5, D] and the cache."""
+    """The five tokens of a site, one by one through the decoder's step: rows [B, 5, D] and the cache."""
     step = functools.partial(decode.next_row, params, config)
     rows = []
     for kind, value in zip(network.TOKEN_KINDS, (letter, species, *coords.T), strict=True):
@@ -151,3 +151,11 @@ def test_sizes_of_the_published_models():
 
     assert count(ModelConfig()) == 4_833_575
     assert count(ModelConfig(position="absolute")) == 4_840_295
+
+
+@pytest.mark.parametrize("position", ["rotary", "absolute"])
+def test_parameter_shapes_are_those_that_init_makes(position):
+    config = ModelConfig(position=position, num_layers=2, num_heads=3, key_size=8, model_size=12, embed_size=10)
+    params = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
+    made = {(module, name): leaf.shape for module, leaves in params.items() for name, leaf in leaves.items()}
+    assert made == network.parameter_shapes(config)

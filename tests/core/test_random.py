@@ -141,10 +141,14 @@ def test_nucleus(probabilities, top_p, kept):
     np.testing.assert_array_equal(result[0][kept], log_probs[0][kept])
 
 
-def test_nucleus_keeps_one_of_two_equal_entries():
-    """The smallest set: of two halves one is enough."""
-    result = random.nucleus(jnp.log(jnp.array([[0.5, 0.5]])), 0.5)
-    assert np.isfinite(result).sum() == 1
+@pytest.mark.parametrize(
+    ("probabilities", "top_p", "num_kept"),
+    [([0.5, 0.5], 0.5, 1), ([0.3, 0.1, 0.3, 0.3], 0.5, 2), ([0.25] * 4, 0.7, 3), ([0.4, 0.2, 0.2, 0.2], 0.5, 2)],
+)
+def test_nucleus_is_the_smallest_set_where_entries_are_equal(probabilities, top_p, num_kept):
+    result = np.asarray(random.nucleus(jnp.log(jnp.array([probabilities])), top_p))[0]
+    kept = np.array(probabilities)[np.isfinite(result)]
+    assert sorted(kept, reverse=True) == sorted(probabilities, reverse=True)[:num_kept]
 
 
 MIXTURE = VonMisesMixture(np.log([0.3, 0.7]), np.array([3.0, -1.2]), np.array([2.0, 30.0]))

@@ -30,8 +30,8 @@ def build(symbol: str, cell: Lattice, species: list[str], coords: list) -> Struc
 
 cubic, hexagonal = Lattice.cubic, Lattice.hexagonal
 TEXTBOOK = {
-    # Structure, space group, and sites: first those of the structure as it stands, then those with the origin on
-    # the other equivalent points.
+    # Structure, space group, and sites: first those of the structure as it stands, then those with the origin
+    # on the other equivalent points.
     "rock salt": (
         build("Fm-3m", cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
         225,

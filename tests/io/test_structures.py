@@ -93,7 +93,7 @@ def test_cif_of_one_block(tmp_path):
 
 
 def test_cif_of_many_blocks(tmp_path):
-    (tmp_path / "all.cif").write_text(cif() + "\n" + cif(CAESIUM))
+    (tmp_path / "all.cif").write_text("# from data_mining\n" + cif() + "\n# and data_mining\n" + cif(CAESIUM))
     assert formulas(tmp_path / "all.cif") == ["NaCl", "CsCl"]
     assert names(tmp_path / "all.cif") == ["all.cif#1", "all.cif#2"]
 

@@ -214,13 +214,19 @@ def test_inside_a_jax_array(tmp_path):
 
 def test_inside_numpy_objects(tmp_path):
     """Object arrays hold anything; so do structured types and their metadata."""
-    evil = Call(Named("builtins", "eval"), "1")
-    array = Call(RECONSTRUCT, np.ndarray, (0,), b"b", state=(1, (1,), np.dtype("O"), False, [evil]))
-    refused(tmp_path, model(extra={"w": array}), r"builtins\.eval")
-    dtype = Call(np.dtype, "V8", False, True, state=(4, "|", None, None, None, 8, 1, 0, evil))
-    refused(tmp_path, model(extra={"w": dtype}), r"builtins\.eval")
-    built = Call(RECONSTRUCT, Named("numpy", "matrix"), (0,), b"b")
-    refused(tmp_path, model(extra={"w": built}), r"numpy\.matrix")
+    marker = tmp_path / "marker"
+    evil = Call(Named("os", "system"), f"touch {marker}")
+    hidden = {
+        "in an object array": Call(RECONSTRUCT, np.ndarray, (0,), b"b", state=(1, (1,), np.dtype("O"), False, [evil])),
+        "in metadata": Call(np.dtype, "V8", False, True, state=(4, "|", None, None, None, 8, 1, 0, evil)),
+        "in a type": Call(np.dtype, evil, False, True),
+        "in a shape": Call(RECONSTRUCT, np.ndarray, (0,), b"b", state=(1, (evil,), np.dtype("f4"), False, b"")),
+    }
+    for place, content in hidden.items():
+        with pytest.raises(CheckpointError):
+            load_pickle(write(tmp_path / "model.pkl", model(extra={"w": content})))
+        assert not marker.exists(), place
+    refused(tmp_path, model(extra={"w": Call(RECONSTRUCT, Named("numpy", "matrix"), (0,), b"b")}), r"numpy\.matrix")
 
 
 def load_in_a_process(*paths: Path) -> subprocess.CompletedProcess:

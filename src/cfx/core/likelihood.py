@@ -144,7 +144,8 @@ def lattice_log_prob(mixture: heads.LatticeMixture, model_frame: jax.Array, spac
 
 def von_mises_log_prob(mixture: heads.VonMisesMixture, x: jax.Array) -> jax.Array:
     """Log-density, in the angle, of fractional coordinates x [...] under mixtures [..., Kx]."""
-    deviation = jnp.cos(2 * jnp.pi * (x[..., None] - 0.5) - mixture.loc) - 1.0
+    angle = 2 * jnp.pi * (x[..., None] - 0.5) - mixture.loc
+    deviation = -2.0 * jnp.sin(angle / 2) ** 2  # cos - 1, without the cancellation
     component = mixture.kappa * deviation - jnp.log(2 * jnp.pi * i0e(mixture.kappa))
     return logsumexp(mixture.logits + component, axis=-1)
 

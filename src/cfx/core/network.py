@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from cfx.config import ModelConfig
+from cfx.errors import CheckpointError
 
 TOKEN_KINDS = ("letter", "species", "x", "y", "z")
 """The tokens of a site, in order."""
@@ -181,6 +182,52 @@ class Block(hk.Module):
         config = self.config
         heads = _linear(config.num_heads * config.key_size, name)(inputs)
         return heads.reshape(*inputs.shape[:-1], config.num_heads, config.key_size).swapaxes(1, 2)
+
+
+def parameter_shapes(config: ModelConfig) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Shape of every parameter by (module, name), as `transform` and the embeddings create them."""
+    size, embed, layers = config.model_size, config.embed_size, config.num_layers
+    heads = (config.num_heads, config.key_size)
+    width, hidden, features = config.num_heads * config.key_size, config.widening * size, 2 * config.num_frequencies
+    shapes = {
+        ("~", "space_group"): (230, embed),
+        ("~", "letter"): (config.num_letters, embed),
+        ("~", "species"): (config.num_species, embed),
+        ("blocks/block", "value_w"): (layers, size, *heads),
+        ("blocks/block", "value_b"): (layers, *heads),
+    }
+    if config.position == "absolute":
+        shapes["~", "position"] = (TOKENS_PER_SITE * config.n_max, size)
+    linears = {"first_hidden": (embed, config.first_hidden), "first_output": (config.first_hidden, config.num_letters)}
+    linears |= {"token_letter": (2 * embed + 1, size), "token_species": (2 * embed, size)}
+    linears |= {f"token_{axis}": (embed + features, size) for axis in "xyz"}
+    linears |= {"output": (size, config.output_size)}
+    for name, shape in linears.items():
+        shapes |= {(name, "w"): shape, (name, "b"): shape[1:]}
+    stacked = {"query": (size, width), "key": (size, width), "attention_output": (width, size)}
+    stacked |= {"mlp_hidden": (size, hidden), "mlp_output": (hidden, size)}
+    for name, shape in stacked.items():
+        shapes |= {(f"blocks/block/{name}", "w"): (layers, *shape), (f"blocks/block/{name}", "b"): (layers, shape[1])}
+    for part in ("scale", "offset"):
+        shapes |= {(f"blocks/block/{name}", part): (layers, size) for name in ("attention_norm", "mlp_norm")}
+        shapes["final_norm", part] = (size,)
+    return shapes
+
+
+def check_shapes(params: hk.Params, config: ModelConfig) -> None:
+    """Checks that parameters are those of an architecture.
+
+    Raises:
+        CheckpointError: naming the first one that is missing, left over, or of another shape.
+    """
+    expected = parameter_shapes(config)
+    found = {(module, name): value.shape for module, values in params.items() for name, value in values.items()}
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            raise CheckpointError(
+                f"parameter {'/'.join(key)} has shape {found.get(key, 'none')}, where the architecture "
+                f"has {expected.get(key, 'none')}"
+            )
 
 
 def fourier_features(value: jax.Array, num_frequencies: int) -> jax.Array:

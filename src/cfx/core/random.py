@@ -34,12 +34,14 @@ def categorical(keys: jax.Array, log_probs: jax.Array, sharpness: Sharpness) -> 
 
 
 def nucleus(log_probs: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Log-probabilities [B, n] with all but the likeliest entries that reach `top_p` set to -inf; equal ones stay."""
+    """Log-probabilities [B, n] with all but the likeliest entries that reach `top_p` set to -inf."""
     ordered = jnp.sort(log_probs, axis=-1, descending=True)
     probs = jnp.exp(ordered)
     num_kept = (jnp.cumsum(probs, axis=-1) - probs < top_p).sum(-1, keepdims=True)
     least = jnp.take_along_axis(ordered, num_kept - 1, axis=-1)
-    return jnp.where(log_probs >= least, log_probs, -jnp.inf)
+    above, equal = log_probs > least, log_probs == least
+    room = num_kept - above.sum(-1, keepdims=True)  # for entries as likely as the last one kept
+    return jnp.where(above | (equal & (jnp.cumsum(equal, axis=-1) <= room)), log_probs, -jnp.inf)
 
 
 def coordinate(keys: jax.Array, mixture: VonMisesMixture, sharpness: Sharpness) -> jax.Array:
@@ -65,6 +67,7 @@ def von_mises(keys: jax.Array, kappa: jax.Array) -> jax.Array:
 
     Written in u = 1 - cos, which keeps float32 exact at any concentration.
     """
+    kappa = jnp.clip(kappa, 1e-6, 1e15)  # uniform below, a point above, to the precision of float32
     root = jnp.sqrt(1 + 4 * kappa**2)
     r = 1 + root
     one_minus_rho = (jnp.sqrt(2 * r) - 1 - 1 / (2 * kappa + root)) / (2 * kappa)

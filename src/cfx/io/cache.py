@@ -45,5 +45,5 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        elif partial.exists():
+            partial.unlink()

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from cfx.config import ModelConfig, from_dict, to_dict
+from cfx.core.network import check_shapes
 from cfx.errors import CheckpointError, UsageError
 from cfx.io.cache import replace_atomically
 
@@ -74,7 +75,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is no checkpoint directory (checkpoint.json is missing)") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}/checkpoint.json: {error}") from error
-    if content.pop("format_version", None) != FORMAT_VERSION:
+    if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
         raise CheckpointError(f"{path} has an unknown checkpoint format", "it may need a newer cfx")
     try:
         config = from_dict(ModelConfig, content.pop("model"))
@@ -84,6 +85,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     for name, value in _read(path / "params.safetensors").items():
         module, _, parameter = name.rpartition("/")
         params.setdefault(module, {})[parameter] = value.astype(np.float32)
+    try:
+        check_shapes(params, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error.message}") from None
     return Checkpoint(config, params, content)
 
 

@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,11 +103,10 @@ def load_dataset(
         DataError: if nothing can be read, or no record is a crystal.
     """
     path = Path(path)
-    digest = content_digest(path, [ENCODER_VERSION, symprec, n_max])
+    digest = content_digest(path, [ENCODER_VERSION, symprec, n_max, path.name])
     cached = cache_directory("encoded") / f"{digest}.npz"
-    if cached.exists():
-        dataset = _load(cached, digest, path.name)
-    else:
+    dataset = _load(cached, digest, path.name)
+    if dataset is None:
         dataset = _encode_file(path, digest, symprec, n_max, num_workers, on_progress)
         replace_atomically(cached, lambda partial: _save(partial, dataset))
     if not len(dataset.batch):
@@ -185,10 +186,12 @@ def _save(path: Path, dataset: EncodedDataset) -> None:
         np.savez_compressed(file, **vars(dataset.batch), text=np.frombuffer(text.encode(), np.uint8))
 
 
-def _load(path: Path, digest: str, source: str) -> EncodedDataset:
-    with np.load(path) as stored:
-        text = json.loads(stored["text"].tobytes())
-        fields = {name: stored[name] for name in stored.files if name != "text"}
-    return EncodedDataset(
-        CrystalBatch(**fields), text["names"], [tuple(pair) for pair in text["failures"]], digest, source
-    )
+def _load(path: Path, digest: str, source: str) -> EncodedDataset | None:
+    """A cached data set, or None where there is none or it is damaged: then it is made again."""
+    try:
+        with np.load(path) as stored:
+            text = json.loads(stored["text"].tobytes())
+            batch = CrystalBatch(**{name: stored[name] for name in stored.files if name != "text"})
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+    return EncodedDataset(batch, text["names"], [tuple(pair) for pair in text["failures"]], digest, source)

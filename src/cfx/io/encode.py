@@ -75,10 +75,20 @@ def encode_cell(
     if not all(0 < z < len(SYMBOLS) for z in numbers):
         raise EncodingError("an element outside 1..118")
     cell = (np.asarray(lattice, float), np.asarray(frac_coords, float), list(numbers))
+    _refuse_overlaps(*cell, symprec)
     crystal = cubic_without_search(cell, symprec) or _by_spglib(cell, symprec)
     if len(crystal.wyckoff) > max_sites:
         raise EncodingError(f"{len(crystal.wyckoff)} symmetry-inequivalent sites, more than {max_sites}")
     return crystal
+
+
+def _refuse_overlaps(lattice: np.ndarray, coords: np.ndarray, numbers: list[int], symprec: float) -> None:
+    """Refuses two elements on one point, which a symmetry search takes for a crystal like any other."""
+    difference = coords[:, None] - coords[None]
+    distance = np.linalg.norm((difference - np.rint(difference)) @ lattice, axis=-1)
+    kinds = np.array(numbers)
+    if ((distance < symprec) & (kinds[:, None] != kinds[None])).any():
+        raise EncodingError("atoms of two elements overlap")
 
 
 def _by_spglib(cell: tuple, symprec: float) -> EncodedCrystal:

@@ -14,6 +14,7 @@ import re
 import sys
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +59,7 @@ def read_records(path: Path) -> Iterator[Record]:
                 f"{path}: unknown format",
                 "cfx reads .csv, .csv.gz, .cif, .extxyz, POSCAR, and directories or zips of them",
             )
-    except (OSError, zipfile.BadZipFile, EOFError, UnicodeDecodeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}") from error
 
 
@@ -75,7 +76,7 @@ def _kind(name: str) -> str | None:
 def _parse_file(name: str, content: bytes) -> Iterator[Record]:
     if name.lower().endswith(".gz"):
         content = gzip.decompress(content)
-    text = content.decode()
+    text = content.decode("utf-8-sig")
     kind = _kind(name)
     if kind == "csv":
         yield from _csv_records(name, text)
@@ -114,9 +115,12 @@ def _extxyz_records(name: str, text: str) -> Iterator[Record]:
             start += 1
             continue
         try:
-            end = start + int(lines[start]) + 2
+            count = int(lines[start])
         except ValueError:
-            raise DataError(f"{name}: line {start + 1} is no number of atoms") from None
+            count = 0
+        if count < 1:
+            raise DataError(f"{name}: line {start + 1} is no number of atoms")
+        end = start + count + 2
         i += 1
         yield Record(f"{name}#{i}", "extxyz", "\n".join(lines[start:end]) + "\n")
         start = end

@@ -14,37 +14,95 @@ from typing import Any
 import numpy as np
 
 from cfx.config import ModelConfig
-from cfx.errors import CheckpointError
+from cfx.core.network import check_shapes
+from cfx.errors import CheckpointError, UsageError
 
 Params = dict[str, dict[str, np.ndarray]]
 
 
-class _OpaqueState(tuple):
-    """Stands for an optimiser state of a library whose classes are not imported."""
+class _Dtype:
+    """Stands for a numpy dtype of plain numbers; anything else is refused."""
 
-    def __new__(cls, *fields):
-        return super().__new__(cls, fields)
+    __slots__ = ("code",)
+
+    def __init__(self, code: Any, *_flags: Any):
+        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?(f[248]|[iu][1248]|b1)", code):
+            raise pickle.UnpicklingError("an array of something other than numbers")
+        self.code = code.lstrip("<>=|")
+
+    def __setstate__(self, state: Any) -> None:
+        # (version, byte order, subtype, names, fields, size, alignment, flags): only the byte order may say anything.
+        if not isinstance(state, tuple) or len(state) != 8 or state[1] not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError("a damaged dtype")
+        if any(part is not None for part in state[2:5]):
+            raise pickle.UnpicklingError("a structured array")
+        self.code = state[1] + self.code
 
 
-def _rebuild_jax_array(build, args, state, _aval_state) -> np.ndarray:
-    """What JAX's pickles call; `build` can only be numpy's own array builder, see `_ALLOWED`."""
-    if build is not _NUMPY_BUILD:
+class _Array:
+    """Stands for a numpy array while it is unpickled: numpy itself never sees the pickle's state."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, *_arguments: Any):
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise pickle.UnpicklingError("a damaged array")
+        _version, shape, dtype, fortran, data = state
+        self.value = _make_array(data, dtype, shape, "F" if fortran else "C")
+
+
+def _make_array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    sizes_ok = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
+    if not sizes_ok or not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray) or order not in "CF":
+        raise pickle.UnpicklingError("a damaged array")
+    return np.frombuffer(bytes(data), np.dtype(dtype.code)).reshape(shape, order=order)
+
+
+def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    """What numpy's pickles of protocol 5 call."""
+    array = _Array()
+    array.value = _make_array(data, dtype, shape, order)
+    return array
+
+
+def _rebuild_jax_array(build: Any, _arguments: Any, state: Any, _aval_state: Any) -> _Array:
+    """What JAX's pickles call: numpy's builder with the array's state."""
+    if not isinstance(build, _Function) or build.make is not _Array:
         raise pickle.UnpicklingError("a JAX array that is not made of a numpy array")
-    array = build(*args)
+    array = _Array()
     array.__setstate__(state)
     return array
 
 
-_NUMPY_BUILD = np._core.multiarray._reconstruct
+class _Function:
+    """A name the pickle may call; made anew for every file, so that no file can change it for the next."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Any):
+        self.make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.make(*arguments)
+
+
 _ALLOWED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _NUMPY_BUILD,
-    ("numpy._core.multiarray", "_reconstruct"): _NUMPY_BUILD,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _array_from_buffer,
     ("jax._src.array", "_reconstruct_array"): _rebuild_jax_array,
-    ("jax._src.device_array", "reconstruct_device_array"): _rebuild_jax_array,
 }
 _OPTAX_STATE = re.compile(r"optax\._src\.\w+")
+
+
+def _opaque_state() -> type:
+    """A fresh class that stands for an optimiser state of a library whose classes are not imported."""
+    return type("OpaqueState", (tuple,), {"__slots__": (), "__new__": lambda cls, *fields: tuple.__new__(cls, fields)})
 
 
 class RestrictedUnpickler(pickle.Unpickler):
@@ -52,13 +110,30 @@ class RestrictedUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
+            return _Function(_ALLOWED[module, name])
+        if (module, name) == ("numpy", "ndarray"):
+            return "numpy.ndarray"  # only ever an argument of `_reconstruct`
         if _OPTAX_STATE.fullmatch(module) and name.endswith("State") and name.isidentifier():
-            return _OpaqueState
+            return _opaque_state()
         raise CheckpointError(
             f"refused a pickle that asks for {module}.{name}; nothing in it was run",
             "published CrystalFormer checkpoints hold only arrays and optimiser states",
         )
+
+
+_DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+)
+"""What the unpickler raises on bytes that are no pickle."""
 
 
 def load_pickle(path: Path) -> Params:
@@ -76,30 +151,27 @@ def load_pickle(path: Path) -> Params:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", error.hint) from None
-    except (
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        MemoryError,
-        UnicodeDecodeError,
-    ) as error:
+    except _DAMAGE as error:
         raise CheckpointError(
             f"{path} is no readable pickle, or is cut short ({type(error).__name__})", "download it again"
         ) from error
     params = content.get("params", content) if isinstance(content, dict) else None
-    if not isinstance(params, dict) or not all(_is_module(module) for module in params.values()):
+    if not isinstance(params, dict) or not all(_is_module(name, module) for name, module in params.items()):
         raise CheckpointError(f"{path} holds no Haiku parameters")
-    return params
+    return {name: {part: array.value for part, array in module.items()} for name, module in params.items()}
 
 
-def _is_module(module: Any) -> bool:
-    return isinstance(module, dict) and all(
-        isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in module.values()
+def _is_module(name: Any, module: Any) -> bool:
+    return (
+        isinstance(name, str)
+        and isinstance(module, dict)
+        and all(
+            isinstance(part, str)
+            and isinstance(array, _Array)
+            and array.value is not None
+            and array.value.dtype.kind == "f"
+            for part, array in module.items()
+        )
     )
 
 
@@ -126,7 +198,8 @@ def recognise(params: Params, num_heads: int | None = None, **sizes: int | float
         num_species = embeddings["a_embeddings"].shape[0]
         model_size = params["linear_2"]["w"].shape[1]
         width = params["multi_head_attention/query"]["w"].shape[1]
-        num_layers = sum(re.fullmatch(r"multi_head_attention(_\d+)?/query", name) is not None for name in params)
+        blocks = [re.match(r"multi_head_attention_?(\d*)/", name) for name in params]
+        num_layers = 1 + max(int(match[1] or 0) for match in blocks if match)
         heads = num_heads or max(width // 64, 1)
         if width % heads:
             raise CheckpointError(f"{heads} heads do not divide the {width} columns of a query")
@@ -148,16 +221,27 @@ def recognise(params: Params, num_heads: int | None = None, **sizes: int | float
             widening=params["linear_7"]["w"].shape[1] // model_size,
             **sizes,
         )
-    except (KeyError, IndexError, TypeError) as error:
+    except (KeyError, IndexError, TypeError, ZeroDivisionError) as error:
         raise CheckpointError(f"no CrystalFormer parameters: {error} is missing or unknown") from error
+    except UsageError as error:
+        raise CheckpointError(f"no CrystalFormer parameters: {error.message}") from error
 
 
 def convert(params: Params, config: ModelConfig) -> Params:
     """Published parameters under cfx's names, layers stacked.
 
     Raises:
-        CheckpointError: where a parameter is missing or left over.
+        CheckpointError: where a parameter is missing, left over, or of another shape.
     """
+    try:
+        ours = _rename(params, config)
+    except ValueError as error:  # numpy's, on stacking or reshaping
+        raise CheckpointError(f"parameters of shapes that do not fit together: {error}") from error
+    check_shapes(ours, config)
+    return ours
+
+
+def _rename(params: Params, config: ModelConfig) -> Params:
     left = {(module, name) for module, arrays in params.items() for name in arrays}
 
     def take(module: str, name: str) -> np.ndarray:
