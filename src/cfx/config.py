@@ -108,6 +108,8 @@ class TrainConfig:
                 raise UsageError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         if self.weight_decay < 0:
             raise UsageError(f"weight_decay must not be negative, not {self.weight_decay}")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"the seed must be a non-negative 32-bit integer, not {self.seed}")
         if self.schedule not in ("constant", "cosine"):
             raise UsageError(f"schedule must be constant or cosine, not {self.schedule!r}")
 
@@ -130,7 +132,7 @@ class SampleConfig:
     seed: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
-    batch_size: int = 128
+    batch_size: int = 64
 
     def __post_init__(self):
         if not 1 <= self.space_group <= 230:

@@ -96,9 +96,10 @@ class Model:
         The request's draws are numbered 0, 1, 2, ...; the crystals are the first n with a physical lattice.
         """
         size = request.batch_size
-        group = jnp.full(size, request.space_group, jnp.int32)
-        sharpness = Sharpness(jnp.float32(request.temperature), jnp.float32(request.top_p))
-        rng_key = jax.random.key(request.seed)
+        group = np.full(size, request.space_group, np.int32)
+        sharpness = Sharpness(np.float32(request.temperature), np.float32(request.top_p))
+        # jax.random.key(seed), without dropping the upper half of a seed beyond 32 bits.
+        rng_key = jax.random.wrap_key_data(np.array([request.seed >> 32, request.seed & 0xFFFFFFFF], np.uint32))
         params = jax.tree.map(jnp.asarray, self.params)
         wanted, first, unphysical, barren = request.n, 0, 0, 0
         while wanted:

@@ -49,7 +49,9 @@ def run(arguments: list[str] | None = None) -> None:
         app(arguments, standalone_mode=True)
     except CfxError as error:
         if debug:
-            raise
+            import traceback
+
+            traceback.print_exc()
         _print_error(error.message, error.hint)
         sys.exit(error.exit_code)
 

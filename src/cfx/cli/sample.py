@@ -18,7 +18,7 @@ def command(
     seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
     temperature: Annotated[float, typer.Option(help="Below 1: likelier crystals. Above 1: bolder ones.")] = 1.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Probability kept in every categorical draw.")] = 1.0,
-    batch_size: Annotated[int, typer.Option(help="Crystals drawn at once.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Crystals drawn at once.")] = 64,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
     """Draw crystals from a model.
