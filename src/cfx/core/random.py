@@ -29,7 +29,19 @@ class Sharpness(NamedTuple):
 
 def categorical(keys: jax.Array, log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
     """Draws int32 [B] from normalised log-probabilities [B, n] with keys [B]."""
-    kept = jax.lax.cond(jnp.asarray(sharpness.top_p) < 1, lambda x: nucleus(x, sharpness.top_p), lambda x: x, log_probs)
+    # Letters, species and components are filled up to one width, so that all of them share one trace.
+    empty = max(_WIDTH - log_probs.shape[-1], 0)
+    return _categorical(keys, jnp.pad(log_probs, ((0, 0), (0, empty)), constant_values=-jnp.inf), sharpness)
+
+
+_WIDTH = 119
+
+
+@jax.jit
+def _categorical(keys: jax.Array, log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
+    kept = jax.lax.cond(
+        jnp.asarray(sharpness.top_p) < 1, lambda x: nucleus(x, sharpness.top_p), lambda x: x, log_probs
+    )
     return jax.vmap(jax.random.categorical)(keys, kept / sharpness.temperature).astype(jnp.int32)
 
 
