@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cfx.config import ModelConfig
-from cfx.core import decode, network
+from cfx.core import network
 from cfx.core.likelihood import init_params, output_rows
 from cfx.core.network import Dropout
 
@@ -36,12 +36,17 @@ def forward(params, config, tokens, cache):
 
 @compiled
 def site_rows(params, config, cache, group, letter, multiplicity, species, coords):
-    """The five tokens of a site, one by one through the decoder's step: rows [B, 5, D] and the cache."""
-    step = functools.partial(decode.next_row, params, config)
+    """The five tokens of a site, one by one, as the decoder feeds them: rows [B, 5, D] and the cache."""
+
+    def step(kind, value, cache):
+        token = network.embed_token(config, kind, group, value, multiplicity if kind == "letter" else None)
+        return network.transform(config, token[:, None], cache)
+
     rows = []
     for kind, value in zip(network.TOKEN_KINDS, (letter, species, *coords.T), strict=True):
-        row, cache = step(cache, kind, group, value, multiplicity if kind == "letter" else None)
-        rows.append(row)
+        row, keys, inputs = hk.transform(functools.partial(step, kind, value, cache)).apply(params, None)
+        cache = network.append(cache, keys, inputs)
+        rows.append(row[:, 0])
     return jnp.stack(rows, axis=1), cache
 
 

@@ -1,4 +1,4 @@
-"""The sampler: crystals drawn site by site with a cache of keys (MODEL: 2403.15734, Algorithm 1).
+"""The sampler: crystals drawn token by token with a cache of keys (MODEL: 2403.15734, Algorithm 1).
 
 Draw number j of a seed has a key of its own, from which all its random numbers derive: it is the same crystal
 whatever else is drawn beside it. Space groups, seed and sharpness are traced, so that one compilation of a batch
@@ -35,19 +35,19 @@ class Drawn(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Between two sites.
+    """Between two tokens.
 
     Attributes:
-        site: int32 scalar, the site to draw next.
-        cache: what the network remembers.
-        next_letter: log-probabilities [B, letters] of the site's letter.
-        lattice_row: [B, output_size], the row after the first pad of crystals that have one.
+        step: int32 scalar, tokens drawn so far; the next is of kind step % 5 and belongs to site step // 5.
+        is_open: bool [B], crystals that have not drawn their pad yet.
+        row: [B, output_size], the network's row after the last token.
+        lattice_row: [B, output_size], the row after the pad of crystals that have one.
         crystals, log_prob: so far.
     """
 
-    site: jax.Array
-    cache: network.Cache
-    next_letter: jax.Array
+    step: jax.Array
+    is_open: jax.Array
+    row: jax.Array
     lattice_row: jax.Array
     crystals: CrystalBatch
     log_prob: LogProb
@@ -73,106 +73,107 @@ def decode(
         sharpness: temperature and top-p.
     """
     crystal_keys = jax.vmap(jax.random.fold_in, (None, 0))(rng_key, draws)
+    num_tokens = network.TOKENS_PER_SITE * config.n_max
+    state = _start(params, config, space_group)
+    raw = hk.transform(lambda: network.first_letter(config, space_group)).apply(params, None)
+    first_letter = heads.first_letter_logits(raw, space_group)
 
-    def unfinished(state: _State) -> jax.Array:
-        is_open = (state.crystals.wyckoff > 0).sum(1) == state.site
-        return (state.site < config.n_max) & is_open.any()
+    def draw_token(carry: tuple[_State, network.Cache]) -> tuple[_State, network.Cache]:
+        state, cache = carry
+        keys = jax.vmap(jax.random.fold_in, (0, None))(crystal_keys, state.step)
+        kinds = (
+            lambda state: _draw_letter(params, config, first_letter, keys, sharpness, state),
+            lambda state: _draw_species(params, config, keys, sharpness, state),
+            lambda state: _draw_coordinate(params, config, keys, sharpness, state),
+        )
+        was_open = state.is_open
+        kind = jnp.minimum(state.step % network.TOKENS_PER_SITE, 2)
+        state, token = jax.lax.switch(kind, kinds, state)
+        transformer = hk.transform(lambda: network.transform(config, token[:, None], cache))
+        rows, keys, inputs = transformer.apply(params, None)
+        row, closed = rows[:, 0], was_open & ~state.is_open
+        lattice_row = jnp.where(closed[:, None], row, state.lattice_row)
+        state = state._replace(step=state.step + 1, row=row, lattice_row=lattice_row)
+        return state, network.append(cache, keys, inputs)
 
-    step = functools.partial(_draw_site, params, config, crystal_keys, sharpness)
-    state = jax.lax.while_loop(unfinished, step, _start(params, config, space_group))
-    crystals = state.crystals
-    lattice_keys = jax.vmap(jax.random.fold_in, (0, None))(crystal_keys, config.n_max)
+    cache = network.empty_cache(config, len(draws), num_tokens, state.row.dtype)
+    state, _ = jax.lax.while_loop(lambda carry: carry[0].is_open.any(), draw_token, (state, cache))
+    lattice_keys = jax.vmap(jax.random.fold_in, (0, None))(crystal_keys, num_tokens)
     mixture = heads.lattice_mixture(state.lattice_row, config)
     drawn = random.lattice(lattice_keys, mixture, sharpness)
-    cell = lattice.to_physical_frame(drawn, crystals.num_atoms, jnp)
-    crystals = dataclasses.replace(crystals, lattice=lattice.impose_system(cell, space_group, jnp))
+    cell = lattice.to_physical_frame(drawn, state.crystals.num_atoms, jnp)
+    crystals = dataclasses.replace(state.crystals, lattice=lattice.impose_system(cell, space_group, jnp))
     return Drawn(crystals, dataclasses.replace(state.log_prob, lattice=lattice_log_prob(mixture, drawn, space_group)))
 
 
 def _start(params: hk.Params, config: ModelConfig, space_group: jax.Array) -> _State:
     size, dtype = space_group.shape[0], params["output"]["w"].dtype
-    raw = hk.transform(lambda: network.first_letter(config, space_group)).apply(params, None)
-    slots = jnp.zeros((size, config.n_max), jnp.int32)
+    slots, row = jnp.zeros((size, config.n_max), jnp.int32), jnp.zeros((size, config.output_size), dtype)
+    coords = jnp.zeros((size, config.n_max, 3), dtype)
     return _State(
-        site=jnp.zeros((), jnp.int32),
-        cache=network.empty_cache(config, size, network.TOKENS_PER_SITE * config.n_max, dtype),
-        next_letter=heads.first_letter_logits(raw, space_group),
-        lattice_row=jnp.zeros((size, config.output_size), dtype),
-        crystals=CrystalBatch(
-            space_group, jnp.zeros((size, 6), dtype), jnp.zeros((size, config.n_max, 3), dtype), slots, slots
-        ),
+        step=jnp.zeros((), jnp.int32),
+        is_open=jnp.ones(size, bool),
+        row=row,
+        lattice_row=row,
+        crystals=CrystalBatch(space_group, jnp.zeros((size, 6), dtype), coords, slots, slots),
         log_prob=LogProb(*jnp.zeros((4, size), dtype)),
     )
 
 
-def _draw_site(params, config: ModelConfig, crystal_keys, sharpness, state: _State) -> _State:
-    """Draws site `state.site` of every crystal; finished crystals draw one more pad."""
-    crystals, site, cache, log_prob = state.crystals, state.site, state.cache, state.log_prob
-    group = crystals.space_group
-    keys = random.split_each(jax.vmap(jax.random.fold_in, (0, None))(crystal_keys, site), network.TOKENS_PER_SITE)
+# Each kind of draw takes the state to the next, and gives the token [B, model_size] that tells the network of it.
+# Finished crystals draw pads.
 
-    letter = random.categorical(keys[0], state.next_letter, sharpness)
-    letter = jnp.where(site == config.n_max - 1, 0, letter)
-    was_open = (crystals.wyckoff > 0).sum(1) == site
-    letter = jnp.where(was_open, letter, 0)
-    letter_log_prob = jnp.where(was_open, pick(state.next_letter, letter), 0.0)
+
+def _draw_letter(params, config: ModelConfig, first_letter, keys, sharpness, state: _State):
+    crystals, site = state.crystals, state.step // network.TOKENS_PER_SITE
+    group, before = crystals.space_group, crystals.wyckoff[:, site - 1]
+    following = heads.next_letter_logits(state.row, group, before, config.num_letters)
+    log_probs = jnp.where(site == 0, first_letter, following)
+    drawn = random.categorical(keys, log_probs, sharpness)
+    letter = jnp.where(state.is_open & (site < config.n_max - 1), drawn, 0)
+    log_prob = state.log_prob.wyckoff + jnp.where(state.is_open, pick(log_probs, letter), 0.0)
     multiplicity = jnp.asarray(symmetry_table().multiplicity)[group - 1, letter]
-    row, cache = next_row(params, config, cache, "letter", group, letter, multiplicity)
-    lattice_row = jnp.where((was_open & (letter == 0))[:, None], row, state.lattice_row)
-
-    species_log_probs = heads.species_logits(row, letter, config.num_species)
-    species = random.categorical(keys[1], species_log_probs, sharpness)
-    row, cache = next_row(params, config, cache, "species", group, species)
-
-    point = jnp.zeros((group.shape[0], 3), state.lattice_row.dtype)
-    coords_log_prob = log_prob.coords
-    for axis, kind in enumerate("xyz"):
-        value, value_log_prob = _draw_coordinate(config, keys[2 + axis], row, group, letter, point, axis, sharpness)
-        point, coords_log_prob = point.at[:, axis].set(value), coords_log_prob + value_log_prob
-        row, cache = next_row(params, config, cache, kind, group, value)
-
-    return _State(
-        site + 1,
-        cache,
-        heads.next_letter_logits(row, group, letter, config.num_letters),
-        lattice_row,
-        CrystalBatch(
-            group,
-            crystals.lattice,
-            crystals.frac_coords.at[:, site].set(point),
-            crystals.species.at[:, site].set(species),
-            crystals.wyckoff.at[:, site].set(letter),
-        ),
-        LogProb(
-            log_prob.wyckoff + letter_log_prob,
-            log_prob.species + pick(species_log_probs, species),
-            coords_log_prob,
-            log_prob.lattice,
-        ),
+    state = state._replace(
+        is_open=state.is_open & (letter > 0),
+        crystals=dataclasses.replace(crystals, wyckoff=crystals.wyckoff.at[:, site].set(letter)),
+        log_prob=dataclasses.replace(state.log_prob, wyckoff=log_prob),
     )
+    return state, _embed(params, config, "letter", group, letter, multiplicity)
 
 
-@functools.partial(jax.jit, static_argnames="config")  # traced once for the three coordinates
-def _draw_coordinate(config: ModelConfig, keys, row, group, letter, point, axis, sharpness):
-    """Draws coordinate `axis` of the points [B, 3], those before it given; also its log-density, 0 where tied down."""
-    mixture = heads.coordinate_mixture(row, config)
-    point = point.at[:, axis].set(random.coordinate(keys, mixture, sharpness))
+def _draw_species(params, config: ModelConfig, keys, sharpness, state: _State):
+    crystals, site = state.crystals, state.step // network.TOKENS_PER_SITE
+    log_probs = heads.species_logits(state.row, crystals.wyckoff[:, site], config.num_species)
+    species = random.categorical(keys, log_probs, sharpness)
+    log_prob = state.log_prob.species + pick(log_probs, species)
+    state = state._replace(
+        crystals=dataclasses.replace(crystals, species=crystals.species.at[:, site].set(species)),
+        log_prob=dataclasses.replace(state.log_prob, species=log_prob),
+    )
+    return state, _embed(params, config, "species", crystals.space_group, species)
+
+
+def _draw_coordinate(params, config: ModelConfig, keys, sharpness, state: _State):
+    crystals = state.crystals
+    site, kind = jnp.divmod(state.step, network.TOKENS_PER_SITE)
+    axis, group, letter = kind - 2, crystals.space_group, crystals.wyckoff[:, site]
+    mixture = heads.coordinate_mixture(state.row, config)
+    point = crystals.frac_coords[:, site].at[:, axis].set(random.coordinate(keys, mixture, sharpness))
     value = project(group, letter, point)[:, axis]
     free = jnp.asarray(symmetry_table().free_mask)[group - 1, letter, axis]
-    return value, jnp.where(free, von_mises_log_prob(mixture, value), 0.0)
+    log_prob = state.log_prob.coords + jnp.where(free, von_mises_log_prob(mixture, value), 0.0)
+    state = state._replace(
+        crystals=dataclasses.replace(crystals, frac_coords=crystals.frac_coords.at[:, site, axis].set(value)),
+        log_prob=dataclasses.replace(state.log_prob, coords=log_prob),
+    )
+    # One trace for three axes: the weights of this one stand in for those of x.
+    weights = jax.tree.map(lambda *each: jnp.stack(each)[axis], *(params[f"token_{name}"] for name in "xyz"))
+    return state, _embed({**params, "token_x": weights}, config, "x", group, value)
 
 
-def next_row(params, config: ModelConfig, cache: network.Cache, kind: str, space_group, value, multiplicity=None):
-    """Feeds one token to the network: its raw output row [B, output_size] and the cache that now holds it."""
+def _embed(params, config: ModelConfig, kind: str, space_group, value, multiplicity=None) -> jax.Array:
     embed = hk.transform(lambda: network.embed_token(config, kind, space_group, value, multiplicity))
-    return _advance(params, config, cache, embed.apply(params, None)[:, None])
-
-
-@functools.partial(jax.jit, static_argnames="config")  # traced once for the five tokens of a site
-def _advance(params, config: ModelConfig, cache: network.Cache, token: jax.Array):
-    transformer = hk.transform(lambda: network.transform(config, token, cache))
-    rows, keys, inputs = transformer.apply(params, None)
-    return rows[:, 0], network.append(cache, keys, inputs)
+    return embed.apply(params, None)
 
 
 def project(space_group: jax.Array, letter: jax.Array, point: jax.Array) -> jax.Array:

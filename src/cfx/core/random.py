@@ -39,9 +39,7 @@ _WIDTH = 119
 
 @jax.jit
 def _categorical(keys: jax.Array, log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
-    kept = jax.lax.cond(
-        jnp.asarray(sharpness.top_p) < 1, lambda x: nucleus(x, sharpness.top_p), lambda x: x, log_probs
-    )
+    kept = jax.lax.cond(jnp.asarray(sharpness.top_p) < 1, lambda x: nucleus(x, sharpness.top_p), lambda x: x, log_probs)
     return jax.vmap(jax.random.categorical)(keys, kept / sharpness.temperature).astype(jnp.int32)
 
 

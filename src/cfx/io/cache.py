@@ -37,9 +37,13 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
         write(partial)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(partial, path)
+        if path.is_dir():  # no directory replaces another: the old one steps aside first
+            old = path.with_name(f"{path.name}.old-{os.getpid()}")
+            os.replace(path, old)
+            os.replace(partial, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(partial, path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

@@ -115,7 +115,8 @@ def cubic_without_search(cell: tuple, symprec: float) -> EncodedCrystal | None:
 
     In Pm-3m, Fm-3m and Im-3m a change of axes is a symmetry of the crystal, so that the setting is a choice of
     origin only. Where the input's origin already is a standard one (a point of symmetry m-3m), spglib keeps it; and
-    where every atom sits on a position without a free coordinate, nothing else is left to choose.
+    where every atom sits on a position without a free coordinate, nothing else is left to choose. (With noise of
+    1e-8 angstrom on the input spglib itself may move the origin, to an equivalent one.)
     """
     dataset = _moyo(cell, symprec)
     if dataset is None or dataset.number not in CUBIC_HOLOHEDRAL:

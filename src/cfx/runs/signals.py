@@ -49,3 +49,6 @@ class Interrupted(CfxError):
     def __init__(self, signum: int, message: str):
         super().__init__(message)
         self.exit_code = 128 + signum
+
+    def __reduce__(self):
+        return type(self), (self.exit_code - 128, self.message)
