@@ -36,6 +36,7 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         if path.is_dir():  # no directory replaces another: the old one steps aside first
             old = path.with_name(f"{path.name}.old-{os.getpid()}")

@@ -89,6 +89,7 @@ class _Run:
         }
 
     def execute(self, resume: bool) -> TrainResult:
+        """Trains from the beginning, or from the latest checkpoint, to the last step."""
         state, step = self._restore() if resume else self._start()
         loss = None
         with StopRequest() as stop, self.reporter.progress("training", self.num_steps) as progress:
@@ -208,7 +209,6 @@ class _Run:
             "run": self.settings,
             "space_groups": {str(i + 1): int(n) for i, n in enumerate(self.data.space_group_counts()) if n},
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path, Checkpoint(self.model, state.params, info), state.opt_state if with_opt_state else None)
 
     def _append_metrics(self, line: dict[str, Any]) -> None:
