@@ -32,9 +32,7 @@ def command(
 
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import start_jax
-    from cfx.io.writers import check_target
 
-    check_target(output, force)
     reporter = ConsoleReporter()
     start_jax(reporter)
 

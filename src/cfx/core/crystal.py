@@ -92,6 +92,20 @@ class CrystalBatch:
             fit(self.wyckoff),
         )
 
+    def atoms(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """All atoms of one conventional cell (numpy): coordinates [n, 3], and the site [n] each belongs to."""
+        group, letters = int(self.space_group[row]), self.wyckoff[row]
+        orbits = [orbit(group, int(letters[i]), self.frac_coords[row, i]) for i in np.flatnonzero(letters)]
+        return np.concatenate(orbits), np.repeat(np.arange(len(orbits)), [len(points) for points in orbits])
+
+    def composition(self, row: int) -> dict[int, int]:
+        """Atomic number -> atoms in one conventional cell (numpy)."""
+        counts: dict[int, int] = {}
+        for number, multiplicity in zip(self.species[row], self.multiplicity[row], strict=True):
+            if number:
+                counts[int(number)] = counts.get(int(number), 0) + int(multiplicity)
+        return counts
+
     def to_structures(self) -> list:
         """pymatgen Structures of the conventional cells, one a crystal.
 
@@ -100,21 +114,15 @@ class CrystalBatch:
         from pymatgen.core import Lattice, Structure
 
         batch, structures = self.numpy(), []
-        for group, cell, coords, species, letters in zip(
-            batch.space_group, batch.lattice, batch.frac_coords, batch.species, batch.wyckoff, strict=True
-        ):
-            sites = range(int((letters > 0).sum()))
-            orbits = [orbit(group, letters[i], coords[i]) for i in sites]
-            repeat = [len(points) for points in orbits]
+        for row in range(len(batch)):
+            coords, site = batch.atoms(row)
+            letters = batch.wyckoff[row][site]
             structures.append(
                 Structure(
-                    Lattice.from_parameters(*cell.astype(float)),
-                    np.repeat([SYMBOLS[species[i]] for i in sites], repeat),
-                    np.concatenate(orbits),
-                    site_properties={
-                        "wyckoff": np.repeat([LETTERS[letters[i]] for i in sites], repeat).tolist(),
-                        "site": np.repeat(sites, repeat).tolist(),
-                    },
+                    Lattice.from_parameters(*batch.lattice[row].astype(float)),
+                    [SYMBOLS[number] for number in batch.species[row][site]],
+                    coords,
+                    site_properties={"wyckoff": [LETTERS[letter] for letter in letters], "site": site.tolist()},
                 )
             )
         return structures

@@ -79,6 +79,7 @@ def decode(
     first_letter = heads.first_letter_logits(raw, space_group)
 
     def draw_token(carry: tuple[_State, network.Cache]) -> tuple[_State, network.Cache]:
+        """Draws the next token of every crystal and shows it to the network."""
         state, cache = carry
         keys = jax.vmap(jax.random.fold_in, (0, None))(crystal_keys, state.step)
         kinds = (

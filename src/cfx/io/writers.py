@@ -31,9 +31,7 @@ def cif_block(name: str, crystals: CrystalBatch, row: int, remarks: dict[str, st
     sites = range(int((crystals.wyckoff[row] > 0).sum()))
     letters, species = crystals.wyckoff[row], crystals.species[row]
     multiplicity = symmetry_table().multiplicity[group - 1, letters]
-    counts: dict[str, int] = {}
-    for i in sites:
-        counts[SYMBOLS[species[i]]] = counts.get(SYMBOLS[species[i]], 0) + int(multiplicity[i])
+    counts = {SYMBOLS[number]: count for number, count in crystals.composition(row).items()}
     cell = zip(
         ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"),
         crystals.lattice[row],

@@ -13,7 +13,6 @@ from cfx.config import SampleConfig
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import formula
 from cfx.core.lattice import cell_vectors
-from cfx.core.symmetry import orbit
 from cfx.io.encode import find_space_group
 from cfx.io.writers import check_target, cif_block, growing_file
 from cfx.model import Draws, Model
@@ -83,10 +82,7 @@ def sample(
 
 def _block(model: Model, request: SampleConfig, draws: Draws, row: int, index: int, found: int | None) -> str:
     crystals = draws.crystals
-    counts: Counter[int] = Counter()
-    for species, multiplicity in zip(crystals.species[row], crystals.multiplicity[row], strict=True):
-        if species:
-            counts[int(species)] += int(multiplicity)
+    counts = crystals.composition(row)
     divisor = np.gcd.reduce(list(counts.values()))
     reduced = formula({z: n // divisor for z, n in counts.items()})
     parts = {f"log_prob_{name}": float(value[row]) for name, value in draws.log_prob.parts().items()}
@@ -105,12 +101,6 @@ def _block(model: Model, request: SampleConfig, draws: Draws, row: int, index: i
 
 def conventional_cell(crystals: CrystalBatch, row: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Row vectors (angstrom), coordinates [n, 3] and atomic numbers [n] of all atoms of one crystal."""
-    group = int(crystals.space_group[row])
-    sites = range(int((crystals.wyckoff[row] > 0).sum()))
-    orbits = [orbit(group, int(crystals.wyckoff[row, i]), crystals.frac_coords[row, i]) for i in sites]
-    numbers = [int(crystals.species[row, i]) for i in sites for _ in orbits[i]]
-    return (
-        cell_vectors(np.asarray(crystals.lattice[row : row + 1], float))[0],
-        np.concatenate(orbits),
-        numbers,
-    )
+    coords, site = crystals.atoms(row)
+    vectors = cell_vectors(np.asarray(crystals.lattice[row : row + 1], float))[0]
+    return vectors, coords, crystals.species[row][site].tolist()
