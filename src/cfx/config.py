@@ -115,30 +115,88 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class Template:
+    """A given arrangement of sites, in the order of their letters.
+
+    Attributes:
+        letters: Wyckoff letters, as ("a", "b", "e"); empty leaves them free.
+        species: for each site the symbols it may take; an empty list, or none for a site, means all.
+        tied: groups of sites (0 is the first) that share one species.
+        frac_coords: of each site, kept instead of drawn; empty: drawn.
+        lattice: a, b, c (angstrom), alpha, beta, gamma (degree), kept instead of drawn; empty: drawn.
+    """
+
+    letters: tuple[str, ...] = ()
+    species: tuple[tuple[str, ...], ...] = ()
+    tied: tuple[tuple[int, ...], ...] = ()
+    frac_coords: tuple[tuple[float, float, float], ...] = ()
+    lattice: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class SampleConfig:
     """What to sample.
 
     Attributes:
-        space_group: number of the space group, 1 to 230.
+        space_groups: numbers, 1 to 230; crystal i takes the i-th of them, over and over.
+        weights: for each of `space_groups`, how likely it is drawn; empty: they take turns.
         n: crystals wanted.
         seed: of all random draws.
         temperature: divides logits and concentrations, widens lattice components; 1 is the model itself.
         top_p: share of the probability kept in every categorical draw; 1 is the model itself.
-        batch_size: crystals drawn at once.
+        batch_size: crystals drawn at once; None chooses by device and request.
+        shard: (k, m): only the k-th of m parts of the request.
+        elements: symbols allowed; empty: all.
+        exclude: symbols not allowed.
+        radioactive: allow elements without a stable isotope.
+        require: symbols that every crystal contains.
+        formula: reduced composition as (symbol, count); empty: free.
+        bias: (symbol, nats) added to the logit of an element.
+        max_atoms: most atoms in the conventional cell.
+        max_sites: most symmetry-inequivalent sites.
+        template: an arrangement of sites to fill.
+        exact: draw from the model itself and reject what the request does not allow, instead of masking the draws.
+        refine: steps of Markov-chain Monte Carlo on species and coordinates after the draw.
+        unique: no crystal twice.
+        min_distance: smallest distance between atoms, angstrom.
+        keep_invalid: keep crystals without a physical lattice or with atoms too close.
+        max_attempts: at one crystal, before giving up.
     """
 
-    space_group: int
+    space_groups: tuple[int, ...]
     n: int = 1
     seed: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
-    batch_size: int = 64
+    batch_size: int | None = None
+    weights: tuple[float, ...] = ()
+    shard: tuple[int, int] = (1, 1)
+    elements: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    radioactive: bool = True
+    require: tuple[str, ...] = ()
+    formula: tuple[tuple[str, int], ...] = ()
+    bias: tuple[tuple[str, float], ...] = ()
+    max_atoms: int | None = None
+    max_sites: int | None = None
+    template: Template = Template()
+    exact: bool = False
+    refine: int = 0
+    unique: bool = False
+    min_distance: float = 0.0
+    keep_invalid: bool = False
+    max_attempts: int = 10_000
 
     def __post_init__(self):
-        if not 1 <= self.space_group <= 230:
-            raise UsageError(f"there is no space group {self.space_group}", "space groups run from 1 to 230")
-        for name in ("n", "batch_size"):
-            if getattr(self, name) < 1:
+        if not self.space_groups:
+            raise UsageError("no space group", "space groups run from 1 to 230")
+        for group in self.space_groups:
+            if not 1 <= group <= 230:
+                raise UsageError(f"there is no space group {group}", "space groups run from 1 to 230")
+        if self.weights and (len(self.weights) != len(self.space_groups) or min(self.weights) < 0):
+            raise UsageError("there must be one weight, not negative, for each space group")
+        for name in ("n", "batch_size", "max_atoms", "max_sites", "max_attempts"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not self.temperature > 0:
             raise UsageError(f"the temperature must be positive, not {self.temperature}")
@@ -146,6 +204,16 @@ class SampleConfig:
             raise UsageError(f"top-p must be above 0 and at most 1, not {self.top_p}")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"the seed must be a non-negative 63-bit integer, not {self.seed}")
+        if not 1 <= self.shard[0] <= self.shard[1]:
+            raise UsageError(f"there is no shard {self.shard[0]} of {self.shard[1]}", "write --shard 3/16")
+        if self.refine < 0 or self.min_distance < 0:
+            raise UsageError("steps of refinement and distances must not be negative")
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the crystals in this shard of the request."""
+        part, parts = self.shard
+        return range(self.n * (part - 1) // parts, self.n * part // parts)
 
 
 MINI = ModelConfig(num_layers=4, num_heads=4, key_size=32, model_size=128, first_hidden=128)

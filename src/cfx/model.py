@@ -3,51 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from cfx import sampling
 from cfx.catalog import AUTO, MODELS
 from cfx.config import ModelConfig, SampleConfig
-from cfx.core import likelihood
+from cfx.core import likelihood, policy
 from cfx.core.batches import iterate
 from cfx.core.crystal import CrystalBatch, concatenate, validate
-from cfx.core.decode import Drawn, decode
-from cfx.core.lattice import is_physical
 from cfx.core.likelihood import LogProb, init_params
-from cfx.core.random import Sharpness
-from cfx.errors import CheckpointError, NumericsError
+from cfx.errors import CheckpointError
 from cfx.io import upstream
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-
-HOPELESS = 5000
-"""Unphysical draws in a row after which sampling gives up."""
-
-
-@dataclass(frozen=True)
-class Draws:
-    """One batch of a request.
-
-    Attributes:
-        crystals: those with a physical lattice, in order of their draw number.
-        log_prob: of these.
-        numbers: int [B], their draw numbers.
-        num_drawn: how many draws of the request have been used up so far.
-        num_unphysical: how many of them were unphysical.
-    """
-
-    crystals: CrystalBatch
-    log_prob: LogProb
-    numbers: np.ndarray
-    num_drawn: int
-    num_unphysical: int
+from cfx.sampling import Draws, Resumed
 
 
 @dataclass(frozen=True)
@@ -72,55 +47,45 @@ class Model:
         return cls("untrained", config, init_params(config, jax.random.key(seed)))
 
     def sample(
-        self, space_group: int, n: int = 1, seed: int = 0, temperature: float = 1.0, top_p: float = 1.0
+        self,
+        space_group: int | Sequence[int],
+        n: int = 1,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        **wishes: Any,
     ) -> CrystalBatch:
-        """Draws `n` crystals with physical lattices.
+        """Draws `n` crystals.
 
         Args:
-            space_group: 1 to 230.
+            space_group: 1 to 230; of several, the crystals take turns.
             n: crystals.
             seed: the same seed gives the same crystals.
             temperature: below 1 sharpens every distribution, above 1 flattens it.
             top_p: share of the probability kept in every categorical draw.
+            **wishes: any other field of `SampleConfig`, as elements=("La", "Ni", "O").
 
         Raises:
-            UsageError: for values out of range.
-            NumericsError: if the model gives no physical lattice.
+            UsageError: for values out of range, and wishes that cannot be met.
+            NumericsError: if the model gives no acceptable crystal.
         """
-        request = SampleConfig(space_group, n, seed, temperature, top_p)
+        groups = (space_group,) if isinstance(space_group, (int, np.integer)) else tuple(space_group)
+        request = SampleConfig(tuple(map(int, groups)), n, seed, temperature, top_p, **wishes)
         return concatenate([draws.crystals for draws in self.draws(request)])
 
-    def draws(self, request: SampleConfig) -> Iterator[Draws]:
-        """The crystals of a request, batch by batch.
+    def draws(self, request: SampleConfig, resumed: Resumed | None = None) -> Iterator[Draws]:
+        """The crystals of a request, in order, as they are ready; see `sampling.draw`."""
+        return sampling.draw(self.params, self.config, request, resumed)
 
-        The request's draws are numbered 0, 1, 2, ...; the crystals are the first n with a physical lattice.
+    def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
+        """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.
+
+        Raises:
+            DataError: if they are no crystals the model can read.
+            UsageError: if the request cannot be met.
         """
-        size = request.batch_size
-        group = np.full(size, request.space_group, np.int32)
-        sharpness = Sharpness(np.float32(request.temperature), np.float32(request.top_p))
-        # jax.random.key(seed), without dropping the upper half of a seed beyond 32 bits.
-        rng_key = jax.random.wrap_key_data(np.array([request.seed >> 32, request.seed & 0xFFFFFFFF], np.uint32))
-        params = jax.tree.map(jnp.asarray, self.params)
-        wanted, first, unphysical, barren = request.n, 0, 0, 0
-        while wanted:
-            numbers = np.arange(first, first + size, dtype=np.uint32)
-            drawn: Drawn = jax.device_get(decode(params, self.config, rng_key, numbers, group, sharpness))
-            good = is_physical(drawn.crystals.lattice) & np.isfinite(drawn.crystals.frac_coords).all((1, 2))
-            keep = np.flatnonzero(good)[:wanted]
-            last = keep[-1] + 1 if len(keep) == wanted else size
-            unphysical += int((~good[:last]).sum())
-            barren = 0 if len(keep) else barren + size
-            if barren >= HOPELESS:
-                raise NumericsError(
-                    f"model {self.name}: {barren} draws in a row in space group {request.space_group} "
-                    "gave no physical lattice",
-                    "try a lower --temperature, or a trained model",
-                )
-            wanted -= len(keep)
-            if len(keep):
-                crystals, log_prob = jax.tree.map(operator.itemgetter(keep), (drawn.crystals, drawn.log_prob))
-                yield Draws(crystals, log_prob, numbers[keep], first + int(last), unphysical)
-            first += size
+        in_force = sampling.request_policy(request, self.config)
+        return self._score(batch, batch_size, lambda part: _policy_log_prob(self.params, self.config, part, in_force))
 
     def log_prob(self, batch: CrystalBatch, batch_size: int = 64) -> LogProb:
         """Published log-probability of crystals, nats, as numpy arrays.
@@ -132,12 +97,14 @@ class Model:
         Raises:
             DataError: if they are no crystals the model can read.
         """
+        return self._score(batch, batch_size, lambda part: _log_prob(self.params, self.config, part))
+
+    def _score(self, batch: CrystalBatch, batch_size: int, score: Callable[[CrystalBatch], LogProb]) -> LogProb:
         batch = batch.numpy().with_slots(self.config.n_max)
         validate(batch, self.config.num_species)
         result = np.zeros((4, len(batch)), np.float32)
         for rows, part, _ in iterate(batch, batch_size):
-            scored = _log_prob(self.params, self.config, part)
-            result[:, rows] = np.stack(list(scored.parts().values()))[:, : len(rows)]
+            result[:, rows] = np.stack(list(score(part).parts().values()))[:, : len(rows)]
         return LogProb(*result)
 
     def save(self, path: str | Path, dtype: str | None = None) -> None:
@@ -156,6 +123,7 @@ class Model:
 
 
 _log_prob = jax.jit(likelihood.log_prob, static_argnums=1)
+_policy_log_prob = jax.jit(policy.policy_log_prob, static_argnums=1)
 
 
 def load_model(name: str | Path, num_heads: int | None = None, **sizes: int | float) -> Model:

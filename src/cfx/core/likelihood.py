@@ -68,10 +68,7 @@ def _forward(config: ModelConfig, batch: CrystalBatch, dropout: network.Dropout)
         tokens = network.embed_sites(
             config, batch.space_group, batch.wyckoff, batch.multiplicity, batch.species, batch.frac_coords
         )[:, : network.TOKENS_PER_SITE * (batch.num_slots - 1) + 1]
-        rows, _, _ = network.transform(
-            config, tokens, network.empty_cache(config, len(batch), 0, tokens.dtype), dropout
-        )
-        return OutputRows(network.first_letter(config, batch.space_group), rows)
+        return OutputRows(network.first_letter(config, batch.space_group), network.transform(config, tokens, dropout))
 
     return hk.transform(forward)
 

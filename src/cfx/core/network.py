@@ -1,12 +1,11 @@
-"""The CrystalFormer transformer: one forward pass that training, scoring and decoding share.
+"""The CrystalFormer transformer: the forward pass of training and scoring (MODEL: 2403.15734, Section "Transformer").
 
 A crystal is the token sequence W_0 A_0 X_0 Y_0 Z_0 W_1 ...; the output row of a token predicts the next one. The
-network attends from a run of tokens to itself (causally) and to a cache of tokens before it. Training and scoring
-run it once with an empty cache; the decoder runs it token by token (MODEL: 2403.15734, Section "Transformer").
+decoder runs the same network a token at a time: `incremental`.
 
-The cache holds, for each layer, rotated keys and the layer's normalised input. Values are not cached: the
-attention-weighted sum of the inputs, projected once, equals the sum of projected values, and the input is
-num_heads * key_size / model_size times narrower (16 times in the published configuration).
+Values are not projected one by one: the attention-weighted sum of the layer's inputs, projected once, equals the sum of
+projected values, and the input is num_heads * key_size / model_size times narrower (16 times in the published
+configuration).
 """
 
 from __future__ import annotations
@@ -34,40 +33,6 @@ class Dropout(NamedTuple):
 
 
 NO_DROPOUT = Dropout()
-
-
-class Cache(NamedTuple):
-    """What the layers remember of earlier tokens.
-
-    Attributes:
-        keys: [layers, B, heads, T, key_size].
-        inputs: [layers, B, T, model_size], normalised inputs of the attention.
-        length: int32 scalar, how many of the T places are filled.
-    """
-
-    keys: jax.Array
-    inputs: jax.Array
-    length: jax.Array
-
-
-def empty_cache(config: ModelConfig, batch_size: int, num_tokens: int, dtype=jnp.float32) -> Cache:
-    """A cache with room for `num_tokens` tokens; zero of them for a plain forward pass."""
-    layers, keys = config.num_layers, (config.num_heads, num_tokens, config.key_size)
-    return Cache(
-        jnp.zeros((layers, batch_size, *keys), dtype),
-        jnp.zeros((layers, batch_size, num_tokens, config.model_size), dtype),
-        jnp.zeros((), jnp.int32),
-    )
-
-
-def append(cache: Cache, keys: jax.Array, inputs: jax.Array) -> Cache:
-    """The cache after the tokens whose keys and inputs the network returned."""
-    zero = jnp.zeros((), jnp.int32)
-    return Cache(
-        jax.lax.dynamic_update_slice(cache.keys, keys, (zero, zero, zero, cache.length, zero)),
-        jax.lax.dynamic_update_slice(cache.inputs, inputs, (zero, zero, cache.length, zero)),
-        cache.length + keys.shape[3],
-    )
 
 
 def first_letter(config: ModelConfig, space_group: jax.Array) -> jax.Array:
@@ -109,30 +74,23 @@ def embed_sites(config: ModelConfig, space_group, letter, multiplicity, species,
     return stacked.reshape(stacked.shape[0], -1, stacked.shape[-1])
 
 
-def transform(config: ModelConfig, tokens: jax.Array, cache: Cache, dropout: Dropout = NO_DROPOUT):
-    """Runs the blocks over embedded tokens that follow those in the cache.
+def transform(config: ModelConfig, tokens: jax.Array, dropout: Dropout = NO_DROPOUT) -> jax.Array:
+    """Runs the blocks over embedded tokens, each attending to itself and to those before it.
 
     Args:
         config: the architecture.
         tokens: [B, T, model_size].
-        cache: of the same B; only read. An empty one makes this the plain causal forward pass.
         dropout: rates; a Haiku RNG is needed where they are not zero.
 
     Returns:
-        Raw output rows [B, T, output_size], then keys [layers, B, heads, T, key_size] and inputs
-        [layers, B, T, model_size], to `append` to the cache.
+        Raw output rows [B, T, output_size].
     """
-    positions = cache.length + jnp.arange(tokens.shape[1])
     if config.position == "absolute":
         table = _embedding("position", TOKENS_PER_SITE * config.n_max, config.model_size)
-        tokens = tokens + table[positions]
-
-    def block(stream, past_keys, past_inputs):
-        return Block(config, dropout)(stream, past_keys, past_inputs, cache.length, positions)
-
-    stack = hk.layer_stack(config.num_layers, with_per_layer_inputs=True, name="blocks")
-    stream, (keys, inputs) = stack(block)(tokens, cache.keys, cache.inputs)
-    return _linear(config.output_size, "output")(_norm("final_norm")(stream)), keys, inputs
+        tokens = tokens + table[: tokens.shape[1]]
+    stack = hk.layer_stack(config.num_layers, name="blocks")
+    stream = stack(lambda stream: Block(config, dropout)(stream))(tokens)
+    return _linear(config.output_size, "output")(_norm("final_norm")(stream))
 
 
 class Block(hk.Module):
@@ -142,39 +100,31 @@ class Block(hk.Module):
         super().__init__(name=name)
         self.config, self.dropout = config, dropout
 
-    def __call__(self, stream, past_keys, past_inputs, past_length, positions):
+    def __call__(self, stream: jax.Array) -> jax.Array:
         config = self.config
-        inputs = _norm("attention_norm")(stream)
-        update, keys = self.attend(inputs, past_keys, past_inputs, past_length, positions)
-        stream = stream + _dropout(update, self.dropout.residual)
+        stream = stream + _dropout(self.attend(_norm("attention_norm")(stream)), self.dropout.residual)
         hidden = jax.nn.gelu(_linear(config.widening * config.model_size, "mlp_hidden")(_norm("mlp_norm")(stream)))
-        update = _linear(config.model_size, "mlp_output")(hidden)
-        return stream + _dropout(update, self.dropout.residual), (keys, inputs)
+        return stream + _dropout(_linear(config.model_size, "mlp_output")(hidden), self.dropout.residual)
 
     @hk.transparent
-    def attend(self, inputs, past_keys, past_inputs, past_length, positions):
-        """Attention of new tokens over the cache and over themselves; returns the update and the new keys."""
+    def attend(self, inputs: jax.Array) -> jax.Array:
+        """Causal attention over tokens [B, T, D]."""
         config = self.config
         queries, keys = self._project("query", inputs), self._project("key", inputs)
         if config.position == "rotary":
-            queries, keys = rotate(queries, positions), rotate(keys, positions)
-        own = jnp.einsum("bhtk,bhsk->bhts", queries, keys)
-        scores = jnp.where(jnp.tril(jnp.ones(own.shape[-2:], bool)), own, -jnp.inf)
-        num_past = past_keys.shape[-2]
-        if num_past:
-            past = jnp.einsum("bhtk,bhsk->bhts", queries, past_keys)
-            scores = jnp.concatenate([jnp.where(jnp.arange(num_past) < past_length, past, -jnp.inf), scores], axis=-1)
+            turn = rotary_table(jnp.arange(inputs.shape[1]), config.key_size, inputs.dtype)
+            queries, keys = rotate(queries, *turn), rotate(keys, *turn)
+        scores = jnp.einsum("bhtk,bhsk->bhts", queries, keys)
+        scores = jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf)
         weights = jax.nn.softmax(scores / jnp.sqrt(jnp.asarray(config.key_size, scores.dtype)), axis=-1)
         weights = _dropout(weights, self.dropout.attention)
-        summed = jnp.einsum("bhts,bsd->bhtd", weights[..., num_past:], inputs)
-        if num_past:
-            summed = summed + jnp.einsum("bhts,bsd->bhtd", weights[..., :num_past], past_inputs)
+        summed = jnp.einsum("bhts,bsd->bhtd", weights, inputs)
         size = [config.model_size, config.num_heads, config.key_size]
         value_w = hk.get_parameter("value_w", size, init=hk.initializers.VarianceScaling(fan_in_axes=[0]))
         value_b = hk.get_parameter("value_b", size[1:], init=jnp.zeros)
         # The weights sum to one, so that the bias of a value passes unchanged, unless dropout thins them.
         values = jnp.einsum("bhtd,dhk->bthk", summed, value_w) + value_b * weights.sum(-1).mT[..., None]
-        return _linear(config.model_size, "attention_output")(values.reshape(*inputs.shape[:-1], -1)), keys
+        return _linear(config.model_size, "attention_output")(values.reshape(*inputs.shape[:-1], -1))
 
     @hk.transparent
     def _project(self, name: str, inputs: jax.Array) -> jax.Array:
@@ -236,12 +186,17 @@ def fourier_features(value: jax.Array, num_frequencies: int) -> jax.Array:
     return jnp.stack([jnp.sin(phase), jnp.cos(phase)], axis=-1).reshape(*value.shape, -1)
 
 
-def rotate(heads: jax.Array, positions: jax.Array) -> jax.Array:
-    """Rotary position embedding (2104.09864) of [B, H, T, K] at integer positions [T], halves rotated."""
+def rotary_table(positions: jax.Array, key_size: int, dtype) -> tuple[jax.Array, jax.Array]:
+    """cos and sin [..., key_size / 2] of the rotary embedding (2104.09864) at integer positions [...]."""
+    half = key_size // 2
+    inverse_frequency = 10000.0 ** (-jnp.arange(half, dtype=dtype) / half)
+    angle = positions[..., None].astype(dtype) * inverse_frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(heads: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotary embedding of [..., K], halves rotated, by a table that broadcasts to [..., K / 2]."""
     half = heads.shape[-1] // 2
-    inverse_frequency = 10000.0 ** (-jnp.arange(half, dtype=heads.dtype) / half)
-    angle = positions[:, None].astype(heads.dtype) * inverse_frequency
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
     first, second = heads[..., :half], heads[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 

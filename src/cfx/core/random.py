@@ -1,74 +1,46 @@
 """Random draws from the distributions of `heads`, one key a row.
 
 A row's draw depends on its own key and on nothing else in the batch, so that a crystal is the same in a batch of 7
-and in one of 256. Temperature T divides logits and concentrations and multiplies standard deviations by sqrt(T).
+and in one of 256.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cfx.core.heads import LatticeMixture, VonMisesMixture
 
-
-class Sharpness(NamedTuple):
-    """How far draws leave the model; scalars, (1, 1) is the model itself.
-
-    Attributes:
-        temperature: T above.
-        top_p: every categorical draw keeps the smallest set of entries that reaches this share of the untempered
-            probability, one at least.
-    """
-
-    temperature: jax.Array | float = 1.0
-    top_p: jax.Array | float = 1.0
-
-
-def categorical(keys: jax.Array, log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
-    """Draws int32 [B] from normalised log-probabilities [B, n] with keys [B]."""
-    # Letters, species and components are filled up to one width, so that all of them share one trace.
-    empty = max(_WIDTH - log_probs.shape[-1], 0)
-    return _categorical(keys, jnp.pad(log_probs, ((0, 0), (0, empty)), constant_values=-jnp.inf), sharpness)
-
-
 _WIDTH = 119
 
 
+def categorical(keys: jax.Array, log_probs: jax.Array) -> jax.Array:
+    """Draws int32 [B] from log-probabilities [B, n] with keys [B]."""
+    # Letters, species and components are filled up to one width, so that all of them share one trace.
+    empty = max(_WIDTH - log_probs.shape[-1], 0)
+    return _categorical(keys, jnp.pad(log_probs, ((0, 0), (0, empty)), constant_values=-jnp.inf))
+
+
 @jax.jit
-def _categorical(keys: jax.Array, log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
-    kept = jax.lax.cond(jnp.asarray(sharpness.top_p) < 1, lambda x: nucleus(x, sharpness.top_p), lambda x: x, log_probs)
-    return jax.vmap(jax.random.categorical)(keys, kept / sharpness.temperature).astype(jnp.int32)
+def _categorical(keys: jax.Array, log_probs: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.categorical)(keys, log_probs).astype(jnp.int32)
 
 
-def nucleus(log_probs: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Log-probabilities [B, n] with all but the likeliest entries that reach `top_p` set to -inf."""
-    ordered = jnp.sort(log_probs, axis=-1, descending=True)
-    probs = jnp.exp(ordered)
-    num_kept = (jnp.cumsum(probs, axis=-1) - probs < top_p).sum(-1, keepdims=True)
-    least = jnp.take_along_axis(ordered, num_kept - 1, axis=-1)
-    above, equal = log_probs > least, log_probs == least
-    room = num_kept - above.sum(-1, keepdims=True)  # for entries as likely as the last one kept
-    return jnp.where(above | (equal & (jnp.cumsum(equal, axis=-1) <= room)), log_probs, -jnp.inf)
-
-
-def coordinate(keys: jax.Array, mixture: VonMisesMixture, sharpness: Sharpness) -> jax.Array:
+def coordinate(keys: jax.Array, mixture: VonMisesMixture) -> jax.Array:
     """Draws fractional coordinates [B] in [0, 1) from mixtures [B, Kx]."""
     component_keys, angle_keys = split_each(keys, 2)
-    component = categorical(component_keys, mixture.logits, sharpness)[:, None]
+    component = categorical(component_keys, mixture.logits)[:, None]
     loc = jnp.take_along_axis(mixture.loc, component, axis=1)[:, 0]
-    kappa = jnp.take_along_axis(mixture.kappa, component, axis=1)[:, 0] / sharpness.temperature
+    kappa = jnp.take_along_axis(mixture.kappa, component, axis=1)[:, 0]
     return wrap((loc + von_mises(angle_keys, kappa)) / (2 * jnp.pi) + 0.5)
 
 
-def lattice(keys: jax.Array, mixture: LatticeMixture, sharpness: Sharpness) -> jax.Array:
+def lattice(keys: jax.Array, mixture: LatticeMixture) -> jax.Array:
     """Draws lattices [B, 6] in the model frame from mixtures [B, Kl]; one component serves all six parameters."""
     component_keys, value_keys = split_each(keys, 2)
-    component = categorical(component_keys, mixture.logits, sharpness)[:, None, None]
+    component = categorical(component_keys, mixture.logits)[:, None, None]
     mean = jnp.take_along_axis(mixture.mean, component, axis=1)[:, 0]
-    sigma = jnp.take_along_axis(mixture.sigma, component, axis=1)[:, 0] * jnp.sqrt(sharpness.temperature)
+    sigma = jnp.take_along_axis(mixture.sigma, component, axis=1)[:, 0]
     return mean + sigma * jax.vmap(lambda key: jax.random.normal(key, (6,), mean.dtype))(value_keys)
 
 

@@ -24,6 +24,8 @@ class SymmetryTable:
         num_letters: int32 [230], the number of the general position's letter.
         is_fixed: bool [230, 28], True where the position has no free coordinate.
         free_mask: bool [230, 28, 3], True where op 0 makes a coordinate depend on (x, y, z).
+        drawn_mask: bool [230, 28, 3], True where op 0 leaves a coordinate as it is; the other free ones are tied to an
+            earlier coordinate, as y = 2x.
         projector: float32 [230, 28, 3, 4], op 0 as rotation and translation.
         hall_number: int [230], spglib's number of the setting.
         symbol: str [230], Hermann-Mauguin symbol of the setting.
@@ -34,6 +36,7 @@ class SymmetryTable:
     num_letters: np.ndarray
     is_fixed: np.ndarray
     free_mask: np.ndarray
+    drawn_mask: np.ndarray
     projector: np.ndarray
     hall_number: np.ndarray
     symbol: np.ndarray
@@ -69,6 +72,7 @@ def symmetry_table() -> SymmetryTable:
         num_letters=exists.sum(1).astype(np.int32),
         is_fixed=exists & ~free_mask.any(-1),
         free_mask=free_mask,
+        drawn_mask=(projector == np.eye(3, 4)).all(-1),
         projector=projector,
         hall_number=stored["hall_number"].astype(int),
         symbol=stored["symbol"],

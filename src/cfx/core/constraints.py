@@ -1,0 +1,273 @@
+"""What a request allows at every draw: letters, species, sizes, a composition, a prototype.
+
+Constraints act as masks on the model's own distributions, one draw after another. Each mask depends on the sites drawn
+so far, never on later ones, so that decoder and likelihood apply the same functions: the decoder to the prefix it has,
+the likelihood to every prefix of a crystal.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfx.config import ModelConfig
+from cfx.core.crystal import CrystalBatch
+from cfx.core.symmetry import symmetry_table
+
+MOST_ATOMS = 256
+"""Most atoms of one element in a conventional cell that a formula can ask for."""
+
+MOST_UNITS = 96
+"""Most formula units in a conventional cell."""
+
+IMPOSSIBLE = 255
+"""In `min_sites`: no combination of letters gives this number of atoms."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Formula:
+    """An exact reduced composition; arrays over its E elements, filled up with zeros.
+
+    Attributes:
+        species: int32 [E], atomic numbers.
+        counts: int32 [E], atoms in one formula unit.
+        min_sites: uint8 [230, 29, MOST_ATOMS + 1], see `min_sites`.
+    """
+
+    species: jax.Array | np.ndarray
+    counts: jax.Array | np.ndarray
+    min_sites: jax.Array | np.ndarray
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Prototype:
+    """Coordinates and lattice that are kept instead of drawn.
+
+    Attributes:
+        frac_coords: float32 [N, 3].
+        lattice: float32 [6], angstrom and degree.
+        keep_coords: bool scalar.
+        keep_lattice: bool scalar.
+    """
+
+    frac_coords: jax.Array | np.ndarray
+    lattice: jax.Array | np.ndarray
+    keep_coords: jax.Array | np.ndarray
+    keep_lattice: jax.Array | np.ndarray
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Constraints:
+    """What is allowed in N slots; a pytree, so that one compilation serves all requests of a kind.
+
+    Attributes:
+        allowed_letters: bool [N, letters], column 0 for ending the crystal.
+        allowed_species: bool [N, species], column 0 unused.
+        tied_to: int32 [N], the earlier slot whose species a slot repeats; its own number where it is free.
+        species_bias: float32 [species], added to the logits, nats.
+        required: bool [species], elements that the crystal may not end without.
+        max_atoms: int32 scalar, most atoms in the conventional cell.
+        formula: an exact composition, or None.
+        prototype: what is kept of a given crystal, or None.
+    """
+
+    allowed_letters: jax.Array | np.ndarray
+    allowed_species: jax.Array | np.ndarray
+    tied_to: jax.Array | np.ndarray
+    species_bias: jax.Array | np.ndarray
+    required: jax.Array | np.ndarray
+    max_atoms: jax.Array | np.ndarray
+    formula: Formula | None = None
+    prototype: Prototype | None = None
+
+    @property
+    def num_sites(self):
+        """int, slots that may hold a site."""
+        return self.allowed_letters[:, 1:].any(1).sum()
+
+
+def unconstrained(config: ModelConfig) -> Constraints:
+    """All that the model can draw; the last slot is the pad's."""
+    letters = np.ones((config.n_max, config.num_letters), bool)
+    letters[-1, 1:] = False
+    return Constraints(
+        allowed_letters=letters,
+        allowed_species=np.ones((config.n_max, config.num_species), bool),
+        tied_to=np.arange(config.n_max, dtype=np.int32),
+        species_bias=np.zeros(config.num_species, np.float32),
+        required=np.zeros(config.num_species, bool),
+        max_atoms=np.int32(192 * config.n_max),
+    )
+
+
+def make_formula(counts: dict[int, int], space_groups: tuple[int, ...]) -> Formula:
+    """The constraint of a composition {atomic number: atoms}, in lowest terms, for some space groups."""
+    divisor = int(np.gcd.reduce(list(counts.values())))
+    species, units = np.zeros((2, -(-len(counts) // 4) * 4), np.int32)  # in fours: few shapes, few compilations
+    species[: len(counts)], units[: len(counts)] = list(counts), [n // divisor for n in counts.values()]
+    table = np.full((230, 29, MOST_ATOMS + 1), IMPOSSIBLE, np.uint8)
+    for group in space_groups:
+        table[group - 1] = min_sites(group)
+    return Formula(species, units, table)
+
+
+@functools.cache
+def min_sites(space_group: int) -> np.ndarray:
+    """Fewest sites of letters w and later that together have d atoms, or IMPOSSIBLE: uint8 [29, MOST_ATOMS + 1].
+
+    Row w is letter w; row 28 has no letters left. A letter without a free coordinate serves once.
+    """
+    table = symmetry_table()
+    fewest = np.full((29, MOST_ATOMS + 1), IMPOSSIBLE, np.int32)
+    fewest[:, 0] = 0
+    for letter in range(27, -1, -1):
+        fewest[letter] = fewest[letter + 1]
+        size = int(table.multiplicity[space_group - 1, letter])
+        if not size:
+            continue
+        times = 1 if table.is_fixed[space_group - 1, letter] else MOST_ATOMS // size
+        for used in range(1, min(times, MOST_ATOMS // size) + 1):
+            with_used = fewest[letter + 1, : -used * size] + used
+            fewest[letter, used * size :] = np.minimum(fewest[letter, used * size :], with_used)
+    return np.minimum(fewest, IMPOSSIBLE).astype(np.uint8)
+
+
+class Prefix(NamedTuple):
+    """The sites before a slot, as far as masks depend on them.
+
+    Attributes:
+        slot: int32 [...], the slot's number.
+        atoms: int32 [..., species], atoms of each element in the conventional cell so far.
+    """
+
+    slot: jax.Array
+    atoms: jax.Array
+
+
+def prefix(crystals: CrystalBatch, num_species: int) -> Prefix:
+    """The prefix [B] of the slot after the last site of crystals under way."""
+    return Prefix(crystals.num_sites.astype(jnp.int32), _atoms(crystals, num_species).sum(1))
+
+
+def prefixes(crystals: CrystalBatch, num_species: int) -> Prefix:
+    """The prefixes [B, N] of all slots of whole crystals."""
+    atoms = _atoms(crystals, num_species)
+    return Prefix(jnp.broadcast_to(jnp.arange(atoms.shape[1]), atoms.shape[:2]), jnp.cumsum(atoms, axis=1) - atoms)
+
+
+def _atoms(crystals: CrystalBatch, num_species: int):
+    """Atoms of each element on each site, int32 [B, N, species]; numpy for numpy."""
+    return (crystals.species[..., None] == np.arange(num_species)) * crystals.multiplicity[..., None]
+
+
+def letter_mask(constraints: Constraints, space_group: jax.Array, before: Prefix) -> jax.Array:
+    """Letters that may follow a prefix, bool [..., letters]; the model's own rules come on top."""
+    letters = jnp.arange(constraints.allowed_letters.shape[-1])
+    size = jnp.asarray(symmetry_table().multiplicity)[space_group - 1][..., : len(letters)]
+    lacks_required = (jnp.asarray(constraints.required) & (before.atoms == 0)).any(-1)
+    mask = jnp.asarray(constraints.allowed_letters)[before.slot]
+    mask &= before.atoms.sum(-1, keepdims=True) + size <= constraints.max_atoms
+    mask &= ~((letters == 0) & lacks_required[..., None])
+    if constraints.formula is not None:
+        ends = _formula_complete(constraints.formula, before)[..., None]
+        continues = _formula_choices(constraints, space_group, before, letters[1:]).any(-1)
+        mask &= jnp.concatenate([ends, continues], axis=-1)
+    return mask
+
+
+def species_mask(
+    constraints: Constraints, space_group: jax.Array, before: Prefix, letter: jax.Array, species: jax.Array
+) -> jax.Array:
+    """Species that a site may take, bool [..., species].
+
+    Args:
+        constraints: of the request.
+        space_group: int [...].
+        before: the sites before it.
+        letter: int [...], of the site; not a pad.
+        species: int [..., N], of the crystal; those of earlier slots are read.
+    """
+    numbers = jnp.arange(constraints.allowed_species.shape[-1])
+    lacks = jnp.asarray(constraints.required) & (before.atoms == 0)
+    must_be_required = lacks.sum(-1) >= constraints.num_sites - before.slot
+    mask = jnp.asarray(constraints.allowed_species)[before.slot]
+    mask &= lacks | ~must_be_required[..., None]
+    origin = jnp.asarray(constraints.tied_to)[before.slot]
+    repeated = jnp.take_along_axis(species, origin[..., None], axis=-1)
+    mask &= (numbers == repeated) | (origin == before.slot)[..., None]
+    if constraints.formula is not None:
+        choices = _formula_choices(constraints, space_group, before, letter[..., None])[..., 0, :]
+        is_element = jnp.asarray(constraints.formula.species)[:, None] == numbers
+        mask &= (choices[..., None] & is_element).any(-2)
+    return mask
+
+
+def _missing(formula: Formula, before: Prefix) -> jax.Array:
+    """Atoms still missing for 1, 2, ... formula units, int32 [..., MOST_UNITS, E]; below zero for too many."""
+    units = jnp.arange(1, MOST_UNITS + 1)[:, None]
+    return units * jnp.asarray(formula.counts) - before.atoms[..., formula.species][..., None, :]
+
+
+def _formula_complete(formula: Formula, before: Prefix) -> jax.Array:
+    """bool [...]: the sites make a whole number of formula units."""
+    return (_missing(formula, before) == 0).all(-1).any(-1)
+
+
+def _formula_choices(constraints: Constraints, space_group, before: Prefix, letters) -> jax.Array:
+    """bool [..., W, E]: after letter w with element e, each element can still be completed in the slots left.
+
+    Elements are looked at one by one: two of them may need the same letter, and then a crystal can still end in a dead
+    end, though rarely.
+    """
+    formula, table = constraints.formula, symmetry_table()
+    group = space_group[..., None] - 1
+    size, fixed = jnp.asarray(table.multiplicity)[group, letters], jnp.asarray(table.is_fixed)[group, letters]
+    missing = _missing(formula, before)[..., None, :, :]
+    within = jnp.arange(1, MOST_UNITS + 1)[:, None] * jnp.asarray(formula.counts).sum() <= constraints.max_atoms
+    following = (letters + fixed)[..., None, None]
+
+    def fewest(atoms: jax.Array) -> jax.Array:
+        found = jnp.asarray(formula.min_sites)[group[..., None, None], following, jnp.clip(atoms, 0, MOST_ATOMS)]
+        possible = (atoms >= 0) & (atoms <= MOST_ATOMS) & (found < IMPOSSIBLE)
+        return jnp.where(possible, found.astype(jnp.int32), 10 * IMPOSSIBLE)
+
+    without = fewest(missing)
+    chosen = fewest(missing - size[..., None, None]) + 1
+    total = without.sum(-1, keepdims=True) - without + chosen
+    slots_left = constraints.num_sites - before.slot
+    fits = (total <= slots_left[..., None, None, None]) & within & (jnp.asarray(formula.counts) > 0)
+    return fits.any(-2) & (size > 0)[..., None]
+
+
+def satisfied(constraints: Constraints, crystals: CrystalBatch, xp=np):
+    """bool [B]: the crystals are among those that the constraints allow; `xp` is numpy or jax.numpy."""
+    slots, filled, species = np.arange(crystals.num_slots), crystals.wyckoff > 0, crystals.species
+    letters, elements, tied, required = (
+        xp.asarray(leaf)
+        for leaf in (
+            constraints.allowed_letters,
+            constraints.allowed_species,
+            constraints.tied_to,
+            constraints.required,
+        )
+    )
+    atoms = _atoms(crystals, len(required)).sum(1)
+    is_drawn = slots <= crystals.num_sites[:, None]  # the letters of the sites and the pad after them
+    good = (letters[slots, crystals.wyckoff] | ~is_drawn).all(1)
+    good &= ((elements[slots, species] & (species == species[:, tied[slots]])) | ~filled).all(1)
+    good &= ~(required & (atoms == 0)).any(1) & (crystals.num_atoms <= constraints.max_atoms)
+    if constraints.formula is not None:
+        counts = (xp.asarray(constraints.formula.species)[:, None] == np.arange(len(required))) * xp.asarray(
+            constraints.formula.counts
+        )[:, None]
+        units = atoms.sum(1) // counts.sum()
+        good &= (units > 0) & (atoms == units[:, None] * counts.sum(0)).all(1)
+    return good

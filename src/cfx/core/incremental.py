@@ -1,0 +1,172 @@
+"""The transformer a token at a time, on crystals of different lengths side by side.
+
+What the layers remember of a slot's tokens lies in a ring: at every step all slots write at one place, the clock, so
+that no slot's cache has to be moved; how far back a slot may look is its own age. Keys are stored rotated to their own
+positions, which makes the order within the ring immaterial.
+
+Three things make a step cheap: values are summed before projection, so that the cache holds keys and the narrow input
+only; the value and output projections are multiplied into one matrix beforehand; and layers are unrolled, each with a
+cache of its own, since a scan would copy every layer's keys at every token.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from cfx.config import ModelConfig
+from cfx.core import network
+
+
+class Cache(NamedTuple):
+    """What the layers remember of the latest T tokens of B slots.
+
+    Attributes:
+        keys: for each layer [B, heads, T, key_size].
+        inputs: for each layer [B, T, model_size], normalised inputs of the attention.
+        clock: int32 scalar, the place 0..T-1 that the next token takes.
+    """
+
+    keys: tuple[jax.Array, ...]
+    inputs: tuple[jax.Array, ...]
+    clock: jax.Array
+
+    @property
+    def capacity(self) -> int:
+        """T."""
+        return self.inputs[0].shape[1]
+
+
+class Layer(NamedTuple):
+    """Weights of a block, as `extend` wants them."""
+
+    attention_norm: tuple[jax.Array, jax.Array]
+    query_key_w: jax.Array  # [D, 2 H K], queries already divided by sqrt(K)
+    query_key_b: jax.Array
+    output_w: jax.Array  # [H D, D], values and output in one
+    output_b: jax.Array
+    mlp_norm: tuple[jax.Array, jax.Array]
+    hidden_w: jax.Array
+    hidden_b: jax.Array
+    mlp_w: jax.Array
+    mlp_b: jax.Array
+
+
+class Weights(NamedTuple):
+    """A model's parameters, prepared for decoding.
+
+    Attributes:
+        params: the model's own.
+        layers: its blocks.
+        rotary: cos and sin [5 n_max, key_size / 2] of every position; not used by absolute positions.
+    """
+
+    params: hk.Params
+    layers: tuple[Layer, ...]
+    rotary: tuple[jax.Array, jax.Array]
+
+
+def prepare(params: hk.Params, config: ModelConfig) -> Weights:
+    """The weights of `extend`."""
+    block = {name.removeprefix("blocks/block/"): value for name, value in params.items() if "blocks/block" in name}
+    own, out = block.pop("blocks/block"), block["attention_output"]
+    shape = (config.num_layers, config.num_heads, config.key_size, config.model_size)
+    per_head = out["w"].reshape(shape)
+    query, key, scale = block["query"], block["key"], 1 / jnp.sqrt(jnp.asarray(config.key_size, out["w"].dtype))
+    stacked = Layer(
+        attention_norm=(block["attention_norm"]["scale"], block["attention_norm"]["offset"]),
+        query_key_w=jnp.concatenate([query["w"] * scale, key["w"]], axis=-1),
+        query_key_b=jnp.concatenate([query["b"] * scale, key["b"]], axis=-1),
+        output_w=jnp.einsum("ldhk,lhke->lhde", own["value_w"], per_head).reshape(shape[0], -1, shape[-1]),
+        output_b=jnp.einsum("lhk,lhke->le", own["value_b"], per_head) + out["b"],
+        mlp_norm=(block["mlp_norm"]["scale"], block["mlp_norm"]["offset"]),
+        hidden_w=block["mlp_hidden"]["w"],
+        hidden_b=block["mlp_hidden"]["b"],
+        mlp_w=block["mlp_output"]["w"],
+        mlp_b=block["mlp_output"]["b"],
+    )
+    layers = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(config.num_layers))
+    positions = jnp.arange(network.TOKENS_PER_SITE * config.n_max)
+    return Weights(params, layers, network.rotary_table(positions, config.key_size, out["w"].dtype))
+
+
+def empty_cache(config: ModelConfig, num_slots: int, capacity: int, dtype=jnp.float32) -> Cache:
+    """A cache that nothing was written to."""
+    keys, inputs = (num_slots, config.num_heads, capacity, config.key_size), (num_slots, capacity, config.model_size)
+    return Cache(
+        tuple(jnp.zeros(keys, dtype) for _ in range(config.num_layers)),
+        tuple(jnp.zeros(inputs, dtype) for _ in range(config.num_layers)),
+        jnp.zeros((), jnp.int32),
+    )
+
+
+def extend(
+    weights: Weights, config: ModelConfig, token: jax.Array, cache: Cache, age: jax.Array
+) -> tuple[jax.Array, Cache]:
+    """Shows every slot its next token.
+
+    Args:
+        weights: of the network.
+        config: its architecture.
+        token: [B, model_size], embedded.
+        cache: with the tokens before it.
+        age: int32 [B], how many tokens of its own each slot has seen, fewer than the cache's capacity.
+
+    Returns:
+        Raw output rows [B, output_size] and the cache with the token in it.
+    """
+    params, stream = weights.params, token
+    age = jnp.minimum(age, network.TOKENS_PER_SITE * config.n_max - 1)  # slots that nobody reads any more
+    if config.position == "absolute":
+        stream = stream + params["~"]["position"][age]
+        turn = None
+    else:
+        turn = tuple(table[age][:, None, None] for table in weights.rotary)
+    seen = (cache.clock - jnp.arange(cache.capacity)) % cache.capacity <= age[:, None]
+    keys, inputs = [], []
+    for layer, past_keys, past_inputs in zip(weights.layers, cache.keys, cache.inputs, strict=True):
+        own = _normalise(stream, *layer.attention_norm)
+        heads = (own @ layer.query_key_w + layer.query_key_b).reshape(-1, 2, config.num_heads, config.key_size)
+        heads = network.rotate(heads, *turn) if turn else heads
+        keys.append(jax.lax.dynamic_update_slice_in_dim(past_keys, heads[:, 1, :, None], cache.clock, axis=2))
+        inputs.append(jax.lax.dynamic_update_slice_in_dim(past_inputs, own[:, None], cache.clock, axis=1))
+        scores = jnp.einsum("bhk,bhtk->bht", heads[:, 0], keys[-1])
+        attention = jax.nn.softmax(jnp.where(seen[:, None], scores, -jnp.inf), axis=-1)
+        summed = jnp.einsum("bht,btd->bhd", attention, inputs[-1])
+        stream = stream + summed.reshape(len(token), -1) @ layer.output_w + layer.output_b
+        hidden = jax.nn.gelu(_normalise(stream, *layer.mlp_norm) @ layer.hidden_w + layer.hidden_b)
+        stream = stream + hidden @ layer.mlp_w + layer.mlp_b
+    final = _normalise(stream, params["final_norm"]["scale"], params["final_norm"]["offset"])
+    row = final @ params["output"]["w"] + params["output"]["b"]
+    return row, Cache(tuple(keys), tuple(inputs), (cache.clock + 1) % cache.capacity)
+
+
+def _normalise(stream: jax.Array, scale: jax.Array, offset: jax.Array) -> jax.Array:
+    centred = stream - stream.mean(-1, keepdims=True)
+    return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * scale + offset
+
+
+def take_over(target: Cache, source: Cache, rows: jax.Array, slots: jax.Array) -> Cache:
+    """Copies slots of one cache into another that holds no fewer tokens.
+
+    Args:
+        target: cache to write to.
+        source: cache to read from.
+        rows: int32 [n], slots of `source`.
+        slots: int32 [n], where in `target` they go; a number past its last slot is left out.
+    """
+    # A token stays as many steps behind the clock as it was.
+    steps_back = (target.clock - 1 - jnp.arange(target.capacity)) % target.capacity
+    place = (source.clock - 1 - steps_back) % source.capacity
+
+    def copy(into: jax.Array, out_of: jax.Array, axis: int) -> jax.Array:
+        return into.at[slots].set(jnp.take(out_of[rows], place, axis=axis), mode="drop")
+
+    return Cache(
+        tuple(copy(*pair, axis=2) for pair in zip(target.keys, source.keys, strict=True)),
+        tuple(copy(*pair, axis=1) for pair in zip(target.inputs, source.inputs, strict=True)),
+        target.clock,
+    )

@@ -1,0 +1,289 @@
+"""From a request to its crystals: decoders on all devices, a ledger that keeps order, and what a draw must pass."""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from cfx.config import ModelConfig, SampleConfig
+from cfx.core import incremental, steering
+from cfx.core.constraints import Constraints, satisfied, unconstrained
+from cfx.core.continuous import Decoder, Job
+from cfx.core.crystal import CrystalBatch
+from cfx.core.decode import Drawn
+from cfx.core.lattice import is_physical
+from cfx.core.ledger import Ledger, together
+from cfx.core.likelihood import LogProb
+from cfx.core.mcmc import Target, refine
+from cfx.core.policy import Policy, Sharpness
+from cfx.errors import DependencyError, UsageError
+
+LADDERS = {"cpu": (16, 128), "gpu": (64, 512, 2048), "tpu": (64, 512, 2048)}
+"""Batch sizes by kind of device: the smallest that holds the request, or the largest."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Some crystals of a request, in order.
+
+    Attributes:
+        crystals: B of them (numpy).
+        log_prob: their published log-probability.
+        policy_log_prob: the log-probability of the draws, under the request's constraints and sharpness.
+        jobs: number, attempt and space group of each.
+        rejected: how many attempts at the crystals of the request so far did not count, by reason.
+        accepted_moves: share of the Monte Carlo moves accepted so far; None without refinement.
+    """
+
+    crystals: CrystalBatch
+    log_prob: LogProb
+    policy_log_prob: LogProb
+    jobs: list[Job]
+    rejected: Counter[str]
+    accepted_moves: float | None = None
+
+
+def request_key(seed: int) -> jax.Array:
+    """jax.random.key(seed), without dropping the upper half of a seed beyond 32 bits."""
+    return jax.random.wrap_key_data(np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32))
+
+
+def request_policy(request: SampleConfig, config: ModelConfig) -> Policy:
+    """What is in force while a request is drawn."""
+    constraints = unconstrained(config) if request.exact else steering.build_constraints(request, config)
+    return Policy(constraints, Sharpness(np.float32(request.temperature), np.float32(request.top_p)))
+
+
+def possible_space_groups(request: SampleConfig, constraints: Constraints) -> dict[int, str]:
+    """The space groups of a request that cannot meet it, each with the reason.
+
+    Raises:
+        UsageError: if none can.
+    """
+    reasons = {group: steering.why_impossible(constraints, group) for group in dict.fromkeys(request.space_groups)}
+    impossible = {group: reason for group, reason in reasons.items() if reason is not None}
+    if len(impossible) == len(reasons):
+        more = "" if len(impossible) == 1 else f" (and likewise in the {len(impossible) - 1} other space groups)"
+        raise UsageError(next(iter(impossible.values())) + more, "ask for another space group, or for less")
+    return impossible
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What an earlier session left behind.
+
+    Attributes:
+        num_crystals: of this shard, written already.
+        rejected: attempts that did not count, by reason.
+        kept: the crystals, batches of one, where the request wants none twice.
+    """
+
+    num_crystals: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    kept: tuple[Drawn, ...] = ()
+
+
+def draw(params: Any, config: ModelConfig, request: SampleConfig, done: Resumed | None = None) -> Iterator[Draws]:
+    """The crystals of a request, in order, as they are ready.
+
+    Args:
+        params: of the network.
+        config: its architecture.
+        request: what to draw.
+        done: what an earlier session has written already.
+
+    Raises:
+        UsageError: if the request cannot be met.
+        NumericsError: if the model gives no acceptable crystal.
+    """
+    if request.exact and (request.bias or request.template.frac_coords or request.template.lattice):
+        raise UsageError("--exact filters what the model draws; a bias or a kept prototype is no filter")
+    wished = steering.build_constraints(request, config)
+    impossible = possible_space_groups(request, wished)
+    done = done or Resumed()
+    numbers = range(request.numbers.start + done.num_crystals, request.numbers.stop)
+    ledger = Ledger(
+        numbers,
+        _space_groups(request, frozenset(impossible)),
+        functools.partial(_judge, request, wished),
+        _SameCrystal() if request.unique else None,
+        request.max_attempts,
+    )
+    ledger.rejected.update(done.rejected)
+    for drawn in done.kept:
+        ledger.remember(drawn)
+    policy, key = request_policy(request, config), request_key(request.seed)
+    weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)
+    target, rates = Target(weights.params, wished, policy.sharpness), []
+    crew = _Crew(weights, config, policy, key, request)
+    for jobs, drawn in crew.work(ledger):
+        if request.refine:
+            drawn, some = refine(target, config, key, jobs, drawn, request.refine)
+            rates.extend(some)
+        with crew.changed:
+            ledger.put(jobs, drawn)
+            accepted = list(ledger.release())
+            crew.changed.notify_all()
+        if accepted:
+            batch = together(accepted)
+            yield Draws(
+                batch.crystals,
+                batch.log_prob,
+                batch.policy_log_prob,
+                [each.job for each in accepted],
+                Counter(ledger.rejected),
+                float(np.mean(rates)) if rates else None,
+            )
+
+
+def _space_groups(request: SampleConfig, impossible: frozenset[int]) -> Callable[[int], int]:
+    """The space group of a crystal by its number: in turn, or by weight."""
+    possible = [i for i, group in enumerate(request.space_groups) if group not in impossible]
+    groups = [request.space_groups[i] for i in possible]
+    if not request.weights:
+        return lambda number: groups[number % len(groups)]
+    shares = np.cumsum([request.weights[i] for i in possible])
+
+    def by_weight(number: int) -> int:
+        share = np.random.default_rng([request.seed, number]).random() * shares[-1]
+        return groups[int(np.searchsorted(shares, share, side="right"))]
+
+    return by_weight
+
+
+def _judge(request: SampleConfig, wished: Constraints, drawn: Drawn) -> list[str | None]:
+    """For each draw the reason why it does not count, or None."""
+    crystals = drawn.crystals
+    finite = np.isfinite(crystals.frac_coords).all((1, 2)) & np.isfinite(crystals.lattice).all(1)
+    physical = is_physical(crystals.lattice)
+    wanted = satisfied(wished, crystals)
+    reasons: list[str | None] = []
+    for row in range(len(drawn)):
+        if not finite[row]:
+            reasons.append("numbers that are not finite")
+        elif not wanted[row]:
+            reasons.append("constraints not met")
+        elif request.keep_invalid:
+            reasons.append(None)
+        elif not physical[row]:
+            reasons.append("unphysical lattice")
+        elif request.min_distance and _closest(crystals, row) < request.min_distance:
+            reasons.append("atoms too close")
+        else:
+            reasons.append(None)
+    return reasons
+
+
+def _closest(crystals: CrystalBatch, row: int) -> float:
+    from cfx.metrics.distance import closest_approach
+
+    return closest_approach(crystals[row : row + 1].to_structures()[0])
+
+
+class _SameCrystal:
+    """Tells crystals apart by composition first and by pymatgen's StructureMatcher then."""
+
+    def __init__(self) -> None:
+        self._structures: dict[int, Any] = {}
+
+    def key(self, drawn: Drawn) -> Hashable:
+        counts = drawn.crystals.composition(0)
+        divisor = int(np.gcd.reduce(list(counts.values())))
+        return tuple(sorted((number, count // divisor) for number, count in counts.items()))
+
+    def same(self, one: Drawn, other: Drawn) -> bool:
+        from cfx.metrics.duplicates import same_crystal
+
+        if not (is_physical(one.crystals.lattice)[0] and is_physical(other.crystals.lattice)[0]):
+            return False
+        return same_crystal(one.crystals.to_structures()[0], other.crystals.to_structures()[0])
+
+
+class _Crew:
+    """A decoder on each device, and a thread for each where there are several."""
+
+    def __init__(self, weights, config: ModelConfig, policy: Policy, key: jax.Array, request: SampleConfig):
+        self.devices = jax.local_devices()
+        self.ladder = LADDERS[self.devices[0].platform]
+        wanted = -(-len(request.numbers) // len(self.devices))
+        chosen = next((size for size in self.ladder if size >= wanted), self.ladder[-1])
+        self.batch_size = request.batch_size or chosen
+        self.make: Callable[[int, jax.Device], Decoder] = functools.partial(Decoder, weights, config, policy, key)
+        self.changed = threading.Condition()  # holds the ledger's lock, and tells of new work
+
+    def work(self, ledger: Ledger) -> Iterator[tuple[list[Job], Drawn]]:
+        """What the decoders finish, until the ledger is complete; the caller puts it into the ledger."""
+        if len(self.devices) == 1:
+            for finished in self._decode(ledger, self.devices[0]):
+                if finished is None:
+                    raise AssertionError("nothing left to draw, and crystals missing")
+                yield finished
+            return
+        yield from self._work_together(ledger)
+
+    def _decode(self, ledger: Ledger, device: jax.Device) -> Iterator[tuple[list[Job], Drawn] | None]:
+        """Steps of one decoder; None when it has nothing to do for now. Falls back to a smaller batch out of memory."""
+        size = self.batch_size
+        decoder = self.make(size, device)
+
+        def take(n: int) -> list[Job]:
+            with self.changed:
+                return ledger.take(n)
+
+        while not ledger.is_complete:
+            try:
+                finished = decoder.step(take)
+            except jax.errors.JaxRuntimeError as error:
+                smaller = [rung for rung in self.ladder if rung < size]
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                if not smaller:
+                    raise DependencyError(
+                        f"device {device} has too little memory for a batch of {size}", "give a smaller --batch-size"
+                    ) from error
+                with self.changed:
+                    ledger.give_back(list(decoder.jobs))
+                size = smaller[-1]
+                decoder = self.make(size, device)
+                continue
+            yield finished
+
+    def _work_together(self, ledger: Ledger) -> Iterator[tuple[list[Job], Drawn]]:
+        """As `work`, on several devices."""
+        results: queue.Queue = queue.Queue()
+        stop = threading.Event()
+
+        def run(device: jax.Device) -> None:
+            try:
+                for finished in self._decode(ledger, device):
+                    if stop.is_set():
+                        return
+                    if finished is not None:
+                        results.put(finished)
+                        continue
+                    with self.changed:
+                        self.changed.wait(timeout=0.05)
+            except BaseException as error:
+                results.put(error)
+
+        threads = [threading.Thread(target=run, args=(device,), daemon=True) for device in self.devices]
+        for thread in threads:
+            thread.start()
+        try:
+            while not ledger.is_complete:
+                finished = results.get()
+                if isinstance(finished, BaseException):
+                    raise finished
+                yield finished
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
