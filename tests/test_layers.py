@@ -1,4 +1,4 @@
-"""Imports go one way: cli, runs, model, io (and potentials, rewards, metrics), core, config (catalog, errors).
+"""Imports go one way: cli, runs, model, sampling, io (and potentials, rewards, metrics), core, config (catalog, errors).
 
 `import cfx` and the help of a command import nothing heavy.
 """
@@ -20,6 +20,7 @@ LEVELS = [
     {"config", "catalog", "errors"},
     {"core"},
     {"io", "potentials", "rewards", "metrics"},
+    {"sampling"},
     {"model"},
     {"runs"},
     {"cli"},

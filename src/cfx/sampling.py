@@ -6,7 +6,7 @@ import functools
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,7 +88,7 @@ class Resumed:
 
     num_crystals: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    kept: tuple[Drawn, ...] = ()
+    kept: tuple[CrystalBatch, ...] = ()
 
 
 def draw(params: Any, config: ModelConfig, request: SampleConfig, done: Resumed | None = None) -> Iterator[Draws]:
@@ -114,12 +114,12 @@ def draw(params: Any, config: ModelConfig, request: SampleConfig, done: Resumed 
         numbers,
         _space_groups(request, frozenset(impossible)),
         functools.partial(_judge, request, wished),
-        _SameCrystal() if request.unique else None,
+        _Fingerprint if request.unique else None,
         request.max_attempts,
     )
     ledger.rejected.update(done.rejected)
-    for drawn in done.kept:
-        ledger.remember(drawn)
+    for crystals in done.kept:
+        ledger.remember(crystals)
     policy, key = request_policy(request, config), request_key(request.seed)
     weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)
     target, rates = Target(weights.params, wished, policy.sharpness), []
@@ -188,23 +188,21 @@ def _closest(crystals: CrystalBatch, row: int) -> float:
     return closest_approach(crystals[row : row + 1].to_structures()[0])
 
 
-class _SameCrystal:
+class _Fingerprint:
     """Tells crystals apart by composition first and by pymatgen's StructureMatcher then."""
 
-    def __init__(self) -> None:
-        self._structures: dict[int, Any] = {}
-
-    def key(self, drawn: Drawn) -> Hashable:
-        counts = drawn.crystals.composition(0)
+    def __init__(self, crystals: CrystalBatch):
+        counts = crystals.composition(0)
         divisor = int(np.gcd.reduce(list(counts.values())))
-        return tuple(sorted((number, count // divisor) for number, count in counts.items()))
+        self.key = tuple(sorted((number, count // divisor) for number, count in counts.items()))
+        # A lattice that closes no cell makes no structure, and is like no other.
+        self._structure = crystals.to_structures()[0] if is_physical(crystals.lattice)[0] else None
 
-    def same(self, one: Drawn, other: Drawn) -> bool:
+    def same(self, other: _Fingerprint) -> bool:
         from cfx.metrics.duplicates import same_crystal
 
-        if not (is_physical(one.crystals.lattice)[0] and is_physical(other.crystals.lattice)[0]):
-            return False
-        return same_crystal(one.crystals.to_structures()[0], other.crystals.to_structures()[0])
+        both = self._structure is not None and other._structure is not None
+        return both and same_crystal(self._structure, other._structure)
 
 
 class _Crew:

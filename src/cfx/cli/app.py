@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli import sample, train
+from cfx.cli import sample, score, train
 from cfx.errors import CfxError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("train")(train.command)
 app.command("sample")(sample.command)
+app.command("score")(score.command)
 
 
 def _version(wanted: bool) -> None:

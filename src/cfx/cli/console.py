@@ -17,6 +17,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines where stderr is no terminal."""
@@ -26,6 +27,14 @@ PLAIN_SECONDS = 10.0
 def stderr() -> Console:
     """The console that messages go to; results go to stdout."""
     return Console(stderr=True)
+
+
+def print_table(rows: list[dict[str, object]]) -> None:
+    """Prints rows of equal keys as a table on stdout."""
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*(escape(str(value)) for value in row.values()))
+    Console().print(table)
 
 
 class ConsoleReporter:

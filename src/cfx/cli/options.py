@@ -1,9 +1,15 @@
-"""What several commands parse alike."""
+"""What commands parse: text of the command line to values."""
 
 from __future__ import annotations
 
-from cfx.config import PRESETS, ModelConfig
-from cfx.errors import UsageError
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from cfx.config import PRESETS, ModelConfig, Template
+from cfx.errors import DataError, UsageError
+
+MODEL_HELP = "A name, a checkpoint directory, or a published .pkl file."
 
 
 def architecture_preset(name: str) -> ModelConfig:
@@ -15,3 +21,141 @@ def architecture_preset(name: str) -> ModelConfig:
     if name not in PRESETS:
         raise UsageError(f"there is no architecture {name!r}", f"choose one of: {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """The parts of a,b,c."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def space_groups(text: str, distribution: Callable[[str], dict[int, int]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Space groups and weights: 194, or 2,14,62, or 1-230, or uniform, or data:NAME.
+
+    Args:
+        text: as above; uniform draws each crystal's group, ranges and lists take turns.
+        distribution: crystals by space group of what stands behind `data:`.
+    """
+    if text == "uniform":
+        return tuple(range(1, 231)), (1.0,) * 230
+    if text.startswith("data:"):
+        counts = {group: count for group, count in sorted(distribution(text.removeprefix("data:")).items()) if count}
+        return tuple(counts), tuple(float(count) for count in counts.values())
+    groups: list[int] = []
+    for part in words(text):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not match:
+            raise UsageError(
+                f"{part!r} is no space group", "write 194, or 2,14,62, or 1-230, or uniform, or data:DATA_SET"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UsageError(f"the range {part} is empty", f"write {last}-{first}")
+        groups += range(first, last + 1)
+    return tuple(groups), ()
+
+
+def formula(text: str | None) -> tuple[tuple[str, int], ...]:
+    """Symbols and counts of a formula, parentheses allowed.
+
+    Raises:
+        UsageError: if it is none, or its counts are not whole.
+    """
+    if not text:
+        return ()
+    from pymatgen.core import Composition
+
+    try:
+        counts = Composition(text).get_el_amt_dict()
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no formula", "write it as SrTiO3 or Cs2ZnFe(CN)6") from error
+    if not counts or any(count != int(count) for count in counts.values()):
+        raise UsageError(f"{text!r} is no formula of whole numbers of atoms", "write it as SrTiO3 or Cs2ZnFe(CN)6")
+    return tuple((symbol, int(count)) for symbol, count in counts.items())
+
+
+def bias(text: str | None) -> tuple[tuple[str, float], ...]:
+    """Fe:2.0,S:1.5 as pairs."""
+    pairs = []
+    for part in words(text):
+        match = re.fullmatch(r"([A-Z][a-z]?):([+-]?\d+(?:\.\d+)?)", part)
+        if not match:
+            raise UsageError(f"{part!r} is no bias", "write --bias Fe:2.0,S:1.5")
+        pairs.append((match[1], float(match[2])))
+    return tuple(pairs)
+
+
+def shard(text: str | None) -> tuple[int, int]:
+    """3/16 as (3, 16)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
+    if not match:
+        raise UsageError(f"{text!r} is no part of a request", "write --shard 3/16")
+    return int(match[1]), int(match[2])
+
+
+def template(letters: str | None, sites: Path | None, prototype: Path | None, redraw: str | None):
+    """A template, and the space group of the prototype or None.
+
+    Args:
+        letters: as a,b,c.
+        sites: JSON in the public program's layout: `atom_mask`, a list of symbols for each site, and `constraints`,
+            groups of sites (from 0) that share one species.
+        prototype: a structure whose arrangement is kept.
+        redraw: of a prototype, what is drawn again besides the species: coords, lattice.
+
+    Raises:
+        UsageError: where they contradict each other.
+        DataError: for files that cannot be read.
+    """
+    if prototype is None:
+        if redraw:
+            raise UsageError("--redraw says what of a prototype is drawn again", "name one with --from FILE")
+        species, tied = _sites(sites) if sites else ((), ())
+        return Template(letters=words(letters), species=species, tied=tied), None
+    if letters:
+        raise UsageError("the letters of a prototype are kept: give either --from or --wyckoff")
+    return _prototype(prototype, sites, words(redraw))
+
+
+def _sites(path: Path) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[int, ...], ...]]:
+    import json
+
+    try:
+        content = json.loads(path.read_text())
+        species = tuple(tuple(str(symbol) for symbol in site) for site in content.get("atom_mask", []))
+        tied = tuple(tuple(int(site) for site in group) for group in content.get("constraints", []))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"cannot read {path}: {error}", 'write {"atom_mask": [["Fe", "Co"], ["O"]], "constraints": [[0, 1]]}'
+        ) from error
+    return species, tied
+
+
+def _prototype(path: Path, sites: Path | None, redraw: tuple[str, ...]) -> tuple[Template, int]:
+    from cfx.core.symmetry import LETTERS
+    from cfx.io.encode import EncodingError, encode_structure
+    from cfx.io.structures import parse_structure, read_records
+
+    if unknown := set(redraw) - {"coords", "lattice"}:
+        raise UsageError(f"cannot redraw {', '.join(sorted(unknown))}", "write --redraw coords,lattice, or one of them")
+    record = next(iter(read_records(path)), None)
+    if record is None:
+        raise DataError(f"{path} holds no structure")
+    try:
+        crystal = encode_structure(parse_structure(record))
+    except (EncodingError, ValueError) as error:
+        raise DataError(f"cannot use {path} as a prototype: {error}") from error
+    if sites:
+        species, tied = _sites(sites)
+    else:  # sites of one element stay of one element
+        species, groups = (), {}
+        for site, number in enumerate(crystal.species):
+            groups.setdefault(int(number), []).append(site)
+        tied = tuple(tuple(group) for group in groups.values() if len(group) > 1)
+    found = Template(
+        letters=tuple(LETTERS[letter] for letter in crystal.wyckoff),
+        species=species,
+        tied=tied,
+        frac_coords=() if "coords" in redraw else tuple(tuple(map(float, point)) for point in crystal.frac_coords),
+        lattice=() if "lattice" in redraw else tuple(map(float, crystal.lattice)),
+    )
+    return found, int(crystal.space_group)

@@ -1,4 +1,4 @@
-"""cfx sample: crystals of a space group."""
+"""cfx sample: crystals on request."""
 
 from __future__ import annotations
 
@@ -7,49 +7,140 @@ from typing import Annotated
 
 import typer
 
+from cfx.cli.options import MODEL_HELP
+from cfx.errors import UsageError
+
 
 def command(
-    space_group: Annotated[int, typer.Option("--sg", "--space-group", help="Space group, 1 to 230.")],
+    space_group: Annotated[
+        str | None,
+        typer.Option("--sg", "--space-group", help="194, or 2,14,62, or 1-230, or uniform, or data:DATA, data:model."),
+    ] = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Crystals wanted.")] = 1,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="A .cif file; stdout without it.")] = None,
-    model: Annotated[
-        str, typer.Option("--model", help="A name, a checkpoint directory, or a published .pkl file.")
-    ] = "auto",
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="A .cif, .zip, .extxyz, .jsonl, .csv, or a directory for POSCARs."),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help=MODEL_HELP)] = "auto",
     seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
     temperature: Annotated[float, typer.Option(help="Below 1: likelier crystals. Above 1: bolder ones.")] = 1.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Probability kept in every categorical draw.")] = 1.0,
-    batch_size: Annotated[int, typer.Option(help="Crystals drawn at once.")] = 64,
+    elements: Annotated[str | None, typer.Option(help="Elements allowed: La,Ni,O.")] = None,
+    require: Annotated[str | None, typer.Option(help="Elements that every crystal contains.")] = None,
+    exclude: Annotated[str | None, typer.Option(help="Elements that none contains.")] = None,
+    no_radioactive: Annotated[
+        bool, typer.Option("--no-radioactive", help="No element without a stable isotope: Tc, Pm, Po and beyond.")
+    ] = False,
+    formula: Annotated[
+        str | None,
+        typer.Option(help="Exact reduced composition: SrTiO3. At most 20 atoms a primitive cell, or --max-atoms."),
+    ] = None,
+    bias: Annotated[str | None, typer.Option(help="Nats added to the logits of elements: Fe:2.0,S:1.5.")] = None,
+    max_atoms: Annotated[int | None, typer.Option(help="Most atoms in the conventional cell.")] = None,
+    max_sites: Annotated[int | None, typer.Option(help="Most symmetry-inequivalent sites.")] = None,
+    wyckoff: Annotated[str | None, typer.Option(help="The letters of all sites: a,b,c.")] = None,
+    sites: Annotated[
+        Path | None, typer.Option(help="JSON with `atom_mask`, symbols by site, and `constraints`, tied sites from 0.")
+    ] = None,
+    prototype: Annotated[
+        Path | None, typer.Option("--from", help="A structure whose group and sites are kept, and species redrawn.")
+    ] = None,
+    redraw: Annotated[str | None, typer.Option(help="With --from, draw these again too: coords,lattice.")] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Reject what is not allowed instead of masking it: the true conditional.")
+    ] = False,
+    refine: Annotated[int, typer.Option(help="Monte Carlo steps on species and coordinates after the draw.")] = 0,
+    unique: Annotated[bool, typer.Option("--unique", help="No crystal twice, by pymatgen's StructureMatcher.")] = False,
+    min_distance: Annotated[float, typer.Option(help="Smallest distance between atoms, angstrom.")] = 0.0,
+    keep_invalid: Annotated[
+        bool, typer.Option("--keep-invalid", help="Keep unphysical lattices and atoms too close.")
+    ] = False,
+    max_attempts: Annotated[int, typer.Option(help="Attempts at one crystal before giving up.")] = 10_000,
+    shard: Annotated[str | None, typer.Option(help="Only a part of the request: 3/16.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Crystals drawn at once; chosen by device without it.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; all else as then.")] = False,
 ) -> None:
     """Draw crystals from a model.
 
-    Every CIF block holds the space group's operations and the asymmetric unit, with model, seed and
-    log-probability. Lattices that close no cell are drawn again and counted.
+    What is drawn follows from the seed alone: batch size, devices and interruptions change nothing. Draws that do not
+    count, as lattices that close no cell, are drawn again and counted by reason.
     """
-    from cfx.config import SampleConfig
-
-    request = SampleConfig(space_group, n, seed, temperature, top_p, batch_size)
-
+    from cfx.cli import options
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import start_jax
+    from cfx.config import SampleConfig
 
+    template, own_group = options.template(wyckoff, sites, prototype, redraw)
+    if (space_group is None) == (own_group is None):
+        raise UsageError(
+            "give a space group with --sg" if own_group is None else "--from brings its own space group",
+            "for example --sg 194" if own_group is None else "leave out --sg",
+        )
     reporter = ConsoleReporter()
+
+    def request(groups: tuple[int, ...], weights: tuple[float, ...]) -> SampleConfig:
+        return SampleConfig(
+            groups,
+            n=n,
+            seed=seed,
+            temperature=temperature,
+            top_p=top_p,
+            batch_size=batch_size,
+            weights=weights,
+            shard=options.shard(shard),
+            elements=options.words(elements),
+            exclude=options.words(exclude),
+            radioactive=not no_radioactive,
+            require=options.words(require),
+            formula=options.formula(formula),
+            bias=options.bias(bias),
+            max_atoms=max_atoms,
+            max_sites=max_sites,
+            template=template,
+            exact=exact,
+            refine=refine,
+            unique=unique,
+            min_distance=min_distance,
+            keep_invalid=keep_invalid,
+            max_attempts=max_attempts,
+        )
+
+    request((1,), ())  # finds what is wrong with the other options before anything slow starts
     start_jax(reporter)
 
     from cfx.model import load_model
     from cfx.runs.sample import sample
 
     loaded = load_model(model)
-    result = sample(loaded, request, output, reporter, force)
-    as_asked = result.found[space_group]
-    reporter.message(
-        f"{result.num_crystals} crystals of space group {space_group} from {result.num_drawn} draws "
-        f"({result.num_unphysical} unphysical lattices) by model {loaded.name}, seed {seed}, "
-        f"in {result.seconds:.1f} s" + (f": {output}" if output else "")
-    )
-    if others := {group: count for group, count in result.found.most_common() if group != space_group}:
-        shown = ", ".join(f"{count} in {group or 'none'}" for group, count in list(others.items())[:5])
-        more = ", ..." if len(others) > 5 else ""
-        reporter.message(
-            f"a symmetry search finds {as_asked} of them in space group {space_group} again; {shown}{more}"
-        )
+
+    def distribution(name: str) -> dict[int, int]:
+        from cfx.runs.score import space_group_counts
+
+        return space_group_counts(loaded, name, reporter)
+
+    groups = options.space_groups(space_group, distribution) if own_group is None else ((own_group,), ())
+    result = sample(loaded, request(*groups), output, reporter, force, resume)
+    for line in summary(result, loaded.name, seed, output):
+        reporter.message(line)
+
+
+def summary(result, model: str, seed: int, output: Path | None) -> list[str]:
+    """What a run says at its end."""
+    asked = list(result.asked)
+    where = f"space group {asked[0]}" if len(asked) == 1 else f"{len(asked)} space groups"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in result.rejected.most_common()) or "none rejected"
+    earlier = f" ({result.resumed} of them earlier)" if result.resumed else ""
+    lines = [
+        f"{result.num_crystals} crystals{earlier} of {where} from {result.num_drawn} draws ({reasons}) "
+        f"by model {model}, seed {seed}, in {result.seconds:.1f} s" + (f": {output}" if output else "")
+    ]
+    if result.rejected:
+        lines.append(f"yield: {100 * result.num_crystals / result.num_drawn:.1f} % of the draws count")
+    if result.accepted_moves is not None:
+        lines.append(f"refinement: {100 * result.accepted_moves:.1f} % of the moves accepted")
+    if result.found:
+        shown = ", ".join(f"{count} in {group or 'none'}" for group, count in result.found.most_common(5))
+        more = ", ..." if len(result.found) > 5 else ""
+        lines.append(f"a symmetry search finds {result.as_asked} of them in the space group asked for; {shown}{more}")
+    return lines

@@ -40,6 +40,7 @@ def command(
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.options import architecture_preset
     from cfx.cli.start import start_jax
+    from cfx.runs.score import read
     from cfx.runs.train import TrainResult, load_settings
     from cfx.runs.train import train as train_run
 
@@ -60,21 +61,8 @@ def command(
             seed=seed,
         )
     start_jax(reporter)
-    encoded = _load(data, symprec, model.n_max, workers, reporter)
-    held_out = validation and _load(validation, symprec, model.n_max, workers, reporter)
+    encoded = read(data, model.n_max, reporter, symprec, workers)
+    held_out = validation and read(validation, model.n_max, reporter, symprec, workers)
     result: TrainResult = train_run(run, model, config, encoded, held_out, reporter, resume)
     best = f"{run}/best" if result.best_loss is not None else f"the last of {run}/checkpoints"
     reporter.message(f"done: {result.step} steps; sample from it with: cfx sample --model {best} --sg 225 -n 10")
-
-
-def _load(path: Path, symprec: float, n_max: int, workers: int, reporter):
-    from cfx.io.dataset import load_dataset
-
-    with reporter.progress(f"encoding {path.name}", None) as progress:
-        dataset = load_dataset(path, symprec, n_max, workers, progress.update)
-    reporter.message(f"{path.name}: {len(dataset.batch)} crystals, {len(dataset.failures)} rows skipped")
-    for name, reason in dataset.failures[:5]:
-        reporter.warning(f"skipped {name}: {reason}")
-    if len(dataset.failures) > 5:
-        reporter.warning(f"and {len(dataset.failures) - 5} more")
-    return dataset

@@ -74,7 +74,7 @@ class Constraints:
         tied_to: int32 [N], the earlier slot whose species a slot repeats; its own number where it is free.
         species_bias: float32 [species], added to the logits, nats.
         required: bool [species], elements that the crystal may not end without.
-        max_atoms: int32 scalar, most atoms in the conventional cell.
+        max_atoms: int32 [230], most atoms in the conventional cell of each space group.
         formula: an exact composition, or None.
         prototype: what is kept of a given crystal, or None.
     """
@@ -104,7 +104,7 @@ def unconstrained(config: ModelConfig) -> Constraints:
         tied_to=np.arange(config.n_max, dtype=np.int32),
         species_bias=np.zeros(config.num_species, np.float32),
         required=np.zeros(config.num_species, bool),
-        max_atoms=np.int32(192 * config.n_max),
+        max_atoms=np.full(230, 192 * config.n_max, np.int32),
     )
 
 
@@ -174,7 +174,7 @@ def letter_mask(constraints: Constraints, space_group: jax.Array, before: Prefix
     size = jnp.asarray(symmetry_table().multiplicity)[space_group - 1][..., : len(letters)]
     lacks_required = (jnp.asarray(constraints.required) & (before.atoms == 0)).any(-1)
     mask = jnp.asarray(constraints.allowed_letters)[before.slot]
-    mask &= before.atoms.sum(-1, keepdims=True) + size <= constraints.max_atoms
+    mask &= before.atoms.sum(-1, keepdims=True) + size <= jnp.asarray(constraints.max_atoms)[space_group - 1][..., None]
     mask &= ~((letters == 0) & lacks_required[..., None])
     if constraints.formula is not None:
         ends = _formula_complete(constraints.formula, before)[..., None]
@@ -231,7 +231,8 @@ def _formula_choices(constraints: Constraints, space_group, before: Prefix, lett
     group = space_group[..., None] - 1
     size, fixed = jnp.asarray(table.multiplicity)[group, letters], jnp.asarray(table.is_fixed)[group, letters]
     missing = _missing(formula, before)[..., None, :, :]
-    within = jnp.arange(1, MOST_UNITS + 1)[:, None] * jnp.asarray(formula.counts).sum() <= constraints.max_atoms
+    most = jnp.asarray(constraints.max_atoms)[group][..., None, None]
+    within = jnp.arange(1, MOST_UNITS + 1)[:, None] * jnp.asarray(formula.counts).sum() <= most
     following = (letters + fixed)[..., None, None]
 
     def fewest(atoms: jax.Array) -> jax.Array:
@@ -259,11 +260,12 @@ def satisfied(constraints: Constraints, crystals: CrystalBatch, xp=np):
             constraints.required,
         )
     )
+    most = xp.asarray(constraints.max_atoms)[crystals.space_group - 1]
     atoms = _atoms(crystals, len(required)).sum(1)
     is_drawn = slots <= crystals.num_sites[:, None]  # the letters of the sites and the pad after them
     good = (letters[slots, crystals.wyckoff] | ~is_drawn).all(1)
     good &= ((elements[slots, species] & (species == species[:, tied[slots]])) | ~filled).all(1)
-    good &= ~(required & (atoms == 0)).any(1) & (crystals.num_atoms <= constraints.max_atoms)
+    good &= ~(required & (atoms == 0)).any(1) & (crystals.num_atoms <= most)
     if constraints.formula is not None:
         counts = (xp.asarray(constraints.formula.species)[:, None] == np.arange(len(required))) * xp.asarray(
             constraints.formula.counts

@@ -7,6 +7,7 @@ can be drawn by itself. Where duplicates are refused, crystal i also has to diff
 
 from __future__ import annotations
 
+import operator
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import jax
 import numpy as np
 
 from cfx.core.continuous import Job
+from cfx.core.crystal import CrystalBatch
 from cfx.core.decode import Drawn
 from cfx.errors import NumericsError
 
@@ -29,14 +31,17 @@ DUPLICATE = "duplicate"
 """Why a crystal that repeats an earlier one is drawn again."""
 
 
-class Duplicates(Protocol):
-    """Decides which crystals are the same."""
+class Fingerprint(Protocol):
+    """A crystal, as far as telling it from others needs it.
 
-    def key(self, drawn: Drawn) -> Hashable:
-        """What equal crystals share; `drawn` is a batch of one."""
+    Attributes:
+        key: what equal crystals share.
+    """
 
-    def same(self, one: Drawn, other: Drawn) -> bool:
-        """Whether two batches of one, of the same key, are the same crystal."""
+    key: Hashable
+
+    def same(self, other: Fingerprint) -> bool:
+        """Whether another one of the same key is the same crystal."""
 
 
 class Accepted(NamedTuple):
@@ -81,7 +86,7 @@ class Ledger:
         numbers: range,
         space_group: Callable[[int], int],
         judge: Callable[[Drawn], list[str | None]],
-        duplicates: Duplicates | None = None,
+        fingerprint: Callable[[CrystalBatch], Fingerprint] | None = None,
         max_attempts: int = 10_000,
     ):
         """Opens the ledger of a request.
@@ -90,16 +95,21 @@ class Ledger:
             numbers: the crystals wanted.
             space_group: of a crystal by its number.
             judge: for each crystal of a batch, the reason why it does not count, or None.
-            duplicates: tells crystals apart; None lets them repeat.
+            fingerprint: of a batch of one, to tell crystals apart; None lets them repeat.
             max_attempts: at one crystal, before giving up.
         """
-        self.space_group, self.judge, self.duplicates, self.max_attempts = space_group, judge, duplicates, max_attempts
+        self.space_group, self.judge, self.fingerprint, self.max_attempts = (
+            space_group,
+            judge,
+            fingerprint,
+            max_attempts,
+        )
         self.rejected: Counter[str] = Counter()
         self._first, self._next, self._end = numbers.start, numbers.start, numbers.stop
         self._open: dict[int, _Entry] = {}
         self._again: deque[Job] = deque()
-        self._kept: dict[Hashable, list[Drawn]] = defaultdict(list)
-        self._pending: dict[Hashable, set[int]] = defaultdict(set)
+        self._kept: dict[Hashable, list[Fingerprint]] = defaultdict(list)
+        self._pending: dict[int, Fingerprint] = {}  # of candidates that differ from all that came out
 
     @property
     def is_complete(self) -> bool:
@@ -123,10 +133,11 @@ class Ledger:
         """Takes back jobs that could not be done."""
         self._again.extendleft(reversed(jobs))
 
-    def remember(self, drawn: Drawn) -> None:
-        """Counts a crystal of an earlier session among those that may not be repeated."""
-        if self.duplicates:
-            self._kept[self.duplicates.key(drawn)].append(drawn)
+    def remember(self, crystals: CrystalBatch) -> None:
+        """Counts a crystal of an earlier session (a batch of one) among those that may not be repeated."""
+        if self.fingerprint:
+            own = self.fingerprint(crystals)
+            self._kept[own.key].append(own)
 
     def put(self, jobs: list[Job], drawn: Drawn) -> None:
         """Takes in what the jobs gave.
@@ -151,32 +162,27 @@ class Ledger:
             self.rejected.update(self._open[number].failures[attempt] for attempt in range(found.job.attempt))
             del self._open[number]
             self._first += 1
-            if self.duplicates:
-                self._keep(number, found.drawn)
+            if self.fingerprint:
+                self._keep(self._pending.pop(number))
             yield found
 
     def _consider(self, number: int) -> None:
-        """Refuses a candidate that repeats a crystal which has come out."""
-        while self.duplicates and (found := self._open[number].candidate) is not None:
-            key = self.duplicates.key(found.drawn)
-            if number in self._pending[key]:
-                return
-            if not any(self.duplicates.same(found.drawn, kept) for kept in self._kept[key]):
-                self._pending[key].add(number)
-                return
-            self._fail(found.job, DUPLICATE)
-
-    def _keep(self, number: int, drawn: Drawn) -> None:
-        """Remembers a crystal that comes out, and refuses the candidates that repeat it."""
-        key = self.duplicates.key(drawn)
-        self._kept[key].append(drawn)
-        self._pending[key].discard(number)
-        for waiting in sorted(self._pending[key]):
-            found = self._open[waiting].candidate
-            if self.duplicates.same(found.drawn, drawn):
-                self._pending[key].discard(waiting)
+        """Refuses candidates that repeat a crystal which has come out."""
+        while self.fingerprint and number not in self._pending and (found := self._open[number].candidate) is not None:
+            own = self.fingerprint(found.drawn.crystals)
+            if any(own.same(kept) for kept in self._kept[own.key]):
                 self._fail(found.job, DUPLICATE)
-                self._consider(waiting)
+            else:
+                self._pending[number] = own
+
+    def _keep(self, own: Fingerprint) -> None:
+        """Remembers a crystal that comes out, and refuses the candidates that repeat it."""
+        self._kept[own.key].append(own)
+        for number, waiting in sorted(self._pending.items(), key=operator.itemgetter(0)):
+            if waiting.key == own.key and waiting.same(own):
+                del self._pending[number]
+                self._fail(self._open[number].candidate.job, DUPLICATE)
+                self._consider(number)
 
     def _fail(self, job: Job, reason: str) -> None:
         entry = self._open[job.number]

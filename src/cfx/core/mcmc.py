@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from typing import NamedTuple
 
 import haiku as hk
@@ -215,8 +216,8 @@ def refine(target: Target, config: ModelConfig, rng_key: jax.Array, jobs: list[J
             numbers = np.array([[jobs[i].number, jobs[i].attempt] for i in padded], np.uint32)
             crystals = drawn.crystals[padded].with_slots(int(size))
             done, rate = _run(target, config, _keys(rng_key, numbers), crystals, num_steps)
-            done = jax.tree.map(lambda leaf, n=len(some): np.asarray(leaf)[:n], done)
-            parts.append(dataclasses.replace(done, crystals=done.crystals.with_slots(config.n_max)))
+            done = jax.tree.map(np.asarray, dataclasses.replace(done, crystals=done.crystals.with_slots(config.n_max)))
+            parts.append(jax.tree.map(operator.itemgetter(slice(len(some))), done))
             rates.append(np.asarray(rate)[: len(some)])
             order.append(some)
     back = np.argsort(np.concatenate(order))

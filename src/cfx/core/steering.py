@@ -17,6 +17,11 @@ RADIOACTIVE = frozenset({43, 61, *range(84, 119)})
 """Elements without a stable isotope; bismuth, whose half-life is 2e19 years, counts as stable."""
 
 
+FORMULA_ATOMS = 20
+"""Most atoms in the primitive cell of a formula, unless the request says otherwise: the most in the published data
+sets. Without a limit, masks that keep a crystal from ending at another composition lead far beyond known cells."""
+
+
 def atomic_number(symbol: str) -> int:
     """The atomic number of a symbol.
 
@@ -79,7 +84,7 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
         tied_to=tied,
         species_bias=bias,
         required=required,
-        max_atoms=np.int32(request.max_atoms or built.max_atoms),
+        max_atoms=_max_atoms(request, built),
         prototype=_prototype(request.template, config.n_max),
     )
     if required.sum() > built.num_sites:
@@ -88,6 +93,15 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
         counts = {atomic_number(symbol): count for symbol, count in request.formula}
         built = dataclasses.replace(built, formula=make_formula(counts, tuple(sorted(set(request.space_groups)))))
     return built
+
+
+def _max_atoms(request: SampleConfig, built: Constraints) -> np.ndarray:
+    """Most atoms in the conventional cell of each space group, int32 [230]."""
+    if request.max_atoms is not None:
+        return np.full(230, request.max_atoms, np.int32)
+    if not request.formula:
+        return built.max_atoms
+    return np.array([FORMULA_ATOMS * symmetry_table().num_lattice_points(group) for group in range(1, 231)], np.int32)
 
 
 def _apply_template(template: Template, letters: np.ndarray, allowed: np.ndarray, tied: np.ndarray) -> None:
@@ -147,26 +161,21 @@ def why_impossible(constraints: Constraints, space_group: int) -> str | None:
     if sorted(fixed_letters) != fixed_letters:
         return "the letters of a template must not decrease"
     smallest = sum(int(size[letter]) for letter in fixed_letters) or int(size[1 : last + 1].min())
-    if smallest > constraints.max_atoms:
-        return f"{name} needs at least {smallest} atoms in its conventional cell, more than {constraints.max_atoms}"
-    if constraints.formula is not None and not _formula_can_be_met(constraints, space_group, letters, size, fixed):
-        return f"no combination of letters of {name} gives that composition within {_limit(constraints)}"
+    most = int(constraints.max_atoms[space_group - 1])
+    if smallest > most:
+        return f"{name} needs at least {smallest} atoms in its conventional cell, more than {most}"
+    if constraints.formula is not None:
+        counts = np.asarray(constraints.formula.counts)
+        most = int(min(most, rules.MOST_UNITS * counts.sum(), rules.MOST_ATOMS * counts.sum() // counts.max()))
+        if not _formula_can_be_met(constraints, space_group, most, letters, size, fixed):
+            limits = f"{constraints.num_sites} sites and {most} atoms in its conventional cell"
+            return f"no combination of letters of {name} gives that composition within {limits}"
     return None
 
 
-def _limit(constraints: Constraints) -> str:
-    return f"{constraints.num_sites} sites and {min(int(constraints.max_atoms), _most_atoms(constraints))} atoms"
-
-
-def _most_atoms(constraints: Constraints) -> int:
-    counts = np.asarray(constraints.formula.counts)
-    return int(min(rules.MOST_UNITS * counts.sum(), rules.MOST_ATOMS * counts.sum() // counts.max()))
-
-
-def _formula_can_be_met(constraints: Constraints, space_group: int, letters, size, fixed) -> bool:
+def _formula_can_be_met(constraints: Constraints, space_group: int, most: int, letters, size, fixed) -> bool:
     """Looks for a way to spread letters over elements, slot by slot, as the decoder would."""
     counts = [int(count) for count in constraints.formula.counts if count]
-    most = min(int(constraints.max_atoms), _most_atoms(constraints))
     fewest = np.asarray(constraints.formula.min_sites)[space_group - 1]
     for units in range(1, most // sum(counts) + 1):
         if _can_fill(tuple(units * count for count in counts), 0, 1, letters, size, fixed, fewest, set()):
@@ -184,7 +193,7 @@ def _can_fill(missing, slot, lowest, letters, size, fixed, fewest, failed) -> bo
         if not letters[slot, letter]:
             continue
         for i, atoms in enumerate(missing):
-            left = missing[:i] + (atoms - int(size[letter]),) + missing[i + 1 :]
+            left = (*missing[:i], atoms - int(size[letter]), *missing[i + 1 :])
             following = letter + bool(fixed[letter])
             if left[i] >= 0 and _can_fill(left, slot + 1, following, letters, size, fixed, fewest, failed):
                 return True

@@ -54,6 +54,11 @@ class SymmetryTable:
         """The operations of the space group itself, centrings included, as `operations`."""
         return self.operations(space_group, int(self.num_letters[space_group - 1]))
 
+    def num_lattice_points(self, space_group: int) -> int:
+        """Primitive cells in the conventional one: 1 for P, 2 for A, C and I, 3 for R, 4 for F."""
+        rotations, _ = self.general_operations(space_group)
+        return len(rotations) // len(np.unique(rotations, axis=0))
+
 
 @functools.cache
 def symmetry_table() -> SymmetryTable:

@@ -1,7 +1,7 @@
 """Crystals from files in any of the usual formats, as small text records that workers parse and encode.
 
-Formats: CSV with a `cif` or `structure` column (.csv, .csv.gz), a CIF of one or many blocks, extended XYZ, POSCAR,
-and a directory or zip of these.
+Formats: CSV with a `cif` or `structure` column (.csv, .csv.gz), JSON lines with one (.jsonl), a CIF of one or many
+blocks, extended XYZ, POSCAR, and a directory or zip of these.
 """
 
 from __future__ import annotations
@@ -57,16 +57,23 @@ def read_records(path: Path) -> Iterator[Record]:
         else:
             raise DataError(
                 f"{path}: unknown format",
-                "cfx reads .csv, .csv.gz, .cif, .extxyz, POSCAR, and directories or zips of them",
+                "cfx reads .csv, .csv.gz, .jsonl, .cif, .extxyz, POSCAR, and directories or zips of them",
             )
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}") from error
 
 
 def _kind(name: str) -> str | None:
-    """csv, cif, extxyz or poscar by file name, or None; hidden files are none of them."""
+    """csv, jsonl, cif, extxyz or poscar by file name, or None; hidden files are none of them."""
     name = Path(name).name.lower().removesuffix(".gz")
-    suffixes = {".csv": "csv", ".cif": "cif", ".extxyz": "extxyz", ".xyz": "extxyz", ".vasp": "poscar"}
+    suffixes = {
+        ".csv": "csv",
+        ".jsonl": "jsonl",
+        ".cif": "cif",
+        ".extxyz": "extxyz",
+        ".xyz": "extxyz",
+        ".vasp": "poscar",
+    }
     suffix = Path(name).suffix
     if name.startswith("."):
         return None
@@ -85,6 +92,8 @@ def _parse_file(name: str, content: bytes) -> Iterator[Record]:
         blocks = [block for block in blocks if block.startswith("data_")]
         for i, block in enumerate(blocks):
             yield Record(name if len(blocks) == 1 else f"{name}#{i + 1}", "cif", block)
+    elif kind == "jsonl":
+        yield from _jsonl_records(name, text)
     elif kind == "extxyz":
         yield from _extxyz_records(name, text)
     else:
@@ -106,6 +115,18 @@ def _csv_records(name: str, text: str) -> Iterator[Record]:
     identifier = next((column for column in ID_COLUMNS if column in columns), None)
     for i, row in enumerate(reader):
         yield Record((identifier and row[identifier]) or f"row {i + 1}", STRUCTURE_COLUMNS[column], row[column] or "")
+
+
+def _jsonl_records(name: str, text: str) -> Iterator[Record]:
+    for i, line in enumerate(filter(str.strip, text.splitlines()), start=1):
+        try:
+            content = json.loads(line)
+            column = next(column for column in STRUCTURE_COLUMNS if column in content)
+        except (ValueError, TypeError, StopIteration) as error:
+            raise DataError(f"{name}: line {i} is no JSON with a `cif` or `structure`") from error
+        identifier = next((str(content[key]) for key in ID_COLUMNS if key in content), f"row {i}")
+        value = content[column]
+        yield Record(identifier, STRUCTURE_COLUMNS[column], value if isinstance(value, str) else json.dumps(value))
 
 
 def _extxyz_records(name: str, text: str) -> Iterator[Record]:

@@ -1,23 +1,28 @@
-"""Sampling a space group into a file, batch by batch."""
+"""Sampling a request into a file, batch by batch."""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 
-from cfx.config import SampleConfig
+from cfx.config import SampleConfig, to_dict
+from cfx.core import steering
 from cfx.core.crystal import CrystalBatch
-from cfx.core.elements import formula
-from cfx.core.lattice import cell_vectors
+from cfx.core.lattice import cell_vectors, is_physical
 from cfx.io.encode import find_space_group
-from cfx.io.writers import check_target, cif_block, growing_file
-from cfx.model import Draws, Model
+from cfx.io.outputs import GrowingOutput, Record, StandardOutput, check_target
+from cfx.model import Model
 from cfx.runs.reporter import Reporter
 from cfx.runs.signals import Interrupted, StopRequest
+from cfx.sampling import Draws, Resumed, possible_space_groups
 
 
 @dataclass
@@ -25,78 +30,164 @@ class SampleResult:
     """What a request gave.
 
     Attributes:
-        num_crystals: written.
-        num_drawn: draws it took.
-        num_unphysical: draws whose lattice was no lattice.
-        found: space group that a symmetry search finds in a crystal (None: nothing) -> number of crystals.
+        num_crystals: in the output.
+        rejected: attempts that did not count, by reason.
+        asked: space group as asked -> number of crystals.
+        as_asked: crystals in which a symmetry search finds the space group that was asked.
+        found: other space groups that it finds (None: nothing) -> number of crystals.
+        accepted_moves: share of Monte Carlo moves accepted, or None without refinement.
+        resumed: crystals that an earlier session had written.
         seconds: wall time of drawing and writing.
     """
 
     num_crystals: int = 0
-    num_drawn: int = 0
-    num_unphysical: int = 0
-    found: Counter = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    asked: Counter[int] = field(default_factory=Counter)
+    as_asked: int = 0
+    found: Counter[int | None] = field(default_factory=Counter)
+    accepted_moves: float | None = None
+    resumed: int = 0
     seconds: float = 0.0
+
+    @property
+    def num_drawn(self) -> int:
+        """Attempts that the crystals took."""
+        return self.num_crystals + self.rejected.total()
+
+    def progress(self) -> dict[str, Any]:
+        """What a later session needs to go on, as JSON can hold it."""
+        return {
+            "num_crystals": self.num_crystals,
+            "rejected": dict(self.rejected),
+            "asked": list(self.asked.items()),
+            "as_asked": self.as_asked,
+            "found": list(self.found.items()),
+        }
+
+    @classmethod
+    def of(cls, progress: dict[str, Any]) -> SampleResult:
+        """The inverse of `progress`; {} is a new start."""
+        result = cls(progress.get("num_crystals", 0), Counter(progress.get("rejected", {})))
+        result.asked.update(dict(progress.get("asked", [])))
+        result.found.update(dict(progress.get("found", [])))
+        result.as_asked, result.resumed = progress.get("as_asked", 0), result.num_crystals
+        return result
 
 
 def sample(
-    model: Model, request: SampleConfig, output: Path | None, reporter: Reporter, force: bool = False
+    model: Model,
+    request: SampleConfig,
+    output: Path | None,
+    reporter: Reporter,
+    force: bool = False,
+    resume: bool = False,
 ) -> SampleResult:
     """Draws crystals and writes each batch as soon as it is there.
 
     Args:
         model: to draw from.
-        request: space group, number, seed and the rest.
-        output: a .cif file, or None for stdout.
+        request: what to draw.
+        output: a file or directory, or None for stdout.
         reporter: receives progress.
         force: overwrite `output`.
+        resume: continue OUTPUT.partial.
 
     Raises:
+        UsageError: if the request cannot be met, or differs from the one to be continued.
         OutputError: if `output` cannot be written.
         Interrupted: after a signal; the crystals so far are in OUTPUT.partial.
     """
-    check_target(output, force)
-    if model.trained_on(request.space_group) == 0:
-        reporter.warning(f"model {model.name} never saw space group {request.space_group} in training")
-    result, start = SampleResult(), time.perf_counter()
-    with (
-        StopRequest() as stop,
-        growing_file(output) as file,
-        reporter.progress(f"space group {request.space_group}", request.n) as progress,
-    ):
-        for draws in model.draws(request):
-            found = [find_space_group(conventional_cell(draws.crystals, row)) for row in range(len(draws.crystals))]
-            for row, group in enumerate(found):
-                file.write(_block(model, request, draws, row, result.num_crystals + row, group))
-            file.flush()
-            result.found.update(found)
-            result.num_crystals += len(found)
-            result.num_drawn, result.num_unphysical = draws.num_drawn, draws.num_unphysical
+    check_target(output, force, request.keep_invalid)
+    impossible = possible_space_groups(request, steering.build_constraints(request, model.config))
+    _warn(model, request, impossible, reporter)
+    target, result, done = _open(model, request, output, resume)
+    start, total = time.perf_counter(), len(request.numbers)
+    with StopRequest() as stop, reporter.progress("crystals", total) as progress:
+        for draws in model.draws(request, done) if result.num_crystals < total else ():
+            records = _records(model, request, draws, result)
+            result.rejected, result.accepted_moves = draws.rejected, draws.accepted_moves
+            target.write(records, result.progress())
             result.seconds = time.perf_counter() - start
-            progress.update(result.num_crystals, f"{result.num_crystals / result.seconds:.0f} crystals/s")
-            if stop and result.num_crystals < request.n:
-                kept = f"; they are in {output}.partial" if output else ""
+            rate = (result.num_crystals - result.resumed) / result.seconds
+            progress.update(result.num_crystals, f"{rate:.0f} crystals/s")
+            if stop and result.num_crystals < total:
+                kept = f"; they are in {output}.partial; continue with --resume" if output else ""
                 raise Interrupted(stop.signum, f"stopped after {result.num_crystals} crystals{kept}")
+    target.close()
     return result
 
 
-def _block(model: Model, request: SampleConfig, draws: Draws, row: int, index: int, found: int | None) -> str:
-    crystals = draws.crystals
-    counts = crystals.composition(row)
-    divisor = np.gcd.reduce(list(counts.values()))
-    reduced = formula({z: n // divisor for z, n in counts.items()})
-    parts = {f"log_prob_{name}": float(value[row]) for name, value in draws.log_prob.parts().items()}
-    remarks = {
-        "model": model.name,
-        "seed": request.seed,
-        "draw": int(draws.numbers[row]),
-        "temperature": request.temperature,
-        "top_p": request.top_p,
-        "log_prob": float(draws.log_prob.total[row]),
-        **parts,
-        "space_group_found": "none" if found is None else found,
-    }
-    return cif_block(f"{reduced}_{index}", crystals, row, remarks)
+def _warn(model: Model, request: SampleConfig, impossible: dict[int, str], reporter: Reporter) -> None:
+    if impossible:
+        shown = ", ".join(map(str, sorted(impossible)[:8])) + (", ..." if len(impossible) > 8 else "")
+        first = next(iter(impossible.values()))
+        reporter.warning(
+            f"{len(impossible)} space groups are left out, which cannot meet the request: {shown} ({first})"
+        )
+    unseen = [group for group in dict.fromkeys(request.space_groups) if model.trained_on(group) == 0]
+    if len(unseen) == 1:
+        reporter.warning(f"model {model.name} never saw space group {unseen[0]} in training")
+    elif unseen:
+        reporter.warning(f"model {model.name} never saw {len(unseen)} of these space groups in training")
+
+
+def _open(model: Model, request: SampleConfig, output: Path | None, resume: bool):
+    """The output, the result so far, and what the sampler must know of it."""
+    if output is None:
+        return StandardOutput(), SampleResult(), Resumed()
+    asked = to_dict(dataclasses.replace(request, batch_size=None))
+    target = GrowingOutput(output, _plain({"model": _digest(model), **asked}), keep=request.unique)
+    if not resume:
+        target.begin()
+        return target, SampleResult(), Resumed()
+    result = SampleResult.of(target.resume())
+    kept = target.kept(result.num_crystals, model.config.n_max) if request.unique and result.num_crystals else None
+    batches = tuple(kept[row : row + 1] for row in range(len(kept))) if kept is not None else ()
+    return target, result, Resumed(result.num_crystals, result.rejected, batches)
+
+
+def _digest(model: Model) -> str:
+    """SHA-256 of the weights."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(model.params):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """With lists for tuples, as JSON gives them back."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _records(model: Model, request: SampleConfig, draws: Draws, result: SampleResult) -> list[Record]:
+    """The crystals of a batch, counted and described."""
+    records = []
+    for row, job in enumerate(draws.jobs):
+        crystals = draws.crystals[row : row + 1]
+        found = find_space_group(conventional_cell(crystals, 0)) if is_physical(crystals.lattice)[0] else None
+        result.asked[job.space_group] += 1
+        if found == job.space_group:
+            result.as_asked += 1
+        else:
+            result.found[found] += 1
+        parts = {f"log_prob_{name}": float(value[row]) for name, value in draws.log_prob.parts().items()}
+        remarks = {
+            "model": model.name,
+            "seed": request.seed,
+            "draw": job.number,
+            "attempt": job.attempt,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "log_prob": float(draws.log_prob.total[row]),
+            **parts,
+            "policy_log_prob": float(draws.policy_log_prob.total[row]),
+            "space_group_found": "none" if found is None else found,
+        }
+        records.append(Record(result.num_crystals, crystals, remarks))
+        result.num_crystals += 1
+    return records
 
 
 def conventional_cell(crystals: CrystalBatch, row: int) -> tuple[np.ndarray, np.ndarray, list[int]]:

@@ -1,21 +1,14 @@
-"""Crystals to files: CIF blocks with the real space group and the asymmetric unit, written as they are made."""
+"""A crystal as a CIF block with its real space group and the asymmetric unit."""
 
 from __future__ import annotations
 
 import functools
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, operation_text, symmetry_table
-from cfx.errors import OutputError, UsageError
 
 
 def cif_block(name: str, crystals: CrystalBatch, row: int, remarks: dict[str, str | int | float]) -> str:
@@ -87,46 +80,3 @@ def _exact(group: int, letter: int, point: np.ndarray) -> np.ndarray:
     exact = rotations[0] @ point.astype(float) + translations[0]
     exact = np.round(exact - np.floor(exact), 10)
     return np.where(exact >= 1, 0.0, exact)
-
-
-def check_target(path: Path | None, force: bool) -> None:
-    """Finds out before the work whether a result can be written.
-
-    Raises:
-        UsageError: for a suffix that cfx does not write.
-        OutputError: if the file exists and `force` is False, or its directory cannot be written.
-    """
-    if path is None:
-        return
-    if path.suffix != ".cif":
-        raise UsageError(f"cannot write {path}: unknown suffix {path.suffix!r}", "name a .cif file")
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists", "choose another name, or overwrite it with --force")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: no directory {path.parent}", f"create it with: mkdir -p {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"cannot write {path}: no permission to write in {path.parent}")
-
-
-@contextmanager
-def growing_file(path: Path | None) -> Iterator[TextIO]:
-    """A text file that grows as PATH.partial and takes its name when it is complete; stdout for None.
-
-    What was written before an interruption stays in PATH.partial.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "w") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
