@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 
 import pytest
 
 from cfx import errors
-from cfx.config import PRESETS, ModelConfig, SampleConfig, TrainConfig, from_dict, to_dict
+from cfx.config import PRESETS, ModelConfig, SampleConfig, Template, TrainConfig, from_dict, to_dict
 from cfx.errors import UsageError
 
 
-@pytest.mark.parametrize("config", [*PRESETS.values(), TrainConfig(epochs=3), SampleConfig(194, n=7)])
+@pytest.mark.parametrize("config", [*PRESETS.values(), TrainConfig(epochs=3)])
 def test_json_round_trip(config):
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_a_request_as_json_holds_every_field():
+    template = Template(letters=("a", "b"), tied=((0, 1),), lattice=(4.0, 4.0, 4.0, 90.0, 90.0, 90.0))
+    request = SampleConfig((2, 194), n=7, formula=(("Sr", 1),), bias=(("O", 0.5),), shard=(1, 2), template=template)
+    stored = json.loads(json.dumps(to_dict(request)))
+    assert set(stored) == {field.name for field in dataclasses.fields(SampleConfig)}
+    assert (stored["space_groups"], stored["n"], stored["formula"]) == ([2, 194], 7, [["Sr", 1]])
+    assert stored["template"]["lattice"] == list(template.lattice) and stored["template"]["tied"] == [[0, 1]]
+
+
+def test_shards_are_the_parts_of_a_request():
+    for n, parts in [(1, 1), (10, 3), (2, 5), (100, 16)]:
+        numbers = [list(SampleConfig((1,), n=n, shard=(part, parts)).numbers) for part in range(1, parts + 1)]
+        assert [number for part in numbers for number in part] == list(range(n))
+        assert max(map(len, numbers)) - min(map(len, numbers)) <= 1
 
 
 def test_unknown_fields_are_named():
@@ -42,20 +59,43 @@ def test_published_sizes():
         (TrainConfig, {"dropout": -0.1}),
         (TrainConfig, {"weight_decay": -1.0}),
         (TrainConfig, {"schedule": "linear"}),
-        (SampleConfig, {"space_group": 0}),
-        (SampleConfig, {"space_group": 231}),
-        (SampleConfig, {"space_group": 1, "n": 0}),
-        (SampleConfig, {"space_group": 1, "temperature": 0.0}),
-        (SampleConfig, {"space_group": 1, "temperature": float("nan")}),
-        (SampleConfig, {"space_group": 1, "top_p": 0.0}),
-        (SampleConfig, {"space_group": 1, "top_p": 1.1}),
-        (SampleConfig, {"space_group": 1, "seed": -1}),
+        (SampleConfig, {"space_groups": (0,)}),
+        (SampleConfig, {"space_groups": (1, 231)}),
+        (SampleConfig, {"space_groups": (1,), "n": 0}),
+        (SampleConfig, {"space_groups": (1,), "temperature": 0.0}),
+        (SampleConfig, {"space_groups": (1,), "temperature": float("nan")}),
+        (SampleConfig, {"space_groups": (1,), "top_p": 0.0}),
+        (SampleConfig, {"space_groups": (1,), "top_p": 1.1}),
+        (SampleConfig, {"space_groups": (1,), "seed": -1}),
+        (SampleConfig, {"space_groups": (1,), "batch_size": 0}),
+        (SampleConfig, {"space_groups": (1,), "max_atoms": 0}),
+        (SampleConfig, {"space_groups": (1,), "max_sites": 0}),
+        (SampleConfig, {"space_groups": (1,), "max_attempts": 0}),
     ],
 )
 def test_values_out_of_range(cls, values):
     with pytest.raises(UsageError) as error:
         cls(**values)
-    assert str(next(reversed(values.values()))) in error.value.message or cls is ModelConfig
+    value = next(reversed(values.values()))
+    value = value[-1] if isinstance(value, tuple) else value
+    assert str(value) in error.value.message or cls is ModelConfig
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"space_groups": ()}, "no space group"),
+        ({"weights": (1.0,)}, "one weight"),
+        ({"weights": (1.0, -1.0)}, "one weight"),
+        ({"shard": (0, 3)}, "no shard 0 of 3"),
+        ({"shard": (4, 3)}, "no shard 4 of 3"),
+        ({"refine": -1}, "must not be negative"),
+        ({"min_distance": -0.5}, "must not be negative"),
+    ],
+)
+def test_requests_that_cannot_be_meant(values, message):
+    with pytest.raises(UsageError, match=message):
+        SampleConfig(**{"space_groups": (1, 2), **values})
 
 
 def test_absolute_positions_take_any_head():

@@ -26,7 +26,7 @@ from cfx.core.mcmc import Target, refine
 from cfx.core.policy import Policy, Sharpness
 from cfx.errors import DependencyError, UsageError
 
-LADDERS = {"cpu": (16, 128), "gpu": (64, 512, 2048), "tpu": (64, 512, 2048)}
+LADDERS = {"cpu": (64, 128), "gpu": (64, 512, 2048), "tpu": (64, 512, 2048)}
 """Batch sizes by kind of device: the smallest that holds the request, or the largest."""
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+COMMAND = [sys.executable, "-c", "from cfx.cli import main; main()"]
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -41,6 +44,16 @@ def assert_one_error(result, exit_code: int, *words: str) -> None:
         (["sample", "--sg", "194", "--model", "nowhere"], 4, ["nowhere"]),
         (["sample", "--sg", "194", "-o", "out.docx"], 2, ["out.docx"]),
         (["sample", "--sg", "194", "-o", "no/such/directory/out.cif"], 8, ["no/such/directory"]),
+        (["sample"], 2, ["--sg"]),
+        (["sample", "--sg", "20-10"], 2, ["20-10"]),
+        (["sample", "--sg", "194", "--shard", "4/3"], 2, ["shard 4 of 3"]),
+        (["sample", "--sg", "194", "--from", "any.cif"], 2, ["--from"]),
+        (["sample", "--sg", "194", "--redraw", "coords"], 2, ["--redraw"]),
+        (["sample", "--sg", "194", "--elements", "La,Xx"], 2, ["Xx"]),
+        (["sample", "--sg", "194", "--formula", "what"], 2, ["what"]),
+        (["sample", "--sg", "194", "--bias", "Fe=2"], 2, ["Fe=2"]),
+        (["sample", "--sg", "data:missing.csv"], 3, ["missing.csv"]),
+        (["sample", "--sg", "194", "--keep-invalid", "-o", "out.extxyz"], 2, ["cell"]),
         (["train", "missing.csv", "-o", "run"], 3, ["missing.csv"]),
         (["train", "missing.csv", "-o", "run", "--architecture", "huge"], 2, ["huge"]),
         (["train", "missing.csv", "-o", "run", "--epochs", "0"], 2, ["epochs"]),
@@ -49,6 +62,36 @@ def assert_one_error(result, exit_code: int, *words: str) -> None:
 )
 def test_bad_arguments(cfx, arguments, exit_code, words):
     assert_one_error(cfx(*arguments), exit_code, *words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--sg", "221", "--formula", "Sr2Ti7O3"], ["composition", "221"]),
+        (["--sg", "221", "--formula", "SrTiO3", "--exclude", "Ti"], ["Ti"]),
+        (["--sg", "221", "--elements", "Tc,U", "--no-radioactive"], ["no element"]),
+        (["--sg", "2", "--wyckoff", "a,z"], ["no Wyckoff letter z"]),
+        (["--sg", "221", "--wyckoff", "a,a"], ["letter a", "only once"]),
+        (["--sg", "225-230", "--max-atoms", "1"], ["more than 1"]),
+        (["--sg", "221", "--max-sites", "1", "--require", "Na,Cl"], ["2 required elements"]),
+    ],
+)
+def test_requests_that_no_crystal_can_meet(cfx, tmp_path, options, words):
+    assert_one_error(cfx("sample", "--model", "mini", *options, "-o", "out.cif"), 2, *words)
+    assert not list(tmp_path.glob("out.cif*"))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"constraints": [["a"]]}', '{"atom_mask": 3}'])
+def test_sites_that_cannot_be_read(cfx, tmp_path, content):
+    (tmp_path / "sites.json").write_text(content)
+    assert_one_error(cfx("sample", "--sg", "62", "--sites", "sites.json"), 3, "sites.json")
+
+
+@pytest.mark.parametrize("content", [None, "", "data_x\n_nothing 1\n"])
+def test_prototypes_that_cannot_be_read(cfx, tmp_path, content):
+    if content is not None:
+        (tmp_path / "prototype.cif").write_text(content)
+    assert_one_error(cfx("sample", "--from", "prototype.cif"), 3, "prototype.cif")
 
 
 def test_parser_errors_are_usage_errors(cfx):
@@ -92,12 +135,25 @@ def test_existing_output_is_kept(cfx, tmp_path):
     assert (tmp_path / "out.cif").read_text() == "precious"
 
 
+LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from cfx.cli import main; main()"
+
+
+def test_a_file_that_cannot_grow_leaves_nothing_under_the_final_name(cfx, tmp_path):
+    """As on a full disk: the first blocks need more than the limit."""
+    warm = cfx("sample", "--sg", "225", "-n", "2", "--model", "mini")
+    assert len(warm.stdout) > 4096, warm.stderr
+    command = [sys.executable, "-c", LIMITED, "sample", "--sg", "225", "-n", "2", "--model", "mini", "-o", "out.cif"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 8 and "cannot write out.cif: File too large" in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "out.cif").exists()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
-def test_full_disk_leaves_nothing_under_the_final_name(cfx, tmp_path):
-    (tmp_path / "out.cif.partial").symlink_to("/dev/full")
-    result = cfx("sample", "--sg", "225", "-n", "2", "--model", "mini", "-o", "out.cif")
+def test_stdout_that_is_full(tmp_path):
+    command = [*COMMAND, "sample", "--sg", "225", "-n", "2", "--model", "mini"]
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
     assert result.returncode == 8 and "No space left" in result.stderr and "Traceback" not in result.stderr
-    assert not (tmp_path / "out.cif").exists()
 
 
 def test_output_directory_that_is_a_file(cfx, tmp_path):

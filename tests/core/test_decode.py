@@ -1,6 +1,6 @@
 """The sampler: every draw is a crystal, reproducible, and distributed as the likelihood says.
 
-Statistical checks fix the seed; each of the 6 fails by chance with a probability of 1e-4 for a new one.
+Statistical checks fix the seed; each of the 20 fails by chance with a probability of 1e-4 for a new one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cfx.core import decode, heads, lattice, random
+from cfx.core import decode, heads, incremental, lattice, policy
+from cfx.core.constraints import unconstrained
+from cfx.core.continuous import Decoder, Job
 from cfx.core.crystal import CrystalBatch, concatenate, validate
 from cfx.core.likelihood import log_prob, output_rows
 from cfx.core.symmetry import symmetry_table
@@ -25,13 +27,23 @@ GROUPS = np.array([1, 2, 12, 14, 47, 62, 63, 123, 139, 141, 152, 166, 180, 186, 
 
 rows = jax.jit(output_rows, static_argnums=1)
 score = jax.jit(log_prob, static_argnums=1)
+prepare = jax.jit(incremental.prepare, static_argnums=1)
 
 
-def decode_numbers(model, groups, numbers, seed=0, temperature=1.0, top_p=1.0) -> decode.Drawn:
-    sharpness = random.Sharpness(np.float32(temperature), np.float32(top_p))
-    groups, numbers = np.asarray(groups, np.int32), np.asarray(numbers, np.uint32)
-    drawn = decode.decode(model.params, model.config, jax.random.key(seed), numbers, groups, sharpness)
-    return jax.tree.map(np.asarray, drawn)
+def make_decoder(model, seed=0, temperature=1.0, top_p=1.0, batch=BATCH) -> Decoder:
+    sharpness = policy.Sharpness(np.float32(temperature), np.float32(top_p))
+    weights, in_force = prepare(model.params, model.config), policy.Policy(unconstrained(model.config), sharpness)
+    return Decoder(weights, model.config, in_force, jax.random.key(seed), batch)
+
+
+def decode_numbers(model, groups, numbers, seed=0, temperature=1.0, top_p=1.0, batch=BATCH) -> decode.Drawn:
+    """The crystals with these numbers, in their order."""
+    jobs = [Job(int(number), 0, int(group)) for number, group in zip(numbers, groups, strict=True)]
+    done, parts = zip(*make_decoder(model, seed, temperature, top_p, batch).drain(jobs), strict=True)
+    order = {job: i for i, job in enumerate(job for some in done for job in some)}
+    together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    assert len(order) == len(jobs)
+    return jax.tree.map(lambda leaf: leaf[[order[job] for job in jobs]], together)
 
 
 def draw(model, group, seed=0, first=0, **sharpness) -> CrystalBatch:
@@ -103,14 +115,16 @@ def assert_same_crystals(one: CrystalBatch, other: CrystalBatch):
     np.testing.assert_allclose(one.lattice, other.lattice, rtol=1e-3, atol=1e-3)
 
 
-def test_a_draw_is_the_same_beside_any_others(rotary):
-    """Another batch size, another place in the batch, other crystals beside it."""
-    groups = np.resize(GROUPS, BATCH)
-    reference = draw(rotary, groups)
-    order = np.random.default_rng(0).permutation(BATCH)
-    assert_same_crystals(decode_numbers(rotary, groups[order], order).crystals, reference[order])
-    few = order[:5]
-    assert_same_crystals(decode_numbers(rotary, groups[few], few).crystals, reference[few])
+@pytest.mark.parametrize("batch", [7, 256])
+def test_a_draw_is_the_same_beside_any_others(rotary, batch):
+    """Another batch size (one pool of slots, or four), another order, other crystals beside it."""
+    groups = np.resize(GROUPS, 4 * BATCH)
+    reference = decode_numbers(rotary, groups, np.arange(len(groups)))
+    order = np.random.default_rng(0).permutation(len(groups))[: 64 if batch == 7 else None]
+    other = decode_numbers(rotary, groups[order], order, batch=batch)
+    assert_same_crystals(other.crystals, reference.crystals[order])
+    for part, value in other.policy_log_prob.parts().items():
+        np.testing.assert_allclose(value, reference.policy_log_prob.parts()[part][order], rtol=1e-3, atol=1e-2)
 
 
 def test_seeds_and_draw_numbers_differ(small):
@@ -122,12 +136,14 @@ def test_seeds_and_draw_numbers_differ(small):
 
 def test_one_compilation_serves_every_request(small):
     """3 space groups, 2 ranges of draws, 2 seeds, other temperatures: nothing is compiled again."""
+    kernels = (decode.start, decode.advance, decode.take_over, decode.finish)
     draw(small, 225)
-    compiled = decode.decode._cache_size()
+    compiled = [kernel._cache_size() for kernel in kernels]
     draw(small, 194, first=0)
     draw(small, 62, first=1000)
     draw(small, 62, seed=5, temperature=0.7, top_p=0.9)
-    assert decode.decode._cache_size() == compiled
+    decode_numbers(small, np.full(100, 14), np.arange(100))
+    assert [kernel._cache_size() for kernel in kernels] == compiled
 
 
 def test_the_last_slot_stays_a_pad(rotary, small):

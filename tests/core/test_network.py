@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cfx.config import ModelConfig
-from cfx.core import network
+from cfx.core import incremental, network
 from cfx.core.likelihood import init_params, output_rows
 from cfx.core.network import Dropout
 
@@ -30,50 +30,48 @@ compiled = functools.partial(jax.jit, static_argnames="config")
 
 
 @compiled
-def forward(params, config, tokens, cache):
-    return hk.transform(lambda: network.transform(config, tokens, cache)).apply(params, None)
+def forward(params, config, tokens):
+    return hk.transform(lambda: network.transform(config, tokens)).apply(params, None)
+
+
+prepare = compiled(incremental.prepare)
+extend = compiled(incremental.extend)
 
 
 @compiled
-def site_rows(params, config, cache, group, letter, multiplicity, species, coords):
-    """The five tokens of a site, one by one, as the decoder feeds them: rows [B, 5, D] and the cache."""
-
-    def step(kind, value, cache):
-        token = network.embed_token(config, kind, group, value, multiplicity if kind == "letter" else None)
-        return network.transform(config, token[:, None], cache)
-
-    rows = []
-    for kind, value in zip(network.TOKEN_KINDS, (letter, species, *coords.T), strict=True):
-        row, keys, inputs = hk.transform(functools.partial(step, kind, value, cache)).apply(params, None)
-        cache = network.append(cache, keys, inputs)
-        rows.append(row[:, 0])
-    return jnp.stack(rows, axis=1), cache
+def embed(params, config, batch):
+    return hk.transform(
+        lambda: network.embed_sites(
+            config, batch.space_group, batch.wyckoff, batch.multiplicity, batch.species, batch.frac_coords
+        )
+    ).apply(params, None)
 
 
 def test_token_by_token_equals_the_full_forward_pass(golden, cast):
-    """Teacher forcing of golden crystals through the cache, site by site, all 21 slots."""
+    """Teacher forcing of golden crystals through a cache that just holds them, all 21 slots."""
     params, config = golden.params, golden.config
     batch = cast(golden.batch[:12], np.float32)
     expected = np.asarray(compiled(output_rows)(params, config, batch).rows)
-    cache = network.empty_cache(config, len(batch), 5 * config.n_max)
+    tokens = embed(params, config, batch)
+    weights, cache = prepare(params, config), incremental.empty_cache(config, len(batch), expected.shape[1])
     rows = []
-    for site in range(config.n_max):
-        row, cache = site_rows(
-            params, config, cache, batch.space_group, batch.wyckoff[:, site], batch.multiplicity[:, site],
-            batch.species[:, site], batch.frac_coords[:, site],
-        )  # fmt: skip
+    for age in range(expected.shape[1]):
+        row, cache = extend(weights, config, tokens[:, age], cache, np.full(len(batch), age))
         rows.append(np.asarray(row))
-    assert int(cache.length) == 5 * config.n_max
-    cached = np.concatenate(rows, axis=1)[:, : expected.shape[1]]
     assert np.abs(expected).max() > 1
-    assert np.abs(cached - expected).max() < 1e-4
+    assert np.abs(np.stack(rows, axis=1) - expected).max() < 1e-4
 
 
 @pytest.fixture(scope="module", params=["rotary", "absolute"])
 def tiny(request):
-    """A config, random parameters, and tokens that repeat after the second."""
+    """A config, random parameters, and tokens that repeat after the third."""
     config = dataclasses.replace(TINY, position=request.param)
     params = compiled(init_params)(config=config, rng_key=jax.random.key(0))
+    # Biases start at zero: any would do for a test, none would hide a mistake.
+    leaves, tree = jax.tree.flatten(params)
+    params = tree.unflatten(
+        [leaf + 0.1 * jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
+    )
     return (
         config,
         params,
@@ -81,25 +79,45 @@ def tiny(request):
     )
 
 
-def test_runs_of_tokens_after_a_cache_equal_one_pass(tiny):
-    """Three runs of three tokens, in a cache with room to spare."""
+def test_slots_of_any_age_share_a_ring(tiny):
+    """One slot begins four tokens after the other, the ring wraps, and both give the rows of a full pass."""
     config, params, tokens = tiny
-    whole, _, _ = forward(params, config, tokens, network.empty_cache(config, 2, 0))
-    cache, rows = network.empty_cache(config, 2, 12), []
-    for part in jnp.split(tokens, 3, axis=1):
-        row, keys, inputs = forward(params, config, part, cache)
-        cache = network.append(cache, keys, inputs)
-        rows.append(row)
-    assert int(cache.length) == 9
-    np.testing.assert_allclose(np.concatenate(rows, axis=1), whole, atol=1e-5)
-    assert np.asarray(cache.keys)[:, :, :, :9].any(-1).all()
-    assert not np.asarray(cache.keys)[:, :, :, 9:].any()
+    expected = np.asarray(forward(params, config, tokens))
+    weights, cache = prepare(params, config), incremental.empty_cache(config, 2, 7)
+    rows, ages = {0: [], 1: []}, np.array([0, -4])
+    for _ in range(9):
+        shown = np.clip(ages, 0, 8)
+        row, cache = extend(weights, config, tokens[np.arange(2), shown], cache, shown)
+        for slot in (0, 1):
+            if 0 <= ages[slot] < 7:
+                rows[slot].append(np.asarray(row[slot]))
+        ages += 1
+    for slot, seen in rows.items():
+        np.testing.assert_allclose(np.stack(seen), expected[slot, : len(seen)], atol=2e-5)
+    assert [len(seen) for seen in rows.values()] == [7, 5]
+
+
+def test_a_slot_that_changes_caches_goes_on_as_before(tiny):
+    """Out of a ring that has wrapped, into another slot of a larger one whose clock stands elsewhere."""
+    config, params, tokens = tiny
+    expected = np.asarray(forward(params, config, tokens))
+    weights, small = prepare(params, config), incremental.empty_cache(config, 2, 5)
+    small = small._replace(clock=jnp.int32(3))
+    for age in range(5):
+        _, small = extend(weights, config, tokens[:, age], small, np.full(2, age))
+    large = incremental.empty_cache(config, 3, 8)._replace(clock=jnp.int32(6))
+    large = incremental.take_over(large, small, np.array([1, 0]), np.array([2, 3]))  # there is no slot 3
+    for age in range(5, 8):
+        token = jnp.broadcast_to(tokens[1, age], (3, config.model_size))
+        row, large = extend(weights, config, token, large, np.full(3, age))
+        np.testing.assert_allclose(row[2], expected[1, age], atol=2e-5)
+    assert np.abs(row[0] - expected[1, 7]).max() > 1e-3
 
 
 def test_positions_matter(tiny):
     """The same token at another place gives another row."""
     config, params, tokens = tiny
-    rows, _, _ = forward(params, config, tokens, network.empty_cache(config, 2, 0))
+    rows = forward(params, config, tokens)
     assert np.abs(rows[:, 0] - rows[:, 3]).max() > 1e-4
     assert np.abs(rows[:, 3] - rows[:, 6]).max() > 1e-5
 
@@ -111,7 +129,7 @@ def test_rotation_is_by_position_times_frequency():
     frequency = 10000.0 ** (-2 * np.arange(4) / 8)
     turned = (heads[..., :4] + 1j * heads[..., 4:]) * np.exp(1j * positions[:, None] * frequency)
     with jax.enable_x64(True):
-        ours = network.rotate(jnp.asarray(heads), jnp.asarray(positions))
+        ours = network.rotate(jnp.asarray(heads), *network.rotary_table(jnp.asarray(positions), 8, jnp.float64))
     np.testing.assert_allclose(ours, np.concatenate([turned.real, turned.imag], axis=-1), atol=1e-9)
     np.testing.assert_array_equal(ours[:, :, 0], heads[:, :, 0])
 
@@ -121,7 +139,8 @@ def test_rotated_products_depend_on_the_distance_alone():
 
     def product(i, j):
         with jax.enable_x64(True):
-            a, b = (network.rotate(jnp.asarray(x), jnp.array([n])) for x, n in ((query, i), (key, j)))
+            tables = (network.rotary_table(jnp.array([n]), 64, jnp.float64) for n in (i, j))
+            a, b = (network.rotate(jnp.asarray(x), *table) for x, table in zip((query, key), tables, strict=True))
         return float(np.sum(np.asarray(a) * np.asarray(b)))
 
     assert product(7, 3) == pytest.approx(product(104, 100), abs=1e-9)

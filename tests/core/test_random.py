@@ -12,22 +12,36 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cfx.core import random
+from cfx.core import policy, random
 from cfx.core.heads import LatticeMixture, VonMisesMixture
 
 FALSE_ALARM = 1e-4
 N = 20_000
 
 
-def sharpness(temperature: float = 1.0, top_p: float = 1.0) -> random.Sharpness:
-    return random.Sharpness(np.float32(temperature), np.float32(top_p))
+def request(temperature: float = 1.0, top_p: float = 1.0) -> policy.Policy:
+    """What is in force, apart from constraints."""
+    return policy.Policy(None, policy.Sharpness(np.float32(temperature), np.float32(top_p)))
 
 
-MODEL = sharpness()
+MODEL = request()
 
-categorical = jax.jit(random.categorical)
-coordinate = jax.jit(random.coordinate)
-draw_lattice = jax.jit(random.lattice)
+
+@jax.jit
+def categorical(keys, log_probs, in_force):
+    return random.categorical(keys, policy.sharpen(log_probs, in_force.sharpness))
+
+
+@jax.jit
+def coordinate(keys, mixture, in_force):
+    return random.coordinate(keys, policy.coordinate(in_force, mixture))
+
+
+@jax.jit
+def draw_lattice(keys, mixture, in_force):
+    return random.lattice(keys, policy.cell(in_force, mixture))
+
+
 von_mises = jax.jit(random.von_mises)
 
 
@@ -106,7 +120,7 @@ with np.errstate(divide="ignore"):
     ],
 )
 def test_categorical(temperature, top_p, expected):
-    draws = categorical(keys(4), repeat(LOG_PROBS), sharpness(temperature, top_p))
+    draws = categorical(keys(4), repeat(LOG_PROBS), request(temperature, top_p))
     assert draws.dtype == jnp.int32
     assert_frequencies(draws, expected)
 
@@ -118,37 +132,6 @@ def test_a_row_is_drawn_by_its_own_key_alone():
     every = coordinate(keys(5, 50), mixture, MODEL)
     few = coordinate(keys(5, 50)[some], jax.tree.map(lambda leaf: leaf[some], mixture), MODEL)
     np.testing.assert_allclose(every[some], few, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "top_p", "kept"),
-    [
-        ([0.5, 0.3, 0.2], 0.4, [True, False, False]),
-        ([0.5, 0.3, 0.2], 0.6, [True, True, False]),
-        ([0.5, 0.3, 0.2], 0.9, [True, True, True]),
-        ([0.2, 0.5, 0.3], 0.6, [False, True, True]),  # order does not matter
-        ([0.2, 0.5, 0.3], 1e-9, [False, True, False]),  # one at least
-        ([0.5, 0.25, 0.25], 0.5, [True, False, False]),  # reached exactly
-        ([0.25, 0.0, 0.75], 0.99, [True, False, True]),
-        ([0.0, 1.0, 0.0], 0.5, [False, True, False]),
-    ],
-)
-def test_nucleus(probabilities, top_p, kept):
-    with np.errstate(divide="ignore"):
-        log_probs = np.log(np.array([probabilities], np.float32))
-    result = np.asarray(random.nucleus(jnp.asarray(log_probs), top_p))
-    assert np.isfinite(result[0]).tolist() == kept
-    np.testing.assert_array_equal(result[0][kept], log_probs[0][kept])
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "top_p", "num_kept"),
-    [([0.5, 0.5], 0.5, 1), ([0.3, 0.1, 0.3, 0.3], 0.5, 2), ([0.25] * 4, 0.7, 3), ([0.4, 0.2, 0.2, 0.2], 0.5, 2)],
-)
-def test_nucleus_is_the_smallest_set_where_entries_are_equal(probabilities, top_p, num_kept):
-    result = np.asarray(random.nucleus(jnp.log(jnp.array([probabilities])), top_p))[0]
-    kept = np.array(probabilities)[np.isfinite(result)]
-    assert sorted(kept, reverse=True) == sorted(probabilities, reverse=True)[:num_kept]
 
 
 MIXTURE = VonMisesMixture(np.log([0.3, 0.7]), np.array([3.0, -1.2]), np.array([2.0, 30.0]))
@@ -172,7 +155,7 @@ def mixture_cdf(weights, kappa):
 )
 def test_coordinate(temperature, weights, kappa):
     mixture = VonMisesMixture(*map(repeat, MIXTURE))
-    draws = coordinate(keys(6), mixture, sharpness(temperature))
+    draws = coordinate(keys(6), mixture, request(temperature))
     assert_drawn_from(draws, mixture_cdf(weights, kappa))
 
 
@@ -198,7 +181,7 @@ def test_lattice(temperature):
     mean = np.stack([np.arange(6.0), 100 + np.arange(6.0)])
     sigma = np.stack([np.full(6, 0.5), np.linspace(0.1, 1, 6)])
     mixture = LatticeMixture(*map(repeat, (np.log(weights), mean, sigma)))
-    draws = np.asarray(draw_lattice(keys(8), mixture, sharpness(temperature)))
+    draws = np.asarray(draw_lattice(keys(8), mixture, request(temperature)))
     component = (draws > 50).astype(int)
     assert (component == component[:, :1]).all()
     assert_frequencies(component[:, 0], weights ** (1 / temperature))

@@ -57,7 +57,7 @@ def command(
     ] = False,
     max_attempts: Annotated[int, typer.Option(help="Attempts at one crystal before giving up.")] = 10_000,
     shard: Annotated[str | None, typer.Option(help="Only a part of the request: 3/16.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Crystals drawn at once; chosen by device without it.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Crystals drawn at once, 64 or more; else chosen.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; all else as then.")] = False,
 ) -> None:

@@ -22,21 +22,28 @@ from cfx.core.incremental import Weights
 from cfx.core.network import TOKENS_PER_SITE
 from cfx.core.policy import Policy
 
-POOL_SITES = ((3, 1), (6, 1), (11, 2), (20, 4))
+POOL_SITES = ((3, 1), (6, 1), (11, 2), (20, 2))
 """For each pool: the sites that its caches hold, and the part of the batch it has slots for (1 / that many)."""
 
-FEW = 16
-"""A batch this small is drawn in a single pool: what it would save is less than what it takes to compile more."""
+LEAST = 64
+"""Slots that every pool has at least. On fewer rows XLA's matrix products on CPUs sum in another order, and a crystal's
+last digits, in time its coordinates, would depend on the batch size."""
 
 FINISHED = 32
 """Crystals that are given their lattices in one call."""
 
 
 def pool_shapes(batch_size: int, max_sites: int) -> list[tuple[int, int]]:
-    """Slots and tokens of each pool of a decoder for crystals of at most `max_sites` sites."""
-    smaller = [] if batch_size <= FEW else [(sites, part) for sites, part in POOL_SITES if sites < max_sites]
-    part = next((part for sites, part in POOL_SITES if sites >= max_sites), POOL_SITES[-1][1]) if smaller else 1
-    return [(max(1, batch_size // part), sites * TOKENS_PER_SITE + 1) for sites, part in [*smaller, (max_sites, part)]]
+    """Slots and tokens of each pool of a decoder for crystals of at most `max_sites` sites.
+
+    The smallest batch has a single pool: what others would save is less than what they take to compile.
+    """
+    if batch_size <= LEAST:
+        return [(LEAST, max_sites * TOKENS_PER_SITE + 1)]
+    shorter = [(sites, part) for sites, part in POOL_SITES if sites < max_sites]
+    last = POOL_SITES[min(len(shorter), len(POOL_SITES) - 1)][1]
+    shapes = [*shorter, (max_sites, last)]
+    return [(max(LEAST, batch_size // part), sites * TOKENS_PER_SITE + 1) for sites, part in shapes]
 
 
 class Job(NamedTuple):
@@ -119,14 +126,14 @@ class Decoder:
             config: its architecture.
             policy: what is in force.
             rng_key: of the request.
-            batch_size: slots of the first pool; memory grows with it and with nothing else.
+            batch_size: slots of the first pool, LEAST or more; memory grows with it and with nothing else.
             device: where to draw; JAX's first device by default.
         """
         self.device = device or jax.local_devices()[0]
-        self.config, self.batch_size = config, batch_size
+        self.config, self.batch_size = config, max(batch_size, LEAST)
         self.weights, self.policy, self.rng_key = jax.device_put((weights, policy, rng_key), self.device)
-        self.pools = [_Pool(config, *shape) for shape in pool_shapes(batch_size, config.n_max - 1)]
-        self.waiting = _Pool(config, batch_size, 1)
+        self.pools = [_Pool(config, *shape) for shape in pool_shapes(self.batch_size, config.n_max - 1)]
+        self.waiting = _Pool(config, self.batch_size, 1)
         self.jobs: dict[Job, None] = {}  # under way
 
     def step(self, take: Callable[[int], list[Job]]) -> tuple[list[Job], Drawn] | None:

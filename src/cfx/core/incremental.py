@@ -1,9 +1,5 @@
 """The transformer a token at a time, on crystals of different lengths side by side.
 
-What the layers remember of a slot's tokens lies in a ring: at every step all slots write at one place, the clock, so
-that no slot's cache has to be moved; how far back a slot may look is its own age. Keys are stored rotated to their own
-positions, which makes the order within the ring immaterial.
-
 Three things make a step cheap: values are summed before projection, so that the cache holds keys and the narrow input
 only; the value and output projections are multiplied into one matrix beforehand; and layers are unrolled, each with a
 cache of its own, since a scan would copy every layer's keys at every token.
@@ -22,17 +18,15 @@ from cfx.core import network
 
 
 class Cache(NamedTuple):
-    """What the layers remember of the latest T tokens of B slots.
+    """What the layers remember of B slots, with room for T tokens each; a token's place is its number in its crystal.
 
     Attributes:
         keys: for each layer [B, heads, T, key_size].
         inputs: for each layer [B, T, model_size], normalised inputs of the attention.
-        clock: int32 scalar, the place 0..T-1 that the next token takes.
     """
 
     keys: tuple[jax.Array, ...]
     inputs: tuple[jax.Array, ...]
-    clock: jax.Array
 
     @property
     def capacity(self) -> int:
@@ -99,7 +93,6 @@ def empty_cache(config: ModelConfig, num_slots: int, capacity: int, dtype=jnp.fl
     return Cache(
         tuple(jnp.zeros(keys, dtype) for _ in range(config.num_layers)),
         tuple(jnp.zeros(inputs, dtype) for _ in range(config.num_layers)),
-        jnp.zeros((), jnp.int32),
     )
 
 
@@ -125,14 +118,14 @@ def extend(
         turn = None
     else:
         turn = tuple(table[age][:, None, None] for table in weights.rotary)
-    seen = (cache.clock - jnp.arange(cache.capacity)) % cache.capacity <= age[:, None]
+    seen, slots = jnp.arange(cache.capacity) <= age[:, None], jnp.arange(len(age))
     keys, inputs = [], []
     for layer, past_keys, past_inputs in zip(weights.layers, cache.keys, cache.inputs, strict=True):
         own = _normalise(stream, *layer.attention_norm)
         heads = (own @ layer.query_key_w + layer.query_key_b).reshape(-1, 2, config.num_heads, config.key_size)
         heads = network.rotate(heads, *turn) if turn else heads
-        keys.append(jax.lax.dynamic_update_slice_in_dim(past_keys, heads[:, 1, :, None], cache.clock, axis=2))
-        inputs.append(jax.lax.dynamic_update_slice_in_dim(past_inputs, own[:, None], cache.clock, axis=1))
+        keys.append(past_keys.at[slots, :, age].set(heads[:, 1], mode="drop", unique_indices=True))
+        inputs.append(past_inputs.at[slots, age].set(own, mode="drop", unique_indices=True))
         scores = jnp.einsum("bhk,bhtk->bht", heads[:, 0], keys[-1])
         attention = jax.nn.softmax(jnp.where(seen[:, None], scores, -jnp.inf), axis=-1)
         summed = jnp.einsum("bht,btd->bhd", attention, inputs[-1])
@@ -141,7 +134,7 @@ def extend(
         stream = stream + hidden @ layer.mlp_w + layer.mlp_b
     final = _normalise(stream, params["final_norm"]["scale"], params["final_norm"]["offset"])
     row = final @ params["output"]["w"] + params["output"]["b"]
-    return row, Cache(tuple(keys), tuple(inputs), (cache.clock + 1) % cache.capacity)
+    return row, Cache(tuple(keys), tuple(inputs))
 
 
 def _normalise(stream: jax.Array, scale: jax.Array, offset: jax.Array) -> jax.Array:
@@ -158,15 +151,14 @@ def take_over(target: Cache, source: Cache, rows: jax.Array, slots: jax.Array) -
         rows: int32 [n], slots of `source`.
         slots: int32 [n], where in `target` they go; a number past its last slot is left out.
     """
-    # A token stays as many steps behind the clock as it was.
-    steps_back = (target.clock - 1 - jnp.arange(target.capacity)) % target.capacity
-    place = (source.clock - 1 - steps_back) % source.capacity
-
-    def copy(into: jax.Array, out_of: jax.Array, axis: int) -> jax.Array:
-        return into.at[slots].set(jnp.take(out_of[rows], place, axis=axis), mode="drop")
-
+    held = source.capacity
     return Cache(
-        tuple(copy(*pair, axis=2) for pair in zip(target.keys, source.keys, strict=True)),
-        tuple(copy(*pair, axis=1) for pair in zip(target.inputs, source.inputs, strict=True)),
-        target.clock,
+        tuple(
+            into.at[slots, :, :held].set(out_of[rows], mode="drop")
+            for into, out_of in zip(target.keys, source.keys, strict=True)
+        ),
+        tuple(
+            into.at[slots, :held].set(out_of[rows], mode="drop")
+            for into, out_of in zip(target.inputs, source.inputs, strict=True)
+        ),
     )

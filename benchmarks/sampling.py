@@ -1,0 +1,199 @@
+"""How fast crystals are drawn, against what the machine could do, as JSON.
+
+    python benchmarks/sampling.py [--architecture alex20] [--n 1000] [--batch-size 128] [--naive 2]
+
+`alex20` is the published architecture with random weights, drawn in P1, its pad logits set (one column of the output
+layer and its bias, by least squares on the network's own rows) so that the numbers of sites follow MP-20 as nearly as
+they go; both distributions are printed. `mini` is the bundled model in all space groups it was trained on.
+
+Reported: compilation cold and from the persistent cache; crystals and tokens a second (a crystal of n sites is 5 n + 1
+tokens) at the batch size, and what is left without each idea of the decoder; the matrix-multiply peak of the same
+machine in the same run and the share of it reached (by the weights' products alone, 2 multiply-adds a weight a token);
+and the same for a decoder without a cache, which runs the full network over all 105 tokens for every token it draws.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import cfx
+from cfx.config import PRESETS, ModelConfig
+from cfx.core import continuous, decode, incremental
+from cfx.core.constraints import unconstrained
+from cfx.core.continuous import Decoder, Job
+from cfx.core.likelihood import init_params, output_rows
+from cfx.core.policy import Policy, Sharpness
+
+MP20_SITES = [26, 1816, 6258, 2920, 1497, 1005, 527, 400, 276, 225, 88, 146, 36, 34, 29, 45, 12, 79, 18, 45]
+"""Crystals of MP-20 (15,482 of its training part) with 1, 2, ..., 20 symmetry-inequivalent sites."""
+
+PUBLIC = 0.11
+"""Crystals a second of the public program on two CPU cores at the Alex-20 size, batch 8, as reported."""
+
+
+def random_model(config: ModelConfig, seed: int = 0):
+    """Random weights whose crystals in P1 have about as many sites as those of MP-20."""
+    params = jax.tree.map(np.array, init_params(config, jax.random.key(seed)))
+    counts = np.array(MP20_SITES, float)
+    hazard = np.clip(counts / counts[::-1].cumsum()[::-1], 1e-3, 0.97)
+    # In P1 a site is followed by another `a` or by the pad: logits of 0 and of the pad.
+    output = params["output"]
+    output["w"][:, :2], output["b"][:2] = 0.0, 0.0
+    for _ in range(3):
+        drawn = draw_all(cfx.Model("random", config, params), [1] * 512, 128)[0]
+        hidden, site = hidden_rows(params, config, drawn)
+        target = np.log(hazard / (1 - hazard))[np.minimum(site, 19)]
+        design = np.concatenate([hidden, np.ones((len(hidden), 1))], axis=1)
+        solution = np.linalg.lstsq(design, target, rcond=1e-6)[0]
+        output["w"][:, 0], output["b"][0] = solution[:-1], solution[-1]
+    return cfx.Model("random", config, params)
+
+
+def hidden_rows(params, config: ModelConfig, crystals):
+    """What the output layer sees after each Z token, and the site it belongs to."""
+    probe = {**params, "output": {"w": np.zeros_like(params["output"]["w"]), "b": np.zeros_like(params["output"]["b"])}}
+    size = config.model_size
+    probe["output"]["w"][:, :size] = np.eye(size)
+    rows = np.asarray(jax.jit(output_rows, static_argnums=1)(probe, config, crystals).rows)[:, 4::5, :size]
+    there = np.arange(rows.shape[1]) < crystals.num_sites[:, None]
+    return rows[there], np.broadcast_to(np.arange(rows.shape[1]), there.shape)[there]
+
+
+def decoder_of(model, batch_size: int) -> Decoder:
+    """A decoder without constraints."""
+    weights = jax.jit(incremental.prepare, static_argnums=1)(model.params, model.config)
+    policy = Policy(unconstrained(model.config), Sharpness(np.float32(1), np.float32(1)))
+    return Decoder(weights, model.config, policy, jax.random.key(0), batch_size)
+
+
+def draw_all(model, groups, batch_size: int, decoder: Decoder | None = None):
+    """Crystals in the groups, and the seconds they took."""
+    decoder = decoder or decoder_of(model, batch_size)
+    start = time.perf_counter()
+    parts = [drawn for _, drawn in decoder.drain([Job(i, 0, group) for i, group in enumerate(groups)])]
+    seconds = time.perf_counter() - start
+    drawn = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return drawn.crystals, seconds
+
+
+def rates(model, groups, batch_size: int, repeats: int = 2) -> dict:
+    """Crystals and tokens a second, the best of `repeats`, after a run that compiles."""
+    draw_all(model, groups[: 4 * batch_size], batch_size)
+    crystals, seconds = min((draw_all(model, groups, batch_size) for _ in range(repeats)), key=lambda each: each[1])
+    tokens = int((5 * crystals.num_sites + 1).sum())
+    mean = tokens / len(groups)
+    return {
+        "crystals_per_second": len(groups) / seconds,
+        "tokens_per_second": tokens / seconds,
+        "tokens_per_crystal": mean,
+        "crystals_of_5_sites_per_second": tokens / seconds / 26,
+        "site_counts": np.bincount(crystals.num_sites, minlength=21)[1:].tolist(),
+    }
+
+
+def with_pools(pools, model, groups, batch_size: int) -> dict:
+    """The rates with other pools."""
+    kept, continuous.POOL_SITES = continuous.POOL_SITES, pools
+    try:
+        return rates(model, groups, batch_size)
+    finally:
+        continuous.POOL_SITES = kept
+
+
+def compilation(model, batch_size: int) -> dict:
+    """Seconds to compile the kernels of one pool, cold and from the persistent cache, without tracing."""
+    seconds = {}
+    with tempfile.TemporaryDirectory() as directory:
+        jax.config.update("jax_compilation_cache_dir", directory)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        for name in ("cold", "cached"):
+            jax.clear_caches()
+            decoder = decoder_of(model, batch_size)
+            pool = decoder.pools[0]
+            trace = time.perf_counter()
+            lowered = decode.advance.lower(decoder.weights, model.config, pool.slots, decoder.policy)
+            start = time.perf_counter()
+            lowered.compile()
+            seconds[name] = time.perf_counter() - start
+            seconds["trace"] = start - trace
+        jax.config.update("jax_compilation_cache_dir", None)
+    return {**seconds, "cached_over_cold": seconds["cached"] / seconds["cold"]}
+
+
+def naive(model, groups, batch_size: int) -> dict:
+    """A decoder without a cache: the full network over all tokens for every token (the draws themselves left out)."""
+    config, num_tokens = model.config, 5 * (model.config.n_max - 1) + 1
+    crystals, _ = draw_all(model, groups, batch_size)
+    forward = jax.jit(output_rows, static_argnums=1)
+    batch = crystals[:batch_size]
+    jax.block_until_ready(forward(model.params, config, batch))
+    start = time.perf_counter()
+    for _ in range(3):
+        jax.block_until_ready(forward(model.params, config, batch))
+    seconds = (time.perf_counter() - start) / 3 * num_tokens
+    return {"crystals_per_second": len(batch) / seconds, "passes_per_crystal": num_tokens, "passes_timed": 3}
+
+
+def matmul_peak(size: int = 2048) -> float:
+    """GFLOP/s of a square float32 product."""
+    matrix, product = jnp.ones((size, size)), jax.jit(lambda x: x @ x)
+    jax.block_until_ready(product(matrix))
+    best = np.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(product(matrix))
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
+
+
+def weight_flops(config: ModelConfig) -> int:
+    """Multiply-adds (times 2) of a token with the decoder's weights: values and output are one matrix."""
+    heads = config.num_heads * config.key_size
+    block = 2 * heads + config.num_heads * config.model_size + 2 * config.widening * config.model_size
+    return 2 * config.model_size * (config.num_layers * block + config.output_size)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--architecture", default="alex20", choices=["alex20", "mini"])
+    parser.add_argument("--n", type=int, default=2000)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--naive", type=int, default=8, help="batch of the decoder without a cache")
+    parser.add_argument("--ideas", action="store_true", help="also measure other pools and batch sizes")
+    arguments = parser.parse_args()
+    if arguments.architecture == "mini":
+        model = cfx.load_model("mini")
+        seen = [int(group) for group, count in model.info["space_groups"].items() for _ in range(count)]
+        groups = np.random.default_rng(0).choice(seen, arguments.n).tolist()
+    else:
+        model, groups = random_model(PRESETS[arguments.architecture]), [1] * arguments.n
+    measure = partial(rates, model, groups)
+    result = {"architecture": arguments.architecture, "n": arguments.n, "batch_size": arguments.batch_size}
+    result["matmul_peak_gflops"] = matmul_peak()
+    result |= measure(arguments.batch_size)
+    result["mp20_site_counts"] = MP20_SITES
+    result["weights_mflop_per_token"] = weight_flops(model.config) / 1e6
+    reached = result["tokens_per_second"] * weight_flops(model.config) / 1e9
+    result["share_of_peak"] = reached / result["matmul_peak_gflops"]
+    result["naive"] = naive(model, groups[: max(arguments.naive, 64)], arguments.naive)
+    result["ratio_to_naive"] = result["crystals_per_second"] / result["naive"]["crystals_per_second"]
+    if arguments.architecture == "alex20":
+        result["ratio_to_public_reported"] = result["crystals_of_5_sites_per_second"] / PUBLIC
+    if arguments.ideas:
+        result["one_pool_of_101_tokens"] = with_pools(((20, 1),), model, groups, arguments.batch_size)
+        result["two_pools"] = with_pools(((6, 1), (20, 2)), model, groups, arguments.batch_size)
+        result["batch_sizes"] = {size: measure(size)["tokens_per_second"] for size in (65, 256)}
+    result["compilation_seconds"] = compilation(model, arguments.batch_size)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,366 @@
+"""Crystals to files: every format says the same crystals, and an interrupted file goes on where it was whole."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import json
+import os
+import re
+import warnings
+import zipfile
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Structure
+
+from cfx.core.crystal import CrystalBatch
+from cfx.core.elements import SYMBOLS
+from cfx.core.symmetry import LETTERS
+from cfx.errors import OutputError, UsageError
+from cfx.io.outputs import FORMATS, GrowingOutput, Record, StandardOutput, check_target
+from cfx.io.structures import parse_structure, read_records
+
+REQUEST = {"space_groups": [1, 2], "n": 6, "seed": 0, "template": {"letters": []}}
+NAMES = ["out.cif", "out.zip", "out.extxyz", "out.jsonl", "out.csv", "out"]
+STRICT = StructureMatcher(ltol=1e-4, stol=1e-4, angle_tol=0.01, primitive_cell=False, scale=False)
+PARTS = ("log_prob_wyckoff", "log_prob_species", "log_prob_coords", "log_prob_lattice", "log_prob")
+
+
+@pytest.fixture(scope="module")
+def crystals(rotary) -> CrystalBatch:
+    """Twelve small crystals of several space groups."""
+    batch = rotary.batch.numpy()
+    rows = np.flatnonzero(batch.num_atoms <= 16)
+    return batch[rows[:: len(rows) // 12][:12]]
+
+
+@pytest.fixture(scope="module")
+def records(crystals) -> list[Record]:
+    """Those crystals with remarks of every type."""
+    return [
+        Record(
+            i,
+            crystals[i : i + 1],
+            {"model": "a model", "seed": 7, "draw": 3 * i, "space_group_found": "none"}
+            | {part: -1.5 * i - j for j, part in enumerate(PARTS)},
+        )
+        for i in range(len(crystals))
+    ]
+
+
+def write(path: Path, records: list[Record], **options) -> Path:
+    """A whole output, in batches of five."""
+    output = GrowingOutput(path, REQUEST, **options)
+    output.begin()
+    for first in range(0, len(records), 5):
+        output.write(records[first : first + 5], {"num_crystals": first})
+    output.close()
+    return path
+
+
+def content(path: Path) -> dict[str, bytes]:
+    """The bytes of a file, of a zip's members, or of a directory's files, by name."""
+    if path.is_dir():
+        return {file.name: file.read_bytes() for file in sorted(path.iterdir())}
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
+    return {path.name: path.read_bytes()}
+
+
+def structures(path: Path) -> list[Structure]:
+    """All crystals of a file in order; the files of a zip or a directory in the order of their numbers."""
+    found = list(read_records(path))
+    if path.suffix in (".zip", ""):
+        found.sort(key=lambda record: int(re.search(r"gen_(\d+)", record.name)[1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [parse_structure(record) for record in found]
+
+
+def test_the_crystals_of_these_tests_differ(crystals):
+    assert len(crystals) == 12 and len(set(crystals.space_group.tolist())) >= 4
+    expected = crystals.to_structures()
+    assert not any(STRICT.fit(one, other) for one, other in itertools.pairwise(expected))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "out.csv"])
+def test_what_is_written_reads_back_as_the_same_crystals(tmp_path, records, crystals, name):
+    found = structures(write(tmp_path / name, records))
+    expected = crystals.to_structures()
+    assert len(found) == len(expected) == 12
+    for one, other in zip(found, expected, strict=True):
+        assert one.composition == other.composition
+        np.testing.assert_allclose(one.lattice.parameters, other.lattice.parameters, atol=1e-4)
+        assert STRICT.fit(one, other)
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("out")] == [name]
+
+
+def test_csv_has_the_columns_of_the_public_program(tmp_path, records, crystals):
+    with open(write(tmp_path / "out.csv", records), newline="") as file:
+        assert file.readline() == "L,X,A,W,M,G,logp_w,logp_a,logp_xyz,logp_l,logp\n"
+        file.seek(0)
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12
+
+    def column(name: str, dtype: type) -> np.ndarray:
+        return np.array([json.loads(row[name]) for row in rows], dtype)
+
+    found = CrystalBatch(
+        space_group=column("G", np.int32),
+        lattice=column("L", np.float32),
+        frac_coords=column("X", np.float32),
+        species=column("A", np.int32),
+        wyckoff=column("W", np.int32),
+    )
+    for field in ("space_group", "lattice", "frac_coords", "species", "wyckoff"):
+        np.testing.assert_array_equal(getattr(found, field), getattr(crystals, field))
+    np.testing.assert_array_equal(column("M", np.int32), crystals.multiplicity)
+    for i, row in enumerate(rows):
+        logps = [float(row[key]) for key in ("logp_w", "logp_a", "logp_xyz", "logp_l", "logp")]
+        assert logps == [records[i].remarks[part] for part in PARTS]
+
+
+def test_cif_blocks_carry_names_and_remarks(tmp_path, records):
+    text = write(tmp_path / "out.cif", records).read_text()
+    assert re.findall(r"^data_(\S+)", text, re.M) == [record.name for record in records]
+    assert [int(draw) for draw in re.findall(r"^_cfx_draw (\d+)$", text, re.M)] == [3 * i for i in range(12)]
+    assert text.count("\n_cfx_model 'a model'\n") == 12 and text.count("\n_cfx_space_group_found none\n") == 12
+
+
+def test_names_are_reduced_formulas_and_numbers(records):
+    for record in records:
+        [structure] = record.crystals.to_structures()
+        formula, index = record.name.split("_")
+        assert int(index) == record.index
+        counts = {symbol: int(n or 1) for symbol, n in re.findall(r"([A-Z][a-z]?)(\d*)", formula)}
+        assert counts == structure.composition.reduced_composition.get_el_amt_dict() or len(counts) == 1
+        assert list(counts) == sorted(counts, key=SYMBOLS.index)
+
+
+def test_zip_holds_one_cif_a_crystal(tmp_path, records):
+    blocks = content(write(tmp_path / "out.zip", records))
+    assert list(blocks) == [f"gen_{i}.cif" for i in range(12)]
+    together = write(tmp_path / "out.cif", records).read_bytes()
+    assert b"".join(blocks.values()) == together
+    assert all(
+        block.startswith(f"data_{record.name}\n".encode())
+        for block, record in zip(blocks.values(), records, strict=True)
+    )
+
+
+def test_directory_holds_one_poscar_a_crystal(tmp_path, records):
+    files = content(write(tmp_path / "out", records))
+    assert set(files) == {f"gen_{i}.vasp" for i in range(12)}
+    assert [files[f"gen_{i}.vasp"].decode().splitlines()[0] for i in range(12)] == [record.name for record in records]
+
+
+def test_json_lines_hold_the_asymmetric_unit(tmp_path, records, crystals):
+    lines = [json.loads(line) for line in write(tmp_path / "out.jsonl", records).read_text().splitlines()]
+    cifs = write(tmp_path / "out.cif", records).read_text()
+    assert "".join(line["cif"] for line in lines) == cifs
+    for i, line in enumerate(lines):
+        n = int(crystals.num_sites[i])
+        assert line["name"] == records[i].name and line["space_group"] == crystals.space_group[i]
+        assert line["wyckoff"] == [LETTERS[letter] for letter in crystals.wyckoff[i, :n]]
+        assert line["species"] == [SYMBOLS[number] for number in crystals.species[i, :n]]
+        np.testing.assert_allclose(line["lattice"], crystals.lattice[i], rtol=1e-7)
+        np.testing.assert_allclose(line["frac_coords"], crystals.frac_coords[i, :n], rtol=1e-7)
+        assert records[i].remarks.items() <= line.items()
+
+
+def test_frames_carry_names_and_remarks(tmp_path, records, crystals):
+    frames = ase.io.read(write(tmp_path / "out.extxyz", records), index=":")
+    for i, frame in enumerate(frames):
+        assert frame.info == {"name": records[i].name, "space_group": crystals.space_group[i], **records[i].remarks}
+        assert set(frame.arrays) == {"numbers", "positions"} and frame.pbc.all()
+
+
+def test_a_lattice_that_closes_no_cell_can_be_kept(tmp_path, records):
+    lattice = np.array([[3, 4, 5, 20, 20, 170]], np.float32)
+    broken = dataclasses.replace(records[0], crystals=dataclasses.replace(records[0].crystals, lattice=lattice))
+    for suffix in [suffix for suffix, form in FORMATS.items() if form.any_cell]:
+        assert content(write(tmp_path / f"out{suffix}", [broken]))
+
+
+def test_stdout_gets_the_blocks_of_a_cif(tmp_path, records, capsys):
+    output = StandardOutput()
+    output.write(records[:2], {})
+    output.write(records[2:], {})
+    output.close()
+    assert capsys.readouterr().out == write(tmp_path / "out.cif", records).read_text()
+
+
+@pytest.mark.parametrize("name", ["out.docx", "out.cif.gz", "out.CIF"])
+def test_unknown_suffixes_are_refused(tmp_path, name):
+    with pytest.raises(UsageError, match="unknown suffix") as error:
+        check_target(tmp_path / name, force=True)
+    assert all(suffix in error.value.hint for suffix in FORMATS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_targets_that_can_be_written(tmp_path, name):
+    check_target(tmp_path / name, force=False)
+    check_target(None, force=False, keep_invalid=True)
+    if name == "out":
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text("")
+    check_target(tmp_path / name, force=True)
+    with pytest.raises(OutputError, match="exists") as error:
+        check_target(tmp_path / name, force=False)
+    assert "--force" in error.value.hint
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lattices_that_close_no_cell_need_a_format_that_can_hold_them(tmp_path, name):
+    if FORMATS[Path(name).suffix].any_cell:
+        check_target(tmp_path / name, force=False, keep_invalid=True)
+    else:
+        with pytest.raises(UsageError, match="close a cell"):
+            check_target(tmp_path / name, force=False, keep_invalid=True)
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    with pytest.raises(OutputError, match="no directory") as error:
+        check_target(tmp_path / "no" / "such" / "out.cif", force=False)
+    assert f"mkdir -p {tmp_path / 'no' / 'such'}" in error.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_without_permission_is_named(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match=r"no permission to write in .*locked"):
+        check_target(tmp_path / "locked" / "out.cif", force=False)
+
+
+@pytest.mark.parametrize("name", ["out", "out.cif"])
+def test_a_file_is_no_directory_and_the_other_way_round(tmp_path, name):
+    """Found before the work, with --force too: the result could not take the name, or would erase a directory."""
+    (tmp_path / "out").write_text("precious")
+    (tmp_path / "out.cif").mkdir()
+    with pytest.raises((OutputError, UsageError), match=re.escape(name)):
+        check_target(tmp_path / name, force=True)
+
+
+def test_an_older_result_stays_until_the_new_one_is_complete(tmp_path, records):
+    for name in NAMES:
+        path = write(tmp_path / name, records[:3])
+        before = content(path)
+        output = GrowingOutput(path, REQUEST)
+        output.begin()
+        output.write(records[:2], {})
+        assert content(path) == before
+        output.close()
+        assert content(path) != before and len(content(path)) == (2 if name in ("out.zip", "out") else 1)
+
+
+def garble(path: Path, num: int) -> None:
+    """What a crash leaves behind the last state of `num` crystals: half a batch, written and not accounted for."""
+    if path.is_dir():
+        (path / f"gen_{num}.vasp").write_text("half a cry")
+        (path / f"gen_{num + 10}.vasp").write_text("")
+    else:
+        with open(path, "a") as file:
+            file.write("data_half\n_cfx_mod")
+
+
+@pytest.mark.parametrize("cut", [0, 5, 12])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_killed_session_is_continued_to_the_same_bytes(tmp_path, records, name, cut):
+    (tmp_path / "whole").mkdir()
+    whole = content(write(tmp_path / "whole" / name, records))
+    first = GrowingOutput(tmp_path / name, REQUEST, keep=True)
+    first.begin()
+    if cut:
+        first.write(records[:cut], {"num_crystals": cut, "asked": [[2, 1]]})
+    garble(first.partial, cut)
+    assert not (tmp_path / name).exists()
+
+    second = GrowingOutput(tmp_path / name, REQUEST, keep=True)
+    progress = second.resume()
+    assert progress == ({"num_crystals": cut, "asked": [[2, 1]]} if cut else {})
+    if cut < 12:
+        second.write(records[cut:], {})
+    second.close()
+    assert content(tmp_path / name) == whole
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("out")] == [name]
+
+
+def test_resuming_nothing_is_a_start(tmp_path, records):
+    for name in NAMES:
+        output = GrowingOutput(tmp_path / name, REQUEST)
+        assert output.resume() == {}
+        output.write(records[:2], {})
+        output.close()
+        assert len(content(tmp_path / name)) == (2 if name in ("out.zip", "out") else 1)
+
+
+def test_a_start_forgets_an_interrupted_session(tmp_path, records):
+    for name in NAMES:
+        output = GrowingOutput(tmp_path / name, REQUEST, keep=True)
+        output.begin()
+        output.write(records, {})
+        fresh = write(tmp_path / name, records[:2], keep=True)
+        (tmp_path / "again").mkdir(exist_ok=True)
+        assert content(fresh) == content(write(tmp_path / "again" / name, records[:2]))
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"seed": 1}, "seed"), ({"template": {"letters": ["a"]}}, "template"), ({"n": 7, "seed": 1}, "n, seed")],
+)
+def test_another_request_is_not_continued(tmp_path, records, change, field):
+    output = GrowingOutput(tmp_path / "out.cif", REQUEST)
+    output.begin()
+    output.write(records[:2], {})
+    before = output.partial.read_bytes()
+    with pytest.raises(UsageError, match=rf"another {field}$") as error:
+        GrowingOutput(tmp_path / "out.cif", {**REQUEST, **change}).resume()
+    assert "--resume" in error.value.hint
+    assert output.partial.read_bytes() == before
+
+
+def test_kept_crystals_come_back_exactly(tmp_path, records, crystals):
+    output = GrowingOutput(tmp_path / "out.cif", REQUEST, keep=True)
+    output.begin()
+    output.write(records[:5], {})
+    output.write(records[5:], {})
+    again = GrowingOutput(tmp_path / "out.cif", REQUEST, keep=True)
+    again.resume()
+    for num in (5, 12):
+        kept = again.kept(num, crystals.num_slots)
+        for field in ("space_group", "lattice", "frac_coords", "species", "wyckoff"):
+            value, expected = getattr(kept, field), getattr(crystals, field)[:num]
+            np.testing.assert_array_equal(value, expected)
+            assert value.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("garbage", [b"\0" * 10, b"\0" * 400, b"\0" * 4000])
+def test_kept_crystals_of_half_a_batch_do_not_count(tmp_path, records, crystals, garbage):
+    output = GrowingOutput(tmp_path / "out.cif", REQUEST, keep=True)
+    output.begin()
+    output.write(records[:5], {})
+    with open(tmp_path / "out.cif.partial.kept", "ab") as file:
+        file.write(garbage)
+    again = GrowingOutput(tmp_path / "out.cif", REQUEST, keep=True)
+    again.resume()
+    np.testing.assert_array_equal(again.kept(5, crystals.num_slots).frac_coords, crystals.frac_coords[:5])
+    again.write(records[5:], {})
+    np.testing.assert_array_equal(again.kept(12, crystals.num_slots).frac_coords, crystals.frac_coords)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_a_full_disk_is_an_error_that_names_the_result(tmp_path, records):
+    output = GrowingOutput(tmp_path / "out.cif", REQUEST)
+    output.begin()
+    output.partial.unlink()
+    output.partial.symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=r"cannot write .*out\.cif: No space left"):
+        output.write(records[:1], {})
+    assert not (tmp_path / "out.cif").exists()
