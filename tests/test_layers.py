@@ -1,4 +1,4 @@
-"""Imports go one way: cli, runs, model, sampling, io (and potentials, rewards, metrics), core, config (catalog, errors).
+"""Imports go one way: cli, runs, model, sampling, io (potentials, rewards, metrics), core, config (catalog, errors).
 
 `import cfx` and the help of a command import nothing heavy.
 """

@@ -193,8 +193,10 @@ class SampleConfig:
         for group in self.space_groups:
             if not 1 <= group <= 230:
                 raise UsageError(f"there is no space group {group}", "space groups run from 1 to 230")
-        if self.weights and (len(self.weights) != len(self.space_groups) or min(self.weights) < 0):
-            raise UsageError("there must be one weight, not negative, for each space group")
+        if self.weights and (
+            len(self.weights) != len(self.space_groups) or min(self.weights) < 0 or not max(self.weights) > 0
+        ):
+            raise UsageError("there must be one weight, not negative, for each space group, and one above zero")
         for name in ("n", "batch_size", "max_atoms", "max_sites", "max_attempts"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -73,9 +73,11 @@ class Model:
         request = SampleConfig(tuple(map(int, groups)), n, seed, temperature, top_p, **wishes)
         return concatenate([draws.crystals for draws in self.draws(request)])
 
-    def draws(self, request: SampleConfig, resumed: Resumed | None = None) -> Iterator[Draws]:
+    def draws(
+        self, request: SampleConfig, resumed: Resumed | None = None, stop: Callable[[], bool] = bool
+    ) -> Iterator[Draws]:
         """The crystals of a request, in order, as they are ready; see `sampling.draw`."""
-        return sampling.draw(self.params, self.config, request, resumed)
+        return sampling.draw(self.params, self.config, request, resumed, stop)
 
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.

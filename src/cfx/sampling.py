@@ -91,7 +91,13 @@ class Resumed:
     kept: tuple[CrystalBatch, ...] = ()
 
 
-def draw(params: Any, config: ModelConfig, request: SampleConfig, done: Resumed | None = None) -> Iterator[Draws]:
+def draw(
+    params: Any,
+    config: ModelConfig,
+    request: SampleConfig,
+    done: Resumed | None = None,
+    stop: Callable[[], bool] = bool,
+) -> Iterator[Draws]:
     """The crystals of a request, in order, as they are ready.
 
     Args:
@@ -99,6 +105,7 @@ def draw(params: Any, config: ModelConfig, request: SampleConfig, done: Resumed 
         config: its architecture.
         request: what to draw.
         done: what an earlier session has written already.
+        stop: asked after every step; True ends the crystals here.
 
     Raises:
         UsageError: if the request cannot be met.
@@ -142,6 +149,8 @@ def draw(params: Any, config: ModelConfig, request: SampleConfig, done: Resumed 
                 Counter(ledger.rejected),
                 float(np.mean(rates)) if rates else None,
             )
+        if stop():
+            return
 
 
 def _space_groups(request: SampleConfig, impossible: frozenset[int]) -> Callable[[int], int]:

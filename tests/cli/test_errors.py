@@ -47,7 +47,7 @@ def assert_one_error(result, exit_code: int, *words: str) -> None:
         (["sample"], 2, ["--sg"]),
         (["sample", "--sg", "20-10"], 2, ["20-10"]),
         (["sample", "--sg", "194", "--shard", "4/3"], 2, ["shard 4 of 3"]),
-        (["sample", "--sg", "194", "--from", "any.cif"], 2, ["--from"]),
+        (["sample", "--sg", "hexagonal"], 2, ["hexagonal"]),
         (["sample", "--sg", "194", "--redraw", "coords"], 2, ["--redraw"]),
         (["sample", "--sg", "194", "--elements", "La,Xx"], 2, ["Xx"]),
         (["sample", "--sg", "194", "--formula", "what"], 2, ["what"]),
@@ -95,8 +95,8 @@ def test_prototypes_that_cannot_be_read(cfx, tmp_path, content):
 
 
 def test_parser_errors_are_usage_errors(cfx):
-    result = cfx("sample", "--sg", "hexagonal")
-    assert result.returncode == 2 and "--sg" in result.stderr and "Traceback" not in result.stderr
+    result = cfx("sample", "--sg", "194", "-n", "many")
+    assert result.returncode == 2 and "'--n'" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -140,9 +140,9 @@ LIMITED = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 409
 
 def test_a_file_that_cannot_grow_leaves_nothing_under_the_final_name(cfx, tmp_path):
     """As on a full disk: the first blocks need more than the limit."""
-    warm = cfx("sample", "--sg", "225", "-n", "2", "--model", "mini")
+    warm = cfx("sample", "--sg", "225", "-n", "2", "--batch-size", "16")
     assert len(warm.stdout) > 4096, warm.stderr
-    command = [sys.executable, "-c", LIMITED, "sample", "--sg", "225", "-n", "2", "--model", "mini", "-o", "out.cif"]
+    command = [sys.executable, "-c", LIMITED, "sample", "--sg", "225", "-n", "2", "--batch-size", "16", "-o", "out.cif"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 8 and "cannot write out.cif: File too large" in result.stderr, result.stderr
     assert "Traceback" not in result.stderr and not (tmp_path / "out.cif").exists()
@@ -150,7 +150,7 @@ def test_a_file_that_cannot_grow_leaves_nothing_under_the_final_name(cfx, tmp_pa
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
 def test_stdout_that_is_full(tmp_path):
-    command = [*COMMAND, "sample", "--sg", "225", "-n", "2", "--model", "mini"]
+    command = [*COMMAND, "sample", "--sg", "225", "-n", "2", "--batch-size", "16"]
     with open("/dev/full", "w") as full:
         result = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=300)
     assert result.returncode == 8 and "No space left" in result.stderr and "Traceback" not in result.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -49,23 +50,13 @@ def test_scores_are_log_probabilities_of_the_encoded_crystals(cfx, crystals, tmp
         for part in PARTS:
             assert float(row[f"log_prob_{part}"]) == pytest.approx(getattr(expected, part)[i], abs=1e-3)
     assert len({row["log_prob"] for row in rows}) > 1
-    mean = np.mean(expected.total)
     assert "6 crystals, 1 rows skipped" in result.stderr and "crystals.cif#3" in result.stderr
-    assert f"{mean:.2f}" in result.stderr and "model mini" in result.stderr
+    mean = re.search(r"^6 crystals, (\S+) nats each on average by model mini$", result.stderr, re.M).group(1)
+    assert float(mean) == pytest.approx(np.mean(expected.total), abs=1e-3)
 
     written = cfx("score", crystals.name, "--model", "mini", "--workers", 1, "-o", "scores.csv")
     assert written.returncode == 0 and written.stdout == ""
     assert (tmp_path / "scores.csv").read_text() == result.stdout
-
-
-def test_a_score_is_the_one_it_was_drawn_with(cfx):
-    """A crystal whose symmetry is found again is the same sites in another order at most: its name is the same."""
-    assert cfx("sample", "--model", "mini", "--sg", 225, "-n", 8, "-o", "drawn.cif").returncode == 0
-    result = cfx("score", "drawn.cif", "--model", "mini", "--workers", 1)
-    assert result.returncode == 0, result.stderr
-    rows = list(csv.DictReader(io.StringIO(result.stdout)))
-    assert [row["name"] for row in rows] == [f"drawn.cif#{i}" for i in range(1, 9)]
-    assert all(np.isfinite(float(row["log_prob"])) for row in rows)
 
 
 def test_an_older_file_is_kept_without_force(cfx, crystals, tmp_path):

@@ -270,9 +270,7 @@ def test_prefixes_are_those_of_crystals_cut_short(rotary, leaves):
     assert every.slot.shape == crystals.wyckoff.shape
     for slot in range(crystals.num_slots):
         is_before = np.arange(crystals.num_slots) < slot
-        cut = dataclasses.replace(
-            crystals, wyckoff=crystals.wyckoff * is_before, species=crystals.species * is_before
-        )
+        cut = dataclasses.replace(crystals, wyckoff=crystals.wyckoff * is_before, species=crystals.species * is_before)
         one = prefix(jax.tree.map(leaves, cut), 119)
         np.testing.assert_array_equal(every.atoms[:, slot], one.atoms)
         reached = slot <= crystals.num_sites

@@ -30,7 +30,7 @@ FALSE_ALARM = 1e-4
 TABLE = symmetry_table()
 GROUP = 221
 SPECIES = (49, 50, 56)
-CHAINS = 2048
+CHAINS = 768
 CELL = (4.1, 4.1, 4.1, 90.0, 90.0, 90.0)
 
 
@@ -78,7 +78,7 @@ def crystals_of(rows: list[tuple[tuple, tuple]], num_slots: int) -> CrystalBatch
 # A target that can be enumerated: letters without a free coordinate.
 
 WARM = SampleConfig(
-    (GROUP,), temperature=0.7, bias=(("Ba", 0.5),), elements=("In", "Sn", "Ba"), template=Template(letters=("a", "d"))
+    (GROUP,), temperature=1.6, bias=(("Ba", 0.5),), elements=("In", "Sn", "Ba"), template=Template(letters=("a", "d"))
 )
 
 
@@ -90,12 +90,12 @@ def enumerated(small) -> tuple[CrystalBatch, np.ndarray]:
     logits = np.array(heads.species_logits(raw.rows[:, ::5], outcomes.wyckoff, small.config.num_species), float)
     logits[:, :2, 56] += 0.5
     with np.errstate(invalid="ignore"):
-        log_species = logits / 0.7
+        log_species = logits / WARM.temperature
     log_species -= np.log(np.exp(log_species).sum(-1, keepdims=True))
     following = np.array(
         heads.next_letter_logits(raw.rows[:, 4::5], np.full((9, 1), GROUP), outcomes.wyckoff[:, :-1], 28), float
     )
-    log_letter = following[:, 0] / 0.7
+    log_letter = following[:, 0] / WARM.temperature
     log_letter -= np.log(np.exp(log_letter).sum(-1, keepdims=True))
     rows = np.arange(9)
     log_target = log_letter[rows, outcomes.wyckoff[:, 1]]
@@ -140,7 +140,7 @@ def test_a_coordinate_is_distributed_as_the_model_says(small):
     request = SampleConfig((GROUP,), elements=("Ba",), template=Template(letters=("e",)))
     target = target_of(small, request)
     begin = crystals_of([((5,), (56,))] * CHAINS, 3)
-    after = run(target, small.config, 3, begin, 150).crystals
+    after = run(target, small.config, 3, begin, 80).crystals
     assert not np.asarray(after.frac_coords)[:, 0, 1:].any()
     grid = np.linspace(0, 1, CHAINS)
     coords = np.zeros_like(begin.frac_coords)
@@ -156,7 +156,7 @@ def test_a_coordinate_is_distributed_as_the_model_says(small):
         return stats.kstest(np.asarray(after.frac_coords)[:, 0, 0], lambda x: np.interp(x, grid, cdf / cdf[-1])).pvalue
 
     assert p_value_against(alone + letter[:, 0]) > FALSE_ALARM
-    assert p_value_against(np.zeros(CHAINS)) < 1e-6
+    assert p_value_against(np.zeros(CHAINS)) < 1e-3
 
 
 # Constraints.
@@ -224,7 +224,7 @@ def test_coordinates_stay_on_their_positions(model):
     request = MOVES["tied"]
     target = target_of(model, request)
     begin = draw(model, request, 64)[1].crystals
-    after = jax.tree.map(np.asarray, run(target, model.config, 4, begin, 100).crystals)
+    after = jax.tree.map(np.asarray, run(target, model.config, 4, begin, 60).crystals)
     assert (after.frac_coords[:, 2:4] != begin.frac_coords[:, 2:4]).any((1, 2)).mean() > 0.3
     op = TABLE.projector[after.space_group[:, None] - 1, after.wyckoff]
     deviation = np.einsum("bnij,bnj->bni", op[..., :3], after.frac_coords) + op[..., 3] - after.frac_coords
@@ -311,13 +311,13 @@ def test_refine_leaves_what_is_kept(small, kept):
 
 
 def test_refinement_through_the_model(small):
-    """Steps of a request, in two batch sizes; the refined crystals are others than the unrefined."""
+    """Steps of a request, and of its second half alone; the refined crystals are others than the unrefined."""
     found = [
-        list(small.draws(dataclasses.replace(PLAIN, n=6, refine=steps, batch_size=size, keep_invalid=True)))
-        for steps, size in ((20, 16), (20, 4), (0, 16))
+        list(small.draws(dataclasses.replace(PLAIN, n=6, refine=steps, shard=shard, batch_size=16, keep_invalid=True)))
+        for steps, shard in ((20, (1, 1)), (20, (2, 2)), (0, (1, 1)))
     ]
     species = [np.concatenate([draws.crystals.species for draws in some]) for some in found]
-    np.testing.assert_array_equal(species[0], species[1])
+    np.testing.assert_array_equal(species[0][3:], species[1])
     assert (species[0] != species[2]).any()
     assert 0 < found[0][-1].accepted_moves < 1
     assert found[2][-1].accepted_moves is None

@@ -117,7 +117,9 @@ def test_draws_meet_their_request(model, drawn, name):
 
 def test_masks_leave_out_and_steer(drawn):
     """What each request asks for is there, in plain words; few draws end dead."""
-    symbols = {name: [{SYMBOLS[z] for z in row if z} for row in found.crystals.species] for name, found in drawn.items()}
+    symbols = {
+        name: [{SYMBOLS[z] for z in row if z} for row in found.crystals.species] for name, found in drawn.items()
+    }
     assert all(some <= {"La", "Ni", "O", "F"} for some in symbols["element mask"])
     assert not any(some & {"O", "Fe", "Tc", "U", "Po"} for some in symbols["exclude"])
     assert all({"O", "Ti"} <= some for some in symbols["require"])

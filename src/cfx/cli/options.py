@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,7 +142,9 @@ def _prototype(path: Path, sites: Path | None, redraw: tuple[str, ...]) -> tuple
     if record is None:
         raise DataError(f"{path} holds no structure")
     try:
-        crystal = encode_structure(parse_structure(record))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            crystal = encode_structure(parse_structure(record))
     except (EncodingError, ValueError) as error:
         raise DataError(f"cannot use {path} as a prototype: {error}") from error
     if sites:

@@ -194,7 +194,9 @@ class Ledger:
                 + ", ".join(f"{reason} {count} times" for reason, count in counts),
                 "ask for less, or allow more with --max-attempts",
             )
-        # The more attempts fail, the more are made at a time.
+        if entry.passed:
+            return
+        # The more attempts have failed, the more are made at a time.
         parallel = min(2 ** min(len(entry.failures), 10), PARALLEL)
         for attempt in range(entry.started, min(len(entry.failures) + parallel, self.max_attempts)):
             self._again.append(Job(job.number, attempt, job.space_group))

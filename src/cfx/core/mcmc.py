@@ -175,7 +175,8 @@ def _run(target: Target, config: ModelConfig, keys: jax.Array, crystals: Crystal
     start = (init(target, config, crystals), jnp.zeros(len(crystals)))
     state, accepted = jax.lax.fori_loop(0, num_steps, body, start)
     crystals = _redraw_lattice(target, config, jax.vmap(jax.random.fold_in, (0, None))(keys, num_steps), state.crystals)
-    parts = policy_log_prob(target.params, config, crystals, Policy(target.constraints, target.sharpness))
+    in_force = Policy(target.constraints, Sharpness(target.sharpness.temperature, 1.0))
+    parts = policy_log_prob(target.params, config, crystals, in_force)
     return Drawn(crystals, log_prob(target.params, config, crystals), parts), accepted / num_steps
 
 
@@ -202,7 +203,8 @@ def refine(target: Target, config: ModelConfig, rng_key: jax.Array, jobs: list[J
         num_steps: moves.
 
     Returns:
-        The crystals (numpy, n_max slots) with new lattices and log-probabilities, and the share of moves accepted [B].
+        The crystals (numpy, n_max slots) with new lattices and log-probabilities (the policy's without top-p), and the
+        share of moves accepted [B].
     """
     if not jobs:
         return drawn, np.zeros(0, np.float32)

@@ -74,6 +74,8 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
         bias[atomic_number(symbol)] = value
     required[[atomic_number(symbol) for symbol in request.require]] = True
     letters, tied = built.allowed_letters.copy(), built.tied_to.copy()
+    if request.max_sites is not None and len(request.template.letters) > request.max_sites:
+        raise UsageError(f"a template of {len(request.template.letters)} sites has more than {request.max_sites}")
     if request.max_sites is not None:
         letters[request.max_sites :, 1:] = False
     _apply_template(request.template, letters, allowed, tied)
@@ -108,6 +110,8 @@ def _apply_template(template: Template, letters: np.ndarray, allowed: np.ndarray
     num_slots = len(letters) - 1
     if max(len(template.letters), len(template.species)) > num_slots:
         raise UsageError(f"a template has at most {num_slots} sites")
+    if template.frac_coords and len(template.frac_coords) != len(template.letters):
+        raise UsageError(f"{len(template.frac_coords)} coordinates are given for {len(template.letters)} letters")
     for slot, letter in enumerate(template.letters):
         if letter not in LETTERS[1:] or len(letter) != 1:
             raise UsageError(f"{letter!r} is no Wyckoff letter", "write --wyckoff a,b,e")
@@ -119,7 +123,7 @@ def _apply_template(template: Template, letters: np.ndarray, allowed: np.ndarray
             allowed[slot] &= np.isin(np.arange(allowed.shape[1]), [atomic_number(symbol) for symbol in symbols])
             if not allowed[slot].any():
                 raise UsageError(f"no element is left for site {slot + 1}: {', '.join(symbols)}")
-    for group in template.tied:
+    for group in _merged(template.tied):
         if not all(0 <= site < num_slots for site in group):
             raise UsageError(f"there are no sites {group} to tie", "sites are counted from 0")
         common = np.logical_and.reduce([allowed[site] for site in group])
@@ -127,6 +131,15 @@ def _apply_template(template: Template, letters: np.ndarray, allowed: np.ndarray
             raise UsageError(f"sites {', '.join(map(str, group))} are tied and have no element in common")
         for site in group:
             tied[site], allowed[site] = min(group), common
+
+
+def _merged(groups: tuple[tuple[int, ...], ...]) -> list[tuple[int, ...]]:
+    """Groups of sites, those with a site in common as one."""
+    merged: list[set[int]] = []
+    for group in groups:
+        common = [other for other in merged if other & set(group)]
+        merged = [other for other in merged if other not in common] + [set(group).union(*common)]
+    return [tuple(sorted(group)) for group in merged if group]
 
 
 def _prototype(template: Template, n_max: int) -> Prototype | None:
@@ -137,7 +150,7 @@ def _prototype(template: Template, n_max: int) -> Prototype | None:
         coords[: len(template.frac_coords)] = template.frac_coords
     if template.lattice:
         cell[:] = template.lattice
-    return Prototype(coords, cell, np.bool_(template.frac_coords), np.bool_(template.lattice))
+    return Prototype(coords, cell, np.bool_(bool(template.frac_coords)), np.bool_(bool(template.lattice)))
 
 
 def why_impossible(constraints: Constraints, space_group: int) -> str | None:

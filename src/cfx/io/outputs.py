@@ -11,6 +11,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -156,6 +157,9 @@ FORMATS = {
 """By suffix; a name without one is a directory of POSCAR files."""
 
 
+_POSCAR = re.compile(r"gen_(\d+)\.vasp")
+
+
 class Output(Protocol):
     """Where crystals go."""
 
@@ -184,6 +188,11 @@ def check_target(path: Path | None, force: bool, keep_invalid: bool = False) -> 
         raise UsageError("this format needs lattices that close a cell", "keep invalid ones in .cif, .csv or .jsonl")
     if path.exists() and not force:
         raise OutputError(f"{path} exists", "choose another name, or overwrite it with --force")
+    if path.exists() and path.is_dir() != (path.suffix == ""):
+        kinds = ("a directory", "a file") if path.is_dir() else ("a file", "a directory")
+        raise OutputError(f"{path} is {kinds[0]}, and the result is {kinds[1]}", "choose another name")
+    if path.is_dir() and not all(_POSCAR.fullmatch(entry.name) for entry in path.iterdir()):
+        raise OutputError(f"{path} holds other files than cfx writes, and is not overwritten", "choose another name")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: no directory {path.parent}", f"create it with: mkdir -p {path.parent}")
     if not os.access(path.parent, os.W_OK):
@@ -195,8 +204,9 @@ class StandardOutput:
 
     def write(self, records: list[Record], progress: dict[str, Any]) -> None:
         """Prints crystals."""
-        sys.stdout.write("".join(map(render_cif, records)))
-        sys.stdout.flush()
+        with _writing("stdout"):
+            sys.stdout.write("".join(map(render_cif, records)))
+            sys.stdout.flush()
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -226,7 +236,7 @@ class GrowingOutput:
                 self.partial.mkdir()
             else:
                 self.partial.write_text(self.format.header)
-        self._save(0, {})
+        self._save(len(self.format.header), {})
 
     def resume(self) -> dict[str, Any]:
         """Goes back to the last state that is whole, and returns its progress; {} where there is nothing to continue.
@@ -247,7 +257,7 @@ class GrowingOutput:
         with _writing(self.path):
             if self._is_directory:
                 for file in self.partial.iterdir():
-                    if int(file.stem.removeprefix("gen_")) >= state["size"]:
+                    if (match := _POSCAR.fullmatch(file.name)) and int(match[1]) >= state["size"]:
                         file.unlink()
             else:
                 os.truncate(self.partial, state["size"])
@@ -273,7 +283,8 @@ class GrowingOutput:
 
     def kept(self, num: int, num_slots: int) -> CrystalBatch:
         """The first `num` crystals written."""
-        numbers = np.fromfile(self._kept, np.float32).reshape(-1, 7 + 5 * num_slots)[:num]
+        width = 7 + 5 * num_slots
+        numbers = np.fromfile(self._kept, np.float32, num * width).reshape(num, width)
         sites = numbers[:, 7:].reshape(num, num_slots, 5)
         return CrystalBatch(
             numbers[:, 0].astype(np.int32),
@@ -314,7 +325,7 @@ def _as_numbers(crystals: CrystalBatch) -> np.ndarray:
 class _writing:
     """Context that turns an OSError into an OutputError which names the result."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path | str):
         self.path = path
 
     def __enter__(self) -> None:

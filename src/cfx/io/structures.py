@@ -45,12 +45,12 @@ def read_records(path: Path) -> Iterator[Record]:
         raise DataError(f"no such file or directory: {path}")
     try:
         if path.is_dir():
-            for file in sorted(entry for entry in path.rglob("*") if entry.is_file()):
+            for file in sorted((entry for entry in path.rglob("*") if entry.is_file()), key=_numerically):
                 if _kind(file.name):
                     yield from _parse_file(file.name, file.read_bytes())
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
-                for name in sorted(name for name in archive.namelist() if _kind(name)):
+                for name in sorted((name for name in archive.namelist() if _kind(name)), key=_numerically):
                     yield from _parse_file(Path(name).name, archive.read(name))
         elif _kind(path.name):
             yield from _parse_file(path.name, path.read_bytes())
@@ -61,6 +61,11 @@ def read_records(path: Path) -> Iterator[Record]:
             )
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}") from error
+
+
+def _numerically(path: Path | str) -> list[tuple[str, int]]:
+    """Sorts gen_2 before gen_10."""
+    return [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", str(path))]
 
 
 def _kind(name: str) -> str | None:

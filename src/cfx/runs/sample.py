@@ -103,16 +103,16 @@ def sample(
     target, result, done = _open(model, request, output, resume)
     start, total = time.perf_counter(), len(request.numbers)
     with StopRequest() as stop, reporter.progress("crystals", total) as progress:
-        for draws in model.draws(request, done) if result.num_crystals < total else ():
+        for draws in model.draws(request, done, lambda: bool(stop)) if result.num_crystals < total else ():
             records = _records(model, request, draws, result)
             result.rejected, result.accepted_moves = draws.rejected, draws.accepted_moves
             target.write(records, result.progress())
             result.seconds = time.perf_counter() - start
             rate = (result.num_crystals - result.resumed) / result.seconds
             progress.update(result.num_crystals, f"{rate:.0f} crystals/s")
-            if stop and result.num_crystals < total:
-                kept = f"; they are in {output}.partial; continue with --resume" if output else ""
-                raise Interrupted(stop.signum, f"stopped after {result.num_crystals} crystals{kept}")
+        if result.num_crystals < total:
+            kept = f"; they are in {output}.partial; continue with --resume" if output else ""
+            raise Interrupted(stop.signum, f"stopped after {result.num_crystals} crystals{kept}")
     target.close()
     return result
 
