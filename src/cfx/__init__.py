@@ -11,6 +11,8 @@ _PUBLIC = {
     "load_model": "cfx.model",
     "Model": "cfx.model",
     "ModelConfig": "cfx.config",
+    "SampleConfig": "cfx.config",
+    "Template": "cfx.config",
     "CrystalBatch": "cfx.core.crystal",
     "LogProb": "cfx.core.likelihood",
     "encode": "cfx.io.dataset",

@@ -90,7 +90,11 @@ def sharpen(log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
         return nucleus(log_probs, sharpness.top_p)
 
     kept = jax.lax.cond(jnp.asarray(sharpness.top_p) < 1, keep, lambda log_probs: log_probs, log_probs)
-    return jax.nn.log_softmax(kept / sharpness.temperature, axis=-1)
+    # Below the likeliest entry, whose zero is exact: at low temperatures a rounding step of its logit is a large number.
+    likeliest = jnp.arange(kept.shape[-1]) == kept.argmax(-1, keepdims=True)
+    below = jnp.minimum((kept - kept.max(-1, keepdims=True)) / sharpness.temperature, 0.0)
+    below = jnp.where(likeliest, 0.0, below)
+    return below - jnp.log(jnp.exp(below).sum(-1, keepdims=True))
 
 
 def nucleus(log_probs: jax.Array, top_p: jax.Array) -> jax.Array:
