@@ -90,7 +90,14 @@ def test_values_out_of_range(cls, values):
         ({"shard": (0, 3)}, "no shard 0 of 3"),
         ({"shard": (4, 3)}, "no shard 4 of 3"),
         ({"refine": -1}, "must not be negative"),
-        ({"min_distance": -0.5}, "must not be negative"),
+        ({"min_distance": -0.5}, "length in angstrom"),
+        ({"min_distance": float("nan")}, "length in angstrom"),
+        ({"temperature": float("inf")}, "between 1e-6 and 1e6"),
+        ({"n": 2**32 + 1}, "at most 2\\^32"),
+        ({"bias": (("Fe", float("nan")),)}, "bias of Fe"),
+        ({"formula": (("Fe", 300),)}, "1 to 256 atoms"),
+        ({"exact": True, "bias": (("Fe", 1.0),)}, "no filter"),
+        ({"keep_invalid": True, "min_distance": 1.0}, "keep-invalid"),
     ],
 )
 def test_requests_that_cannot_be_meant(values, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -138,13 +139,13 @@ class SampleConfig:
     """What to sample.
 
     Attributes:
-        space_groups: numbers, 1 to 230; crystal i takes the i-th of them, over and over.
+        space_groups: numbers, 1 to 230; the crystals take turns among those that can meet the request.
         weights: for each of `space_groups`, how likely it is drawn; empty: they take turns.
         n: crystals wanted.
         seed: of all random draws.
         temperature: divides logits and concentrations, widens lattice components; 1 is the model itself.
         top_p: share of the probability kept in every categorical draw; 1 is the model itself.
-        batch_size: crystals drawn at once; None chooses by device and request.
+        batch_size: crystals drawn at once, 64 at least; None chooses by device and request.
         shard: (k, m): only the k-th of m parts of the request.
         elements: symbols allowed; empty: all.
         exclude: symbols not allowed.
@@ -190,6 +191,8 @@ class SampleConfig:
     def __post_init__(self):
         if not self.space_groups:
             raise UsageError("no space group", "space groups run from 1 to 230")
+        if self.n > 2**32:
+            raise UsageError(f"one request has at most 2^32 crystals, not {self.n}", "take another seed for more")
         for group in self.space_groups:
             if not 1 <= group <= 230:
                 raise UsageError(f"there is no space group {group}", "space groups run from 1 to 230")
@@ -200,16 +203,31 @@ class SampleConfig:
         for name in ("n", "batch_size", "max_atoms", "max_sites", "max_attempts"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.temperature > 0:
-            raise UsageError(f"the temperature must be positive, not {self.temperature}")
+        if not 1e-6 <= self.temperature <= 1e6:
+            raise UsageError(f"the temperature must be between 1e-6 and 1e6, not {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"top-p must be above 0 and at most 1, not {self.top_p}")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"the seed must be a non-negative 63-bit integer, not {self.seed}")
         if not 1 <= self.shard[0] <= self.shard[1]:
             raise UsageError(f"there is no shard {self.shard[0]} of {self.shard[1]}", "write --shard 3/16")
-        if self.refine < 0 or self.min_distance < 0:
-            raise UsageError("steps of refinement and distances must not be negative")
+        if self.refine < 0:
+            raise UsageError(f"steps of refinement must not be negative, not {self.refine}")
+        if not 0 <= self.min_distance < math.inf:
+            raise UsageError(f"the smallest distance must be a length in angstrom, not {self.min_distance}")
+        for symbol, value in self.bias:
+            if not abs(value) <= 1e4:
+                raise UsageError(f"the bias of {symbol} must be a number of nats, not {value}")
+        for symbol, count in self.formula:
+            if not 1 <= count <= 256:
+                raise UsageError(f"a formula has 1 to 256 atoms of an element, not {count} of {symbol}")
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        if self.exact and (self.bias or self.template.frac_coords or self.template.lattice):
+            raise UsageError("--exact filters what the model draws; a bias or a kept prototype is no filter")
+        if self.keep_invalid and self.min_distance:
+            raise UsageError("atoms too close are kept by --keep-invalid and refused by --min-distance")
 
     @property
     def numbers(self) -> range:

@@ -17,12 +17,12 @@ from cfx.catalog import AUTO, MODELS
 from cfx.config import ModelConfig, SampleConfig
 from cfx.core import likelihood, policy
 from cfx.core.batches import iterate
-from cfx.core.crystal import CrystalBatch, concatenate, validate
+from cfx.core.crystal import CrystalBatch, concatenate, empty_batch, validate
 from cfx.core.likelihood import LogProb, init_params
 from cfx.errors import CheckpointError
 from cfx.io import upstream
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from cfx.sampling import Draws, Resumed
+from cfx.sampling import Draws, Resumed, Wishes
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,18 @@ class Model:
         """
         groups = (space_group,) if isinstance(space_group, (int, np.integer)) else tuple(space_group)
         request = SampleConfig(tuple(map(int, groups)), n, seed, temperature, top_p, **wishes)
-        return concatenate([draws.crystals for draws in self.draws(request)])
+        batches = [draws.crystals for draws in self.draws(request)]
+        return concatenate(batches) if batches else empty_batch(self.config.n_max)
 
     def draws(
-        self, request: SampleConfig, resumed: Resumed | None = None, stop: Callable[[], bool] = bool
+        self,
+        request: SampleConfig,
+        wishes: Wishes | None = None,
+        resumed: Resumed | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Draws]:
         """The crystals of a request, in order, as they are ready; see `sampling.draw`."""
-        return sampling.draw(self.params, self.config, request, resumed, stop)
+        return sampling.draw(self.params, self.config, request, wishes, resumed, stop)
 
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.
@@ -86,7 +91,7 @@ class Model:
             DataError: if they are no crystals the model can read.
             UsageError: if the request cannot be met.
         """
-        in_force = sampling.request_policy(request, self.config)
+        in_force = sampling.prepare(request, self.config).policy
         return self._score(batch, batch_size, lambda part: _policy_log_prob(self.params, self.config, part, in_force))
 
     def log_prob(self, batch: CrystalBatch, batch_size: int = 64) -> LogProb:

@@ -41,6 +41,7 @@ class Draws:
         jobs: number, attempt and space group of each.
         rejected: how many attempts at the crystals of the request so far did not count, by reason.
         accepted_moves: share of the Monte Carlo moves accepted so far; None without refinement.
+        notes: what the user should know of the devices.
     """
 
     crystals: CrystalBatch
@@ -49,6 +50,7 @@ class Draws:
     jobs: list[Job]
     rejected: Counter[str]
     accepted_moves: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def request_key(seed: int) -> jax.Array:
@@ -56,24 +58,37 @@ def request_key(seed: int) -> jax.Array:
     return jax.random.wrap_key_data(np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32))
 
 
-def request_policy(request: SampleConfig, config: ModelConfig) -> Policy:
-    """What is in force while a request is drawn."""
-    constraints = unconstrained(config) if request.exact else steering.build_constraints(request, config)
-    return Policy(constraints, Sharpness(np.float32(request.temperature), np.float32(request.top_p)))
+@dataclass(frozen=True)
+class Wishes:
+    """A request, made ready for a model.
+
+    Attributes:
+        constraints: what the crystals must meet.
+        policy: what is in force while they are drawn.
+        impossible: space groups of the request that cannot meet it, each with the reason.
+    """
+
+    constraints: Constraints
+    policy: Policy
+    impossible: dict[int, str]
 
 
-def possible_space_groups(request: SampleConfig, constraints: Constraints) -> dict[int, str]:
-    """The space groups of a request that cannot meet it, each with the reason.
+def prepare(request: SampleConfig, config: ModelConfig) -> Wishes:
+    """Makes a request ready.
 
     Raises:
-        UsageError: if none can.
+        UsageError: if it contradicts itself, or none of its space groups can meet it.
     """
-    reasons = {group: steering.why_impossible(constraints, group) for group in dict.fromkeys(request.space_groups)}
+    constraints = steering.build_constraints(request, config)
+    weights = request.weights or (1.0,) * len(request.space_groups)
+    wanted = dict.fromkeys(group for group, weight in zip(request.space_groups, weights, strict=True) if weight)
+    reasons = {group: steering.why_impossible(constraints, group) for group in wanted}
     impossible = {group: reason for group, reason in reasons.items() if reason is not None}
     if len(impossible) == len(reasons):
-        more = "" if len(impossible) == 1 else f" (and likewise in the {len(impossible) - 1} other space groups)"
+        more = "" if len(impossible) == 1 else f" (nor can the {len(impossible) - 1} other space groups)"
         raise UsageError(next(iter(impossible.values())) + more, "ask for another space group, or for less")
-    return impossible
+    sharpness = Sharpness(np.float32(request.temperature), np.float32(request.top_p))
+    return Wishes(constraints, Policy(unconstrained(config) if request.exact else constraints, sharpness), impossible)
 
 
 @dataclass(frozen=True)
@@ -95,8 +110,9 @@ def draw(
     params: Any,
     config: ModelConfig,
     request: SampleConfig,
+    wishes: Wishes | None = None,
     done: Resumed | None = None,
-    stop: Callable[[], bool] = bool,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Draws]:
     """The crystals of a request, in order, as they are ready.
 
@@ -104,6 +120,7 @@ def draw(
         params: of the network.
         config: its architecture.
         request: what to draw.
+        wishes: of the request, if they are prepared already.
         done: what an earlier session has written already.
         stop: asked after every step; True ends the crystals here.
 
@@ -111,32 +128,29 @@ def draw(
         UsageError: if the request cannot be met.
         NumericsError: if the model gives no acceptable crystal.
     """
-    if request.exact and (request.bias or request.template.frac_coords or request.template.lattice):
-        raise UsageError("--exact filters what the model draws; a bias or a kept prototype is no filter")
-    wished = steering.build_constraints(request, config)
-    impossible = possible_space_groups(request, wished)
-    done = done or Resumed()
+    wishes, done = wishes or prepare(request, config), done or Resumed()
     numbers = range(request.numbers.start + done.num_crystals, request.numbers.stop)
     ledger = Ledger(
         numbers,
-        _space_groups(request, frozenset(impossible)),
-        functools.partial(_judge, request, wished),
+        _space_groups(request, wishes.impossible),
+        functools.partial(_judge, request, wishes.constraints),
         _Fingerprint if request.unique else None,
         request.max_attempts,
     )
     ledger.rejected.update(done.rejected)
     for crystals in done.kept:
         ledger.remember(crystals)
-    policy, key = request_policy(request, config), request_key(request.seed)
+    policy, key = wishes.policy, request_key(request.seed)
     weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)
-    target, rates = Target(weights.params, wished, policy.sharpness), []
+    target, moves = Target(weights.params, wishes.constraints, policy.sharpness), np.zeros(2)
     crew = _Crew(weights, config, policy, key, request)
     for jobs, drawn in crew.work(ledger):
-        if request.refine:
-            drawn, some = refine(target, config, key, jobs, drawn, request.refine)
-            rates.extend(some)
+        if jobs and request.refine:
+            drawn, shares = refine(target, config, key, jobs, drawn, request.refine)
+            moves += (shares.sum(), len(shares))
         with crew.changed:
-            ledger.put(jobs, drawn)
+            if jobs:
+                ledger.put(jobs, drawn)
             accepted = list(ledger.release())
             crew.changed.notify_all()
         if accepted:
@@ -147,15 +161,18 @@ def draw(
                 batch.policy_log_prob,
                 [each.job for each in accepted],
                 Counter(ledger.rejected),
-                float(np.mean(rates)) if rates else None,
+                float(moves[0] / moves[1]) if request.refine else None,
+                tuple(crew.notes),
             )
         if stop():
             return
 
 
-def _space_groups(request: SampleConfig, impossible: frozenset[int]) -> Callable[[int], int]:
+def _space_groups(request: SampleConfig, impossible: dict[int, str]) -> Callable[[int], int]:
     """The space group of a crystal by its number: in turn, or by weight."""
     possible = [i for i, group in enumerate(request.space_groups) if group not in impossible]
+    if request.weights:
+        possible = [i for i in possible if request.weights[i]]
     groups = [request.space_groups[i] for i in possible]
     if not request.weights:
         return lambda number: groups[number % len(groups)]
@@ -219,7 +236,8 @@ class _Crew:
 
     def __init__(self, weights, config: ModelConfig, policy: Policy, key: jax.Array, request: SampleConfig):
         self.devices = jax.local_devices()
-        self.ladder = LADDERS[self.devices[0].platform]
+        self.ladder = LADDERS.get(self.devices[0].platform, LADDERS["gpu"])
+        self.notes: list[str] = []
         wanted = -(-len(request.numbers) // len(self.devices))
         chosen = next((size for size in self.ladder if size >= wanted), self.ladder[-1])
         self.batch_size = request.batch_size or chosen
@@ -238,8 +256,7 @@ class _Crew:
 
     def _decode(self, ledger: Ledger, device: jax.Device) -> Iterator[tuple[list[Job], Drawn] | None]:
         """Steps of one decoder; None when it has nothing to do for now. Falls back to a smaller batch out of memory."""
-        size = self.batch_size
-        decoder = self.make(size, device)
+        size, decoder = self.batch_size, None
 
         def take(n: int) -> list[Job]:
             with self.changed:
@@ -247,6 +264,7 @@ class _Crew:
 
         while not ledger.is_complete:
             try:
+                decoder = decoder or self.make(size, device)
                 finished = decoder.step(take)
             except jax.errors.JaxRuntimeError as error:
                 smaller = [rung for rung in self.ladder if rung < size]
@@ -254,12 +272,13 @@ class _Crew:
                     raise
                 if not smaller:
                     raise DependencyError(
-                        f"device {device} has too little memory for a batch of {size}", "give a smaller --batch-size"
+                        f"device {device} has too little memory for a batch of {size}",
+                        "draw on the CPU: set JAX_PLATFORMS=cpu",
                     ) from error
+                self.notes.append(f"device {device} has no memory for a batch of {size}: going on with {smaller[-1]}")
                 with self.changed:
-                    ledger.give_back(list(decoder.jobs))
-                size = smaller[-1]
-                decoder = self.make(size, device)
+                    ledger.give_back(list(decoder.jobs) if decoder else [])
+                size, decoder = smaller[-1], None
                 continue
             yield finished
 
@@ -278,7 +297,7 @@ class _Crew:
                         continue
                     with self.changed:
                         self.changed.wait(timeout=0.05)
-            except BaseException as error:
+            except Exception as error:  # raised again by the thread that waits for results
                 results.put(error)
 
         threads = [threading.Thread(target=run, args=(device,), daemon=True) for device in self.devices]
@@ -287,7 +306,7 @@ class _Crew:
         try:
             while not ledger.is_complete:
                 finished = results.get()
-                if isinstance(finished, BaseException):
+                if isinstance(finished, Exception):
                     raise finished
                 yield finished
         finally:

@@ -24,7 +24,7 @@ from cfx.core.likelihood import LogProb, log_prob, output_rows, von_mises_log_pr
 from cfx.core.steering import build_constraints
 from cfx.core.symmetry import symmetry_table
 from cfx.model import Model
-from cfx.sampling import request_policy
+from cfx.sampling import prepare
 
 FALSE_ALARM = 1e-4
 TABLE = symmetry_table()
@@ -47,7 +47,7 @@ def small(rotary) -> Model:
 
 
 def target_of(model: Model, request: SampleConfig) -> mcmc.Target:
-    sharpness = request_policy(request, model.config).sharpness
+    sharpness = prepare(request, model.config).policy.sharpness
     return mcmc.Target(model.params, build_constraints(request, model.config), sharpness)
 
 

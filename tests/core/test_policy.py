@@ -27,7 +27,7 @@ from cfx.core.policy import Policy, Sharpness, policy_log_prob
 from cfx.core.steering import build_constraints
 from cfx.core.symmetry import symmetry_table
 from cfx.model import Model
-from cfx.sampling import request_policy
+from cfx.sampling import prepare
 
 FALSE_ALARM = 1e-4
 TABLE = symmetry_table()
@@ -212,7 +212,7 @@ def test_what_cannot_be_drawn_has_no_probability(model, drawn):
 def test_the_gradient_is_finite_under_masks(model, drawn):
     """Masked entries are -inf, at a formula that is sharpened, biased and cut."""
     wish, crystals = REQUESTS["formula, biased"], drawn["formula, biased"].crystals[:16]
-    in_force = request_policy(wish, model.config)
+    in_force = prepare(wish, model.config).policy
 
     def loss(params):
         return policy_log_prob(params, model.config, crystals, in_force).total.mean()

@@ -21,7 +21,7 @@ from cfx.core.steering import (
 )
 from cfx.core.symmetry import LETTERS, symmetry_table
 from cfx.errors import UsageError
-from cfx.sampling import possible_space_groups
+from cfx.sampling import prepare
 
 TABLE = symmetry_table()
 CONFIG = ModelConfig()
@@ -202,7 +202,7 @@ def test_what_is_impossible(group, wishes, message):
     assert reason is not None
     assert re.search(message, reason), reason
     with pytest.raises(UsageError, match=message):
-        possible_space_groups(SampleConfig((group,), **wishes), build(group, **wishes))
+        prepare(SampleConfig((group,), **wishes), CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -227,11 +227,10 @@ def test_what_is_possible(group, wishes):
 
 def test_impossible_space_groups_are_left_out():
     request = SampleConfig((221, 61, 62, 221), formula=PEROVSKITE)
-    impossible = possible_space_groups(request, build_constraints(request, CONFIG))
-    assert list(impossible) == [61]
+    assert list(prepare(request, CONFIG).impossible) == [61]
     request = SampleConfig((61, 205), formula=PEROVSKITE)
-    with pytest.raises(UsageError, match="likewise in the 1 other"):
-        possible_space_groups(request, build_constraints(request, CONFIG))
+    with pytest.raises(UsageError, match="nor can the 1 other"):
+        prepare(request, CONFIG)
 
 
 @functools.cache

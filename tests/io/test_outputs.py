@@ -364,3 +364,27 @@ def test_a_full_disk_is_an_error_that_names_the_result(tmp_path, records):
     with pytest.raises(OutputError, match=r"cannot write .*out\.cif: No space left"):
         output.write(records[:1], {})
     assert not (tmp_path / "out.cif").exists()
+
+
+def test_an_unfinished_run_is_not_thrown_away(tmp_path):
+    """A forgotten --resume, or two shards under one name."""
+    (tmp_path / "out.cif.partial").write_text("data_1\n")
+    with pytest.raises(OutputError, match="unfinished run"):
+        check_target(tmp_path / "out.cif", force=False)
+    check_target(tmp_path / "out.cif", force=False, resume=True)
+    check_target(tmp_path / "out.cif", force=True)
+
+
+def test_what_cannot_be_continued_is_said(tmp_path):
+    output = GrowingOutput(tmp_path / "out.cif", {"n": 1})
+    output.begin()
+    state = tmp_path / "out.cif.partial.json"
+    state.write_text(json.dumps({"request": {"n": 1}, "size": 100, "progress": {}}))
+    with pytest.raises(OutputError, match="shorter than it was"):
+        output.resume()
+    state.write_text("{")
+    with pytest.raises(OutputError, match="cannot continue"):
+        output.resume()
+    state.unlink()
+    with pytest.raises(OutputError, match="cannot continue"):
+        output.resume()

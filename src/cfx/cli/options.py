@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from cfx.config import PRESETS, ModelConfig, Template
 from cfx.errors import DataError, UsageError
+
+MOST_SITES = 20
+"""Sites of a prototype: what the published models hold."""
 
 MODEL_HELP = "A name, a checkpoint directory, or a published .pkl file."
 
@@ -25,8 +28,17 @@ def architecture_preset(name: str) -> ModelConfig:
 
 
 def words(text: str | None) -> tuple[str, ...]:
-    """The parts of a,b,c."""
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    """The parts of a,b,c; nothing for None.
+
+    Raises:
+        UsageError: for an empty text, which a forgotten shell variable leaves behind.
+    """
+    if text is None:
+        return ()
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not parts:
+        raise UsageError("an option was given an empty value", "leave it out, or write a,b,c")
+    return parts
 
 
 def space_groups(text: str, distribution: Callable[[str], dict[int, int]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -39,6 +51,8 @@ def space_groups(text: str, distribution: Callable[[str], dict[int, int]]) -> tu
     if text == "uniform":
         return tuple(range(1, 231)), (1.0,) * 230
     if text.startswith("data:"):
+        if text == "data:":
+            raise UsageError("data: names no data set", "write data:FILE or data:model")
         counts = {group: count for group, count in sorted(distribution(text.removeprefix("data:")).items()) if count}
         return tuple(counts), tuple(float(count) for count in counts.values())
     groups: list[int] = []
@@ -49,6 +63,8 @@ def space_groups(text: str, distribution: Callable[[str], dict[int, int]]) -> tu
                 f"{part!r} is no space group", "write 194, or 2,14,62, or 1-230, or uniform, or data:DATA_SET"
             )
         first, last = int(match[1]), int(match[2] or match[1])
+        if last > 230:
+            raise UsageError(f"there is no space group {last}", "space groups run from 1 to 230")
         if last < first:
             raise UsageError(f"the range {part} is empty", f"write {last}-{first}")
         groups += range(first, last + 1)
@@ -61,7 +77,7 @@ def formula(text: str | None) -> tuple[tuple[str, int], ...]:
     Raises:
         UsageError: if it is none, or its counts are not whole.
     """
-    if not text:
+    if text is None:
         return ()
     from pymatgen.core import Composition
 
@@ -87,7 +103,7 @@ def bias(text: str | None) -> tuple[tuple[str, float], ...]:
 
 def shard(text: str | None) -> tuple[int, int]:
     """3/16 as (3, 16)."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text or "1/1")
+    match = re.fullmatch(r"(\d+)/(\d+)", "1/1" if text is None else text)
     if not match:
         raise UsageError(f"{text!r} is no part of a request", "write --shard 3/16")
     return int(match[1]), int(match[2])
@@ -122,31 +138,32 @@ def _sites(path: Path) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[int, ..
 
     try:
         content = json.loads(path.read_text())
-        species = tuple(tuple(str(symbol) for symbol in site) for site in content.get("atom_mask", []))
-        tied = tuple(tuple(int(site) for site in group) for group in content.get("constraints", []))
+        species, tied = content.get("atom_mask", []), content.get("constraints", [])
+        for lists, kind in ((species, str), (tied, int)):
+            if not all(isinstance(one, list) and all(type(item) is kind for item in one) for one in lists):
+                raise ValueError("it is no list of lists of symbols, or of site numbers")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"cannot read {path}: {error}", 'write {"atom_mask": [["Fe", "Co"], ["O"]], "constraints": [[0, 1]]}'
         ) from error
-    return species, tied
+    return tuple(map(tuple, species)), tuple(map(tuple, tied))
 
 
 def _prototype(path: Path, sites: Path | None, redraw: tuple[str, ...]) -> tuple[Template, int]:
     from cfx.core.symmetry import LETTERS
-    from cfx.io.encode import EncodingError, encode_structure
-    from cfx.io.structures import parse_structure, read_records
+    from cfx.io.encode import SYMPREC
+    from cfx.io.structures import encode_records, read_records
 
     if unknown := set(redraw) - {"coords", "lattice"}:
         raise UsageError(f"cannot redraw {', '.join(sorted(unknown))}", "write --redraw coords,lattice, or one of them")
-    record = next(iter(read_records(path)), None)
-    if record is None:
-        raise DataError(f"{path} holds no structure")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            crystal = encode_structure(parse_structure(record))
-    except (EncodingError, ValueError) as error:
-        raise DataError(f"cannot use {path} as a prototype: {error}") from error
+    records = list(itertools.islice(read_records(path), 2))
+    if len(records) != 1:
+        raise DataError(
+            f"{path} holds {'no structure' if not records else 'more than one structure'}", "name one of one"
+        )
+    [crystal] = encode_records(records, SYMPREC, MOST_SITES)
+    if isinstance(crystal, str):
+        raise DataError(f"cannot use {path} as a prototype: {crystal}")
     if sites:
         species, tied = _sites(sites)
     else:  # sites of one element stay of one element

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli.options import MODEL_HELP
+from cfx.cli import options
 from cfx.errors import UsageError
 
 
@@ -21,7 +21,7 @@ def command(
         Path | None,
         typer.Option("-o", "--output", help="A .cif, .zip, .extxyz, .jsonl, .csv, or a directory for POSCARs."),
     ] = None,
-    model: Annotated[str, typer.Option("--model", help=MODEL_HELP)] = "auto",
+    model: Annotated[str, typer.Option("--model", help=options.MODEL_HELP)] = "auto",
     seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
     temperature: Annotated[float, typer.Option(help="Below 1: likelier crystals. Above 1: bolder ones.")] = 1.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Probability kept in every categorical draw.")] = 1.0,
@@ -56,17 +56,18 @@ def command(
         bool, typer.Option("--keep-invalid", help="Keep unphysical lattices and atoms too close.")
     ] = False,
     max_attempts: Annotated[int, typer.Option(help="Attempts at one crystal before giving up.")] = 10_000,
-    shard: Annotated[str | None, typer.Option(help="Only a part of the request: 3/16.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Only a part of the request: 3/16 (--unique holds within a part).")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Crystals drawn at once, 64 or more; else chosen.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; all else as then.")] = False,
 ) -> None:
     """Draw crystals from a model.
 
-    What is drawn follows from the seed alone: batch size, devices and interruptions change nothing. Draws that do not
-    count, as lattices that close no cell, are drawn again and counted by reason.
+    What is drawn follows from model, request and seed: batch size, number of devices and interruptions change nothing.
+    Draws that do not count, as lattices that close no cell, are drawn again and counted by reason.
     """
-    from cfx.cli import options
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import start_jax
     from cfx.config import SampleConfig
@@ -106,7 +107,11 @@ def command(
             max_attempts=max_attempts,
         )
 
-    request((1,), ())  # finds what is wrong with the other options before anything slow starts
+    first = request((1,), ())  # finds what is wrong with numbers and combinations before anything slow starts
+
+    from cfx.io.outputs import check_target
+
+    check_target(output, force, first.keep_invalid, resume)
     start_jax(reporter)
 
     from cfx.model import load_model
@@ -140,7 +145,7 @@ def summary(result, model: str, seed: int, output: Path | None) -> list[str]:
     if result.accepted_moves is not None:
         lines.append(f"refinement: {100 * result.accepted_moves:.1f} % of the moves accepted")
     if result.found:
-        shown = ", ".join(f"{count} in {group or 'none'}" for group, count in result.found.most_common(5))
+        shown = ", ".join(f"{count} in {group or 'no group'}" for group, count in result.found.most_common(5))
         more = ", ..." if len(result.found) > 5 else ""
         lines.append(f"a symmetry search finds {result.as_asked} of them in the space group asked for; {shown}{more}")
     return lines

@@ -37,17 +37,17 @@ def command(
     scores = score(loaded, data, reporter, symprec, workers or os.cpu_count() or 1)
     rows = scores.rows()
     _write(rows, output, print_table)
-    total = sum(row["log_prob"] for row in rows) / len(rows)
-    reporter.message(f"{len(rows)} crystals, {total:.3f} nats each on average by model {loaded.name}")
+    mean = sum(row["log_prob"] for row in rows) / len(rows)
+    reporter.message(f"{len(rows)} crystals, {mean:.3f} nats each on average by model {loaded.name}")
 
 
 def _check(output: Path | None, force: bool) -> None:
-    from cfx.errors import OutputError, UsageError
+    from cfx.errors import UsageError
+    from cfx.io.outputs import check_target
 
     if output is not None and output.suffix != ".csv":
         raise UsageError(f"cannot write {output}", "name a .csv file")
-    if output is not None and output.exists() and not force:
-        raise OutputError(f"{output} exists", "choose another name, or overwrite it with --force")
+    check_target(output, force)
 
 
 def _write(rows: list[dict], output: Path | None, print_table) -> None:

@@ -224,8 +224,8 @@ def _formula_complete(formula: Formula, before: Prefix) -> jax.Array:
 def _formula_choices(constraints: Constraints, space_group, before: Prefix, letters) -> jax.Array:
     """bool [..., W, E]: after letter w with element e, each element can still be completed in the slots left.
 
-    Elements are looked at one by one: two of them may need the same letter, and then a crystal can still end in a dead
-    end, though rarely.
+    Elements are looked at one by one, and templates and ties not at all: where two elements need the same letter, or a
+    template wants another, a crystal can still end in a dead end.
     """
     formula, table = constraints.formula, symmetry_table()
     group = space_group[..., None] - 1
@@ -263,7 +263,8 @@ def satisfied(constraints: Constraints, crystals: CrystalBatch, xp=np):
     most = xp.asarray(constraints.max_atoms)[crystals.space_group - 1]
     atoms = _atoms(crystals, len(required)).sum(1)
     is_drawn = slots <= crystals.num_sites[:, None]  # the letters of the sites and the pad after them
-    good = (letters[slots, crystals.wyckoff] | ~is_drawn).all(1)
+    good = (letters[slots, crystals.wyckoff] | ~is_drawn).all(1) & (crystals.num_sites > 0)
+    good &= ((species > 0) == filled).all(1)
     good &= ((elements[slots, species] & (species == species[:, tied[slots]])) | ~filled).all(1)
     good &= ~(required & (atoms == 0)).any(1) & (crystals.num_atoms <= most)
     if constraints.formula is not None:

@@ -136,14 +136,15 @@ class Decoder:
         self.waiting = _Pool(config, self.batch_size, 1)
         self.jobs: dict[Job, None] = {}  # under way
 
-    def step(self, take: Callable[[int], list[Job]]) -> tuple[list[Job], Drawn] | None:
+    def step(self, take: Callable[[int], list[Job]]) -> tuple[list[Job], Drawn | None] | None:
         """Advances one pool by a site.
 
         Args:
             take: called with a number; gives at most so many new jobs.
 
         Returns:
-            The jobs that were finished, and their crystals (numpy, in n_max slots); None if there was nothing to do.
+            The jobs that were finished, and their crystals (numpy, in n_max slots; None for no jobs); None if there
+            was nothing to do.
         """
         with jax.default_device(self.device):
             finished = self._step(take)
@@ -155,9 +156,10 @@ class Decoder:
         """Draws a list of jobs; crystals come as they are finished."""
         left = iter(jobs)
         while (finished := self.step(lambda n: list(itertools.islice(left, n)))) is not None:
-            yield finished
+            if finished[0]:
+                yield finished
 
-    def _step(self, take: Callable[[int], list[Job]]) -> tuple[list[Job], Drawn] | None:
+    def _step(self, take: Callable[[int], list[Job]]) -> tuple[list[Job], Drawn | None] | None:
         self._refill(take)
         # The fullest pool, and of equally full ones the one with the longest crystals.
         fullest = max(
@@ -166,6 +168,8 @@ class Decoder:
         if not self.pools[fullest].taken:
             return None
         finished = self._advance(fullest)
+        if not finished:
+            return [], None
         jobs = [job for some, _ in finished for job in some]
         return jobs, jax.tree.map(lambda *leaves: np.concatenate(leaves), *(drawn for _, drawn in finished))
 
@@ -202,7 +206,7 @@ class Decoder:
         pool.ages += TOKENS_PER_SITE
         done = np.asarray(is_finished)
         rows = [i for i in pool.taken if done[i]]
-        finished = [([pool.jobs[i] for i in rows], self._finish(pool.slots, rows))]
+        finished = [([pool.jobs[i] for i in rows], self._finish(pool.slots, rows))] if rows else []
         for i in rows:
             pool.jobs[i] = None
         while outgrown := pool.outgrown:
@@ -217,7 +221,7 @@ class Decoder:
         """The crystals in some slots, with lattices, as numpy arrays."""
         bare = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], dataclasses.replace(slots, cache=None))
         parts = []
-        for first in range(0, max(len(rows), 1), FINISHED):
+        for first in range(0, len(rows), FINISHED):
             some = jax.tree.map(lambda leaf, i=first: leaf[i : i + FINISHED], bare)
             num = len(some.age)
             padded = jax.tree.map(

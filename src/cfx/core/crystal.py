@@ -128,6 +128,14 @@ class CrystalBatch:
         return structures
 
 
+def empty_batch(num_slots: int) -> CrystalBatch:
+    """No crystals (numpy), in that many slots."""
+    sites = np.zeros((0, num_slots), np.int32)
+    return CrystalBatch(
+        np.zeros(0, np.int32), np.zeros((0, 6), np.float32), np.zeros((0, num_slots, 3), np.float32), sites, sites
+    )
+
+
 def concatenate(batches: list[CrystalBatch]) -> CrystalBatch:
     """Batches with equal slots, one after another (numpy)."""
     return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *batches)

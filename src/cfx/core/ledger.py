@@ -7,7 +7,6 @@ can be drawn by itself. Where duplicates are refused, crystal i also has to diff
 
 from __future__ import annotations
 
-import operator
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
@@ -178,8 +177,9 @@ class Ledger:
     def _keep(self, own: Fingerprint) -> None:
         """Remembers a crystal that comes out, and refuses the candidates that repeat it."""
         self._kept[own.key].append(own)
-        for number, waiting in sorted(self._pending.items(), key=operator.itemgetter(0)):
-            if waiting.key == own.key and waiting.same(own):
+        alike = [number for number, waiting in self._pending.items() if waiting.key == own.key]
+        for number in sorted(alike):
+            if self._pending[number].same(own):
                 del self._pending[number]
                 self._fail(self._open[number].candidate.job, DUPLICATE)
                 self._consider(number)

@@ -90,7 +90,7 @@ def sharpen(log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
         return nucleus(log_probs, sharpness.top_p)
 
     kept = jax.lax.cond(jnp.asarray(sharpness.top_p) < 1, keep, lambda log_probs: log_probs, log_probs)
-    # Below the likeliest entry, whose zero is exact: at low temperatures a rounding step of its logit is a large number.
+    # Below the likeliest entry, whose zero is exact: at low temperatures a rounding step of a logit is a large number.
     likeliest = jnp.arange(kept.shape[-1]) == kept.argmax(-1, keepdims=True)
     below = jnp.minimum((kept - kept.max(-1, keepdims=True)) / sharpness.temperature, 0.0)
     below = jnp.where(likeliest, 0.0, below)

@@ -100,7 +100,7 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
 def _max_atoms(request: SampleConfig, built: Constraints) -> np.ndarray:
     """Most atoms in the conventional cell of each space group, int32 [230]."""
     if request.max_atoms is not None:
-        return np.full(230, request.max_atoms, np.int32)
+        return np.minimum(built.max_atoms, min(request.max_atoms, int(built.max_atoms.max()))).astype(np.int32)
     if not request.formula:
         return built.max_atoms
     return np.array([FORMULA_ATOMS * symmetry_table().num_lattice_points(group) for group in range(1, 231)], np.int32)
@@ -110,6 +110,8 @@ def _apply_template(template: Template, letters: np.ndarray, allowed: np.ndarray
     num_slots = len(letters) - 1
     if max(len(template.letters), len(template.species)) > num_slots:
         raise UsageError(f"a template has at most {num_slots} sites")
+    if template.letters and len(template.species) > len(template.letters):
+        raise UsageError(f"species are given for {len(template.species)} sites, and {len(template.letters)} letters")
     if template.frac_coords and len(template.frac_coords) != len(template.letters):
         raise UsageError(f"{len(template.frac_coords)} coordinates are given for {len(template.letters)} letters")
     for slot, letter in enumerate(template.letters):

@@ -17,7 +17,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -170,8 +170,8 @@ class Output(Protocol):
         """Gives the complete output its name."""
 
 
-def check_target(path: Path | None, force: bool, keep_invalid: bool = False) -> None:
-    """Finds out before the work whether a result can be written.
+def check_target(path: Path | None, force: bool, keep_invalid: bool = False, resume: bool = False) -> None:
+    """Finds out before the work whether a result can be written, without loss of an earlier one.
 
     Raises:
         UsageError: for a suffix that cfx does not write.
@@ -179,7 +179,7 @@ def check_target(path: Path | None, force: bool, keep_invalid: bool = False) -> 
     """
     if path is None:
         return
-    if path.suffix not in FORMATS:
+    if path.suffix not in FORMATS or not path.name:
         raise UsageError(
             f"cannot write {path}: unknown suffix {path.suffix!r}",
             "name a .cif, .zip, .extxyz, .jsonl or .csv file, or a directory for POSCAR files",
@@ -193,6 +193,9 @@ def check_target(path: Path | None, force: bool, keep_invalid: bool = False) -> 
         raise OutputError(f"{path} is {kinds[0]}, and the result is {kinds[1]}", "choose another name")
     if path.is_dir() and not all(_POSCAR.fullmatch(entry.name) for entry in path.iterdir()):
         raise OutputError(f"{path} holds other files than cfx writes, and is not overwritten", "choose another name")
+    partial = path.with_name(path.name + ".partial")
+    if partial.exists() and not (force or resume):
+        raise OutputError(f"{partial} holds an unfinished run", "continue it with --resume, or start anew with --force")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: no directory {path.parent}", f"create it with: mkdir -p {path.parent}")
     if not os.access(path.parent, os.W_OK):
@@ -244,12 +247,19 @@ class GrowingOutput:
         Raises:
             UsageError: if something else was asked then.
         """
-        if not (self._state.exists() and self.partial.exists()):
+        if not (self._state.exists() or self.partial.exists()):
             self.begin()
             return {}
-        state = json.loads(self._state.read_text())
+        try:
+            state = json.loads(self._state.read_text())
+            whole = self._is_directory or self.partial.stat().st_size >= state["size"]
+        except (OSError, ValueError) as error:
+            raise OutputError(f"cannot continue {self.partial}: {error}", "start anew with --force") from error
+        if not whole:
+            raise OutputError(f"{self.partial} is shorter than it was", "start anew with --force")
         if state["request"] != self.request:
-            different = sorted(key for key in self.request if state["request"].get(key) != self.request[key])
+            keys = sorted(self.request.keys() | state["request"].keys())
+            different = [key for key in keys if state["request"].get(key) != self.request.get(key)]
             raise UsageError(
                 f"{self.partial} was made with another {', '.join(different)}",
                 "repeat the first command with --resume, or start anew with --force",
@@ -273,18 +283,23 @@ class GrowingOutput:
             else:
                 with open(self.partial, "a") as file:
                     file.write("".join(map(self.format.render, records)))
+                    _make_sure(file)
                 size = self.partial.stat().st_size
             if self._keep:
                 with open(self._kept, "r+b" if self._kept.exists() else "wb") as file:
                     rows = [_as_numbers(record.crystals) for record in records]
                     file.seek(records[0].index * rows[0].nbytes)
                     file.write(b"".join(row.tobytes() for row in rows))
+                    _make_sure(file)
         self._save(size, progress)
 
     def kept(self, num: int, num_slots: int) -> CrystalBatch:
         """The first `num` crystals written."""
         width = 7 + 5 * num_slots
-        numbers = np.fromfile(self._kept, np.float32, num * width).reshape(num, width)
+        try:
+            numbers = np.fromfile(self._kept, np.float32, num * width).reshape(num, width)
+        except (OSError, ValueError) as error:
+            raise OutputError(f"cannot continue from {self._kept}: {error}", "start anew with --force") from error
         sites = numbers[:, 7:].reshape(num, num_slots, 5)
         return CrystalBatch(
             numbers[:, 0].astype(np.int32),
@@ -314,6 +329,12 @@ class GrowingOutput:
         replace_atomically(self._state, lambda path: path.write_text(json.dumps(state) + "\n"))
 
 
+def _make_sure(file: IO) -> None:
+    """Brings what was written to the disk itself."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def _as_numbers(crystals: CrystalBatch) -> np.ndarray:
     """A batch of one as float32 [7 + 5 N]; all its integers are exact in float32."""
     sites = np.concatenate(
@@ -332,5 +353,5 @@ class _writing:
         pass
 
     def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error

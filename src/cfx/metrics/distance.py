@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 
@@ -9,5 +11,6 @@ def closest_approach(structure) -> float:
     """Smallest distance between two atoms of a pymatgen Structure, images of one atom included, in angstrom."""
     distances = structure.distance_matrix
     others = distances[np.triu_indices(len(distances), k=1)]
-    shortest_vector = min(structure.lattice.get_lll_reduced_lattice().abc)
-    return float(min([shortest_vector, *others]))
+    steps = np.array([step for step in itertools.product(range(-2, 3), repeat=3) if any(step)])
+    vectors = steps @ structure.lattice.get_lll_reduced_lattice().matrix
+    return float(min([np.linalg.norm(vectors, axis=1).min(), *others]))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,15 @@ import jax
 import numpy as np
 
 from cfx.config import SampleConfig, to_dict
-from cfx.core import steering
 from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import cell_vectors, is_physical
+from cfx.errors import NumericsError, UsageError
 from cfx.io.encode import find_space_group
 from cfx.io.outputs import GrowingOutput, Record, StandardOutput, check_target
 from cfx.model import Model
 from cfx.runs.reporter import Reporter
 from cfx.runs.signals import Interrupted, StopRequest
-from cfx.sampling import Draws, Resumed, possible_space_groups
+from cfx.sampling import Draws, Resumed, prepare
 
 
 @dataclass
@@ -35,7 +36,7 @@ class SampleResult:
         asked: space group as asked -> number of crystals.
         as_asked: crystals in which a symmetry search finds the space group that was asked.
         found: other space groups that it finds (None: nothing) -> number of crystals.
-        accepted_moves: share of Monte Carlo moves accepted, or None without refinement.
+        accepted_moves: share of Monte Carlo moves accepted in this session, or None without refinement.
         resumed: crystals that an earlier session had written.
         seconds: wall time of drawing and writing.
     """
@@ -97,33 +98,49 @@ def sample(
         OutputError: if `output` cannot be written.
         Interrupted: after a signal; the crystals so far are in OUTPUT.partial.
     """
-    check_target(output, force, request.keep_invalid)
-    impossible = possible_space_groups(request, steering.build_constraints(request, model.config))
-    _warn(model, request, impossible, reporter)
+    check_target(output, force, request.keep_invalid, resume)
+    wishes = prepare(request, model.config)
+    _warn(model, request, wishes.impossible, reporter)
     target, result, done = _open(model, request, output, resume)
     start, total = time.perf_counter(), len(request.numbers)
-    with StopRequest() as stop, reporter.progress("crystals", total) as progress:
-        for draws in model.draws(request, done, lambda: bool(stop)) if result.num_crystals < total else ():
+    notes: set[str] = set()
+    with StopRequest() as stop, reporter.progress("crystals", total) as progress, _naming(output, result):
+        for draws in model.draws(request, wishes, done, lambda: bool(stop)):
+            for note in sorted(set(draws.notes) - notes):
+                reporter.warning(note)
+            notes.update(draws.notes)
             records = _records(model, request, draws, result)
             result.rejected, result.accepted_moves = draws.rejected, draws.accepted_moves
             target.write(records, result.progress())
             result.seconds = time.perf_counter() - start
             rate = (result.num_crystals - result.resumed) / result.seconds
             progress.update(result.num_crystals, f"{rate:.0f} crystals/s")
-        if result.num_crystals < total:
-            kept = f"; they are in {output}.partial; continue with --resume" if output else ""
-            raise Interrupted(stop.signum, f"stopped after {result.num_crystals} crystals{kept}")
+        if stop.signum is not None and result.num_crystals < total:
+            raise Interrupted(stop.signum, f"stopped after {result.num_crystals} crystals{_where(output)}")
     target.close()
     return result
+
+
+def _where(output: Path | None) -> str:
+    return f"; they are in {output}.partial; continue with --resume" if output else ""
+
+
+@contextmanager
+def _naming(output: Path | None, result: SampleResult) -> Iterator[None]:
+    """Adds to a NumericsError where the crystals so far are."""
+    try:
+        yield
+    except NumericsError as error:
+        raise NumericsError(
+            f"{error.message}; {result.num_crystals} crystals before{_where(output)}", error.hint
+        ) from error
 
 
 def _warn(model: Model, request: SampleConfig, impossible: dict[int, str], reporter: Reporter) -> None:
     if impossible:
         shown = ", ".join(map(str, sorted(impossible)[:8])) + (", ..." if len(impossible) > 8 else "")
         first = next(iter(impossible.values()))
-        reporter.warning(
-            f"{len(impossible)} space groups are left out, which cannot meet the request: {shown} ({first})"
-        )
+        reporter.warning(f"left out, since they cannot meet the request: {shown} ({first})")
     unseen = [group for group in dict.fromkeys(request.space_groups) if model.trained_on(group) == 0]
     if len(unseen) == 1:
         reporter.warning(f"model {model.name} never saw space group {unseen[0]} in training")
@@ -133,9 +150,11 @@ def _warn(model: Model, request: SampleConfig, impossible: dict[int, str], repor
 
 def _open(model: Model, request: SampleConfig, output: Path | None, resume: bool):
     """The output, the result so far, and what the sampler must know of it."""
+    if output is None and resume:
+        raise UsageError("stdout cannot be continued", "name the output with -o")
     if output is None:
         return StandardOutput(), SampleResult(), Resumed()
-    asked = to_dict(dataclasses.replace(request, batch_size=None))
+    asked = {key: value for key, value in to_dict(request).items() if key not in ("batch_size", "max_attempts")}
     target = GrowingOutput(output, _plain({"model": _digest(model), **asked}), keep=request.unique)
     if not resume:
         target.begin()

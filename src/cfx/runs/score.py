@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 
 from cfx.core.elements import formula
 from cfx.core.likelihood import LogProb
-from cfx.errors import DataError, UsageError
+from cfx.errors import UsageError
 from cfx.io.dataset import EncodedDataset, load_dataset
+from cfx.io.encode import SYMPREC
 from cfx.model import Model
 from cfx.runs.reporter import Reporter
 
@@ -51,8 +53,6 @@ def score(model: Model, path: Path, reporter: Reporter, symprec: float = 0.01, w
         DataError: if there is no crystal in it that the model can read.
     """
     data = read(path, model.config.n_max, reporter, symprec, workers)
-    if not len(data.batch):
-        raise DataError(f"{path} holds no crystal that the model can read")
     return Scores(data, model.log_prob(data.batch))
 
 
@@ -81,5 +81,5 @@ def space_group_counts(model: Model, name: str, reporter: Reporter) -> dict[int,
                 f"model {model.name} does not say what it was trained on", "name a data set: --sg data:FILE"
             )
         return {int(group): int(count) for group, count in counts.items()}
-    data = read(Path(name), model.config.n_max, reporter, 0.01, 2)
+    data = read(Path(name), model.config.n_max, reporter, SYMPREC, os.cpu_count() or 1)
     return Counter(int(group) for group in np.asarray(data.batch.space_group))
