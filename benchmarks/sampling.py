@@ -86,7 +86,7 @@ def draw_all(model, groups, batch_size: int, decoder: Decoder | None = None):
 
 def rates(model, groups, batch_size: int, repeats: int = 2) -> dict:
     """Crystals and tokens a second, the best of `repeats`, after a run that compiles."""
-    draw_all(model, groups[: 4 * batch_size], batch_size)
+    draw_all(model, groups[: 2 * batch_size], batch_size)
     crystals, seconds = min((draw_all(model, groups, batch_size) for _ in range(repeats)), key=lambda each: each[1])
     tokens = int((5 * crystals.num_sites + 1).sum())
     mean = tokens / len(groups)
