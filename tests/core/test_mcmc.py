@@ -169,7 +169,7 @@ MOVES = {
             letters=("a", "b", "e", "f"), species=(("In", "Ba"), (), ("Ba", "Sn", "In")), tied=((0, 2), (1, 3))
         ),
     ),
-    "require": SampleConfig((GROUP,), require=("Ba", "O"), exclude=("H",), max_sites=3, max_atoms=14),
+    "require": SampleConfig((GROUP,), elements=("Ba", "O", "Ti"), require=("Ba", "O"), max_sites=3, max_atoms=14),
     "formula": SampleConfig((GROUP,), formula=(("Sr", 1), ("Ti", 1), ("O", 3))),
 }
 

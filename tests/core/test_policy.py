@@ -84,7 +84,9 @@ REQUESTS = {
             letters=ABE.letters, species=(("Sr", "Ba", "O"), (), ("O", "F", "Ba")), tied=((0, 2), (1, 3))
         ),
     ),
-    "require": request(12, 221, require=("O", "Ti"), template=Template(letters=("a", "b", "d"))),
+    "require": request(
+        12, 221, elements=("O", "Ti", "Sr"), require=("O", "Ti"), template=Template(letters=("a", "b", "d"))
+    ),
     "formula": request(221, formula=PEROVSKITE),
     "formula, biased": request(221, 123, formula=PEROVSKITE, temperature=0.8, top_p=0.9, bias=(("Ti", 1.0),)),
     "kept": request(221, template=dataclasses.replace(ABE, frac_coords=COORDS, lattice=CELL)),
@@ -135,8 +137,9 @@ def test_masks_leave_out_and_steer(drawn):
     assert has_oxygen[1].mean() > 0.5 > has_oxygen[0].mean()
     for found in drawn.values():
         assert set(found.rejected) <= {"constraints not met"}
-    for name in ("element mask", "max sites", "max atoms", "letters", "tied", "require", "kept"):
+    for name in ("element mask", "max sites", "max atoms", "letters", "tied", "kept"):
         assert not drawn[name].rejected, name
+    assert drawn["require"].rejected  # no mask: draws that lack an element do not count
 
 
 def test_forced_steps_contribute_nothing(drawn):

@@ -26,7 +26,9 @@ def command(
     temperature: Annotated[float, typer.Option(help="Below 1: likelier crystals. Above 1: bolder ones.")] = 1.0,
     top_p: Annotated[float, typer.Option("--top-p", help="Probability kept in every categorical draw.")] = 1.0,
     elements: Annotated[str | None, typer.Option(help="Elements allowed: La,Ni,O.")] = None,
-    require: Annotated[str | None, typer.Option(help="Elements that every crystal contains.")] = None,
+    require: Annotated[
+        str | None, typer.Option(help="Elements that every crystal contains; --bias raises the yield.")
+    ] = None,
     exclude: Annotated[str | None, typer.Option(help="Elements that none contains.")] = None,
     no_radioactive: Annotated[
         bool, typer.Option("--no-radioactive", help="No element without a stable isotope: Tc, Pm, Po and beyond.")

@@ -73,7 +73,8 @@ class Constraints:
         allowed_species: bool [N, species], column 0 unused.
         tied_to: int32 [N], the earlier slot whose species a slot repeats; its own number where it is free.
         species_bias: float32 [species], added to the logits, nats.
-        required: bool [species], elements that the crystal may not end without.
+        required: bool [species], elements that the crystal must contain. No mask asks for them: to keep a crystal from
+            ending without them leads far from anything the model knows. Crystals that lack them are rejected.
         max_atoms: int32 [230], most atoms in the conventional cell of each space group.
         formula: an exact composition, or None.
         prototype: what is kept of a given crystal, or None.
@@ -172,10 +173,8 @@ def letter_mask(constraints: Constraints, space_group: jax.Array, before: Prefix
     """Letters that may follow a prefix, bool [..., letters]; the model's own rules come on top."""
     letters = jnp.arange(constraints.allowed_letters.shape[-1])
     size = jnp.asarray(symmetry_table().multiplicity)[space_group - 1][..., : len(letters)]
-    lacks_required = (jnp.asarray(constraints.required) & (before.atoms == 0)).any(-1)
     mask = jnp.asarray(constraints.allowed_letters)[before.slot]
     mask &= before.atoms.sum(-1, keepdims=True) + size <= jnp.asarray(constraints.max_atoms)[space_group - 1][..., None]
-    mask &= ~((letters == 0) & lacks_required[..., None])
     if constraints.formula is not None:
         ends = _formula_complete(constraints.formula, before)[..., None]
         continues = _formula_choices(constraints, space_group, before, letters[1:]).any(-1)
@@ -196,10 +195,7 @@ def species_mask(
         species: int [..., N], of the crystal; those of earlier slots are read.
     """
     numbers = jnp.arange(constraints.allowed_species.shape[-1])
-    lacks = jnp.asarray(constraints.required) & (before.atoms == 0)
-    must_be_required = lacks.sum(-1) >= constraints.num_sites - before.slot
     mask = jnp.asarray(constraints.allowed_species)[before.slot]
-    mask &= lacks | ~must_be_required[..., None]
     origin = jnp.asarray(constraints.tied_to)[before.slot]
     repeated = jnp.take_along_axis(species, origin[..., None], axis=-1)
     mask &= (numbers == repeated) | (origin == before.slot)[..., None]
