@@ -174,7 +174,7 @@ def main() -> None:
         seen = [int(group) for group, count in model.info["space_groups"].items() for _ in range(count)]
         groups = np.random.default_rng(0).choice(seen, arguments.n).tolist()
     else:
-        model, groups = random_model(PRESETS[arguments.architecture]), [1] * arguments.n
+        model, groups = random_model(PRESETS[arguments.architecture].model), [1] * arguments.n
     measure = partial(rates, model, groups)
     result = {"architecture": arguments.architecture, "n": arguments.n, "batch_size": arguments.batch_size}
     result["matmul_peak_gflops"] = matmul_peak()

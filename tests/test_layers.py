@@ -32,7 +32,7 @@ HOMES = {
     "huggingface_hub": {"io"},
 }
 """Packages that only these parts may import."""
-HEAVY = ["jax", "numpy", "torch", "pymatgen", "pandas", "haiku", "optax", "scipy", "ase"]
+HEAVY = ["jax", "numpy", "torch", "pymatgen", "pandas", "haiku", "optax", "scipy", "ase", "matplotlib", "plotext"]
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -99,7 +99,9 @@ def loaded_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["sample", "--help"], ["train", "--help"], ["--version"]], ids=" ".join
+    "arguments",
+    [["--help"], ["sample", "--help"], ["train", "--help"], ["data", "--help"], ["plot", "--help"], ["--version"]],
+    ids=" ".join,
 )
 def test_help_is_instant(arguments):
     code = f"""
@@ -119,7 +121,7 @@ def test_importing_cfx_is_instant():
 
 def test_workers_that_encode_stay_small():
     """Encoding runs in processes of its own, without JAX."""
-    assert loaded_after("import cfx.io.encode, cfx.io.structures") <= {"numpy"}
+    assert loaded_after("import cfx.io.workers") <= {"numpy"}
 
 
 def test_public_names_exist():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from cfx.errors import UsageError
@@ -65,54 +67,110 @@ class ModelConfig:
         return self.num_species + self.lattice_components * 13
 
 
+def _check_types(config: Any) -> None:
+    """Refuses a value of another type than the field's default; a whole number will do for a float."""
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), str if field.default is None else type(field.default)
+        fits = isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
+        if not fits and not (value is None and field.default is None):
+            raise UsageError(f"{field.name} must be of type {kind.__name__}, not {value!r}")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How a model is trained.
 
     Attributes:
         epochs: passes over the training data.
-        batch_size: crystals a step.
-        learning_rate: peak learning rate of Adam.
-        schedule: constant, or cosine (linear warm-up, then a half cosine to 1 % of the peak).
-        warmup_steps: steps of the warm-up of the cosine schedule.
+        batch_size: crystals in a batch on average; every batch has about as many tokens as that many average crystals.
+        accumulate: batches a step.
+        optimizer: adam, or adamw with `weight_decay`.
+        learning_rate: its peak.
+        schedule: constant; inverse, learning_rate / (1 + decay * step), as published; or cosine, a linear warm-up and
+            then half a cosine to 1 % of the peak.
+        warmup_steps: of the cosine schedule; a tenth of the run at most.
+        decay: of the inverse schedule.
+        weight_decay: decoupled, of the weights of linear layers and embeddings; for adamw.
         clip_norm: largest global norm of the gradient.
-        weight_decay: decoupled weight decay; 0 is plain Adam.
         dropout: rate after attention and after the MLP.
         attention_dropout: rate on the attention weights.
+        ema_decay: of an exponential moving average of the weights, which is then validated and kept as the best; 0 for
+            none.
+        precision: of matrix products in training: float32, bfloat16 (sums and everything else in float32), or auto,
+            bfloat16 on accelerators.
         seed: of the initial weights, the order of the data and dropout.
-        checkpoint_epochs: epochs between two checkpoints.
+        log_steps: steps between two lines of metrics; the end of an epoch has one too.
+        checkpoint_steps: steps between two checkpoints.
         keep_checkpoints: how many of the latest checkpoints stay on disk; the best stays apart from them.
     """
 
     epochs: int = 100
     batch_size: int = 128
+    accumulate: int = 1
+    optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = 1e-3
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "inverse", "cosine"] = "cosine"
     warmup_steps: int = 200
-    clip_norm: float = 1.0
+    decay: float = 0.0
     weight_decay: float = 0.0
+    clip_norm: float = 1.0
     dropout: float = 0.1
     attention_dropout: float = 0.1
+    ema_decay: float = 0.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 0
-    checkpoint_epochs: int = 1
+    log_steps: int = 100
+    checkpoint_steps: int = 1000
     keep_checkpoints: int = 2
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "checkpoint_epochs", "keep_checkpoints"):
+        _check_types(self)
+        for name in ("epochs", "batch_size", "accumulate", "log_steps", "checkpoint_steps", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("dropout", "attention_dropout"):
+        for name in ("dropout", "attention_dropout", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
-        if self.weight_decay < 0:
-            raise UsageError(f"weight_decay must not be negative, not {self.weight_decay}")
+        for name in ("warmup_steps", "decay", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0 <= self.seed < 2**32:
             raise UsageError(f"the seed must be a non-negative 32-bit integer, not {self.seed}")
-        if self.schedule not in ("constant", "cosine"):
-            raise UsageError(f"schedule must be constant or cosine, not {self.schedule!r}")
+        choices = {
+            "optimizer": ("adam", "adamw"),
+            "schedule": ("constant", "inverse", "cosine"),
+            "precision": ("auto", "float32", "bfloat16"),
+        }
+        for name, values in choices.items():
+            if getattr(self, name) not in values:
+                raise UsageError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
+        if self.weight_decay and self.optimizer == "adam":
+            raise UsageError("adam has no weight decay", "use --optimizer adamw")
+        if self.decay and self.schedule != "inverse":
+            raise UsageError(f"the {self.schedule} schedule has no decay", "use --schedule inverse")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a model is trained on.
+
+    Attributes:
+        train: file of crystals, or None: not said yet.
+        validation: another, to choose the best epoch by.
+        symprec: tolerance of the symmetry search, angstrom.
+    """
+
+    train: str | None = None
+    validation: str | None = None
+    symprec: float = 0.01
+
+    def __post_init__(self):
+        _check_types(self)
+        if not 0 < self.symprec < math.inf:
+            raise UsageError(f"symprec must be a length in angstrom, not {self.symprec}")
 
 
 @dataclass(frozen=True)
@@ -239,7 +297,73 @@ class SampleConfig:
 MINI = ModelConfig(num_layers=4, num_heads=4, key_size=32, model_size=128, first_hidden=128)
 """Architecture of the bundled model, sized for two CPU cores."""
 
-PRESETS = {"alex20": ModelConfig(), "mp20": ModelConfig(position="absolute"), "mini": MINI}
+PUBLISHED = TrainConfig(batch_size=100, learning_rate=1e-4, schedule="inverse")
+"""The public program's defaults: Adam, no decay, gradients clipped at 1."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """An architecture and how it is trained."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+
+PRESETS = {
+    "alex20": Preset(ModelConfig(), dataclasses.replace(PUBLISHED, epochs=5500)),
+    "mp20": Preset(
+        ModelConfig(position="absolute"),
+        dataclasses.replace(PUBLISHED, epochs=3800, dropout=0.5, attention_dropout=0.5),
+    ),
+    "mini": Preset(MINI, TrainConfig(epochs=26, batch_size=64, attention_dropout=0.0)),
+}
+"""By name: those of the published checkpoints (as many epochs as they were trained for) and of the bundled model."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a training run does: the content of a configuration file.
+
+    Attributes:
+        model: architecture; None where it is that of the model in `start`.
+        train: how it is trained.
+        data: what on.
+        start: model whose weights are trained further, as `load_model` takes it; None for random weights.
+    """
+
+    model: ModelConfig | None
+    train: TrainConfig
+    data: DataConfig
+    start: str | None = None
+
+    @classmethod
+    def layered(cls, *layers: dict[str, Any]) -> RunConfig:
+        """Merges tables as `read_toml` returns them; later layers win over earlier ones, and all over the preset.
+
+        Raises:
+            UsageError: for names and values that do not belong there.
+        """
+        merged: dict[str, Any] = {"preset": "mini", "from": None, "model": {}, "train": {}, "data": {}}
+        for layer in layers:
+            for key, value in layer.items():
+                merged[key] = {**merged[key], **value} if isinstance(value, dict) else value
+        if merged["preset"] not in PRESETS:
+            raise UsageError(f"there is no preset {merged['preset']!r}", f"choose one of: {', '.join(PRESETS)}")
+        preset = PRESETS[merged["preset"]]
+        if merged["from"] and merged["model"]:
+            raise UsageError("a model that is trained further keeps its architecture", "leave [model] or --from out")
+        return cls(
+            None if merged["from"] else from_dict(ModelConfig, merged["model"], preset.model),
+            from_dict(TrainConfig, merged["train"], preset.train),
+            from_dict(DataConfig, merged["data"], DataConfig()),
+            merged["from"],
+        )
+
+    def tables(self) -> dict[str, Any]:
+        """As `read_toml` returns them: `RunConfig.layered(config.tables())` is the configuration again."""
+        content = {"from": self.start, "model": self.model and to_dict(self.model)}
+        content |= {"train": to_dict(self.train), "data": {k: v for k, v in to_dict(self.data).items() if v is not None}}
+        return {key: value for key, value in content.items() if value is not None}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -247,13 +371,33 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def from_dict(cls: type, values: dict[str, Any]) -> Any:
-    """Rebuilds a configuration; an unknown field is an error rather than ignored.
+def from_dict(cls: type, values: dict[str, Any], base: Any = None) -> Any:
+    """Rebuilds a configuration, on top of `base` if there is one; an unknown field is an error rather than ignored.
 
     Raises:
         UsageError: on fields that `cls` does not have.
     """
     known = {field.name for field in dataclasses.fields(cls)}
     if unknown := sorted(set(values) - known):
-        raise UsageError(f"{cls.__name__} has no field {', '.join(unknown)}")
-    return cls(**values)
+        raise UsageError(
+            f"{cls.__name__} has no field {', '.join(unknown)}", f"its fields are: {', '.join(sorted(known))}"
+        )
+    return cls(**values) if base is None else dataclasses.replace(base, **values)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """A configuration file: the tables [model], [train], [data], and above them `preset` and `from`.
+
+    Raises:
+        UsageError: if it cannot be read, or holds anything else.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = tomllib.load(file)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the configuration {path}: {error}") from error
+    kinds = {"model": dict, "train": dict, "data": dict, "preset": str, "from": str}
+    for key, value in content.items():
+        if not isinstance(value, kinds.get(key, ())):
+            raise UsageError(f"{path}: {key} does not belong in a configuration", f"it may have: {', '.join(kinds)}")
+    return content

@@ -110,7 +110,7 @@ class Model:
         batch = batch.numpy().with_slots(self.config.n_max)
         validate(batch, self.config.num_species)
         result = np.zeros((4, len(batch)), np.float32)
-        for rows, part, _ in iterate(batch, batch_size):
+        for rows, part, _ in iterate(batch, self.config.n_max, batch_size):
             result[:, rows] = np.stack(list(score(part).parts().values()))[:, : len(rows)]
         return LogProb(*result)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cfx.cli.score import _print_summary
 from cfx.core.elements import formula
 from cfx.io.dataset import load_dataset
 from cfx.io.outputs import FORMATS, Record
@@ -57,6 +59,57 @@ def test_scores_are_log_probabilities_of_the_encoded_crystals(cfx, crystals, tmp
     written = cfx("score", crystals.name, "--model", "mini", "--workers", 1, "-o", "scores.csv")
     assert written.returncode == 0 and written.stdout == ""
     assert (tmp_path / "scores.csv").read_text() == result.stdout
+
+
+def test_a_summary_of_the_data(cfx, crystals, tmp_path, model):
+    result = cfx("score", crystals.name, "--model", "mini", "--workers", 1, "--summary", "--json", "-o", "summary.csv")
+    assert result.returncode == 0, result.stderr
+    records = json.loads(result.stdout)
+    data = load_dataset(crystals, num_workers=1)
+    expected = model.log_prob(data.batch)
+    assert [record["grouping"] for record in records[:2]] == ["all", "sites"]
+    overall = records[0]
+    assert overall["crystals"] == 6 and overall["nll"] == pytest.approx(-expected.total.mean(), rel=1e-4)
+    assert overall["nll_error"] == pytest.approx(np.std(expected.total, ddof=1) / np.sqrt(6), rel=1e-4)
+    for part in PARTS:
+        assert overall[f"nll_{part}"] == pytest.approx(-getattr(expected, part).mean(), abs=1e-3)
+    groups = [record for record in records if record["grouping"] == "space_group"]
+    assert [record["value"] for record in groups] == sorted({int(group) for group in data.batch.space_group})
+    assert f"6 crystals, nll {overall['nll']:.3f} nats each on average by model mini" in result.stderr
+
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "summary.csv").read_text())))
+    columns = ["grouping", "value", "crystals", "nll", "nll_error", *(f"nll_{part}" for part in PARTS)]
+    assert list(rows[0]) == columns and len(rows) == len(records)
+    for row, record in zip(rows, records, strict=True):
+        assert (row["grouping"], row["value"], row["crystals"]) == tuple(str(record[name]) for name in columns[:3])
+        assert float(row["nll"]) == pytest.approx(record["nll"], abs=1e-4)
+        assert (row["nll_error"] == "") == (record["nll_error"] is None) == (record["crystals"] == 1)
+
+    piped = cfx("score", crystals.name, "--model", "mini", "--workers", 1, "--summary")
+    assert piped.returncode == 0 and piped.stdout == (tmp_path / "summary.csv").read_text()
+
+
+def test_a_terminal_gets_the_most_frequent_space_groups(capsys):
+    """Tables of 80 columns; the groups in order of number, and a line that there are more."""
+    part = dict.fromkeys((f"nll_{part}" for part in PARTS), -1.25)
+    groups = [
+        {"grouping": "space_group", "value": g, "crystals": 100 - g, "nll": 2.5, "nll_error": 0.25, **part}
+        for g in range(20, 0, -1)
+    ][::-1]
+    _print_summary([{**groups[0], "grouping": "all", "value": "all", "nll_error": None}, *groups])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert rows[0] == ["all", "99", "2.50", "-1.25", "-1.25", "-1.25", "-1.25"]
+    assert [row[0] for row in rows[1:]] == [str(group) for group in range(1, 16)] and rows[1][2] == "2.50±0.25"
+    assert lines[-1].startswith("the 15 most frequent of 20 space groups") and max(map(len, lines)) <= 90
+
+
+def test_rows_as_json(cfx, crystals):
+    result = cfx("score", crystals.name, "--model", "mini", "--workers", 1, "--json")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads(result.stdout)
+    assert len(rows) == 6 and list(rows[0]) == COLUMNS + [f"log_prob_{part}" for part in PARTS]
+    assert all(row["log_prob"] == pytest.approx(sum(row[f"log_prob_{p}"] for p in PARTS), abs=1e-3) for row in rows)
 
 
 def test_an_older_file_is_kept_without_force(cfx, crystals, tmp_path):

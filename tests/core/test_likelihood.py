@@ -124,7 +124,7 @@ def test_rows_do_not_depend_on_later_tokens(golden, cast):
 def test_loss_and_gradient_are_those_of_the_public_implementation(rotary, golden_gradient, cast):
     with jax.enable_x64(True):
         params, batch = cast(rotary.params, np.float64), rotary.batch[:64]
-        (value, parts), gradient = numpy_tree(loss_and_gradient(params, rotary.config, batch, np.ones(64)))
+        (value, parts), gradient = numpy_tree(loss_and_gradient(params, rotary.config, batch, np.full(64, 1 / 64)))
         # The same compiled function on the short crystals alone, the others weighing nothing.
         short = batch.num_sites <= SHORT
         (_, full_parts), full = numpy_tree(loss_and_gradient(params, rotary.config, batch, short * 1.0))
@@ -160,7 +160,7 @@ def assert_same_gradient(gradient, expected, tolerance):
 
 def test_loss_in_float32(rotary, golden_gradient, cast):
     batch = cast(rotary.batch[:64], np.float32)
-    value, parts = loss(rotary.params, rotary.config, batch, np.ones(64, np.float32))
+    value, parts = loss(rotary.params, rotary.config, batch, np.full(64, 1 / 64, np.float32))
     assert value == pytest.approx(float(golden_gradient["loss"]), rel=1e-6)
     for name, expected in PARTS.items():
         assert parts[name] == pytest.approx(float(golden_gradient[expected.replace("logp", "loss")]), rel=1e-5)

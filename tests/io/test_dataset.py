@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import os
 
 import jax
@@ -12,7 +12,9 @@ from pymatgen.core import Lattice, Structure
 
 from cfx.errors import DataError
 from cfx.io import dataset as module
-from cfx.io.dataset import content_digest, load_dataset
+from cfx.io import workers
+from cfx.io.dataset import content_digest, encode, load_dataset
+from cfx.io.store import Failure
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 HCP = Structure.from_spacegroup("P6_3/mmc", Lattice.hexagonal(3.21, 5.21), ["Mg"], [[1 / 3, 2 / 3, 0.25]])
@@ -35,8 +37,13 @@ def data(tmp_path):
 @pytest.fixture
 def encodings(monkeypatch):
     """Names of the files that were encoded, rather than read from the cache."""
-    made, encode_file = [], module._encode_file
-    monkeypatch.setattr(module, "_encode_file", lambda path, *rest: made.append(path.name) or encode_file(path, *rest))
+    made, encode_into = [], module._encode_into
+
+    def spy(partial, path, *rest):
+        made.append(path.name)
+        encode_into(partial, path, *rest)
+
+    monkeypatch.setattr(module, "_encode_into", spy)
     return made
 
 
@@ -45,9 +52,8 @@ def load(path, **options):
 
 
 def assert_equal(one, other):
-    for field in dataclasses.fields(one):
-        if field.name != "batch":
-            assert getattr(one, field.name) == getattr(other, field.name), field.name
+    for name in ("names", "failures", "num_failures", "digest", "source", "n_max"):
+        assert getattr(one, name) == getattr(other, name), name
     for ours, theirs in zip(jax.tree.leaves(one.batch), jax.tree.leaves(other.batch), strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
@@ -55,22 +61,61 @@ def assert_equal(one, other):
 
 def test_rows_become_crystals_or_failures(data):
     loaded = load(data)
+    assert len(loaded) == 2
     assert loaded.names == ["salt", "magnesium"]
-    assert [name for name, _ in loaded.failures] == ["broken", "mixed"]
-    assert "occupancy" in dict(loaded.failures)["mixed"]
-    assert loaded.batch.space_group.tolist() == [225, 194]
+    assert [failure[:2] for failure in loaded.failures] == [(2, "broken"), (4, "mixed")]
+    assert loaded.failures[1].reason == "sites with partial or mixed occupancy"
+    assert loaded.num_failures == 2
+    assert loaded.failures_path.read_text().splitlines()[0] == "row,name,reason"
+    assert loaded.space_group.tolist() == [225, 194]
+    assert loaded.num_sites.tolist() == [2, 1]
+    assert loaded.n_max == 21
     assert loaded.source == "data.csv"
     assert len(loaded.digest) == 64
     counts = loaded.space_group_counts()
     assert counts.shape == (230,)
     assert (counts[224], counts[193], counts.sum()) == (1, 1, 2)
+    elements = loaded.element_counts()
+    assert elements.shape == (119,)
+    assert {z: n for z, n in enumerate(elements) if n} == {11: 1, 12: 1, 17: 1}
+
+
+def test_elements_are_counted_once_a_crystal(tmp_path):
+    """Two sites of one element are one crystal that holds it."""
+    perovskite = Structure.from_spacegroup(
+        "Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O", "O"], [[0, 0, 0], [0.5] * 3, [0, 0.5, 0.5], [0.5, 0, 0]]
+    )
+    path = write_csv(tmp_path / "data.csv", ("one", perovskite.to(fmt="cif")), ("two", HCP.to(fmt="cif")))
+    counts = load(path).element_counts()
+    assert {z: n for z, n in enumerate(counts) if n} == {8: 1, 12: 1, 22: 1, 38: 1}
+
+
+def test_batches_are_as_the_encoder_made_them(data):
+    loaded, encoded = load(data), encode([ROCK_SALT, HCP])
+    for ours, theirs in zip(jax.tree.leaves(loaded.batch), jax.tree.leaves(encoded.batch), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+        assert ours.dtype == theirs.dtype
+
+
+def test_take_is_that_of_a_batch(tmp_path, golden_structures):
+    texts = [(f"{i}", structure.to(fmt="cif")) for i, structure in enumerate(golden_structures[:12])]
+    loaded = load(write_csv(tmp_path / "data.csv", *texts))
+    for rows, slots in (([3, 0, 3], 21), ([5], 30), ([], 4), (range(12), int(loaded.num_sites.max()))):
+        rows = np.array(rows, int)
+        ours, theirs = loaded.take(rows, slots), loaded.batch.take(rows, slots)
+        for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype and one.shape == other.shape
+    for crystals in (loaded, loaded.batch):
+        with pytest.raises(DataError, match="do not fit 1 slots"):
+            crystals.take(np.arange(12), 1)
 
 
 def test_cache_hit_is_the_same_data_set(data, own_cache, encodings):
     """Names and failures included."""
     first = load(data)
     (cached,) = (own_cache / "encoded").iterdir()
-    assert cached.name == f"{first.digest}.npz"
+    assert cached.name == first.digest
     second = load(data)
     assert encodings == ["data.csv"]
     assert_equal(first, second)
@@ -113,8 +158,9 @@ def test_n_max_leaves_a_pad(tmp_path):
 def test_all_rows_failing(tmp_path):
     path = write_csv(tmp_path / "data.csv", ("one", "no cif"), ("two", DISORDERED.to(fmt="cif")))
     for _ in range(2):  # the second time from the cache
-        with pytest.raises(DataError, match="none of 2 rows is a crystal; the first: "):
+        with pytest.raises(DataError, match=r"none of 2 rows is a crystal: 1 x .*; 1 x sites with partial") as error:
             load(path)
+        assert "failures.csv" in error.value.hint
 
 
 def test_no_rows(tmp_path):
@@ -135,7 +181,7 @@ def test_an_unreadable_file_is_not_cached(tmp_path, own_cache):
     (tmp_path / "data.csv").write_text("formula\nNaCl\n")
     with pytest.raises(DataError, match="no column of structures"):
         load(tmp_path / "data.csv")
-    assert not list(own_cache.rglob("*.npz*"))
+    assert not list((own_cache / "encoded").iterdir())
 
 
 def test_a_file_under_its_right_name_is_read_anew(tmp_path):
@@ -147,11 +193,69 @@ def test_a_file_under_its_right_name_is_read_anew(tmp_path):
     assert load(path.rename(tmp_path / "salt.vasp")).batch.space_group.tolist() == [225]
 
 
-def test_a_damaged_cache_is_made_again(data, own_cache):
+def shorten(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def other_format(path):
+    path.write_text(path.read_text().replace('"format": 1', '"format": 0'))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("crystals.bin", shorten),
+        ("sites.bin", shorten),
+        ("names.jsonl", shorten),
+        ("failures.csv", shorten),
+        ("sites.bin", os.remove),
+        ("dataset.json", os.remove),
+        ("dataset.json", shorten),
+        ("dataset.json", other_format),
+        ("dataset.json", lambda path: path.write_text("[]")),
+    ],
+)
+def test_a_damaged_or_older_cache_is_made_again(data, own_cache, encodings, name, damage):
     first = load(data)
-    (cached,) = (own_cache / "encoded").iterdir()
-    cached.write_bytes(cached.read_bytes()[:100])
-    assert_equal(load(data), first)
+    first_names, first_failures = first.names, first.failures
+    damage(own_cache / "encoded" / first.digest / name)
+    again = load(data)
+    assert again.names == first_names and again.failures == first_failures
+    assert again.batch.space_group.tolist() == [225, 194]
+    assert [entry.name for entry in (own_cache / "encoded").iterdir()] == [first.digest]
+    assert len(encodings) == (1 if (name, damage) == ("dataset.json", shorten) else 2)  # that was the last line end
+
+
+def test_old_caches_do_not_matter(data, own_cache):
+    digest = load(data).digest
+    (own_cache / "encoded" / f"{digest}.npz").write_bytes(b"of an earlier version")
+    assert load(data).names == ["salt", "magnesium"]
+
+
+def test_names_of_all_kinds(tmp_path):
+    """Names with line ends, commas, quotes and no encoding come back as they were, of crystals and of failures."""
+    odd = ["two\nlines", 'a "quoted, name"', " spaces ", "\u2028", "\r", "Å\ud800"]
+    rows = [{"id": name, "cif": text} for text in (HCP.to(fmt="cif"), "none") for name in odd]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    loaded = load(path)
+    assert loaded.names == odd
+    assert [failure.name for failure in loaded.failures] == [*odd[:-1], "Å\\ud800"]
+    assert [failure.row for failure in loaded.failures] == list(range(7, 13))
+
+
+def test_reasons_and_counts(tmp_path):
+    """Too many sites, an unknown element, disorder: each row with its reason, and only these."""
+    rng = np.random.default_rng(0)
+    many = {f"many{n}": Structure(Lattice.cubic(20), ["O"] * n, rng.random((n, 3))).to(fmt="cif") for n in (22, 25)}
+    unknown = {"unknown": HCP.to(fmt="cif").replace("Mg", "Xx"), "dummy": HCP.to(fmt="cif").replace("Mg", "D")}
+    texts = {"good": HCP.to(fmt="cif"), **many, **unknown, "mixed": DISORDERED.to(fmt="cif")}
+    loaded = load(write_csv(tmp_path / "data.csv", *texts.items()))
+    reasons = {name: reason for _, name, reason in loaded.failures}
+    assert {"many22", "many25", "unknown", "mixed"} <= reasons.keys() <= texts.keys() - {"good"}
+    assert reasons["many22"] == "22 symmetry-inequivalent sites, more than 20"
+    assert reasons["mixed"] == "sites with partial or mixed occupancy"
+    assert Failure(2, "many22", reasons["many22"]) in loaded.failures
 
 
 def test_directory(tmp_path, encodings):
@@ -181,15 +285,15 @@ def test_digest_of_a_directory_tells_names_from_content(tmp_path):
 
 def test_workers_change_nothing(tmp_path, monkeypatch):
     """Chunks encoded in two processes, in order, with progress."""
-    monkeypatch.setattr(module, "CHUNK", 2)
+    monkeypatch.setattr(workers, "CHUNK", 2)
+    monkeypatch.setattr(module, "COMMIT_SECONDS", 0)
     texts = {"s": ROCK_SALT.to(fmt="cif"), "m": HCP.to(fmt="cif"), "x": "no cif"}
     rows = [(f"{kind}{i}", texts[kind]) for i, kind in enumerate("smxmsxsm")]
     path = write_csv(tmp_path / "data.csv", *rows)
     progress: list[int] = []
     alone = load_dataset(path, num_workers=1, on_progress=progress.append)
-    assert progress == sorted(progress)
-    assert progress[-1] == 8
+    assert progress == [2, 4, 6, 8, 8]
     monkeypatch.setenv("CFX_CACHE", str(tmp_path / "other-cache"))
     assert_equal(load_dataset(path, num_workers=2), alone)
     assert alone.names == ["s0", "m1", "m3", "s4", "s6", "m7"]
-    assert [name for name, _ in alone.failures] == ["x2", "x5"]
+    assert [failure[:2] for failure in alone.failures] == [(3, "x2"), (6, "x5")]

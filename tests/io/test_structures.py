@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import json
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -172,9 +173,9 @@ UNREADABLE = {
     "data.json": (b"{}", "unknown format"),
     "no_suffix": (b"data", "unknown format"),
     "latin.csv": (b"cif\n\xe9\n", "cannot read"),
-    "short.csv.gz": (gzip.compress(NOISE.encode())[:-100], "cannot read"),
+    "short.csv.gz": (gzip.compress(b"cif\n" + NOISE.encode())[:-100], "cannot read"),
     "plain.csv.gz": (b"cif\nx\n", "cannot read"),
-    "corrupt.csv.gz": (corrupt(gzip.compress(NOISE.encode())), "cannot read"),
+    "corrupt.csv.gz": (corrupt(gzip.compress(b"cif\n" + NOISE.encode())), "cannot read"),
     "short.zip": (zip_of(NOISE)[:-30], "cannot read"),
     "corrupt.zip": (corrupt(zip_of(NOISE)), "cannot read"),
     "plain.zip": (b"no zip", "cannot read"),
@@ -248,3 +249,62 @@ def test_data_is_never_evaluated(tmp_path):
     for kind in ("cif", "json", "extxyz", "poscar"):
         encode_records([Record("hostile", kind, text)], 0.01, 20)
     assert not marker.exists()
+
+
+# Large files: records come one at a time.
+
+
+def lines_of(kind: str) -> tuple[str, str]:
+    """A header, and the text of one crystal."""
+    return {
+        "csv": ("id,cif\n", 'salt,"' + cif() + '"\n'),
+        "jsonl": ("", json.dumps({"cif": cif()}) + "\n"),
+        "cif": ("# a comment\n", cif()),
+        "extxyz": ("", extxyz(ROCK_SALT)),
+    }[kind]
+
+
+def write_large(path, kind: str) -> int:
+    """Writes 6 MB of crystals in the way the suffix says; returns how many."""
+    header, one = lines_of(kind)
+    count = 6_000_000 // len(one)
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(f"data.{kind}", "w") as file:
+            file.write((header + one * count).encode())
+    else:
+        with gzip.open(path, "wb", 1) if path.suffix == ".gz" else open(path, "wb") as file:
+            file.write((header + one * count).encode())
+    return count
+
+
+@pytest.mark.parametrize(
+    "name", ["data.csv", "data.csv.gz", "data.csv.zip", "data.jsonl", "data.cif.gz", "data.extxyz"]
+)
+def test_files_are_read_line_by_line(tmp_path, name):
+    count = write_large(tmp_path / name, name.split(".")[1])
+    tracemalloc.start()
+    found = sum(1 for _ in read_records(tmp_path / name))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == count
+    assert peak < 1_000_000
+
+
+def test_an_encrypted_zip(tmp_path):
+    content = bytearray(zip_of(cif()))
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(header) + flags] |= 1
+    (tmp_path / "secret.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read .*secret\.zip.*encrypted"):
+        read(tmp_path / "secret.zip")
+
+
+def test_line_ends(tmp_path):
+    """Of Windows and in text that JSON does not escape."""
+    (tmp_path / "all.cif").write_bytes((cif() + cif(CAESIUM)).replace("\n", "\r\n").encode())
+    (tmp_path / "data.extxyz").write_bytes(extxyz(ROCK_SALT, CAESIUM).replace("\n", "\r\n").encode())
+    (tmp_path / "data.csv").write_bytes(table([{"cif": cif().replace("\n", "\r\n")}]).encode())
+    row = {"id": "line\u2028end", "cif": cif()}
+    (tmp_path / "data.jsonl").write_bytes((json.dumps(row, ensure_ascii=False) + "\r\n").encode())
+    assert formulas(tmp_path) == ["NaCl", "CsCl", "NaCl", "NaCl", "CsCl", "NaCl"]
+    assert names(tmp_path)[-1] == "line\u2028end"

@@ -7,24 +7,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from cfx.config import PRESETS, ModelConfig, Template
+from cfx.config import Template
 from cfx.errors import DataError, UsageError
 
 MOST_SITES = 20
 """Sites of a prototype: what the published models hold."""
 
 MODEL_HELP = "A name, a checkpoint directory, or a published .pkl file."
-
-
-def architecture_preset(name: str) -> ModelConfig:
-    """An architecture by name.
-
-    Raises:
-        UsageError: listing the names there are.
-    """
-    if name not in PRESETS:
-        raise UsageError(f"there is no architecture {name!r}", f"choose one of: {', '.join(PRESETS)}")
-    return PRESETS[name]
 
 
 def words(text: str | None) -> tuple[str, ...]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cfx.cli.options import MODEL_HELP
+
+MOST_GROUPS = 15
+"""Space groups that a terminal shows."""
+
+PARTS = ("wyckoff", "species", "coords", "lattice")
 
 
 def command(
@@ -17,13 +23,20 @@ def command(
     model: Annotated[str, typer.Option("--model", help=MODEL_HELP)] = "auto",
     symprec: Annotated[float, typer.Option(help="Tolerance of the symmetry search, angstrom.")] = 0.01,
     workers: Annotated[int, typer.Option(help="Processes that encode; 0 for one a core.")] = 0,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Mean negative log-likelihoods of the data instead of a row a crystal.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
     """Log-probability of crystals under a model, in nats, by part.
 
     A terminal gets a table; a file or a pipe gets CSV. Rows that are no crystal for the model are skipped and named.
+
+    With --summary: mean negative log-likelihood (nll, nats per crystal, as the loss of cfx train) with the standard
+    error of the total, of all crystals, by number of sites, by crystal system and by space group.
     """
-    from cfx.cli.console import ConsoleReporter, print_table
+    from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import start_jax
 
     reporter = ConsoleReporter()
@@ -35,10 +48,11 @@ def command(
 
     loaded = load_model(model)
     scores = score(loaded, data, reporter, symprec, workers or os.cpu_count() or 1)
-    rows = scores.rows()
-    _write(rows, output, print_table)
-    mean = sum(row["log_prob"] for row in rows) / len(rows)
-    reporter.message(f"{len(rows)} crystals, {mean:.3f} nats each on average by model {loaded.name}")
+    rows = scores.summary() if summary else scores.rows()
+    _write(rows, output, as_json, _print_summary if summary else _print_rows)
+    total = scores.log_prob.total
+    mean = f"nll {-total.mean():.3f}" if summary else f"{total.mean():.3f}"
+    reporter.message(f"{len(total)} crystals, {mean} nats each on average by model {loaded.name}")
 
 
 def _check(output: Path | None, force: bool) -> None:
@@ -50,22 +64,64 @@ def _check(output: Path | None, force: bool) -> None:
     check_target(output, force)
 
 
-def _write(rows: list[dict], output: Path | None, print_table) -> None:
-    import csv
-    import io
+def _write(rows: list[dict], output: Path | None, as_json: bool, print_rows: Callable[[list[dict]], None]) -> None:
+    """To a file as CSV; to stdout as JSON if asked, or else, unless there is a file, as a table or CSV."""
+    import json
     import sys
 
     from cfx.io.cache import replace_atomically
 
-    shown = [{key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()} for row in rows]
-    if output is None and sys.stdout.isatty():
-        print_table(shown)
-        return
+    if output is not None:
+        replace_atomically(output, lambda path: path.write_text(_csv(rows)))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    elif output is None and sys.stdout.isatty():
+        print_rows(rows)
+    elif output is None:
+        sys.stdout.write(_csv(rows))
+
+
+def _csv(rows: list[dict]) -> str:
+    import csv
+    import io
+
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(shown[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(shown)
-    if output is None:
-        sys.stdout.write(text.getvalue())
-    else:
-        replace_atomically(output, lambda path: path.write_text(text.getvalue()))
+    writer.writerows(map(_four_decimals, rows))
+    return text.getvalue()
+
+
+def _four_decimals(row: dict) -> dict:
+    return {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _print_rows(rows: list[dict]) -> None:
+    from cfx.cli.console import print_table
+
+    print_table([_four_decimals(row) for row in rows])
+
+
+def _print_summary(records: list[dict]) -> None:
+    """A table for each grouping; of the space groups only the most frequent."""
+    from cfx.cli.console import print_table
+
+    print("negative log-likelihood (nll), nats per crystal, ± its standard error, and its parts")
+    for grouping in dict.fromkeys(record["grouping"] for record in records):
+        shown = chosen = [record for record in records if record["grouping"] == grouping]
+        if grouping == "space_group":
+            frequent = sorted(chosen, key=lambda record: -record["crystals"])[:MOST_GROUPS]
+            shown = [record for record in chosen if record in frequent]
+        print_table([_summary_row(record) for record in shown])
+        if len(shown) < len(chosen):
+            print(f"the {len(shown)} most frequent of {len(chosen)} space groups; --json or -o FILE.csv has all")
+
+
+def _summary_row(record: dict) -> dict:
+    error = "" if record["nll_error"] is None else f"±{record['nll_error']:.2f}"
+    return {
+        record["grouping"].replace("_", " ").removeprefix("crystal "): record["value"],
+        "crystals": record["crystals"],
+        "nll": f"{record['nll']:.2f}{error}",
+        **{part: f"{record[f'nll_{part}']:.2f}" for part in PARTS},
+    }

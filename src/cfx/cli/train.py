@@ -3,66 +3,132 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cfx.config import TrainConfig
+from cfx.config import PRESETS, TrainConfig
+from cfx.errors import UsageError
 
-DEFAULTS = TrainConfig()
+DEFAULTS = PRESETS["mini"].train
+DATA_HELP = "Crystals: .csv, .cif, .extxyz, .jsonl, .lmdb, a directory or zip."
+
+
+def _option(text: str, field: str | None = None, name: str | None = None) -> Any:
+    """An option that is None unless it is given; its help names the field's default, that of the preset mini."""
+    default = "" if field is None else f" [{getattr(DEFAULTS, field):g}]"
+    return typer.Option(*([name] if name else []), help=text + default, show_default=False)
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="CSV, CIF, extended XYZ, or a directory or zip of crystals.")],
-    run: Annotated[Path, typer.Option("-o", "--output", help="Directory of the run.")],
-    validation: Annotated[
-        Path | None, typer.Option("--validation", help="Crystals to choose the best epoch by.")
-    ] = None,
-    architecture: Annotated[str, typer.Option(help="mini, alex20 or mp20.")] = "mini",
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = DEFAULTS.epochs,
-    batch_size: Annotated[int, typer.Option(help="Crystals a step.")] = DEFAULTS.batch_size,
-    lr: Annotated[float, typer.Option(help="Peak learning rate of Adam.")] = DEFAULTS.learning_rate,
-    schedule: Annotated[str, typer.Option(help="constant or cosine.")] = DEFAULTS.schedule,
-    weight_decay: Annotated[float, typer.Option(help="Decoupled weight decay.")] = DEFAULTS.weight_decay,
-    clip_norm: Annotated[float, typer.Option(help="Largest global norm of the gradient.")] = DEFAULTS.clip_norm,
-    dropout: Annotated[float, typer.Option(help="Rate after attention and MLP.")] = DEFAULTS.dropout,
-    attention_dropout: Annotated[float, typer.Option(help="Rate on attention weights.")] = DEFAULTS.attention_dropout,
-    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = DEFAULTS.seed,
-    symprec: Annotated[float, typer.Option(help="Tolerance of the symmetry search, angstrom.")] = 0.01,
-    workers: Annotated[int, typer.Option(help="Processes that encode; -1 for all cores.")] = -1,
+    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
+    run: Annotated[Path, typer.Option("-o", "--output", help="Directory of the run.")] = ...,
+    validation: Annotated[Path | None, _option("Crystals to choose the best epoch by.")] = None,
+    config: Annotated[Path | None, _option("TOML file; options win over it.")] = None,
+    preset: Annotated[str | None, _option(f"{', '.join(PRESETS)}: architecture and training.")] = None,
+    start: Annotated[str | None, _option("Model to train further.", name="--from")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    epochs: Annotated[int | None, _option("Passes over the data.", "epochs")] = None,
+    batch_size: Annotated[int | None, _option("Crystals in a batch, on average.", "batch_size")] = None,
+    accumulate: Annotated[int | None, _option("Batches a step.", "accumulate")] = None,
+    lr: Annotated[float | None, _option("Peak learning rate.", "learning_rate")] = None,
+    schedule: Annotated[str | None, _option("constant, inverse or cosine [cosine].")] = None,
+    decay: Annotated[float | None, _option("Of the inverse schedule, lr / (1 + decay * step).", "decay")] = None,
+    warmup: Annotated[int | None, _option("Steps of linear warm-up before the cosine.", "warmup_steps")] = None,
+    optimizer: Annotated[str | None, _option("adam or adamw [adam].")] = None,
+    weight_decay: Annotated[float | None, _option("Decoupled weight decay, for adamw.", "weight_decay")] = None,
+    clip_norm: Annotated[float | None, _option("Largest global norm of the gradient.", "clip_norm")] = None,
+    dropout: Annotated[float | None, _option("Rate after attention and MLP.", "dropout")] = None,
+    attention_dropout: Annotated[float | None, _option("Rate on attention weights.", "attention_dropout")] = None,
+    ema: Annotated[float | None, _option("Decay of a moving average of the weights; 0: none.", "ema_decay")] = None,
+    precision: Annotated[str | None, _option("Of products: float32, bfloat16 or auto [auto].")] = None,
+    seed: Annotated[int | None, _option("Of weights, order and dropout.", "seed")] = None,
+    log_every: Annotated[int | None, _option("Steps between lines of metrics.", "log_steps")] = None,
+    checkpoint_every: Annotated[int | None, _option("Steps between checkpoints.", "checkpoint_steps")] = None,
+    symprec: Annotated[float | None, _option("Tolerance of the symmetry search, angstrom [0.01].")] = None,
+    workers: Annotated[int, typer.Option(help="Processes that encode; 0 for one a core.")] = 0,
+    distributed: Annotated[bool, typer.Option("--distributed", help="One of several processes; who, SLURM says.")] = False,
+    coordinator: Annotated[str | None, _option("HOST:PORT of process 0.")] = None,
+    num_processes: Annotated[int | None, _option("Processes of this run.")] = None,
+    process_id: Annotated[int | None, _option("Which of them this is, from 0.")] = None,
 ) -> None:
     """Train a model on crystals; nats in the log are per crystal.
 
-    DATA is encoded once and cached. The run keeps its latest checkpoints, the epoch of lowest validation loss
-    (RUN/best), and a line of metrics for every epoch. With --resume, the options of the first run are used.
+    DATA is encoded once and cached. The run keeps its configuration, its latest checkpoints, the epoch of lowest
+    validation loss (RUN/best), and a line of metrics every so many steps: see cfx plot RUN. With --resume, the
+    options and the data of the first run are used. Defaults in brackets are those of the preset mini.
     """
-    from cfx.cli.console import ConsoleReporter
-    from cfx.cli.options import architecture_preset
-    from cfx.cli.start import start_jax
-    from cfx.runs.score import read
-    from cfx.runs.train import TrainResult, load_settings
-    from cfx.runs.train import train as train_run
+    training = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "learning_rate": lr,
+        "schedule": schedule,
+        "decay": decay,
+        "warmup_steps": warmup,
+        "optimizer": optimizer,
+        "weight_decay": weight_decay,
+        "clip_norm": clip_norm,
+        "dropout": dropout,
+        "attention_dropout": attention_dropout,
+        "ema_decay": ema,
+        "precision": precision,
+        "seed": seed,
+        "log_steps": log_every,
+        "checkpoint_steps": checkpoint_every,
+    }
+    files = {"train": data and str(data), "validation": validation and str(validation), "symprec": symprec}
+    flags: dict[str, Any] = {"train": _given(training), "data": _given(files)}
+    flags |= _given({"preset": preset, "from": start})
+    processes = (coordinator, num_processes, process_id)
+    if any(value is not None for value in processes) and None in processes:
+        raise UsageError("--coordinator, --num-processes and --process-id go together")
+    _train(run, config, flags, resume, workers, processes if distributed or coordinator else None)
 
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, workers: int, processes) -> None:
+    import os
+
+    from cfx.cli.console import ConsoleReporter
+    from cfx.cli.start import start_jax
+    from cfx.config import RunConfig, read_toml
+
+    if resume and (file or flags["train"] or set(flags) - {"train", "data"}):
+        raise UsageError("--resume goes on with the options of the first run", "leave the other options out")
     reporter = ConsoleReporter()
-    if resume:
-        model, config = load_settings(run)
-    else:
-        model = architecture_preset(architecture)
-        config = TrainConfig(
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=lr,
-            schedule=schedule,
-            weight_decay=weight_decay,
-            clip_norm=clip_norm,
-            dropout=dropout,
-            attention_dropout=attention_dropout,
-            seed=seed,
-        )
     start_jax(reporter)
-    encoded = read(data, model.n_max, reporter, symprec, workers)
-    held_out = validation and read(validation, model.n_max, reporter, symprec, workers)
-    result: TrainResult = train_run(run, model, config, encoded, held_out, reporter, resume)
-    best = f"{run}/best" if result.best_loss is not None else f"the last of {run}/checkpoints"
+
+    from cfx.io.checkpoint import load_checkpoint
+    from cfx.model import load_model
+    from cfx.runs.data import read
+    from cfx.runs.parallel import Devices, join
+    from cfx.runs.reporter import Silent
+    from cfx.runs.rundir import RunDirectory
+    from cfx.runs.train import train
+
+    files = RunDirectory(run)
+    if resume:
+        config = RunConfig.layered(files.config().tables(), flags)
+    else:
+        config = RunConfig.layered(*([read_toml(file)] if file else []), flags)
+    if config.data.train is None:
+        raise UsageError("there is no data to train on", "name a file: cfx train DATA -o RUN")
+    if processes is not None:
+        join(*processes)
+    devices = Devices()
+    if not devices.writes:
+        reporter = Silent()
+    start = load_model(config.start) if config.start and not resume else None
+    architecture = config.model or (start.config if start else load_checkpoint(files.latest()).config)
+
+    def encoded(path: str | None):
+        arguments = (architecture.n_max, reporter, config.data.symprec, workers or os.cpu_count() or 1)
+        return path and devices.first_here(lambda: read(Path(path), *arguments))
+
+    result = train(run, config, encoded(config.data.train), encoded(config.data.validation), reporter, resume, start)
+    best = f"{run}/best" if result.best_loss is not None else files.latest()
     reporter.message(f"done: {result.step} steps; sample from it with: cfx sample --model {best} --sg 225 -n 10")

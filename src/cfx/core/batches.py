@@ -1,8 +1,13 @@
-"""Batches of equal length: a crystal pays for its own sites, not for the longest in the data."""
+"""Batches of equal length: a crystal pays for its own sites, not for the longest in the data.
+
+Batches hold about equally many tokens: those of short crystals have more rows than those of long ones.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -11,43 +16,106 @@ from cfx.core.crystal import CrystalBatch
 SLOT_BUCKETS = (2, 3, 4, 5, 6, 7, 9, 11, 14, 17, 21)
 """Slots a batch may have; each costs one compilation."""
 
-
-def bucket_slots(batch: CrystalBatch) -> np.ndarray:
-    """int [B], the fewest slots of SLOT_BUCKETS (or n_max) that hold each crystal and a pad."""
-    buckets = np.array([slots for slots in SLOT_BUCKETS if slots < batch.num_slots] + [batch.num_slots])
-    return buckets[np.searchsorted(buckets, np.asarray(batch.num_sites) + 1)]
+ROW_MULTIPLE = 8
+"""Rows of a batch that has at least as many, so that the same batches divide among 2, 4 or 8 devices."""
 
 
-def plan_batches(slots: np.ndarray, batch_size: int, seed: int | None = None, epoch: int = 0) -> list[np.ndarray]:
-    """Rows of every batch of one epoch; each batch has one number of slots.
+class Crystals(Protocol):
+    """What batches are taken from: a `CrystalBatch` in memory, or an encoded data set on disk."""
 
-    Args:
-        slots: int [n], slots of each crystal.
-        batch_size: rows a batch; the last of a length may have fewer.
-        seed: shuffles rows and batches; None keeps the order of the data.
-        epoch: each has its own shuffle.
+    def __len__(self) -> int: ...
+
+    @property
+    def num_sites(self) -> np.ndarray:
+        """int [n], symmetry-inequivalent sites of each crystal."""
+
+    def take(self, rows: np.ndarray, num_slots: int) -> CrystalBatch:
+        """The crystals of these rows, in so many slots (numpy)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a data set that make a batch.
+
+    Attributes:
+        rows: int [at most size].
+        slots: of the batch.
+        size: its rows, with those that only fill it.
     """
-    rng = None if seed is None else np.random.default_rng([seed, epoch])
-    order = np.arange(len(slots)) if rng is None else rng.permutation(len(slots))
-    batches = []
-    for value in np.unique(slots):
-        rows = order[slots[order] == value]
-        batches += [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+
+    rows: np.ndarray
+    slots: int
+    size: int
 
 
-def take(batch: CrystalBatch, slots: np.ndarray, rows: np.ndarray, batch_size: int) -> tuple[CrystalBatch, np.ndarray]:
-    """The batch of `rows`, cut to its slots and filled up to `batch_size`, and weights float32 [batch_size].
+class BatchPlan:
+    """How a data set is cut into batches, epoch after epoch.
+
+    Attributes:
+        slots: int [n], the fewest slots of SLOT_BUCKETS (or n_max) that hold each crystal and a pad.
+        sizes: rows of a batch, by its slots.
+        num_batches: in an epoch.
+    """
+
+    def __init__(self, num_sites: np.ndarray, n_max: int, token_budget: float):
+        """Plans for crystals with that many sites, in batches of about `token_budget` tokens."""
+        self.slots = bucket_slots(num_sites, n_max)
+        self.sizes = {int(slots): num_rows(int(slots), token_budget) for slots in np.unique(self.slots)}
+        self.num_batches = sum(-(-int((self.slots == slots).sum()) // size) for slots, size in self.sizes.items())
+
+    def epoch(self, seed: int | None = None, epoch: int = 0) -> list[Batch]:
+        """All batches of one epoch; the last of each length may not be full.
+
+        Args:
+            seed: shuffles rows and batches; None keeps the order of the data.
+            epoch: each has its own shuffle.
+        """
+        rng = None if seed is None else np.random.default_rng([seed, epoch])
+        order = np.arange(len(self.slots)) if rng is None else rng.permutation(len(self.slots))
+        batches = []
+        for slots, size in self.sizes.items():
+            rows = order[self.slots[order] == slots]
+            batches += [Batch(rows[start : start + size], slots, size) for start in range(0, len(rows), size)]
+        return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+
+
+def bucket_slots(num_sites: np.ndarray, n_max: int) -> np.ndarray:
+    """int [n], the fewest slots of SLOT_BUCKETS (or n_max) that hold so many sites and a pad."""
+    buckets = np.array([slots for slots in SLOT_BUCKETS if slots < n_max] + [n_max], np.uint8)
+    return buckets[np.searchsorted(buckets, np.asarray(num_sites) + 1)]
+
+
+def num_tokens(slots):
+    """Tokens that the network computes of crystals in so many slots: the last slot's letter is the last."""
+    return 5 * (slots - 1) + 1
+
+
+def num_rows(slots: int, token_budget: float) -> int:
+    """Rows of a batch with so many slots."""
+    rows = token_budget / num_tokens(slots)
+    return max(round(rows), 1) if rows < ROW_MULTIPLE else ROW_MULTIPLE * round(rows / ROW_MULTIPLE)
+
+
+def mean_tokens(num_sites: np.ndarray, n_max: int) -> float:
+    """Tokens of a crystal in its batch, on average over a data set."""
+    return float(num_tokens(bucket_slots(num_sites, n_max).astype(int)).mean())
+
+
+def fill(batch: Batch, multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and weights of a batch filled up to its size: int and float32 [size, or the next multiple].
 
     Rows that only fill up repeat the first one and weigh nothing.
     """
-    fill = np.concatenate([rows, np.full(batch_size - len(rows), rows[0])])
-    weight = (np.arange(batch_size) < len(rows)).astype(np.float32)
-    return batch[fill].with_slots(int(slots[rows[0]])), weight
+    size = -(-batch.size // multiple) * multiple
+    rows = np.concatenate([batch.rows, np.full(size - len(batch.rows), batch.rows[0])])
+    return rows, (np.arange(size) < len(batch.rows)).astype(np.float32)
 
 
-def iterate(batch: CrystalBatch, batch_size: int) -> Iterator[tuple[np.ndarray, CrystalBatch, np.ndarray]]:
-    """All crystals once, in order of length: (rows, batch, weight)."""
-    slots = bucket_slots(batch)
-    for rows in plan_batches(slots, batch_size):
-        yield rows, *take(batch, slots, rows, batch_size)
+def iterate(data: Crystals, n_max: int, batch_size: int) -> Iterator[tuple[np.ndarray, CrystalBatch, np.ndarray]]:
+    """All crystals once, in order of length: (rows, batch, weight).
+
+    A batch has the tokens of `batch_size` crystals of 5 sites; its shape does not depend on the rest of the data.
+    """
+    for batch in BatchPlan(data.num_sites, n_max, batch_size * num_tokens(6)).epoch():
+        rows, weight = fill(batch)
+        yield batch.rows, data.take(rows, batch.slots), weight

@@ -92,6 +92,10 @@ class CrystalBatch:
             fit(self.wyckoff),
         )
 
+    def take(self, rows: np.ndarray, num_slots: int) -> CrystalBatch:
+        """The crystals of these rows in another number of slots (numpy)."""
+        return self[rows].with_slots(num_slots)
+
     def atoms(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """All atoms of one conventional cell (numpy): coordinates [n, 3], and the site [n] each belongs to."""
         group, letters = int(self.space_group[row]), self.wyckoff[row]
@@ -147,12 +151,18 @@ def validate(batch: CrystalBatch, num_species: int = 119) -> None:
     Raises:
         DataError: naming the first crystal whose numbers are out of range, or whose pads are no suffix.
     """
-    batch = batch.numpy()
+    for fault, fine in row_checks(batch.numpy(), num_species).items():
+        if not fine.all():
+            raise DataError(f"crystal {int(np.argmin(fine))} has {fault}")
+
+
+def row_checks(batch: CrystalBatch, num_species: int = 119) -> dict[str, np.ndarray]:
+    """bool [B] for every fault that a crystal can have (numpy): True where it has not."""
     table = symmetry_table()
     group_ok = (batch.space_group >= 1) & (batch.space_group <= 230)
     last_letter = table.num_letters[np.where(group_ok, batch.space_group, 1) - 1]
     filled = batch.wyckoff > 0
-    checks = {
+    return {
         "a space group outside 1..230": group_ok,
         "a letter that its space group lacks": ((batch.wyckoff >= 0) & (batch.wyckoff <= last_letter[:, None])).all(1),
         "a pad before a site": (filled[:, 1:] <= filled[:, :-1]).all(1),
@@ -163,6 +173,3 @@ def validate(batch: CrystalBatch, num_species: int = 119) -> None:
         "coordinates outside [0, 1)": ((batch.frac_coords >= 0) & (batch.frac_coords < 1)).all((1, 2)),
         "a lattice that is not finite": np.isfinite(batch.lattice).all(1),
     }
-    for fault, fine in checks.items():
-        if not fine.all():
-            raise DataError(f"crystal {int(np.argmin(fine))} has {fault}")

@@ -14,3 +14,37 @@ SYMBOLS = _TEXT.split()
 def formula(counts: dict[int, int]) -> str:
     """Formula of atomic number -> count, in order of atomic number, ones left out."""
     return "".join(SYMBOLS[z] + (str(n) if n > 1 else "") for z, n in sorted(counts.items()))
+
+
+NOBLE_GASES = (2, 10, 18, 36, 54, 86, 118)
+"""The last element of each period."""
+
+LANTHANIDES, ACTINIDES = range(57, 72), range(89, 104)
+
+
+def group_number(number: int) -> int:
+    """Group 1 to 18 of the periodic table; 0 for lanthanides and actinides, which are blocks of their own."""
+    if number in LANTHANIDES or number in ACTINIDES:
+        return 0
+    last = next(last for last in NOBLE_GASES if number <= last)
+    before = max((noble for noble in NOBLE_GASES if noble < number), default=0)
+    from_left, from_right = number - before, last - number
+    return from_left if from_left <= 2 and from_right else 18 - from_right
+
+
+def _group(group: int) -> tuple[int, ...]:
+    return tuple(z for z in range(2, len(SYMBOLS)) if group_number(z) == group)  # without hydrogen
+
+
+FAMILIES = {
+    "alkali metals": _group(1),
+    "alkaline earths": _group(2),
+    "3d metals": tuple(range(21, 31)),
+    "coinage metals": (29, 47, 79),
+    "chalcogens": _group(16),
+    "halogens": _group(17),
+    "noble gases": _group(18),
+    "lanthanides": tuple(LANTHANIDES),
+    "actinides": tuple(ACTINIDES),
+}
+"""Atomic numbers by what chemists call them; an element can be of two families."""

@@ -67,15 +67,14 @@ def prepare(params: hk.Params, config: ModelConfig) -> Weights:
     """The weights of `extend`."""
     block = {name.removeprefix("blocks/block/"): value for name, value in params.items() if "blocks/block" in name}
     own, out = block.pop("blocks/block"), block["attention_output"]
-    shape = (config.num_layers, config.num_heads, config.key_size, config.model_size)
-    per_head = out["w"].reshape(shape)
+    merged_w, merged_b = network.merge_values(own["value_w"], own["value_b"], out["w"])
     query, key, scale = block["query"], block["key"], 1 / jnp.sqrt(jnp.asarray(config.key_size, out["w"].dtype))
     stacked = Layer(
         attention_norm=(block["attention_norm"]["scale"], block["attention_norm"]["offset"]),
         query_key_w=jnp.concatenate([query["w"] * scale, key["w"]], axis=-1),
         query_key_b=jnp.concatenate([query["b"] * scale, key["b"]], axis=-1),
-        output_w=jnp.einsum("ldhk,lhke->lhde", own["value_w"], per_head).reshape(shape[0], -1, shape[-1]),
-        output_b=jnp.einsum("lhk,lhke->le", own["value_b"], per_head) + out["b"],
+        output_w=merged_w.reshape(config.num_layers, -1, config.model_size),
+        output_b=merged_b.sum(1) + out["b"],
         mlp_norm=(block["mlp_norm"]["scale"], block["mlp_norm"]["offset"]),
         hidden_w=block["mlp_hidden"]["w"],
         hidden_b=block["mlp_hidden"]["b"],

@@ -12,6 +12,17 @@ import numpy as np
 SYSTEM_BOUNDS = (2, 15, 74, 142, 194, 230)
 """Last space group of the triclinic, monoclinic, orthorhombic, tetragonal, hexagonal family and cubic systems."""
 
+CRYSTAL_SYSTEMS = {
+    "triclinic": 2,
+    "monoclinic": 15,
+    "orthorhombic": 74,
+    "tetragonal": 142,
+    "trigonal": 167,
+    "hexagonal": 194,
+    "cubic": 230,
+}
+"""Last space group of each of the seven crystal systems."""
+
 FREE_DIMENSIONS = np.array(
     [
         [1, 1, 1, 1, 1, 1],

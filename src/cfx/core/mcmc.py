@@ -209,7 +209,7 @@ def refine(target: Target, config: ModelConfig, rng_key: jax.Array, jobs: list[J
     if not jobs:
         return drawn, np.zeros(0, np.float32)
     parts, rates, order = [], [], []
-    slots = bucket_slots(drawn.crystals)
+    slots = bucket_slots(drawn.crystals.num_sites, config.n_max)
     for size in np.unique(slots):
         rows = np.flatnonzero(slots == size)
         for first in range(0, len(rows), AT_ONCE):

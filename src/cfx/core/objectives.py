@@ -20,7 +20,7 @@ def negative_log_likelihood(
     rng_key: jax.Array | None = None,
     dropout: Dropout = NO_DROPOUT,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Weighted mean of -log p, and of its parts, nats a crystal (MODEL: 2403.15734, Eq. 2).
+    """Weighted sum of -log p over crystals, and of its parts, nats (2403.15734, Eq. 2).
 
     Args:
         params: of the network.
@@ -31,5 +31,6 @@ def negative_log_likelihood(
         dropout: rates.
     """
     parts = log_prob(params, config, batch, rng_key, dropout).parts()
-    means = {name: -(weight * value).sum() / weight.sum() for name, value in parts.items()}
-    return sum(means.values(), jnp.zeros(())), means
+    # A row without weight counts nothing, whatever its value.
+    sums = {name: -jnp.where(weight > 0, weight * value, 0.0).sum() for name, value in parts.items()}
+    return sum(sums.values(), jnp.zeros(())), sums

@@ -1,30 +1,53 @@
-"""Encoded data sets: made in parallel, cached by content, every failure kept with its reason."""
+"""Encoded data sets: made in parallel, cached by content, mapped into memory, every failure kept with its reason."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import itertools
 import json
 import os
-import zipfile
-import zlib
+import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cfx.core.crystal import CrystalBatch
+from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError
-from cfx.io.cache import cache_directory, replace_atomically
+from cfx.io import lmdb
+from cfx.io.cache import cache_directory
 from cfx.io.encode import SYMPREC, EncodedCrystal, EncodingError, encode_structure
-from cfx.io.structures import Record, encode_records, read_records
+from cfx.io.reasons import count_reasons, describe
+from cfx.io.store import (
+    CRYSTAL,
+    SITE,
+    Failure,
+    Part,
+    StoreWriter,
+    exclusive,
+    map_records,
+    pack,
+    publish,
+    read_state,
+)
+from cfx.io.structures import read_records
+from cfx.io.workers import encode_in_parallel
 
 ENCODER_VERSION = 1
 """Raised whenever the same input would encode to something else, so that stale caches are not read."""
 
-CHUNK = 64
-"""Records a worker takes at once."""
+COMMIT_SECONDS = 1.0
+"""Work that an interrupted encoding may lose."""
+
+WAIT_SECONDS = 0.2
+"""Between two looks at what another process encodes."""
 
 
 @dataclass(frozen=True)
@@ -42,27 +65,110 @@ class Encoded:
     failures: list[tuple[int, str]]
 
 
-@dataclass(frozen=True)
 class EncodedDataset:
-    """An encoded file of crystals.
+    """An encoded file of crystals, in a store that is mapped into memory.
 
     Attributes:
-        batch: the crystals.
-        names: of the crystals, B of them.
-        failures: (name, reason) of rows that are no crystal for the model.
+        directory: of the store.
         digest: SHA-256 of content and settings, hexadecimal.
         source: file name, for provenance.
+        n_max: slots of `batch`; a crystal has one site less at most.
+        num_failures: rows that are no crystal for the model.
     """
 
-    batch: CrystalBatch
-    names: list[str]
-    failures: list[tuple[str, str]]
-    digest: str
-    source: str
+    def __init__(self, directory: Path, state: dict[str, Any]):
+        """`state` is what the store's dataset.json says."""
+        self.directory = directory
+        self.digest: str = state["digest"]
+        self.source: str = state["source"]
+        self.n_max: int = state["n_max"]
+        self.num_failures: int = state["failures"]
+        self._crystals = map_records(directory / "crystals.bin", CRYSTAL, state["crystals"])
+        self._sites = map_records(directory / "sites.bin", SITE, state["sites"])
+
+    def __len__(self) -> int:
+        return len(self._crystals)
+
+    @cached_property
+    def space_group(self) -> np.ndarray:
+        """int32 [n], 1 to 230."""
+        return self._crystals["space_group"].astype(np.int32)
+
+    @cached_property
+    def num_sites(self) -> np.ndarray:
+        """int32 [n], symmetry-inequivalent sites."""
+        return self._crystals["num_sites"].astype(np.int32)
+
+    def take(self, rows: np.ndarray, num_slots: int) -> CrystalBatch:
+        """The crystals of some rows, int [B], in that many slots (numpy); only these are read.
+
+        Raises:
+            DataError: if a crystal has more sites than `num_slots`.
+        """
+        return _gather(self._crystals[np.asarray(rows, np.int64)], self._sites, num_slots)
+
+    @cached_property
+    def batch(self) -> CrystalBatch:
+        """All crystals, in n_max slots (numpy)."""
+        return self.take(np.arange(len(self)), self.n_max)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Of the crystals; read when first asked for."""
+        with open(self.directory / "names.jsonl", encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    @property
+    def failures_path(self) -> Path:
+        """A CSV (row, name, reason) of the rows that are no crystal."""
+        return self.directory / "failures.csv"
+
+    @cached_property
+    def failures(self) -> list[Failure]:
+        """The rows that are no crystal; read when first asked for."""
+        csv.field_size_limit(2**31 - 1)
+        with open(self.failures_path, encoding="utf-8", newline="") as file:
+            rows = itertools.islice(csv.reader(file), 1, None)
+            return [Failure(int(row), name, reason) for row, name, reason in rows]
 
     def space_group_counts(self) -> np.ndarray:
         """int [230], crystals in each space group."""
-        return np.bincount(self.batch.space_group - 1, minlength=230)
+        return np.bincount(self.space_group - 1, minlength=230)
+
+    def element_counts(self) -> np.ndarray:
+        """int [119], crystals that hold each element, by atomic number."""
+        counts = np.zeros(len(SYMBOLS), int)
+        for first in range(0, len(self), 100_000):
+            num_sites = self._crystals["num_sites"][first : first + 100_000]
+            start = int(self._crystals["start"][first])
+            species = self._sites["species"][start : start + int(num_sites.sum())].astype(int)
+            crystal = np.repeat(np.arange(len(num_sites)), num_sites)
+            pairs = np.unique(crystal * len(SYMBOLS) + species)
+            counts += np.bincount(pairs % len(SYMBOLS), minlength=len(SYMBOLS))
+        return counts
+
+
+def _gather(crystals: np.ndarray, sites: np.ndarray, num_slots: int) -> CrystalBatch:
+    """CRYSTAL records [B] with their sites out of all SITE records, as a batch of standard types."""
+    num_sites = crystals["num_sites"].astype(np.int64)
+    if num_sites.max(initial=0) > num_slots:
+        raise DataError(f"crystals with {num_sites.max()} sites do not fit {num_slots} slots")
+    slots = np.arange(num_slots)
+    filled = slots < num_sites[:, None]
+    found = sites[(crystals["start"].astype(np.int64)[:, None] + slots)[filled]]
+
+    def spread(values: np.ndarray, dtype: type) -> np.ndarray:
+        padded = np.zeros((*filled.shape, *values.shape[1:]), dtype)
+        padded[filled] = values
+        return padded
+
+    return CrystalBatch(
+        space_group=crystals["space_group"].astype(np.int32),
+        lattice=crystals["lattice"].astype(np.float32),
+        frac_coords=spread(found["frac_coords"], np.float32),
+        species=spread(found["species"], np.int32),
+        wyckoff=spread(found["wyckoff"], np.int32),
+    )
 
 
 def encode(structures: Sequence, symprec: float = SYMPREC, n_max: int = 21) -> Encoded:
@@ -79,8 +185,10 @@ def encode(structures: Sequence, symprec: float = SYMPREC, n_max: int = 21) -> E
             results.append(encode_structure(structure, symprec, n_max - 1))
         except EncodingError as error:
             results.append(str(error))
-    batch, index = _stack(results, n_max)
-    return Encoded(batch, index, [(i, result) for i, result in enumerate(results) if isinstance(result, str)])
+    part = pack([""] * len(results), results)
+    batch = _gather(part.crystals, part.sites, n_max)
+    failures = [(failure.row - 1, failure.reason) for failure in part.failures]
+    return Encoded(batch, part.crystals["row"].astype(int) - 1, failures)
 
 
 def load_dataset(
@@ -90,78 +198,76 @@ def load_dataset(
     num_workers: int = -1,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> EncodedDataset:
-    """The encoded crystals of a file, from the cache where it is there.
+    """The encoded crystals of a file, from the cache where they are there.
+
+    An encoding that was interrupted, by whatever means, goes on where it last committed its work. Where another
+    process encodes the same data, its result is waited for.
 
     Args:
-        path: file, directory or zip; see `structures.read_records`.
+        path: file, directory or zip (see `structures.read_records`), or CrystalFormer's .lmdb.
         symprec: distance tolerance of the symmetry search, angstrom.
         n_max: slots of the batch.
         num_workers: processes; -1 for all cores.
-        on_progress: called with the number of records done so far.
+        on_progress: called with the number of rows done so far, whenever they are committed. What it raises stops
+            the encoding and is passed on.
 
     Raises:
-        DataError: if nothing can be read, or no record is a crystal.
+        DataError: if nothing can be read, or no row is a crystal.
+        OutputError: if the cache cannot be written.
     """
     path = Path(path)
-    digest = content_digest(path, [ENCODER_VERSION, symprec, n_max, path.name])
-    cached = cache_directory("encoded") / f"{digest}.npz"
-    dataset = _load(cached, digest, path.name)
-    if dataset is None:
-        dataset = _encode_file(path, digest, symprec, n_max, num_workers, on_progress)
-        replace_atomically(cached, lambda partial: _save(partial, dataset))
-    if not len(dataset.batch):
-        reason = f"; the first: {dataset.failures[0][1]}" if dataset.failures else ""
-        raise DataError(f"{path}: none of {len(dataset.failures)} rows is a crystal{reason}")
+    settings = {"source": path.name, "symprec": symprec, "n_max": n_max}
+    content = lmdb.data_file(path) if path.suffix == ".lmdb" else path
+    digest = content_digest(content, [ENCODER_VERSION, symprec, n_max, path.name])
+    directory = cache_directory("encoded") / digest
+    partial = directory.with_name(f"{digest}.partial")
+    while (state := read_state(directory, digest)) is None:
+        with exclusive(partial) as ours:
+            if not ours:  # another process is at it
+                on_progress((read_state(partial, digest) or {"rows": 0})["rows"])
+                time.sleep(WAIT_SECONDS)
+            elif read_state(directory, digest):  # it has finished between our looks
+                shutil.rmtree(partial)
+            else:
+                _encode_into(partial, path, {"digest": digest, **settings}, num_workers, on_progress)
+                publish(partial, directory)
+    dataset = EncodedDataset(directory, state)
+    if not len(dataset):
+        reasons = describe(count_reasons(dataset.failures))
+        raise DataError(
+            f"{path}: none of {dataset.num_failures} rows is a crystal{': ' * bool(reasons)}{reasons}",
+            f"all rows and reasons are in {dataset.failures_path}" if reasons else None,
+        )
     return dataset
 
 
-def _encode_file(path, digest, symprec, n_max, num_workers, on_progress) -> EncodedDataset:
-    names, results = [], []
-    for record, result in encode_in_parallel(read_records(path), symprec, n_max - 1, num_workers):
-        names.append(record.name)
-        results.append(result)
-        if len(results) % CHUNK == 0:
-            on_progress(len(results))
-    on_progress(len(results))
-    batch, index = _stack(results, n_max)
-    failures = [(name, result) for name, result in zip(names, results, strict=True) if isinstance(result, str)]
-    return EncodedDataset(batch, [names[i] for i in index], failures, digest, path.name)
+def _encode_into(partial: Path, path: Path, settings: dict[str, Any], num_workers: int, on_progress) -> None:
+    """Fills a store with the rows that it lacks."""
+    try:
+        with (
+            StoreWriter(partial, settings) as writer,
+            closing(_parts(path, settings, num_workers, writer.rows)) as parts,
+        ):
+            committed = time.monotonic()
+            for part in parts:
+                writer.append(part)
+                if time.monotonic() - committed >= COMMIT_SECONDS:
+                    writer.commit()
+                    on_progress(writer.rows)
+                    committed = time.monotonic()
+            writer.commit()
+            on_progress(writer.rows)
+    except DataError:  # the input is at fault, and will be next time
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
-def encode_in_parallel(
-    records: Iterator[Record], symprec: float, max_sites: int, num_workers: int = -1
-) -> Iterator[tuple[Record, EncodedCrystal | str]]:
-    """Records with their results, in order. Workers are fresh processes, never forks of a process that runs JAX."""
-    import joblib
-
-    ours, theirs = itertools.tee(_chunks(records))
-    jobs = (joblib.delayed(encode_records)(chunk, symprec, max_sites) for chunk in theirs)
-    parallel = joblib.Parallel(n_jobs=num_workers, backend="loky", return_as="generator")
-    for chunk, results in zip(ours, parallel(jobs), strict=True):
-        yield from zip(chunk, results, strict=True)
-
-
-def _chunks(records: Iterator[Record]) -> Iterator[tuple[Record, ...]]:
-    while chunk := tuple(itertools.islice(records, CHUNK)):
-        yield chunk
-
-
-def _stack(results: list[EncodedCrystal | str], n_max: int) -> tuple[CrystalBatch, np.ndarray]:
-    index = np.array([i for i, result in enumerate(results) if not isinstance(result, str)], int)
-    batch = CrystalBatch(
-        space_group=np.zeros(len(index), np.int32),
-        lattice=np.zeros((len(index), 6), np.float32),
-        frac_coords=np.zeros((len(index), n_max, 3), np.float32),
-        species=np.zeros((len(index), n_max), np.int32),
-        wyckoff=np.zeros((len(index), n_max), np.int32),
-    )
-    for row, i in enumerate(index):
-        crystal, n = results[i], len(results[i].wyckoff)
-        batch.space_group[row], batch.lattice[row] = crystal.space_group, crystal.lattice
-        batch.frac_coords[row, :n] = crystal.frac_coords
-        batch.species[row, :n], batch.wyckoff[row, :n] = crystal.species, crystal.wyckoff
-    batch.frac_coords[batch.frac_coords >= 1] = 0  # the largest float64 below 1 rounds up
-    return batch, index
+def _parts(path: Path, settings: dict[str, Any], num_workers: int, done: int) -> Iterator[Part]:
+    """The rows of a file after the first `done`."""
+    if path.suffix == ".lmdb":
+        return lmdb.read_parts(path, settings["n_max"], done)
+    records = itertools.islice(read_records(path), done, None)
+    return encode_in_parallel(records, settings["symprec"], settings["n_max"] - 1, num_workers)
 
 
 def content_digest(path: Path, settings: list) -> str:
@@ -178,20 +284,3 @@ def content_digest(path: Path, settings: list) -> str:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     return digest.hexdigest()
-
-
-def _save(path: Path, dataset: EncodedDataset) -> None:
-    text = json.dumps({"names": dataset.names, "failures": dataset.failures})
-    with open(path, "wb") as file:
-        np.savez_compressed(file, **vars(dataset.batch), text=np.frombuffer(text.encode(), np.uint8))
-
-
-def _load(path: Path, digest: str, source: str) -> EncodedDataset | None:
-    """A cached data set, or None where there is none or it is damaged: then it is made again."""
-    try:
-        with np.load(path) as stored:
-            text = json.loads(stored["text"].tobytes())
-            batch = CrystalBatch(**{name: stored[name] for name in stored.files if name != "text"})
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None
-    return EncodedDataset(batch, text["names"], [tuple(pair) for pair in text["failures"]], digest, source)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
@@ -17,7 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, TextIO
 
 from cfx.errors import DataError
 from cfx.io.encode import EncodedCrystal, encode_structure
@@ -44,23 +45,36 @@ def read_records(path: Path) -> Iterator[Record]:
     if not path.exists():
         raise DataError(f"no such file or directory: {path}")
     try:
-        if path.is_dir():
-            for file in sorted((entry for entry in path.rglob("*") if entry.is_file()), key=_numerically):
-                if _kind(file.name):
-                    yield from _parse_file(file.name, file.read_bytes())
-        elif path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                for name in sorted((name for name in archive.namelist() if _kind(name)), key=_numerically):
-                    yield from _parse_file(Path(name).name, archive.read(name))
-        elif _kind(path.name):
-            yield from _parse_file(path.name, path.read_bytes())
-        else:
-            raise DataError(
-                f"{path}: unknown format",
-                "cfx reads .csv, .csv.gz, .jsonl, .cif, .extxyz, POSCAR, and directories or zips of them",
-            )
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, csv.Error) as error:
+        for name, file in _files(path):
+            yield from _parse_file(name, file)
+    except UNREADABLE as error:
         raise DataError(f"cannot read {path}: {error}") from error
+
+
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error, csv.Error, RuntimeError)
+"""What damaged files raise; RuntimeError is zipfile's, on members it cannot decrypt or decompress."""
+
+
+def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Names and open files of everything in a file, directory or zip whose format is known."""
+    if path.is_dir():
+        for file in sorted((entry for entry in path.rglob("*") if entry.is_file()), key=_numerically):
+            if _kind(file.name):
+                with open(file, "rb") as stream:
+                    yield file.name, stream
+    elif path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted((name for name in archive.namelist() if _kind(name)), key=_numerically):
+                with archive.open(name) as stream:
+                    yield Path(name).name, stream
+    elif _kind(path.name):
+        with open(path, "rb") as stream:
+            yield path.name, stream
+    else:
+        raise DataError(
+            f"{path}: unknown format",
+            "cfx reads .csv, .csv.gz, .jsonl, .cif, .extxyz, POSCAR, and directories or zips of them",
+        )
 
 
 def _numerically(path: Path | str) -> list[tuple[str, int]]:
@@ -85,29 +99,19 @@ def _kind(name: str) -> str | None:
     return suffixes.get(suffix) or ("poscar" if name.startswith(("poscar", "contcar")) else None)
 
 
-def _parse_file(name: str, content: bytes) -> Iterator[Record]:
+def _parse_file(name: str, file: IO[bytes]) -> Iterator[Record]:
+    """The records of one file, read line by line."""
     if name.lower().endswith(".gz"):
-        content = gzip.decompress(content)
-    text = content.decode("utf-8-sig")
+        file = gzip.GzipFile(fileobj=file)
     kind = _kind(name)
-    if kind == "csv":
-        yield from _csv_records(name, text)
-    elif kind == "cif":
-        blocks = re.split(r"(?m)^(?=data_)", text)
-        blocks = [block for block in blocks if block.startswith("data_")]
-        for i, block in enumerate(blocks):
-            yield Record(name if len(blocks) == 1 else f"{name}#{i + 1}", "cif", block)
-    elif kind == "jsonl":
-        yield from _jsonl_records(name, text)
-    elif kind == "extxyz":
-        yield from _extxyz_records(name, text)
-    else:
-        yield Record(name, "poscar", text)
+    # In a CSV, line ends belong to the cells.
+    with io.TextIOWrapper(file, "utf-8-sig", newline="\n" if kind == "csv" else None) as lines:
+        yield from PARSERS[kind](name, lines)
 
 
-def _csv_records(name: str, text: str) -> Iterator[Record]:
+def _csv_records(name: str, lines: TextIO) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader(io.StringIO(text))
+    reader = csv.DictReader(lines)
     columns = reader.fieldnames or []
     if not columns:
         raise DataError(f"{name} is empty")
@@ -118,12 +122,12 @@ def _csv_records(name: str, text: str) -> Iterator[Record]:
             "name the column that holds CIFs `cif`, or the one that holds pymatgen JSON `structure`",
         )
     identifier = next((column for column in ID_COLUMNS if column in columns), None)
-    for i, row in enumerate(reader):
-        yield Record((identifier and row[identifier]) or f"row {i + 1}", STRUCTURE_COLUMNS[column], row[column] or "")
+    for i, row in enumerate(reader, start=1):
+        yield Record((identifier and row[identifier]) or f"row {i}", STRUCTURE_COLUMNS[column], row[column] or "")
 
 
-def _jsonl_records(name: str, text: str) -> Iterator[Record]:
-    for i, line in enumerate(filter(str.strip, text.splitlines()), start=1):
+def _jsonl_records(name: str, lines: TextIO) -> Iterator[Record]:
+    for i, line in enumerate(filter(str.strip, lines), start=1):
         try:
             content = json.loads(line)
             column = next(column for column in STRUCTURE_COLUMNS if column in content)
@@ -134,22 +138,56 @@ def _jsonl_records(name: str, text: str) -> Iterator[Record]:
         yield Record(identifier, STRUCTURE_COLUMNS[column], value if isinstance(value, str) else json.dumps(value))
 
 
-def _extxyz_records(name: str, text: str) -> Iterator[Record]:
-    lines, start, i = text.splitlines(), 0, 0
-    while start < len(lines):
-        if not lines[start].strip():
-            start += 1
+def _cif_records(name: str, lines: TextIO) -> Iterator[Record]:
+    blocks = _cif_blocks(lines)
+    first, second = next(blocks, None), next(blocks, None)
+    if second is None:
+        yield from [Record(name, "cif", first)] if first else []
+        return
+    for i, block in enumerate(itertools.chain((first, second), blocks), start=1):
+        yield Record(f"{name}#{i}", "cif", block)
+
+
+def _cif_blocks(lines: TextIO) -> Iterator[str]:
+    block: list[str] = []
+    for line in lines:
+        if line.startswith("data_"):
+            if block:
+                yield "".join(block)
+            block = [line]
+        elif block:
+            block.append(line)
+    if block:
+        yield "".join(block)
+
+
+def _extxyz_records(name: str, lines: TextIO) -> Iterator[Record]:
+    numbered = enumerate(lines, start=1)
+    frames = itertools.count(1)
+    for number, line in numbered:
+        if not line.strip():
             continue
         try:
-            count = int(lines[start])
+            count = int(line)
         except ValueError:
             count = 0
         if count < 1:
-            raise DataError(f"{name}: line {start + 1} is no number of atoms")
-        end = start + count + 2
-        i += 1
-        yield Record(f"{name}#{i}", "extxyz", "\n".join(lines[start:end]) + "\n")
-        start = end
+            raise DataError(f"{name}: line {number} is no number of atoms")
+        rest = (text for _, text in itertools.islice(numbered, count + 1))
+        yield Record(f"{name}#{next(frames)}", "extxyz", line + "".join(rest))
+
+
+def _poscar_records(name: str, lines: TextIO) -> Iterator[Record]:
+    yield Record(name, "poscar", lines.read())
+
+
+PARSERS = {
+    "csv": _csv_records,
+    "jsonl": _jsonl_records,
+    "cif": _cif_records,
+    "extxyz": _extxyz_records,
+    "poscar": _poscar_records,
+}
 
 
 def parse_structure(record: Record):

@@ -1,12 +1,7 @@
-"""Published checkpoints: pickles of {"params": Haiku tree, "opt_state": optax state}, read without trusting them.
-
-The unpickler knows numpy arrays, JAX arrays (rebuilt as numpy) and optax states (kept as inert tuples). A pickle
-that names anything else is refused before the thing is imported.
-"""
+"""Published checkpoints: pickles of {"params": Haiku tree, "opt_state": optax state}, read without trusting them."""
 
 from __future__ import annotations
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -16,124 +11,9 @@ import numpy as np
 from cfx.config import ModelConfig
 from cfx.core.network import check_shapes
 from cfx.errors import CheckpointError, UsageError
+from cfx.io import pickles
 
 Params = dict[str, dict[str, np.ndarray]]
-
-
-class _Dtype:
-    """Stands for a numpy dtype of plain numbers; anything else is refused."""
-
-    __slots__ = ("code",)
-
-    def __init__(self, code: Any, *_flags: Any):
-        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?(f[248]|[iu][1248]|b1)", code):
-            raise pickle.UnpicklingError("an array of something other than numbers")
-        self.code = code.lstrip("<>=|")
-
-    def __setstate__(self, state: Any) -> None:
-        # (version, byte order, subtype, names, fields, size, alignment, flags): only the byte order may say anything.
-        if not isinstance(state, tuple) or len(state) != 8 or state[1] not in ("<", ">", "=", "|"):
-            raise pickle.UnpicklingError("a damaged dtype")
-        if any(part is not None for part in state[2:5]):
-            raise pickle.UnpicklingError("a structured array")
-        self.code = state[1] + self.code
-
-
-class _Array:
-    """Stands for a numpy array while it is unpickled: numpy itself never sees the pickle's state."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, *_arguments: Any):
-        self.value: np.ndarray | None = None
-
-    def __setstate__(self, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) != 5:
-            raise pickle.UnpicklingError("a damaged array")
-        _version, shape, dtype, fortran, data = state
-        self.value = _make_array(data, dtype, shape, "F" if fortran else "C")
-
-
-def _make_array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
-    sizes_ok = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
-    if not sizes_ok or not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray) or order not in "CF":
-        raise pickle.UnpicklingError("a damaged array")
-    return np.frombuffer(bytes(data), np.dtype(dtype.code)).reshape(shape, order=order)
-
-
-def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    """What numpy's pickles of protocol 5 call."""
-    array = _Array()
-    array.value = _make_array(data, dtype, shape, order)
-    return array
-
-
-def _rebuild_jax_array(build: Any, _arguments: Any, state: Any, _aval_state: Any) -> _Array:
-    """What JAX's pickles call: numpy's builder with the array's state."""
-    if not isinstance(build, _Function) or build.make is not _Array:
-        raise pickle.UnpicklingError("a JAX array that is not made of a numpy array")
-    array = _Array()
-    array.__setstate__(state)
-    return array
-
-
-class _Function:
-    """A name the pickle may call; made anew for every file, so that no file can change it for the next."""
-
-    __slots__ = ("make",)
-
-    def __init__(self, make: Any):
-        self.make = make
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self.make(*arguments)
-
-
-_ALLOWED = {
-    ("numpy", "dtype"): _Dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,
-    ("numpy._core.numeric", "_frombuffer"): _array_from_buffer,
-    ("jax._src.array", "_reconstruct_array"): _rebuild_jax_array,
-}
-_OPTAX_STATE = re.compile(r"optax\._src\.\w+")
-
-
-def _opaque_state() -> type:
-    """A fresh class that stands for an optimiser state of a library whose classes are not imported."""
-    return type("OpaqueState", (tuple,), {"__slots__": (), "__new__": lambda cls, *fields: tuple.__new__(cls, fields)})
-
-
-class RestrictedUnpickler(pickle.Unpickler):
-    """Loads arrays and the containers around them; refuses every other name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ALLOWED:
-            return _Function(_ALLOWED[module, name])
-        if (module, name) == ("numpy", "ndarray"):
-            return "numpy.ndarray"  # only ever an argument of `_reconstruct`
-        if _OPTAX_STATE.fullmatch(module) and name.endswith("State") and name.isidentifier():
-            return _opaque_state()
-        raise CheckpointError(
-            f"refused a pickle that asks for {module}.{name}; nothing in it was run",
-            "published CrystalFormer checkpoints hold only arrays and optimiser states",
-        )
-
-
-_DAMAGE = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-    NotImplementedError,
-)
-"""What the unpickler raises on bytes that are no pickle."""
 
 
 def load_pickle(path: Path) -> Params:
@@ -144,21 +24,23 @@ def load_pickle(path: Path) -> Params:
     """
     try:
         with open(path, "rb") as file:
-            content = RestrictedUnpickler(file).load()
+            content = pickles.load(file)
     except FileNotFoundError:
         raise CheckpointError(f"no such file: {path}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error.message}", error.hint) from None
-    except _DAMAGE as error:
+    except pickles.Refused as error:
         raise CheckpointError(
-            f"{path} is no readable pickle, or is cut short ({type(error).__name__})", "download it again"
+            f"{path}: {error}", "published CrystalFormer checkpoints hold only arrays and optimiser states"
+        ) from None
+    except pickles.Damaged as error:
+        raise CheckpointError(
+            f"{path} is no readable pickle, or is cut short ({error})", "download it again"
         ) from error
     params = content.get("params", content) if isinstance(content, dict) else None
     if not isinstance(params, dict) or not all(_is_module(name, module) for name, module in params.items()):
         raise CheckpointError(f"{path} holds no Haiku parameters")
-    return {name: {part: array.value for part, array in module.items()} for name, module in params.items()}
+    return {name: {part: pickles.array_of(array) for part, array in module.items()} for name, module in params.items()}
 
 
 def _is_module(name: Any, module: Any) -> bool:
@@ -166,10 +48,7 @@ def _is_module(name: Any, module: Any) -> bool:
         isinstance(name, str)
         and isinstance(module, dict)
         and all(
-            isinstance(part, str)
-            and isinstance(array, _Array)
-            and array.value is not None
-            and array.value.dtype.kind == "f"
+            isinstance(part, str) and (found := pickles.array_of(array)) is not None and found.dtype.kind == "f"
             for part, array in module.items()
         )
     )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cfx.core.elements import formula
+from cfx.core.lattice import CRYSTAL_SYSTEMS
 from cfx.core.likelihood import LogProb
 from cfx.errors import UsageError
-from cfx.io.dataset import EncodedDataset, load_dataset
+from cfx.io.dataset import EncodedDataset
 from cfx.io.encode import SYMPREC
 from cfx.model import Model
+from cfx.runs.data import read
 from cfx.runs.reporter import Reporter
 
 
@@ -32,18 +33,47 @@ class Scores:
 
     def rows(self) -> list[dict[str, str | int | float]]:
         """One a crystal: name, formula, space group, sites, log-probability in nats, by part."""
-        batch, parts = self.data.batch, self.log_prob.parts()
+        batch, parts, num_sites = self.data.batch, self.log_prob.parts(), self.data.num_sites
         return [
             {
                 "name": self.data.names[i],
-                "formula": formula(batch.composition(i)),
+                "formula": formula(batch[i : i + 1].composition(0)),
                 "space_group": int(batch.space_group[i]),
-                "sites": int(batch.num_sites[i]),
+                "sites": int(num_sites[i]),
                 "log_prob": float(self.log_prob.total[i]),
                 **{f"log_prob_{name}": float(value[i]) for name, value in parts.items()},
             }
             for i in range(len(batch))
         ]
+
+    def summary(self) -> list[dict[str, str | int | float | None]]:
+        """Mean negative log-likelihood, nats per crystal: of all, by sites, by crystal system and by space group.
+
+        Each record has: grouping ("all", "sites", "crystal_system", "space_group"), value (of what was grouped by, in
+        order), crystals, nll, nll_error (standard error of nll; None for one crystal), and nll by part. Over a whole
+        data set, nll is the validation loss of training.
+        """
+        nll = {"nll": -np.asarray(self.log_prob.total, float)}
+        nll |= {f"nll_{name}": -np.asarray(value, float) for name, value in self.log_prob.parts().items()}
+        space_group, systems = self.data.space_group, list(CRYSTAL_SYSTEMS)
+        groupings = {
+            "all": (np.zeros(len(space_group), int), lambda key: "all"),
+            "sites": (self.data.num_sites, int),
+            "crystal_system": (np.searchsorted(list(CRYSTAL_SYSTEMS.values()), space_group), systems.__getitem__),
+            "space_group": (space_group, int),
+        }
+        return [
+            {"grouping": grouping, "value": value(key), **_means(nll, keys == key)}
+            for grouping, (keys, value) in groupings.items()
+            for key in np.unique(keys)
+        ]
+
+
+def _means(nll: dict[str, np.ndarray], chosen: np.ndarray) -> dict[str, int | float | None]:
+    count = int(chosen.sum())
+    means = {name: float(values[chosen].mean()) for name, values in nll.items()}
+    error = float(nll["nll"][chosen].std(ddof=1) / np.sqrt(count)) if count > 1 else None
+    return {"crystals": count, "nll": means.pop("nll"), "nll_error": error, **means}
 
 
 def score(model: Model, path: Path, reporter: Reporter, symprec: float = 0.01, workers: int = 1) -> Scores:
@@ -54,18 +84,6 @@ def score(model: Model, path: Path, reporter: Reporter, symprec: float = 0.01, w
     """
     data = read(path, model.config.n_max, reporter, symprec, workers)
     return Scores(data, model.log_prob(data.batch))
-
-
-def read(path: Path, n_max: int, reporter: Reporter, symprec: float, workers: int) -> EncodedDataset:
-    """An encoded file; says how many crystals it holds and what was skipped."""
-    with reporter.progress(f"encoding {path.name}", None) as progress:
-        data = load_dataset(path, symprec, n_max, workers, progress.update)
-    reporter.message(f"{path.name}: {len(data.batch)} crystals, {len(data.failures)} rows skipped")
-    for name, reason in data.failures[:5]:
-        reporter.warning(f"skipped {name}: {reason}")
-    if len(data.failures) > 5:
-        reporter.warning(f"and {len(data.failures) - 5} more")
-    return data
 
 
 def space_group_counts(model: Model, name: str, reporter: Reporter) -> dict[int, int]:
@@ -82,4 +100,4 @@ def space_group_counts(model: Model, name: str, reporter: Reporter) -> dict[int,
             )
         return {int(group): int(count) for group, count in counts.items()}
     data = read(Path(name), model.config.n_max, reporter, SYMPREC, os.cpu_count() or 1)
-    return Counter(int(group) for group in np.asarray(data.batch.space_group))
+    return {group: int(count) for group, count in enumerate(data.space_group_counts(), start=1) if count}

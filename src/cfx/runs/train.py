@@ -1,10 +1,10 @@
-"""Training: batches by length, one metrics line an epoch, checkpoints that resume exactly."""
+"""Training: equal batches for every epoch, metrics and checkpoints on the way, and a resume that changes nothing."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,35 @@ from typing import Any
 import jax
 import numpy as np
 
-from cfx.config import ModelConfig, TrainConfig, from_dict, to_dict
-from cfx.core.batches import bucket_slots, iterate, plan_batches, take
+from cfx.config import ModelConfig, RunConfig
+from cfx.core.batches import Batch, BatchPlan, mean_tokens, num_tokens
+from cfx.core.elements import SYMBOLS
 from cfx.core.likelihood import init_params
-from cfx.core.optim import TrainState, evaluate_step, make_optimizer, train_step
-from cfx.errors import CheckpointError, DataError, NumericsError, OutputError, UsageError
+from cfx.core.network import Dropout
+from cfx.core.optim import (
+    Gradient,
+    TrainState,
+    add,
+    gradient,
+    init_state,
+    learning_rate_schedule,
+    loss_sums,
+    no_totals,
+    update,
+)
+from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.io.dataset import EncodedDataset
+from cfx.model import Model
+from cfx.runs.parallel import Devices
 from cfx.runs.reporter import Reporter
+from cfx.runs.rundir import RunDirectory
 from cfx.runs.signals import Interrupted, StopRequest
 
 PARTS = ("wyckoff", "species", "coords", "lattice")
+
+LOOK_STEPS = 10
+"""Steps between two looks at the device: for the progress line, and for a loss that is not finite."""
 
 
 @dataclass(frozen=True)
@@ -44,218 +62,286 @@ class TrainResult:
 
 def train(
     run: Path,
-    model: ModelConfig,
-    config: TrainConfig,
+    config: RunConfig,
     data: EncodedDataset,
     validation: EncodedDataset | None,
     reporter: Reporter,
     resume: bool = False,
+    start: Model | None = None,
 ) -> TrainResult:
-    """Trains a model into the directory `run`.
-
-    `run` holds metrics.jsonl (a line an epoch), checkpoints/ (the latest) and best/ (lowest validation loss).
+    """Trains a model into the directory `run`; see `rundir` for what it holds.
 
     Args:
         run: directory; must be new or empty unless `resume`.
-        model: architecture.
-        config: of the training.
+        config: what to do.
         data: to train on.
         validation: to choose the best epoch by; None keeps the last.
         reporter: receives progress.
         resume: continue from the latest checkpoint in `run`.
+        start: the model of `config.start`; not needed to resume.
 
     Raises:
         UsageError: if `run` exists and `resume` is False, or was made with other settings.
         NumericsError: if the loss is no longer finite.
+        OutputError: if the last checkpoint cannot be written.
         Interrupted: after a signal, once the work is saved.
     """
-    return _Run(run, model, config, data, validation, reporter).execute(resume)
+    return _Run(RunDirectory(run), config, data, validation, reporter).execute(resume, start)
 
 
 class _Run:
-    def __init__(self, run, model, config, data, validation, reporter):
-        self.run, self.model, self.config, self.reporter = Path(run), model, config, reporter
+    def __init__(self, files: RunDirectory, config: RunConfig, data, validation, reporter):
+        self.files, self.config, self.reporter = files, config.train, reporter
+        self.run_config, self.model = config, config.model
         self.data, self.validation = data, validation
-        self.slots = bucket_slots(data.batch)
-        self.steps_per_epoch = len(plan_batches(self.slots, config.batch_size, config.seed))
-        self.num_steps = self.steps_per_epoch * config.epochs
-        self.dropout_key = jax.random.key(config.seed, impl="rbg")
+        self.plan = BatchPlan(data.num_sites, data.n_max, config.train.batch_size * mean_tokens(data.num_sites, data.n_max))
+        self.steps_per_epoch = -(-self.plan.num_batches // config.train.accumulate)
+        self.num_steps = self.steps_per_epoch * config.train.epochs
+        self.devices = Devices()
+        self.dropout_key = jax.random.key(config.train.seed)
+        self.precision = choose_precision(config.train.precision)
+        self.validation_loss: float | None = None
         self.best_loss: float | None = None
+        self.seen = {
+            "space_groups": {str(i + 1): int(n) for i, n in enumerate(data.space_group_counts()) if n},
+            "elements": {SYMBOLS[i]: int(n) for i, n in enumerate(data.element_counts()) if n},
+        }
         self.settings = {
-            "model": to_dict(model),
-            "train": to_dict(config),
-            "data": {"source": data.source, "sha256": data.digest, "crystals": len(data.batch)},
-            "validation": validation and {"source": validation.source, "sha256": validation.digest},
+            **config.tables(),
+            "data": _provenance(data),
+            "validation": validation and _provenance(validation),
         }
 
-    def execute(self, resume: bool) -> TrainResult:
+    def execute(self, resume: bool, start: Model | None) -> TrainResult:
         """Trains from the beginning, or from the latest checkpoint, to the last step."""
-        state, step = self._restore() if resume else self._start()
-        loss = None
+        state = self._restore() if resume else self._begin(start)
+        first = done = int(state.step)
+        self.clock, self.crystals_before = time.perf_counter(), float(state.totals["crystals"])
         with StopRequest() as stop, self.reporter.progress("training", self.num_steps) as progress:
-            while step < self.num_steps:
-                epoch, first = divmod(step, self.steps_per_epoch)
-                state, step, metrics = self._epoch(state, epoch, first, progress, stop)
-                self._check(metrics["loss"], step)
-                if step % self.steps_per_epoch == 0:
-                    loss = self._finish_epoch(state, step, epoch, metrics)
-                if stop and step < self.num_steps:
-                    self._save(self._checkpoint_path(step), state, step, loss)
-                    raise Interrupted(stop.signum, f"stopped at step {step}; continue with --resume")
-        return TrainResult(step // self.steps_per_epoch, step, loss, self.best_loss)
+            for step, batches in self._steps(first):
+                state, done = self._step(state, step, batches), step + 1
+                end_of_epoch = done % self.steps_per_epoch == 0
+                logs = end_of_epoch or done % self.config.log_steps == 0
+                if logs or done % LOOK_STEPS == 0:
+                    self._look(state, done, progress)
+                if logs:
+                    state = self._log(state, done, end_of_epoch)
+                if done == self.num_steps:
+                    break
+                if done % self.config.checkpoint_steps == 0:
+                    self._try_to_save(state, done)
+                if self._stopping(stop, done):
+                    self._save(state, done)
+                    raise Interrupted(stop.signum or 15, f"stopped at step {done}; continue with --resume")
+        if done > first:
+            self._save(state, done)
+        self.devices.wait("end")
+        return TrainResult(done // self.steps_per_epoch, done, self.validation_loss, self.best_loss)
 
-    def _epoch(self, state: TrainState, epoch: int, first: int, progress, stop):
-        """Trains from batch `first` of an epoch to its end, or until asked to stop."""
-        batches = plan_batches(self.slots, self.config.batch_size, self.config.seed, epoch)
-        step, start, crystals, kept = epoch * self.steps_per_epoch + first, time.perf_counter(), 0, []
-        for rows in batches[first:]:
-            batch, weight = take(self.data.batch, self.slots, rows, self.config.batch_size)
-            state, metrics = train_step(
-                state,
-                batch,
+    def _steps(self, first: int) -> Iterator[tuple[int, list[Batch]]]:
+        """Every step from `first` on, with its batches; these follow from the seed and the epoch alone."""
+        size, batches = self.config.accumulate, []
+        for step in range(first, self.num_steps):
+            epoch, number = divmod(step, self.steps_per_epoch)
+            if number == 0 or not batches:
+                batches = self.plan.epoch(self.config.seed, epoch)
+            yield step, batches[number * size : (number + 1) * size]
+
+    def _step(self, state: TrainState, step: int, batches: list[Batch]) -> TrainState:
+        total: Gradient | None = None
+        for i, batch in enumerate(batches):
+            crystals, weight = self.devices.take(self.data, batch)
+            one = gradient(
+                state.params,
+                crystals,
                 weight,
-                jax.random.fold_in(self.dropout_key, step),
+                jax.random.fold_in(self.dropout_key, step * self.config.accumulate + i),
                 config=self.model,
-                train=self.config,
-                num_steps=self.num_steps,
+                dropout=Dropout(self.config.dropout, self.config.attention_dropout),
+                precision=self.precision,
             )
-            step, crystals = step + 1, crystals + len(rows)
-            kept.append((len(rows), metrics))
-            if step % 10 == 0 or step == self.num_steps:
-                # The only place that waits for the device: the loss is checked and shown every ten steps.
-                loss = self._check(metrics["loss"], step)
-                rate = crystals / (time.perf_counter() - start)
-                progress.update(step, f"epoch {epoch + 1}  loss {loss:.2f} nats  {rate:.0f} crystals/s")
-            if stop:
-                break
-        return state, step, _mean_metrics(kept, time.perf_counter() - start)
+            total = one if total is None else add(total, one)
+        mean = np.float32(len(self.data) / self.steps_per_epoch)
+        return update(state, total, np.int32(step), mean, train=self.config, num_steps=self.num_steps)
 
-    def _check(self, value, step: int) -> float:
-        value = float(value)
-        if not math.isfinite(value):
-            raise NumericsError(
-                f"the loss is {value} at step {step}; the last checkpoint is in {self.run}/checkpoints",
-                "lower --lr, or look for extreme cells in the data",
+    def _stopping(self, stop: StopRequest, done: int) -> bool:
+        """Whether to stop now; processes of one run agree on it, now and then."""
+        if jax.process_count() == 1:
+            return bool(stop)
+        return done % LOOK_STEPS == 0 and self.devices.anywhere(bool(stop))
+
+    # What a run tells.
+
+    def _look(self, state: TrainState, done: int, progress) -> None:
+        """Waits for the device, shows how it goes, and stops where the numbers did."""
+        if int(state.step) < done:
+            self._fail(state, int(state.step))
+        mean = self._means(state.totals)
+        epoch = (done - 1) // self.steps_per_epoch + 1
+        text = f"epoch {epoch}  loss {mean['loss']:.2f} nats  {mean['crystals_per_second']:.0f} crystals/s"
+        progress.update(done, text)
+
+    def _means(self, totals: dict[str, jax.Array]) -> dict[str, float]:
+        """Of the steps since the last line of metrics."""
+        sums = {name: float(value) for name, value in totals.items()}
+        parts = {name: sums[name] / sums["crystals"] for name in PARTS}
+        return {
+            "loss": sum(parts.values()),
+            **parts,
+            "grad_norm": sums["grad_norm"] / sums["steps"],
+            "crystals_per_second": (sums["crystals"] - self.crystals_before) / (time.perf_counter() - self.clock),
+        }
+
+    def _log(self, state: TrainState, done: int, end_of_epoch: bool) -> TrainState:
+        """Writes a line of metrics, with the validation loss at the end of an epoch; totals begin anew."""
+        means = self._means(state.totals)
+        means["learning_rate"] = float(learning_rate_schedule(self.config, self.num_steps)(done - 1))
+        line: dict[str, Any] = {"step": done, "epoch": done / self.steps_per_epoch, "train": means}
+        text = f"epoch {done / self.steps_per_epoch:g}: train {means['loss']:.3f}"
+        if end_of_epoch and self.validation is not None:
+            line["validation"] = evaluate(
+                state.best_params, self.model, self.validation, self.config.batch_size, self.devices
             )
-        return value
+            text += f", validation {line['validation']['loss']:.3f}"
+        if self.devices.writes:
+            self._attempt(lambda: self.files.append_metrics(line))
+        if end_of_epoch:
+            self.reporter.message(f"{text} nats")
+        if "validation" in line:
+            self._keep_best(state, done, line["validation"]["loss"])
+        self.clock, self.crystals_before = time.perf_counter(), 0.0
+        return state._replace(totals=self.devices.replicate(no_totals()))
 
-    def _finish_epoch(self, state: TrainState, step: int, epoch: int, metrics: dict[str, float]) -> float | None:
-        line: dict[str, Any] = {"epoch": epoch + 1, "step": step, "train": metrics}
-        loss = None
-        if self.validation is not None:
-            line["validation"] = evaluate(state.params, self.model, self.validation, self.config.batch_size)
-            loss = self._check(line["validation"]["loss"], step)
-        self._append_metrics(line)
-        if loss is not None and (self.best_loss is None or loss < self.best_loss):
-            self.best_loss = loss
-            self._save(self.run / "best", state, step, loss=loss, with_opt_state=False)
-        if (epoch + 1) % self.config.checkpoint_epochs == 0 or step == self.num_steps:
-            self._save(self._checkpoint_path(step), state, step, loss=loss)
-            self._rotate()
-        text = f"epoch {epoch + 1}: train {metrics['loss']:.3f}"
-        self.reporter.message(text + (f", validation {loss:.3f} nats" if loss is not None else " nats"))
-        return loss
+    def _fail(self, state: TrainState, step: int) -> None:
+        """Raises the error of a step whose loss or gradient is not finite; `state` is the one before it."""
+        number = step % self.steps_per_epoch * self.config.accumulate
+        batches = self.plan.epoch(self.config.seed, step // self.steps_per_epoch)
+        rows = np.concatenate([batch.rows for batch in batches[number : number + self.config.accumulate]])
+        model = Model("failed", self.model, jax.device_get(state.params))
+        scores = np.asarray(model.log_prob(self.data.take(rows, self.data.n_max)).total)
+        lines = [f"{self.data.names[row]},{score:.4f}\n" for row, score in zip(rows, scores, strict=True)]
+        names = [self.data.names[row] for row in rows[np.argsort(np.where(np.isnan(scores), -np.inf, scores))[:3]]]
+        where = ""
+        if self.devices.writes and self._attempt(
+            lambda: self.files.write(f"failed_step_{step + 1}.csv", "name,log_prob\n" + "".join(lines))
+        ):
+            where = f", all in {self.files.path}/failed_step_{step + 1}.csv"
+        last = self.files.checkpoints()
+        raise NumericsError(
+            f"the loss or its gradient is not finite at step {step + 1}; the {len(rows)} crystals of its batch (the "
+            f"least likely: {', '.join(names)}{where}); the last good checkpoint is {last[-1] if last else 'none yet'}",
+            "lower --lr, or look for extreme cells among the crystals",
+        )
 
     # Files of the run.
 
-    def _start(self) -> tuple[TrainState, int]:
-        if self.run.exists() and any(self.run.iterdir()):
-            raise UsageError(f"{self.run} is not empty", "continue it with --resume, or choose another directory")
-        try:
-            self.run.mkdir(parents=True, exist_ok=True)
-            (self.run / "config.json").write_text(json.dumps(self.settings, indent=1) + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write {self.run}: {error.strerror}") from error
-        params = init_params(self.model, jax.random.key(self.config.seed))
-        return TrainState(params, make_optimizer(self.config, self.num_steps).init(params)), 0
+    def _begin(self, start: Model | None) -> TrainState:
+        if self.devices.writes:
+            self.files.create(self.run_config)
+        if start is not None:
+            self.model = start.config
+            params = jax.tree.map(np.asarray, start.params)
+        else:
+            params = init_params(self.model, jax.random.key(self.config.seed))
+        return self.devices.replicate(init_state(params, self.config, self.num_steps))
 
-    def _restore(self) -> tuple[TrainState, int]:
-        paths = self._checkpoints()
-        if not paths:
-            raise CheckpointError(f"{self.run} holds no checkpoint to resume from")
-        checkpoint = load_checkpoint(paths[-1])
+    def _restore(self) -> TrainState:
+        path = self.files.latest()
+        checkpoint = load_checkpoint(path)
         if changed := [key for key, value in self.settings.items() if checkpoint.info["run"].get(key) != value]:
             raise UsageError(
-                f"{self.run} was trained with other settings ({', '.join(changed)})",
-                "resume with the options of the first run; they are in its config.json",
+                f"{self.files.path} was trained with other settings ({', '.join(changed)})",
+                "resume with the data and options of the first run; they are in its config.toml",
             )
-        params = jax.tree.map(jax.numpy.asarray, checkpoint.params)
-        optimizer = make_optimizer(self.config, self.num_steps)
-        opt_state = jax.tree.map(jax.numpy.asarray, load_opt_state(paths[-1], optimizer.init(params)))
+        self.model = checkpoint.config
+        state = init_state(jax.tree.map(np.asarray, checkpoint.params), self.config, self.num_steps)
+        opt_state, average = load_opt_state(path, (state.opt_state, state.average))
+        step, totals = checkpoint.info["step"], checkpoint.info["totals"]
         self.best_loss = checkpoint.info["best_validation_loss"]
-        step = checkpoint.info["step"]
-        self._drop_metrics_after(step)
-        self.reporter.message(f"resuming {self.run} at step {step} of {self.num_steps}")
-        return TrainState(params, opt_state), step
+        self.validation_loss = checkpoint.info["validation_loss"]
+        if self.devices.writes:
+            self.files.drop_metrics_after(step)
+        self.reporter.message(f"resuming {self.files.path} at step {step} of {self.num_steps}")
+        state = TrainState(
+            state.params,
+            opt_state,
+            average,
+            np.int32(step),
+            {name: np.float32(totals[name]) for name in state.totals},
+        )
+        return self.devices.replicate(state)
 
-    def _checkpoint_path(self, step: int) -> Path:
-        return self.run / "checkpoints" / f"step_{step:08d}"
+    def _keep_best(self, state: TrainState, done: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise NumericsError(
+                f"the validation loss is {loss} after step {done}; the last checkpoint is in {self.files.path}",
+                "look for extreme cells in the validation data: cfx score names them",
+            )
+        self.validation_loss = loss
+        if self.best_loss is not None and loss >= self.best_loss:
+            return
+        before, self.best_loss = self.best_loss, loss
+        checkpoint = Checkpoint(self.model, jax.device_get(state.best_params), self._info(state, done))
+        if self.devices.writes and not self._attempt(lambda: save_checkpoint(self.files.best, checkpoint)):
+            self.best_loss = before
 
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.run / "checkpoints").glob("step_" + "[0-9]" * 8))
+    def _try_to_save(self, state: TrainState, done: int) -> None:
+        self._attempt(lambda: self._save(state, done))
 
-    def _rotate(self) -> None:
-        import shutil
-
-        for path in self._checkpoints()[: -self.config.keep_checkpoints]:
-            shutil.rmtree(path)
-
-    def _save(self, path: Path, state: TrainState, step: int, loss=None, with_opt_state: bool = True) -> None:
-        info = {
-            "step": step,
-            "epoch": step / self.steps_per_epoch,
-            "validation_loss": loss,
-            "best_validation_loss": self.best_loss,
-            "run": self.settings,
-            "space_groups": {str(i + 1): int(n) for i, n in enumerate(self.data.space_group_counts()) if n},
-        }
-        save_checkpoint(path, Checkpoint(self.model, state.params, info), state.opt_state if with_opt_state else None)
-
-    def _append_metrics(self, line: dict[str, Any]) -> None:
+    def _attempt(self, write) -> bool:
+        """Writes, or warns: a full disk does not end a run before it must."""
         try:
-            with open(self.run / "metrics.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write {self.run}/metrics.jsonl: {error.strerror}") from error
+            write()
+        except OutputError as error:
+            self.reporter.warning(f"{error.message}; training goes on, {self._last_checkpoint()}")
+            return False
+        return True
 
-    def _drop_metrics_after(self, step: int) -> None:
-        """Forgets epochs that ended after the checkpoint that a run resumes from; they will be run again."""
-        path = self.run / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            path.write_text("".join(line + "\n" for line in kept))
+    def _last_checkpoint(self) -> str:
+        paths = self.files.checkpoints()
+        return f"the last checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
+
+    def _save(self, state: TrainState, done: int) -> None:
+        if int(state.step) < done:
+            self._fail(state, int(state.step))
+        if not self.devices.writes:
+            return
+        checkpoint = Checkpoint(self.model, jax.device_get(state.params), self._info(state, done))
+        try:
+            save_checkpoint(self.files.checkpoint(done), checkpoint, (state.opt_state, state.average))
+        except OutputError as error:
+            raise OutputError(f"{error.message}; {self._last_checkpoint()}", error.hint) from error
+        self.files.rotate(self.config.keep_checkpoints)
+
+    def _info(self, state: TrainState, done: int) -> dict[str, Any]:
+        return {
+            "step": done,
+            "epoch": done / self.steps_per_epoch,
+            "validation_loss": self.validation_loss,
+            "best_validation_loss": self.best_loss,
+            "totals": {name: float(value) for name, value in state.totals.items()},
+            "run": self.settings,
+            **self.seen,
+        }
 
 
-def evaluate(params, model: ModelConfig, data: EncodedDataset, batch_size: int) -> dict[str, float]:
-    """Mean loss and its parts over a data set, nats a crystal."""
-    kept = [
-        (len(rows), evaluate_step(params, batch, weight, config=model))
-        for rows, batch, weight in iterate(data.batch, batch_size)
-    ]
-    return _mean_metrics(kept)
+def choose_precision(precision: str) -> str:
+    """How matrix products of training are computed on this machine: float32 or bfloat16."""
+    if precision == "auto":
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return precision
 
 
-def _mean_metrics(kept: list[tuple[int, dict]], seconds: float | None = None) -> dict[str, float]:
-    """Means over batches, weighted by their crystals."""
-    if not kept:
-        raise DataError("no crystals to average over")
-    weights = np.array([count for count, _ in kept], float)
-    means = {
-        name: float(np.average([float(metrics[name]) for _, metrics in kept], weights=weights)) for name in kept[0][1]
-    }
-    if seconds is not None:
-        means["crystals_per_second"] = weights.sum() / seconds
-    return means
+def evaluate(
+    params, model: ModelConfig, data: EncodedDataset, batch_size: int, devices: Devices | None = None
+) -> dict[str, float]:
+    """Mean loss and its parts over a data set, nats a crystal, without dropout."""
+    devices = devices or Devices()
+    plan = BatchPlan(data.num_sites, data.n_max, batch_size * num_tokens(6))
+    kept = [loss_sums(params, *devices.take(data, batch), config=model) for batch in plan.epoch()]
+    parts = {name: sum(float(sums[name]) for sums in kept) / len(data) for name in PARTS}
+    return {"loss": sum(parts.values()), **parts}
 
 
-def load_settings(run: Path) -> tuple[ModelConfig, TrainConfig]:
-    """The configurations a run was started with, for `--resume`.
-
-    Raises:
-        UsageError: if `run` is no training run.
-    """
-    try:
-        settings = json.loads((Path(run) / "config.json").read_text())
-        return from_dict(ModelConfig, settings["model"]), from_dict(TrainConfig, settings["train"])
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{run} is no training run: {error}") from error
+def _provenance(data: EncodedDataset) -> dict[str, Any]:
+    return {"source": data.source, "sha256": data.digest, "crystals": len(data)}

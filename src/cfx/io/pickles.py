@@ -1,0 +1,160 @@
+"""Pickles of arrays, read without trusting them.
+
+The unpickler knows numpy arrays, JAX arrays (rebuilt as numpy) and optax states (kept as inert tuples). A pickle
+that names anything else is refused before the thing is imported.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from typing import IO, Any
+
+import numpy as np
+
+
+class Refused(Exception):
+    """A pickle asks for something that holds no numbers; the message says for what."""
+
+
+class Damaged(Exception):
+    """Bytes that are no pickle, or half of one; the message is the kind of error."""
+
+
+def load(file: IO[bytes]) -> Any:
+    """The content of a pickle; `array_of` tells its arrays.
+
+    Raises:
+        Refused: without having run anything.
+        Damaged: likewise.
+    """
+    try:
+        return RestrictedUnpickler(file).load()
+    except _DAMAGE as error:
+        raise Damaged(type(error).__name__) from error
+
+
+def array_of(content: Any) -> np.ndarray | None:
+    """The array that a part of an unpickled content is, or None."""
+    return content.value if isinstance(content, _Array) else None
+
+
+class _Dtype:
+    """Stands for a numpy dtype of plain numbers; anything else is refused."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: Any, *_flags: Any):
+        if not isinstance(code, str) or not re.fullmatch(r"[<>=|]?(f[248]|[iu][1248]|b1)", code):
+            raise pickle.UnpicklingError("an array of something other than numbers")
+        self.code = code.lstrip("<>=|")
+
+    def __setstate__(self, state: Any) -> None:
+        # (version, byte order, subtype, names, fields, size, alignment, flags): only the byte order may say anything.
+        if not isinstance(state, tuple) or len(state) != 8 or state[1] not in ("<", ">", "=", "|"):
+            raise pickle.UnpicklingError("a damaged dtype")
+        if any(part is not None for part in state[2:5]):
+            raise pickle.UnpicklingError("a structured array")
+        self.code = state[1] + self.code
+
+
+class _Array:
+    """Stands for a numpy array while it is unpickled: numpy itself never sees the pickle's state."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, *_arguments: Any):
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise pickle.UnpicklingError("a damaged array")
+        _version, shape, dtype, fortran, data = state
+        self.value = _make_array(data, dtype, shape, "F" if fortran else "C")
+
+
+def _make_array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
+    sizes_ok = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
+    if not sizes_ok or not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray) or order not in "CF":
+        raise pickle.UnpicklingError("a damaged array")
+    return np.frombuffer(bytes(data), np.dtype(dtype.code)).reshape(shape, order=order)
+
+
+def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
+    """What numpy's pickles of protocol 5 call."""
+    array = _Array()
+    array.value = _make_array(data, dtype, shape, order)
+    return array
+
+
+def _rebuild_jax_array(build: Any, _arguments: Any, state: Any, _aval_state: Any) -> _Array:
+    """What JAX's pickles call: numpy's builder with the array's state."""
+    if not isinstance(build, _Function) or build.make is not _Array:
+        raise pickle.UnpicklingError("a JAX array that is not made of a numpy array")
+    array = _Array()
+    array.__setstate__(state)
+    return array
+
+
+def _bytes_from_text(text: Any, encoding: Any) -> bytes:
+    """What pickles of protocol 2 call for bytes, which that protocol lacks."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("damaged bytes")
+    return text.encode("latin1")
+
+
+class _Function:
+    """A name the pickle may call; made anew for every file, so that no file can change it for the next."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Any):
+        self.make = make
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.make(*arguments)
+
+
+_ALLOWED = {
+    ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.numeric", "_frombuffer"): _array_from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _array_from_buffer,
+    ("jax._src.array", "_reconstruct_array"): _rebuild_jax_array,
+    ("_codecs", "encode"): _bytes_from_text,
+}
+_OPTAX_STATE = re.compile(r"optax\._src\.\w+")
+
+
+def _opaque_state() -> type:
+    """A fresh class that stands for an optimiser state of a library whose classes are not imported."""
+    return type("OpaqueState", (tuple,), {"__slots__": (), "__new__": lambda cls, *fields: tuple.__new__(cls, fields)})
+
+
+class RestrictedUnpickler(pickle.Unpickler):
+    """Loads arrays and the containers around them; refuses every other name."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _ALLOWED:
+            return _Function(_ALLOWED[module, name])
+        if (module, name) == ("numpy", "ndarray"):
+            return "numpy.ndarray"  # only ever an argument of `_reconstruct`
+        if _OPTAX_STATE.fullmatch(module) and name.endswith("State") and name.isidentifier():
+            return _opaque_state()
+        raise Refused(f"refused a pickle that asks for {module}.{name}; nothing in it was run")
+
+
+_DAMAGE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+)
+"""What the unpickler raises on bytes that are no pickle."""

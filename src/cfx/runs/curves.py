@@ -1,0 +1,140 @@
+"""The metrics of a run as curves: what there is to draw, not how."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cfx.errors import DataError
+
+NATS = "nats per crystal"
+
+NAMES = {"wyckoff": "letters", "species": "species", "coords": "coordinates", "lattice": "lattice"}
+"""The parts of a loss, as a person reads them."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a panel."""
+
+    label: str
+    x: list[float]
+    y: list[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Series with axes of their own.
+
+    Attributes:
+        title: what is shown.
+        unit: of y, "" for none.
+        series: at least one.
+        wide: whether it gets a row for itself.
+        log: whether y is logarithmic.
+        best: the label and the point (x, y) to mark.
+    """
+
+    title: str
+    unit: str
+    series: tuple[Series, ...]
+    wide: bool = False
+    log: bool = False
+    best: tuple[str, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Everything to draw of a run.
+
+    Attributes:
+        name: of the run.
+        x_label: of all panels.
+        panels: the most important first.
+        headline: one line that says where the run stands.
+    """
+
+    name: str
+    x_label: str
+    panels: tuple[Panel, ...]
+    headline: str
+
+
+def read_run(path: Path) -> Curves:
+    """The curves of a run directory, or of its metrics.jsonl.
+
+    Raises:
+        DataError: if there is no such run, or it has no metrics.
+    """
+    if not path.exists():
+        raise DataError(f"there is no run {path}", "name the directory given to cfx train with -o, or: embeddings")
+    file = path / "metrics.jsonl" if path.is_dir() else path
+    return training_curves(file.absolute().parent.name, read_lines(file))
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl; half a line at the end, of a run that is being written, is left out.
+
+    Raises:
+        DataError: if there is none, or a line is damaged.
+    """
+    try:
+        texts = file.read_text().split("\n") if file.exists() else []
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {file}: {error}", "name the directory of a run, or its metrics.jsonl") from error
+    lines = [_parse(text) for text in texts]
+    if lines and lines[-1] is None:
+        lines.pop()
+    if None in lines:
+        raise DataError(f"line {lines.index(None) + 1} of {file} is no line of metrics", "name the metrics.jsonl of a run")
+    if not lines:
+        raise DataError(f"there are no metrics in {file} yet", "cfx train adds them during the first epoch")
+    return lines
+
+
+def _parse(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        return None
+    whole = isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("train"), dict)
+    return line if whole else None
+
+
+def training_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
+    """The curves of a `cfx train`: loss, its parts, learning rate, norm of the gradient.
+
+    Raises:
+        DataError: if no line has a loss.
+    """
+    axis = "epoch" if lines[-1].get("epoch", 0) >= 1 else "step"
+
+    def series(label: str, part: str, key: str) -> Series:
+        values = [(line.get(axis, 0), (line.get(part) or {}).get(key)) for line in lines]
+        points = [(x, y) for x, y in values if y is not None]
+        return Series(label, [x for x, _ in points], [y for _, y in points])
+
+    train, validation = series("training", "train", "loss"), series("validation", "validation", "loss")
+    if not train.x:
+        raise DataError(f"the metrics of {name} hold no training loss", "cfx plot draws the runs of cfx train")
+    source = validation if validation.x else train
+    part = "validation" if validation.x else "train"
+    x, best = min(zip(source.x, source.y, strict=True), key=lambda point: point[1])
+    mark = (f"best: {best:.2f}, {axis} {x:g}", x, best) if validation.x else None
+    panels = [
+        Panel("Loss", NATS, (train, validation), wide=True, best=mark),
+        Panel(f"{source.label.title()} loss by part", NATS, tuple(series(NAMES[k], part, k) for k in NAMES), wide=True),
+        Panel("Learning rate", "", (series("learning rate", "train", "learning_rate"),)),
+        Panel("Norm of the gradient", NATS, (series("norm", "train", "grad_norm"),), log=True),
+    ]
+    headline = f"lowest {source.label} loss {best:.2f} at {axis} {x:g}; metrics up to step {lines[-1]['step']}"
+    return Curves(name, axis, tuple(filter(None, map(_without_empty, panels))), headline)
+
+
+def _without_empty(panel: Panel) -> Panel | None:
+    """A panel without the series that have no points; None if there are no others."""
+    kept = tuple(series for series in panel.series if series.x)
+    log = panel.log and all(y > 0 for series in kept for y in series.y)
+    return replace(panel, series=kept, log=log) if kept else None

@@ -1,0 +1,157 @@
+"""Figures with matplotlib: the curves of a run, and how a model's elements resemble each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cfx.errors import OutputError, UsageError
+from cfx.io.cache import replace_atomically
+from cfx.runs.curves import Curves, Panel
+from cfx.runs.embeddings import Similarity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".svg", ".pdf")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+"""Blue, vermilion, green and purple of Okabe and Ito, which colour-blind people can tell apart."""
+
+FEW_POINTS = 60
+"""Up to which a curve shows its points."""
+
+INK, FAINT = "#222222", "#D8D8D8"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": "#888888",
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.grid": True,
+    "grid.color": "#EBEBEB",
+    "legend.frameon": False,
+    "text.color": INK,
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+
+def check_figure(path: Path, force: bool) -> None:
+    """Finds out before the work whether a figure can be written.
+
+    Raises:
+        UsageError: for a suffix that is no picture's.
+        OutputError: if the file exists and `force` is False, or its directory does not exist.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"cannot draw {path}: unknown suffix {path.suffix!r}", "name a .png, .svg or .pdf file")
+    if path.is_dir() or (path.exists() and not force):
+        raise OutputError(f"{path} exists", "choose another name, or overwrite a file with --force")
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write {path}: no directory {path.parent}", f"create it with: mkdir -p {path.parent}")
+
+
+def save_figure(subject: Curves | Similarity, path: Path) -> None:
+    """Draws a subject into a file whose suffix decides the format; it appears whole or not at all.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    import matplotlib
+
+    draw = draw_curves if isinstance(subject, Curves) else draw_similarity
+    with matplotlib.rc_context(STYLE):
+        figure = draw(subject)
+        replace_atomically(path, lambda partial: figure.savefig(partial, format=path.suffix[1:], dpi=200))
+
+
+def draw_curves(curves: Curves) -> Figure:
+    """Wide panels one below the other, the others side by side in the last row."""
+    from matplotlib.figure import Figure
+
+    wide = [panel for panel in curves.panels if panel.wide]
+    small = [panel for panel in curves.panels if not panel.wide]
+    heights = [3.2, *[2.6] * (len(wide) - 1), *([2.2] if small else [])]
+    figure = Figure(figsize=(8, 0.5 + sum(heights)), layout="constrained")
+    figure.suptitle(curves.name, x=0.01, ha="left", fontsize=14, fontweight="bold")
+    grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
+    places = [(panel, grid[i]) for i, panel in enumerate(wide)]
+    if small:
+        places += zip(small, grid[-1].subgridspec(1, len(small)), strict=True)
+    for panel, place in places:
+        _draw_panel(figure.add_subplot(place), panel, curves.x_label)
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel, x_label: str) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    for series, colour in zip(panel.series, COLOURS, strict=False):
+        marker = "o" if len(series.x) <= FEW_POINTS else ""
+        axes.plot(series.x, series.y, color=colour, label=series.label, lw=1.5, marker=marker, ms=3)
+    if panel.best:
+        label, x, y = panel.best
+        axes.plot([x], [y], "o", ms=9, mfc="none", mec=INK, mew=1.3, label=label)
+    axes.set_title(panel.title)
+    axes.set(xlabel=x_label, ylabel=panel.unit)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
+    if panel.log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
+    if len(panel.series) > 1 or panel.best:
+        columns = len(panel.series) + bool(panel.best)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=columns, borderaxespad=0.1, columnspacing=1.5)
+
+
+def draw_similarity(similarity: Similarity) -> Figure:
+    """A heat map of elements by group, white where embeddings are at right angles."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    others = similarity.matrix[~np.eye(len(similarity.numbers), dtype=bool)]
+    limit = np.ceil(10 * np.abs(others).max(initial=0.1)) / 10
+    figure = Figure(figsize=(10, 9.8))
+    axes = figure.add_axes((0.06, 0.06, 0.81, 0.81 * 10 / 9.8))
+    picture = axes.imshow(similarity.matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    _draw_elements(axes, similarity)
+    figure.text(
+        0.06,
+        0.963,
+        f"Similarity of elements in {'/'.join(Path(similarity.model).parts[-2:])}",
+        fontsize=14,
+        fontweight="bold",
+    )
+    figure.text(0.06, 0.927, "cosine similarity of their embeddings, elements by group", fontsize=10)
+    bar = figure.colorbar(picture, cax=figure.add_axes((0.5, 0.93, 0.37, 0.012)), orientation="horizontal")
+    bar.ax.grid(False)
+    bar.ax.tick_params(labelsize=8, length=2)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _draw_elements(axes: Axes, similarity: Similarity) -> None:
+    """Symbols at the left and below, in two rows each so that they do not touch; groups with lines and names."""
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    for axis, far in ((axes.xaxis, 11), (axes.yaxis, 14)):
+        for minor in (False, True):
+            rows = range(int(minor), len(similarity.numbers), 2)
+            axis.set_ticks(rows, [similarity.symbols[row] for row in rows], minor=minor)
+            which = "minor" if minor else "major"
+            axis.set_tick_params(
+                which=which, length=far if minor else 2, pad=1.5, labelsize=7.5, color=FAINT, labelcolor=INK
+            )
+    for name, start, stop in similarity.blocks():
+        for line in (axes.axhline, axes.axvline) if start else ():
+            line(start - 0.5, color=INK, lw=0.4)
+        axes.text(1.01, (start + stop - 1) / 2, name, transform=axes.get_yaxis_transform(), va="center", fontsize=9)

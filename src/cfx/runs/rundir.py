@@ -1,0 +1,110 @@
+"""The directory of a training run: its configuration, metrics, checkpoints, and the best model.
+
+    config.toml       what it does; `cfx train --config` takes it again
+    metrics.jsonl     a line every so many steps, and at the end of an epoch
+    checkpoints/      the latest, step_00001000 and so on, each with all that a resumed run needs
+    best/             the model of lowest validation loss
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from cfx.config import RunConfig, read_toml
+from cfx.errors import CheckpointError, OutputError, UsageError
+
+
+class RunDirectory:
+    """Files of one run."""
+
+    def __init__(self, path: Path):
+        """Nothing is read or written yet."""
+        self.path = Path(path)
+
+    def create(self, config: RunConfig) -> None:
+        """Makes the directory and writes the configuration.
+
+        Raises:
+            UsageError: if there is something in it already.
+            OutputError: if it cannot be written.
+        """
+        import tomli_w
+
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UsageError(f"{self.path} is not empty", "continue it with --resume, or choose another directory")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / "config.toml").write_text(tomli_w.dumps(config.tables()))
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def config(self) -> RunConfig:
+        """The configuration that the run was started with.
+
+        Raises:
+            UsageError: if this is no training run.
+        """
+        if not (self.path / "config.toml").exists():
+            raise UsageError(f"{self.path} is no training run (config.toml is missing)")
+        return RunConfig.layered(read_toml(self.path / "config.toml"))
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of lowest validation loss."""
+        return self.path / "best"
+
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step belongs."""
+        return self.path / "checkpoints" / f"step_{step:08d}"
+
+    def checkpoints(self) -> list[Path]:
+        """Those there are, the latest last."""
+        return sorted((self.path / "checkpoints").glob("step_" + "[0-9]" * 8))
+
+    def latest(self) -> Path:
+        """The checkpoint to resume from.
+
+        Raises:
+            CheckpointError: if there is none.
+        """
+        paths = self.checkpoints()
+        if not paths:
+            raise CheckpointError(f"{self.path} holds no checkpoint to resume from", "start it again without --resume")
+        return paths[-1]
+
+    def rotate(self, keep: int) -> None:
+        """Removes all checkpoints but the latest `keep`."""
+        for path in self.checkpoints()[:-keep]:
+            shutil.rmtree(path)
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Adds a line to metrics.jsonl.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        self.write("metrics.jsonl", json.dumps(line) + "\n", "a")
+
+    def write(self, name: str, text: str, mode: str = "w") -> Path:
+        """Writes, or adds to, a small text file.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        try:
+            with open(self.path / name, mode) as file:
+                file.write(text)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path / name}: {error.strerror}") from error
+        return self.path / name
+
+    def drop_metrics_after(self, step: int) -> None:
+        """Forgets lines written after the checkpoint that a run resumes from; those steps will be run again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text().split("\n")[:-1]  # what follows the last newline was never finished
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            path.write_text("".join(line + "\n" for line in kept))
