@@ -66,9 +66,10 @@ def learning_rate_schedule(config: TrainConfig, num_steps: int) -> optax.Schedul
     if config.schedule == "inverse":
         return lambda step: config.learning_rate / (1 + config.decay * step)
     warmup = min(config.warmup_steps, max(num_steps // 10, 1))
-    return optax.warmup_cosine_decay_schedule(
+    cosine = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, warmup, max(num_steps, warmup + 1), 0.01 * config.learning_rate
     )
+    return lambda step: cosine(step + 1)  # no step without effect; the last one has the smallest rate
 
 
 def make_optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformation:

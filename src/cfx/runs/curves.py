@@ -88,7 +88,9 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     if lines and lines[-1] is None:
         lines.pop()
     if None in lines:
-        raise DataError(f"line {lines.index(None) + 1} of {file} is no line of metrics", "name the metrics.jsonl of a run")
+        raise DataError(
+            f"line {lines.index(None) + 1} of {file} is no line of metrics", "name the metrics.jsonl of a run"
+        )
     if not lines:
         raise DataError(f"there are no metrics in {file} yet", "cfx train adds them during the first epoch")
     return lines
