@@ -7,13 +7,25 @@ import json
 import pickle
 
 import pytest
+import tomli_w
 
 from cfx import errors
-from cfx.config import PRESETS, ModelConfig, SampleConfig, Template, TrainConfig, from_dict, to_dict
+from cfx.config import (
+    DataConfig,
+    ModelConfig,
+    SampleConfig,
+    Template,
+    TrainConfig,
+    from_dict,
+    to_dict,
+)
 from cfx.errors import UsageError
+from cfx.runconfig import MINI, PRESETS, RunConfig, read_toml
 
 
-@pytest.mark.parametrize("config", [*PRESETS.values(), TrainConfig(epochs=3)])
+@pytest.mark.parametrize(
+    "config", [*(part for preset in PRESETS.values() for part in (preset.model, preset.train)), DataConfig("a.csv")]
+)
 def test_json_round_trip(config):
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
 
@@ -41,8 +53,9 @@ def test_unknown_fields_are_named():
 
 def test_published_sizes():
     assert ModelConfig().output_size == 171
-    assert PRESETS["alex20"] == ModelConfig()
-    assert PRESETS["mp20"].position == "absolute"
+    assert PRESETS["alex20"].model == ModelConfig()
+    assert PRESETS["mp20"].model.position == "absolute"
+    assert PRESETS["mini"].model == MINI
 
 
 @pytest.mark.parametrize(
@@ -57,8 +70,24 @@ def test_published_sizes():
         (TrainConfig, {"learning_rate": float("nan")}),
         (TrainConfig, {"dropout": 1.0}),
         (TrainConfig, {"dropout": -0.1}),
-        (TrainConfig, {"weight_decay": -1.0}),
+        (TrainConfig, {"optimizer": "adamw", "weight_decay": -1.0}),
+        (TrainConfig, {"schedule": "inverse", "decay": -0.1}),
+        (TrainConfig, {"schedule": "inverse", "decay": float("inf")}),
         (TrainConfig, {"schedule": "linear"}),
+        (TrainConfig, {"optimizer": "sgd"}),
+        (TrainConfig, {"precision": "float16"}),
+        (TrainConfig, {"learning_rate": float("inf")}),
+        (TrainConfig, {"clip_norm": 0.0}),
+        (TrainConfig, {"ema_decay": 1.0}),
+        (TrainConfig, {"accumulate": 0}),
+        (TrainConfig, {"batch_size": 0}),
+        (TrainConfig, {"log_steps": 0}),
+        (TrainConfig, {"checkpoint_steps": 0}),
+        (TrainConfig, {"keep_checkpoints": 0}),
+        (TrainConfig, {"warmup_steps": -1}),
+        (TrainConfig, {"seed": 2**32}),
+        (DataConfig, {"symprec": 0.0}),
+        (DataConfig, {"symprec": float("nan")}),
         (SampleConfig, {"space_groups": (0,)}),
         (SampleConfig, {"space_groups": (1, 231)}),
         (SampleConfig, {"space_groups": (1,), "n": 0}),
@@ -103,6 +132,154 @@ def test_values_out_of_range(cls, values):
 def test_requests_that_cannot_be_meant(values, message):
     with pytest.raises(UsageError, match=message):
         SampleConfig(**{"space_groups": (1, 2), **values})
+
+
+# Configurations of training runs.
+
+FULL = RunConfig(
+    ModelConfig(num_layers=3, position="absolute", sigma_min=0.01),
+    TrainConfig(epochs=7, optimizer="adamw", weight_decay=0.1, learning_rate=3e-4, ema_decay=0.99, accumulate=2),
+    DataConfig("crystals: a, b.csv", "validation.csv", symprec=0.1),
+)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_the_model_and_how_it_is_trained(name):
+    config = RunConfig.layered({"preset": name})
+    assert (config.model, config.train) == (PRESETS[name].model, PRESETS[name].train)
+    assert (config.data, config.start) == (DataConfig(), None)
+
+
+def test_nothing_said_is_the_small_model():
+    assert RunConfig.layered() == RunConfig.layered({"preset": "mini"})
+
+
+def test_later_layers_win():
+    """Field by field: a table does not replace the whole of an earlier one, and a preset is below all of them."""
+    file = {"train": {"epochs": 3, "seed": 5}, "model": {"num_layers": 2}, "data": {"train": "a.csv"}}
+    options = {"preset": "mp20", "train": {"seed": 6}, "data": {"validation": "b.csv"}}
+    config = RunConfig.layered(file, options)
+    published = PRESETS["mp20"]
+    assert config.train == dataclasses.replace(published.train, epochs=3, seed=6)
+    assert config.model == dataclasses.replace(published.model, num_layers=2)
+    assert config.data == DataConfig("a.csv", "b.csv")
+    assert RunConfig.layered(options, file).train.seed == 5
+    assert file["train"] == {"epochs": 3, "seed": 5}
+
+
+def test_a_model_that_is_trained_further_keeps_its_architecture():
+    config = RunConfig.layered({"preset": "alex20"}, {"from": "alex20", "train": {"epochs": 2}})
+    assert (config.start, config.model) == ("alex20", None)
+    assert config.train == dataclasses.replace(PRESETS["alex20"].train, epochs=2)
+    for layers in [
+        [{"from": "alex20", "model": {"num_layers": 2}}],
+        [{"from": "alex20"}, {"model": {"num_layers": 2}}],
+        [{"model": {"num_layers": 2}}, {"from": "alex20"}],
+    ]:
+        with pytest.raises(UsageError, match="keeps its architecture") as error:
+            RunConfig.layered(*layers)
+        assert "--from" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("layer", "message", "hint"),
+    [
+        ({"preset": "maxi"}, "no preset 'maxi'", "alex20, mp20, mini"),
+        ({"train": {"epoch": 3, "lr": 1.0}}, "TrainConfig has no field epoch, lr", "learning_rate"),
+        ({"model": {"depth": 3}}, "ModelConfig has no field depth", "num_layers"),
+        ({"data": {"test": "a.csv"}}, "DataConfig has no field test", "validation"),
+        ({"train": {"weight_decay": 0.1}}, "adam has no weight decay", "adamw"),
+        ({"train": {"decay": 0.1}}, "the cosine schedule has no decay", "inverse"),
+        ({"train": {"schedule": "constant", "decay": 0.1}}, "the constant schedule has no decay", "inverse"),
+    ],
+)
+def test_names_and_values_that_do_not_belong_there(layer, message, hint):
+    with pytest.raises(UsageError, match=message) as error:
+        RunConfig.layered(layer)
+    assert hint in error.value.hint
+
+
+def test_decay_is_for_the_schedule_and_the_optimizer_that_have_it():
+    train = RunConfig.layered({"preset": "alex20", "train": {"decay": 0.5}}).train
+    assert (train.schedule, train.decay) == ("inverse", 0.5)
+    assert TrainConfig(optimizer="adamw", weight_decay=0.1).weight_decay == 0.1
+
+
+@pytest.mark.parametrize(
+    ("table", "values", "kind"),
+    [
+        ("train", {"epochs": True}, "int"),
+        ("train", {"epochs": 3.0}, "int"),
+        ("train", {"epochs": "3"}, "int"),
+        ("train", {"learning_rate": "1e-3"}, "float"),
+        ("train", {"learning_rate": True}, "float"),
+        ("train", {"dropout": [0.1]}, "float"),
+        ("train", {"schedule": 1}, "str"),
+        ("train", {"seed": {"a": 1}}, "int"),
+        ("data", {"train": 3}, "str"),
+        ("data", {"train": ["a.csv"]}, "str"),
+        ("data", {"symprec": "0.1"}, "float"),
+        ("model", {"num_layers": True}, "whole number"),
+        ("model", {"num_layers": 2.0}, "whole number"),
+        ("model", {"num_layers": "2"}, "whole number"),
+        ("model", {"position": 3}, "rotary or absolute"),
+    ],
+)
+def test_values_of_another_type(table, values, kind):
+    with pytest.raises(UsageError, match=next(iter(values))) as error:
+        RunConfig.layered({table: values})
+    assert kind in error.value.message and repr(next(iter(values.values()))) in error.value.message
+
+
+def test_a_whole_number_will_do_for_a_float():
+    config = RunConfig.layered({"train": {"learning_rate": 1, "dropout": 0}, "data": {"symprec": 1}})
+    assert (config.train.learning_rate, config.train.dropout, config.data.symprec) == (1.0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [FULL, RunConfig(None, TrainConfig(), DataConfig("a.csv"), "alex20"), RunConfig.layered({"preset": "mp20"})],
+    ids=["full", "from", "preset"],
+)
+def test_tables_are_the_configuration_again(config, tmp_path):
+    """Directly, and through a file, where there is no None."""
+    assert RunConfig.layered(config.tables()) == config
+    path = tmp_path / "config.toml"
+    path.write_text(tomli_w.dumps(config.tables()))
+    assert read_toml(path) == config.tables()
+    assert RunConfig.layered(read_toml(path)) == config
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RunConfig)])
+def test_tables_of_different_runs_differ(field):
+    """A resumed run is refused by them."""
+    other = RunConfig(None, TrainConfig(epochs=8), DataConfig(), "alex20")
+    assert dataclasses.replace(FULL, **{field: getattr(other, field)}).tables() != FULL.tables()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[optimizer]\nname = 'adam'", "optimizer does not belong"),
+        ("epochs = 3", "epochs does not belong"),
+        ("train = 3", "train does not belong"),
+        ("preset = ['mini']", "preset does not belong"),
+        ("[train", "cannot read the configuration"),
+        ("preset = 'caf\xe9'", "cannot read the configuration"),
+    ],
+)
+def test_files_that_are_no_configuration(text, message, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UsageError, match=message) as error:
+        read_toml(path)
+    assert str(path) in error.value.message
+
+
+def test_a_configuration_that_is_not_there(tmp_path):
+    for path in (tmp_path, tmp_path / "none.toml"):
+        with pytest.raises(UsageError, match="cannot read the configuration"):
+            read_toml(path)
 
 
 def test_absolute_positions_take_any_head():

@@ -17,7 +17,7 @@ import cfx
 
 ROOT = Path(cfx.__file__).parent
 LEVELS = [
-    {"config", "catalog", "errors"},
+    {"config", "runconfig", "catalog", "errors"},
     {"core"},
     {"io", "potentials", "rewards", "metrics"},
     {"sampling"},

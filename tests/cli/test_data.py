@@ -104,14 +104,15 @@ def test_errors_are_one_line_and_a_hint(cfx, tmp_path, arguments, exit_code, mes
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_keeps_the_work(cfx, tmp_path, own_cache, signum):
+def test_an_interrupt_keeps_the_work(tmp_path, monkeypatch, signum):
     """A terminal sends the signal to the workers too: they neither stop the encoding nor print."""
     cell = Structure(Lattice.cubic(9), ["O"] * 12, [[i / 20, i * i % 7 / 9, i * i % 11 / 17] for i in range(12)])
-    data = write(tmp_path / f"{signum.name}.jsonl", *[cell.to(fmt="cif")] * 3000)
+    data = write(tmp_path / "data.jsonl", *[cell.to(fmt="cif")] * 3000)
+    monkeypatch.setenv("CFX_CACHE", str(tmp_path / "cache"))
     process = subprocess.Popen(
         [*COMMAND, "data", str(data), "--workers", "2"], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while not (found := list(own_cache.glob("encoded/*.partial/dataset.json"))):
+    while not (found := list(tmp_path.glob("cache/encoded/*.partial/dataset.json"))):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     os.killpg(process.pid, signum)

@@ -132,7 +132,8 @@ def test_killed_at_any_moment_and_resumed_is_the_same_run(cfx, start_cfx, tmp_pa
 
 
 def test_fine_tuning_keeps_the_architecture(cfx, tmp_path, table):
-    done = cfx("train", "crystals.csv", "-o", "run", "--from", "mini", "--epochs", 1, "--lr", 1e-5, "--schedule", "constant")
+    options = ["--epochs", 1, "--lr", 1e-5, "--schedule", "constant"]
+    done = cfx("train", "crystals.csv", "-o", "run", "--from", "mini", *options)
     assert done.returncode == 0, done.stderr
     tuned, start = load_model(tmp_path / "run/checkpoints/step_00000001"), load_model("mini")
     assert tuned.config == start.config and tuned.info["run"]["from"] == "mini"

@@ -211,18 +211,25 @@ workers.CHUNK, dataset.COMMIT_SECONDS = 2, 0
 def on_progress(done):
     print(done, flush=True)
     time.sleep(float(sys.argv[2]))
-print(len(dataset.load_dataset(Path(sys.argv[1]), num_workers=1, on_progress=on_progress)), "crystals", flush=True)
+data = dataset.load_dataset(Path(sys.argv[1]), num_workers=int(sys.argv[3]), on_progress=on_progress)
+print(len(data), "crystals", flush=True)
 """
 
 
-def start(data: Path, pause: float) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, data, str(pause)], stdout=subprocess.PIPE, text=True)
+def start(data: Path, pause: float, num_workers: int = 1) -> subprocess.Popen:
+    command = [sys.executable, "-c", SCRIPT, data, str(pause), str(num_workers)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def test_killed(data, own_cache, expected):
-    with start(data, 10) as process:
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_killed(data, own_cache, expected, num_workers):
+    with start(data, 10, num_workers) as process:
         assert process.stdout.readline() == "2\n"
         process.send_signal(signal.SIGKILL)
+    with pytest.raises(ProcessLookupError):  # workers end too
+        for _ in range(200):
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)
     progress: list[int] = []
     load_dataset(data, num_workers=1, on_progress=progress.append)
     assert progress == [4, 6, 8, 10, 11, 11]

@@ -81,7 +81,7 @@ def test_nothing_skipped_nothing_warned(tmp_path):
 
 def test_every_row_failing(tmp_path):
     path = write(tmp_path / "data.jsonl", MIXED, crowded(21), MIXED)
-    with pytest.raises(DataError, match="none of 3 rows is a crystal: 2 x sites with partial.*; 1 x 21 symm") as error:
+    with pytest.raises(DataError, match=r"none of 3 rows is a crystal: 2 x sites with partial.*; 1 x 21 symm") as error:
         read(path, 21, Recorder(), 0.01, 1)
     assert "failures.csv" in error.value.hint
 

@@ -12,11 +12,12 @@ import pytest
 from safetensors.numpy import load_file
 
 import cfx
-from cfx.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from cfx.config import DataConfig, ModelConfig, TrainConfig
 from cfx.core.elements import FAMILIES, SYMBOLS, group_number
 from cfx.errors import DataError, OutputError, UsageError
 from cfx.io.dataset import load_dataset
 from cfx.model import Model, load_model
+from cfx.runconfig import RunConfig
 from cfx.runs.curves import NAMES, read_run
 from cfx.runs.embeddings import learned_elements, species_similarity
 from cfx.runs.plot import check_figure, draw_curves, draw_similarity, save_figure

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cfx.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from cfx.config import DataConfig, ModelConfig, TrainConfig
 from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import load_checkpoint
 from cfx.io.dataset import load_dataset
 from cfx.model import Model, load_model
+from cfx.runconfig import RunConfig
 from cfx.runs.reporter import Silent
 from cfx.runs.signals import Interrupted
 from cfx.runs.train import evaluate, train
@@ -106,7 +107,8 @@ def test_the_loss_falls_and_the_run_is_complete(uninterrupted, data):
     ends = [line for line in lines if "validation" in line]
     assert [line["epoch"] for line in ends] == [1, 2, 3, 4, 5, 6]
     steps = result.step // 6
-    assert [line["step"] for line in lines] == sorted({*range(3, result.step + 1, 3), *range(steps, 6 * steps + 1, steps)})
+    expected = {*range(3, result.step + 1, 3), *range(steps, 6 * steps + 1, steps)}
+    assert [line["step"] for line in lines] == sorted(expected)
     losses = [line["validation"]["loss"] for line in ends]
     assert losses[-1] < losses[0] - 1 and result.best_loss == min(losses)
     for line in ends:
@@ -199,7 +201,7 @@ def test_a_full_disk_is_survived(uninterrupted, data, tmp_path):
 
 def test_a_disk_that_stays_full_ends_the_run_with_the_previous_checkpoint(uninterrupted, data, tmp_path):
     try:
-        with pytest.raises(OutputError, match="the last checkpoint is .*step_00000004") as error:
+        with pytest.raises(OutputError, match=r"the last checkpoint is .*step_00000004") as error:
             train(tmp_path / "run", RUN, data, data, At(6, limit_files(2000)))
     finally:
         limit_files(resource.RLIM_INFINITY)()

@@ -6,11 +6,13 @@ from cfx.runs.reporter import Reporter
 
 
 def start_jax(reporter: Reporter) -> None:
-    """Keeps compiled programs on disk, so that the second run of a command starts at once."""
+    """Makes matrix products float32 on every device, and keeps compiled programs on disk for the next command."""
     import jax
 
     from cfx.errors import OutputError
     from cfx.io.cache import cache_directory
+
+    jax.config.update("jax_default_matmul_precision", "float32")
 
     try:
         directory = cache_directory("compiled")

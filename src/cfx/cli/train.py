@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cfx.config import PRESETS, TrainConfig
 from cfx.errors import UsageError
+from cfx.runconfig import PRESETS
 
 DEFAULTS = PRESETS["mini"].train
 DATA_HELP = "Crystals: .csv, .cif, .extxyz, .jsonl, .lmdb, a directory or zip."
@@ -47,7 +47,7 @@ def command(
     checkpoint_every: Annotated[int | None, _option("Steps between checkpoints.", "checkpoint_steps")] = None,
     symprec: Annotated[float | None, _option("Tolerance of the symmetry search, angstrom [0.01].")] = None,
     workers: Annotated[int, typer.Option(help="Processes that encode; 0 for one a core.")] = 0,
-    distributed: Annotated[bool, typer.Option("--distributed", help="One of several processes; who, SLURM says.")] = False,
+    distributed: Annotated[bool, typer.Option("--distributed", help="One of several processes, by SLURM.")] = False,
     coordinator: Annotated[str | None, _option("HOST:PORT of process 0.")] = None,
     num_processes: Annotated[int | None, _option("Processes of this run.")] = None,
     process_id: Annotated[int | None, _option("Which of them this is, from 0.")] = None,
@@ -95,7 +95,7 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
 
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import start_jax
-    from cfx.config import RunConfig, read_toml
+    from cfx.runconfig import RunConfig, read_toml
 
     if resume and (file or flags["train"] or set(flags) - {"train", "data"}):
         raise UsageError("--resume goes on with the options of the first run", "leave the other options out")

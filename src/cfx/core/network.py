@@ -246,9 +246,9 @@ def _dropout(x: jax.Array, rate: float) -> jax.Array:
 def random_mask(rng_key: jax.Array, share: float, shape: tuple[int, ...]) -> jax.Array:
     """True for about a `share` of entries.
 
-    Each entry's number is hashed with two words of the key (multiply and shift, with the constants of Wellons' lowbias32).
-    Unlike JAX's own generators this fuses into the product it masks, and an entry does not depend on how the array is
-    spread over devices. `benchmarks/training.py` has the times.
+    Each entry's number is hashed with two words of the key (multiply and shift, with the constants of Wellons'
+    lowbias32). Unlike JAX's own generators this fuses into the product it masks, and an entry does not depend on how
+    the array is spread over devices. `benchmarks/training.py` has the times.
     """
     first, second = jax.random.bits(rng_key, (2,), jnp.uint32)
     number, stride = jnp.uint32(0), 1

@@ -19,8 +19,8 @@ from cfx.core.crystal import CrystalBatch
 from cfx.core.network import Dropout
 from cfx.core.objectives import negative_log_likelihood
 
-PRECISIONS = {"float32": None, "bfloat16": "BF16_BF16_F32"}
-"""JAX's names of how matrix products are computed; None is the backend's float32."""
+PRECISIONS = {"float32": "float32", "bfloat16": "BF16_BF16_F32"}
+"""JAX's names of how matrix products are computed; by itself it would take less than float32 on some GPUs."""
 
 
 class Gradient(NamedTuple):
@@ -162,6 +162,8 @@ def _choose(condition: jax.Array, one: Any, other: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def loss_sums(params: hk.Params, batch: CrystalBatch, weight: jax.Array, *, config: ModelConfig) -> dict[str, jax.Array]:
+def loss_sums(
+    params: hk.Params, batch: CrystalBatch, weight: jax.Array, *, config: ModelConfig
+) -> dict[str, jax.Array]:
     """The parts of the loss of a batch without dropout, nats, summed over its rows that weigh 1; and their number."""
     return {**negative_log_likelihood(params, config, batch, weight)[1], "crystals": weight.sum()}

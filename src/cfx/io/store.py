@@ -115,7 +115,7 @@ class StoreWriter:
 
     def __exit__(self, *exception: object) -> None:
         with _writing(self.directory):
-            self._open.close()
+            pass
 
     @property
     def rows(self) -> int:

@@ -6,11 +6,15 @@ Workers are fresh processes (loky), never forks of a process that runs JAX. Noth
 from __future__ import annotations
 
 import itertools
+import os
 import signal
+import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.resource_tracker import ensure_running
 
 from cfx.errors import CfxError
 from cfx.io.store import Part, pack
@@ -20,7 +24,7 @@ CHUNK = 64
 """Records a worker takes at once."""
 
 IDLE_SECONDS = 30
-"""After so long without work, or without a parent, a worker ends."""
+"""After so long without work a worker ends."""
 
 
 def encode_part(records: Sequence[Record], symprec: float, max_sites: int) -> Part:
@@ -52,6 +56,8 @@ def encode_in_parallel(
         return_as="generator",
         batch_size=1,
         idle_worker_timeout=IDLE_SECONDS,
+        initializer=_end_with_parent,
+        initargs=(os.getpid(),),
     )
     with _signals_blocked():
         parts = parallel(jobs)
@@ -73,9 +79,21 @@ def _chunks(records: Iterator[Record]) -> Iterator[tuple[Record, ...]]:
         yield chunk
 
 
+def _end_with_parent(parent: int) -> None:
+    """Makes this process end soon after its parent was killed: it could wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
     """Processes started inside never see SIGINT and SIGTERM, which a terminal sends to all; we do, afterwards."""
+    ensure_running()  # to start it later would unblock them
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield

@@ -5,7 +5,6 @@ Parameters are on every device. XLA adds the collectives; nothing else of a run 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -88,8 +87,3 @@ class Devices:
             from jax.experimental import multihost_utils
 
             multihost_utils.sync_global_devices(name)
-
-
-def started_by_slurm() -> bool:
-    """Whether SLURM started this process as one of several."""
-    return int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ

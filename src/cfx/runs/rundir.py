@@ -1,9 +1,9 @@
 """The directory of a training run: its configuration, metrics, checkpoints, and the best model.
 
-    config.toml       what it does; `cfx train --config` takes it again
-    metrics.jsonl     a line every so many steps, and at the end of an epoch
-    checkpoints/      the latest, step_00001000 and so on, each with all that a resumed run needs
-    best/             the model of lowest validation loss
+- config.toml: what it does; `cfx train --config` takes it again.
+- metrics.jsonl: a line every so many steps, and at the end of an epoch.
+- checkpoints/: the latest, step_00001000 and so on, each with all that a resumed run needs.
+- best/: the model of lowest validation loss.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cfx.config import RunConfig, read_toml
 from cfx.errors import CheckpointError, OutputError, UsageError
+from cfx.runconfig import RunConfig, read_toml
 
 
 class RunDirectory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cfx.config import ModelConfig, RunConfig
+from cfx.config import ModelConfig
 from cfx.core.batches import Batch, BatchPlan, mean_tokens, num_tokens
 from cfx.core.elements import SYMBOLS
 from cfx.core.likelihood import init_params
@@ -32,6 +32,7 @@ from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.io.dataset import EncodedDataset
 from cfx.model import Model
+from cfx.runconfig import RunConfig
 from cfx.runs.parallel import Devices
 from cfx.runs.reporter import Reporter
 from cfx.runs.rundir import RunDirectory
@@ -94,7 +95,8 @@ class _Run:
         self.files, self.config, self.reporter = files, config.train, reporter
         self.run_config, self.model = config, config.model
         self.data, self.validation = data, validation
-        self.plan = BatchPlan(data.num_sites, data.n_max, config.train.batch_size * mean_tokens(data.num_sites, data.n_max))
+        tokens = config.train.batch_size * mean_tokens(data.num_sites, data.n_max)
+        self.plan = BatchPlan(data.num_sites, data.n_max, tokens)
         self.steps_per_epoch = -(-self.plan.num_batches // config.train.accumulate)
         self.num_steps = self.steps_per_epoch * config.train.epochs
         self.devices = Devices()
@@ -102,6 +104,7 @@ class _Run:
         self.precision = choose_precision(config.train.precision)
         self.validation_loss: float | None = None
         self.best_loss: float | None = None
+        self.epoch_losses: list[tuple[float, float]] = []
         self.seen = {
             "space_groups": {str(i + 1): int(n) for i, n in enumerate(data.space_group_counts()) if n},
             "elements": {SYMBOLS[i]: int(n) for i, n in enumerate(data.element_counts()) if n},
@@ -129,12 +132,12 @@ class _Run:
                 if done == self.num_steps:
                     break
                 if done % self.config.checkpoint_steps == 0:
-                    self._try_to_save(state, done)
-                if self._stopping(stop, done):
                     self._save(state, done)
+                if self._stopping(stop, done):
+                    self._save(state, done, final=True)
                     raise Interrupted(stop.signum or 15, f"stopped at step {done}; continue with --resume")
         if done > first:
-            self._save(state, done)
+            self._save(state, done, final=True)
         self.devices.wait("end")
         return TrainResult(done // self.steps_per_epoch, done, self.validation_loss, self.best_loss)
 
@@ -197,20 +200,28 @@ class _Run:
         means = self._means(state.totals)
         means["learning_rate"] = float(learning_rate_schedule(self.config, self.num_steps)(done - 1))
         line: dict[str, Any] = {"step": done, "epoch": done / self.steps_per_epoch, "train": means}
-        text = f"epoch {done / self.steps_per_epoch:g}: train {means['loss']:.3f}"
+        self.epoch_losses.append((means["loss"], float(state.totals["crystals"])))
         if end_of_epoch and self.validation is not None:
             line["validation"] = evaluate(
                 state.best_params, self.model, self.validation, self.config.batch_size, self.devices
             )
-            text += f", validation {line['validation']['loss']:.3f}"
         if self.devices.writes:
             self._attempt(lambda: self.files.append_metrics(line))
         if end_of_epoch:
-            self.reporter.message(f"{text} nats")
+            self._tell_epoch(done, line)
         if "validation" in line:
             self._keep_best(state, done, line["validation"]["loss"])
         self.clock, self.crystals_before = time.perf_counter(), 0.0
         return state._replace(totals=self.devices.replicate(no_totals()))
+
+    def _tell_epoch(self, done: int, line: dict[str, Any]) -> None:
+        """Says the mean losses of an epoch, or of what this process has seen of it."""
+        losses, crystals = zip(*self.epoch_losses, strict=True)
+        text = f"epoch {done // self.steps_per_epoch}: train {np.average(losses, weights=crystals):.3f}"
+        if "validation" in line:
+            text += f", validation {line['validation']['loss']:.3f}"
+        self.reporter.message(f"{text} nats")
+        self.epoch_losses = []
 
     def _fail(self, state: TrainState, step: int) -> None:
         """Raises the error of a step whose loss or gradient is not finite; `state` is the one before it."""
@@ -285,33 +296,28 @@ class _Run:
         if self.devices.writes and not self._attempt(lambda: save_checkpoint(self.files.best, checkpoint)):
             self.best_loss = before
 
-    def _try_to_save(self, state: TrainState, done: int) -> None:
-        self._attempt(lambda: self._save(state, done))
-
-    def _attempt(self, write) -> bool:
+    def _attempt(self, write: Callable[[], Any], final: bool = False) -> bool:
         """Writes, or warns: a full disk does not end a run before it must."""
         try:
             write()
         except OutputError as error:
-            self.reporter.warning(f"{error.message}; training goes on, {self._last_checkpoint()}")
+            paths = self.files.checkpoints()
+            last = f"the last checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
+            if final:
+                raise OutputError(f"{error.message}; {last}", error.hint) from error
+            self.reporter.warning(f"{error.message}; training goes on, {last}")
             return False
         return True
 
-    def _last_checkpoint(self) -> str:
-        paths = self.files.checkpoints()
-        return f"the last checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
-
-    def _save(self, state: TrainState, done: int) -> None:
+    def _save(self, state: TrainState, done: int, final: bool = False) -> None:
         if int(state.step) < done:
             self._fail(state, int(state.step))
         if not self.devices.writes:
             return
         checkpoint = Checkpoint(self.model, jax.device_get(state.params), self._info(state, done))
-        try:
-            save_checkpoint(self.files.checkpoint(done), checkpoint, (state.opt_state, state.average))
-        except OutputError as error:
-            raise OutputError(f"{error.message}; {self._last_checkpoint()}", error.hint) from error
-        self.files.rotate(self.config.keep_checkpoints)
+        rest = (state.opt_state, state.average)
+        if self._attempt(lambda: save_checkpoint(self.files.checkpoint(done), checkpoint, rest), final):
+            self.files.rotate(self.config.keep_checkpoints)
 
     def _info(self, state: TrainState, done: int) -> dict[str, Any]:
         return {
