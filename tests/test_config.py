@@ -262,8 +262,8 @@ def test_tables_of_different_runs_differ(field):
     [
         ("[optimizer]\nname = 'adam'", "optimizer does not belong"),
         ("epochs = 3", "epochs does not belong"),
-        ("train = 3", "train does not belong"),
-        ("preset = ['mini']", "preset does not belong"),
+        ("train = 3", "train must be a table"),
+        ("preset = ['mini']", "preset must be a name"),
         ("[train", "cannot read the configuration"),
         ("preset = 'caf\xe9'", "cannot read the configuration"),
     ],
@@ -306,3 +306,17 @@ def test_errors_keep_message_hint_and_exit_code(name):
     assert (error.message, error.hint, error.exit_code) == ("what is wrong", "what to do", EXIT_CODES[name])
     assert str(error) == "what is wrong"
     assert getattr(errors, name)("alone").hint is None
+
+
+@pytest.mark.parametrize(
+    "layer", [{"optimizer": {"name": "adam"}}, {"epochs": 3}, {"preset": ["mini"]}, {"train": 3}, {"from": ""}]
+)
+def test_layers_that_are_no_configuration(layer):
+    with pytest.raises(UsageError, match=next(iter(layer))):
+        RunConfig.layered(layer)
+
+
+@pytest.mark.parametrize("value", ["x", -1.0, 0.0, float("nan"), None])
+def test_the_smallest_width_is_positive(value):
+    with pytest.raises(UsageError, match="sigma_min"):
+        ModelConfig(sigma_min=value)

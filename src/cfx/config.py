@@ -54,6 +54,8 @@ class ModelConfig:
         for name, value in dataclasses.asdict(self).items():
             if name not in ("position", "sigma_min") and (type(value) is not int or value < 1):
                 raise UsageError(f"{name} must be a whole number of at least 1, not {value!r}")
+        if not isinstance(self.sigma_min, int | float) or not 0 < self.sigma_min < math.inf:
+            raise UsageError(f"sigma_min must be a positive number, not {self.sigma_min!r}")
         if self.position == "rotary" and self.key_size % 2:
             raise UsageError(f"rotary positions need an even key_size, not {self.key_size}")
         if self.output_size < max(self.num_letters, 3 * self.coord_components):

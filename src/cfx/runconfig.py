@@ -63,6 +63,7 @@ class RunConfig:
         merged: dict[str, Any] = {"preset": "mini", "from": None, "model": {}, "train": {}, "data": {}}
         for layer in layers:
             for key, value in layer.items():
+                _check_entry(key, value)
                 merged[key] = {**merged[key], **value} if isinstance(value, dict) else value
         if merged["preset"] not in PRESETS:
             raise UsageError(f"there is no preset {merged['preset']!r}", f"choose one of: {', '.join(PRESETS)}")
@@ -94,8 +95,18 @@ def read_toml(path: str | Path) -> dict[str, Any]:
             content = tomllib.load(file)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the configuration {path}: {error}") from error
-    kinds = {"model": dict, "train": dict, "data": dict, "preset": str, "from": str}
-    for key, value in content.items():
-        if not isinstance(value, kinds.get(key, ())):
-            raise UsageError(f"{path}: {key} does not belong in a configuration", f"it may have: {', '.join(kinds)}")
+    try:
+        for key, value in content.items():
+            _check_entry(key, value)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", error.hint) from None
     return content
+
+
+def _check_entry(key: str, value: Any) -> None:
+    kinds = {"model": dict, "train": dict, "data": dict, "preset": str, "from": str}
+    if key not in kinds:
+        raise UsageError(f"{key} does not belong in a configuration", f"it may have: {', '.join(kinds)}")
+    if not isinstance(value, kinds[key]) or value == "":
+        what = "a table" if kinds[key] is dict else "a name"
+        raise UsageError(f"{key} must be {what}, not {value!r}")

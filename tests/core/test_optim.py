@@ -151,13 +151,14 @@ def products(jaxpr: Any, inside: bool = False):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_products_that_make_logits_are_exact(data, precision):
-    """Forward and backward: bfloat16 is for those inside the network."""
+    """Forward and backward: bfloat16 is for those inside the network, and float32 is exact everywhere."""
     batch = data[:5].with_slots(LONG)
     found = list(products(jax.make_jaxpr(lambda: compute(batch, np.ones(5, np.float32), precision))()))
+    exact = (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)
     logits = [kind for _, sizes, kind in found if sizes & {TINY.output_size, TINY.num_letters}]
-    assert logits == [(jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)] * 6
+    assert logits == [exact] * 6
     others = {(inside, kind) for inside, sizes, kind in found if not sizes & {TINY.output_size, TINY.num_letters}}
-    kind = {"float32": None, "bfloat16": jax.lax.DotAlgorithmPreset.BF16_BF16_F32}[precision]
+    kind = {"float32": exact, "bfloat16": jax.lax.DotAlgorithmPreset.BF16_BF16_F32}[precision]
     assert others == {(True, kind), (False, kind)}
 
 

@@ -13,7 +13,8 @@ from pymatgen.core import Lattice, Structure
 from cfx.errors import DataError
 from cfx.io import dataset as module
 from cfx.io import workers
-from cfx.io.dataset import content_digest, encode, load_dataset
+from cfx.io.cache import content_digest
+from cfx.io.dataset import encode, load_dataset
 from cfx.io.store import Failure
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])

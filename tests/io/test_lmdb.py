@@ -33,6 +33,7 @@ def arrays(golden, n: int | None = None) -> list[np.ndarray]:
     """The golden crystals as the public program writes them, with noise in the coordinates of pads."""
     batch = golden.batch[:n].numpy()
     noise = np.random.default_rng(0).random(batch.frac_coords.shape, np.float32)
+    noise[::2] = np.nan
     coords = np.where(batch.wyckoff[..., None] > 0, batch.frac_coords, 5 * noise)
     lattice = to_model_frame(batch.lattice.astype(float), batch.num_atoms).astype(np.float32)
     return [batch.space_group, lattice, coords, batch.species, batch.wyckoff]

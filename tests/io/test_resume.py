@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -173,18 +174,21 @@ def test_workers_end_when_the_callback_raises(data, own_cache, expected):
     assert content(own_cache / "encoded") == expected
 
 
-def test_a_worker_that_is_killed(data, own_cache, expected):
+def test_a_worker_that_is_killed(tmp_path, own_cache):
     """One line and a hint; what was committed is kept."""
+    rows = "".join(json.dumps({"cif": TEXTS["m"]}) + "\n" for _ in range(400))
+    (tmp_path / "data.jsonl").write_text(rows)
 
     def kill(done: int) -> None:
         for pid in children():
             os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(CfxError, match="a process that encodes was killed") as error:
-        load_dataset(data, num_workers=2, on_progress=kill)
+        load_dataset(tmp_path / "data.jsonl", num_workers=2, on_progress=kill)
     assert "again" in error.value.hint
-    load_dataset(data, num_workers=1)
-    assert content(own_cache / "encoded") == expected
+    progress: list[int] = []
+    assert len(load_dataset(tmp_path / "data.jsonl", num_workers=1, on_progress=progress.append)) == 400
+    assert progress[0] > 2
 
 
 def children() -> list[int]:
@@ -259,6 +263,18 @@ def test_the_second_process_takes_over(data, own_cache, expected):
         killer.join()
     assert progress[0] == 2 and progress[-6:] == [4, 6, 8, 10, 11, 11][-6:]
     assert content(own_cache / "encoded") == expected
+
+
+def test_the_other_process_finished_between_two_looks(data, own_cache, expected, read_rows, monkeypatch):
+    """Between our finding nothing and our locking: then there is nothing left to do."""
+    load_dataset(data, num_workers=1)
+    read_rows.clear()
+    read_state, looks = module.read_state, itertools.count()
+    monkeypatch.setattr(module, "read_state", lambda *where: read_state(*where) if next(looks) else None)
+    assert len(load_dataset(data, num_workers=1)) == 7
+    assert not read_rows
+    assert content(own_cache / "encoded") == expected
+    assert len(list((own_cache / "encoded").iterdir())) == 1
 
 
 def test_waiting_can_be_stopped(data, own_cache):

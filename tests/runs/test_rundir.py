@@ -146,3 +146,20 @@ def test_what_cannot_be_written_is_said(run, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=f"cannot write {tmp_path}/file/run"):
         RunDirectory(tmp_path / "file" / "run").create(CONFIG)
+
+
+def test_lines_that_were_cut_short_do_not_stop_a_resume(tmp_path):
+    """What a full disk leaves: half a line with the next one behind it."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2{"step": 3}\n4\n{"step": 4}\n{"step": 9}\n{"st')
+    RunDirectory(tmp_path).drop_metrics_after(4)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 4}\n'
+
+
+def test_checkpoints_of_very_long_runs(tmp_path):
+    for step in (5, 99_999_999, 100_000_000):
+        RunDirectory(tmp_path).checkpoint(step).mkdir(parents=True)
+    assert [path.name for path in RunDirectory(tmp_path).checkpoints()] == [
+        "step_00000005",
+        "step_99999999",
+        "step_100000000",
+    ]

@@ -18,7 +18,9 @@ PARTS = ("wyckoff", "species", "coords", "lattice")
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="Crystals: .cif, .csv, .extxyz, .jsonl, POSCAR, a directory or zip.")],
+    data: Annotated[
+        Path, typer.Argument(help="Crystals: .cif, .csv, .extxyz, .jsonl, .lmdb, POSCAR, a directory or zip.")
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A .csv file; stdout without it.")] = None,
     model: Annotated[str, typer.Option("--model", help=MODEL_HELP)] = "auto",
     symprec: Annotated[float, typer.Option(help="Tolerance of the symmetry search, angstrom.")] = 0.01,

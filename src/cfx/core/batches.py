@@ -81,7 +81,7 @@ class BatchPlan:
 
 def bucket_slots(num_sites: np.ndarray, n_max: int) -> np.ndarray:
     """int [n], the fewest slots of SLOT_BUCKETS (or n_max) that hold so many sites and a pad."""
-    buckets = np.array([slots for slots in SLOT_BUCKETS if slots < n_max] + [n_max], np.uint8)
+    buckets = np.array([slots for slots in SLOT_BUCKETS if slots < n_max] + [n_max], np.int32)
     return buckets[np.searchsorted(buckets, np.asarray(num_sites) + 1)]
 
 
@@ -98,7 +98,7 @@ def num_rows(slots: int, token_budget: float) -> int:
 
 def mean_tokens(num_sites: np.ndarray, n_max: int) -> float:
     """Tokens of a crystal in its batch, on average over a data set."""
-    return float(num_tokens(bucket_slots(num_sites, n_max).astype(int)).mean())
+    return float(num_tokens(bucket_slots(num_sites, n_max)).mean())
 
 
 def fill(batch: Batch, multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:

@@ -259,4 +259,4 @@ def random_mask(rng_key: jax.Array, share: float, shape: tuple[int, ...]) -> jax
     mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x7FEB352D)
     mixed = ((mixed ^ (mixed >> 15)) * jnp.uint32(0x846CA68B)) ^ second
     mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(0x7FEB352D)
-    return (mixed ^ (mixed >> 15)) < jnp.uint32(round(share * 2**32))
+    return (mixed ^ (mixed >> 15)) < jnp.uint32(min(round(share * 2**32), 2**32 - 1))

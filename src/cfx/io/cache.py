@@ -1,13 +1,15 @@
-"""Where cfx keeps what it can make again, and how a file appears whole or not at all."""
+"""Where cfx keeps what it can make again, under which name, and how a file appears whole or not at all."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from cfx.errors import OutputError
+from cfx.errors import DataError, OutputError
 
 
 def cache_directory(*parts: str) -> Path:
@@ -26,6 +28,26 @@ def cache_directory(*parts: str) -> Path:
             "set CFX_CACHE to a directory you can write",
         ) from error
     return directory
+
+
+def content_digest(path: Path, settings: list) -> str:
+    """SHA-256 of a file's bytes, or of a directory's names and bytes, and of the settings.
+
+    Raises:
+        DataError: if there is none, or it cannot be read.
+    """
+    if not path.exists():
+        raise DataError(f"no such file or directory: {path}")
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
+    try:
+        for file in files:
+            digest.update(os.path.relpath(file, path).encode() + b"\0")
+            with open(file, "rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    return digest.hexdigest()
 
 
 def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import itertools
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +20,7 @@ from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError
 from cfx.io import lmdb
-from cfx.io.cache import cache_directory
+from cfx.io.cache import cache_directory, content_digest
 from cfx.io.encode import SYMPREC, EncodedCrystal, EncodingError, encode_structure
 from cfx.io.reasons import count_reasons, describe
 from cfx.io.store import (
@@ -268,19 +266,3 @@ def _parts(path: Path, settings: dict[str, Any], num_workers: int, done: int) ->
         return lmdb.read_parts(path, settings["n_max"], done)
     records = itertools.islice(read_records(path), done, None)
     return encode_in_parallel(records, settings["symprec"], settings["n_max"] - 1, num_workers)
-
-
-def content_digest(path: Path, settings: list) -> str:
-    """SHA-256 of a file's bytes, or of a directory's names and bytes, and of the settings."""
-    if not path.exists():
-        raise DataError(f"no such file or directory: {path}")
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
-    try:
-        for file in files:
-            digest.update(os.path.relpath(file, path).encode() + b"\0")
-            with open(file, "rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()

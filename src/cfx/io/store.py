@@ -115,7 +115,7 @@ class StoreWriter:
 
     def __exit__(self, *exception: object) -> None:
         with _writing(self.directory):
-            pass
+            self._open.close()
 
     @property
     def rows(self) -> int:

@@ -62,7 +62,7 @@ def encode_in_parallel(
     with _signals_blocked():
         parts = parallel(jobs)
     try:
-        for part in parts:  # not `yield from`, which would close it with a warning
+        for part in parts:  # noqa: UP028 (`yield from` would close it with a warning)
             yield part
     except BrokenProcessPool as error:
         raise CfxError(

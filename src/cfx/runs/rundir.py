@@ -9,11 +9,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
 from cfx.errors import CheckpointError, OutputError, UsageError
+from cfx.io.cache import replace_atomically
 from cfx.runconfig import RunConfig, read_toml
 
 
@@ -36,8 +38,12 @@ class RunDirectory:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UsageError(f"{self.path} is not empty", "continue it with --resume, or choose another directory")
         try:
+            text = tomli_w.dumps(config.tables()).encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"a name in the configuration is no Unicode text: {error.object!r}") from error
+        try:
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.toml").write_text(tomli_w.dumps(config.tables()))
+            (self.path / "config.toml").write_bytes(text)
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -62,7 +68,8 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Path]:
         """Those there are, the latest last."""
-        return sorted((self.path / "checkpoints").glob("step_" + "[0-9]" * 8))
+        found = [path for path in (self.path / "checkpoints").glob("step_*") if path.name[5:].isdigit()]
+        return sorted(found, key=lambda path: int(path.name[5:]))
 
     def latest(self) -> Path:
         """The checkpoint to resume from.
@@ -76,9 +83,16 @@ class RunDirectory:
         return paths[-1]
 
     def rotate(self, keep: int) -> None:
-        """Removes all checkpoints but the latest `keep`."""
+        """Removes all checkpoints but the latest `keep`.
+
+        Raises:
+            OutputError: if one cannot be removed.
+        """
         for path in self.checkpoints()[:-keep]:
-            shutil.rmtree(path)
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                raise OutputError(f"cannot remove {path}: {error.strerror}") from error
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl.
@@ -102,9 +116,22 @@ class RunDirectory:
         return self.path / name
 
     def drop_metrics_after(self, step: int) -> None:
-        """Forgets lines written after the checkpoint that a run resumes from; those steps will be run again."""
+        """Forgets lines written after the checkpoint that a run resumes from; those steps will be run again.
+
+        Lines that a full disk or a kill cut short go too.
+
+        Raises:
+            OutputError: if the file cannot be written.
+        """
         path = self.path / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text().split("\n")[:-1]  # what follows the last newline was never finished
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            path.write_text("".join(line + "\n" for line in kept))
+            kept = "".join(f"{line}\n" for line in path.read_text().split("\n")[:-1] if _step(line) <= step)
+            replace_atomically(path, lambda partial: partial.write_text(kept))
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics; infinite for one that is none."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -317,7 +317,7 @@ class _Run:
         checkpoint = Checkpoint(self.model, jax.device_get(state.params), self._info(state, done))
         rest = (state.opt_state, state.average)
         if self._attempt(lambda: save_checkpoint(self.files.checkpoint(done), checkpoint, rest), final):
-            self.files.rotate(self.config.keep_checkpoints)
+            self._attempt(lambda: self.files.rotate(self.config.keep_checkpoints))
 
     def _info(self, state: TrainState, done: int) -> dict[str, Any]:
         return {
