@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -163,3 +164,17 @@ def test_checkpoints_of_very_long_runs(tmp_path):
         "step_99999999",
         "step_100000000",
     ]
+
+
+def test_a_line_of_metrics_is_written_whole_or_not_at_all(run):
+    """The file may grow by ten more bytes only, as on a disk that is nearly full."""
+    run.append_metrics({"step": 1})
+    size = (run.path / "metrics.jsonl").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, resource.RLIM_INFINITY))
+    try:
+        with pytest.raises(OutputError, match=r"metrics\.jsonl"):
+            run.append_metrics({"step": 2, "train": {"loss": 1.0}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    run.append_metrics({"step": 3})
+    assert (run.path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 3}\n'

@@ -22,7 +22,7 @@ from cfx.errors import DataError
 from cfx.io import lmdb
 from cfx.io.cache import cache_directory, content_digest
 from cfx.io.encode import SYMPREC, EncodedCrystal, EncodingError, encode_structure
-from cfx.io.reasons import count_reasons, describe
+from cfx.io.reasons import Reason, count_reasons, describe
 from cfx.io.store import (
     CRYSTAL,
     SITE,
@@ -124,10 +124,17 @@ class EncodedDataset:
     @cached_property
     def failures(self) -> list[Failure]:
         """The rows that are no crystal; read when first asked for."""
+        return list(self._read_failures())
+
+    def reasons(self) -> list[Reason]:
+        """Why rows are no crystals, the most frequent reason first; no more than that is kept in memory."""
+        return count_reasons(self._read_failures())
+
+    def _read_failures(self) -> Iterator[Failure]:
         csv.field_size_limit(2**31 - 1)
         with open(self.failures_path, encoding="utf-8", newline="") as file:
-            rows = itertools.islice(csv.reader(file), 1, None)
-            return [Failure(int(row), name, reason) for row, name, reason in rows]
+            for row, name, reason in itertools.islice(csv.reader(file), 1, None):
+                yield Failure(int(row), name, reason)
 
     def space_group_counts(self) -> np.ndarray:
         """int [230], crystals in each space group."""
@@ -231,7 +238,7 @@ def load_dataset(
                 publish(partial, directory)
     dataset = EncodedDataset(directory, state)
     if not len(dataset):
-        reasons = describe(count_reasons(dataset.failures))
+        reasons = describe(dataset.reasons())
         raise DataError(
             f"{path}: none of {dataset.num_failures} rows is a crystal{': ' * bool(reasons)}{reasons}",
             f"all rows and reasons are in {dataset.failures_path}" if reasons else None,

@@ -49,7 +49,8 @@ def encode_in_parallel(
     """
     import joblib
 
-    jobs = (joblib.delayed(encode_part)(chunk, symprec, max_sites) for chunk in _chunks(records))
+    faults: list[CfxError] = []
+    jobs = (joblib.delayed(encode_part)(chunk, symprec, max_sites) for chunk in _chunks(records, faults))
     parallel = joblib.Parallel(
         n_jobs=num_workers,
         backend="loky",
@@ -64,6 +65,8 @@ def encode_in_parallel(
     try:
         for part in parts:  # noqa: UP028 (`yield from` would close it with a warning)
             yield part
+        if faults:
+            raise faults[0]
     except BrokenProcessPool as error:
         raise CfxError(
             "a process that encodes was killed, perhaps for want of memory",
@@ -74,9 +77,13 @@ def encode_in_parallel(
             parts.close()
 
 
-def _chunks(records: Iterator[Record]) -> Iterator[tuple[Record, ...]]:
-    while chunk := tuple(itertools.islice(records, CHUNK)):
-        yield chunk
+def _chunks(records: Iterator[Record], faults: list[CfxError]) -> Iterator[tuple[Record, ...]]:
+    """Records in groups; an error ends them and goes to `faults`, so that the workers finish what they have."""
+    try:
+        while chunk := tuple(itertools.islice(records, CHUNK)):
+            yield chunk
+    except CfxError as error:
+        faults.append(error)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from cfx.core.elements import SYMBOLS
 from cfx.core.lattice import CRYSTAL_SYSTEMS
 from cfx.io.dataset import EncodedDataset, load_dataset
-from cfx.io.reasons import count_reasons, describe
+from cfx.io.reasons import describe
 from cfx.runs.reporter import Reporter
 from cfx.runs.signals import Interrupted, StopRequest
 
@@ -40,7 +40,7 @@ def read(path: Path, n_max: int, reporter: Reporter, symprec: float, workers: in
         data = load_dataset(path, symprec, n_max, workers, update)
     reporter.message(f"{path.name}: {len(data)} crystals, {data.num_failures} rows skipped")
     if data.num_failures:
-        reasons = describe(count_reasons(data.failures))
+        reasons = describe(data.reasons())
         reporter.warning(f"skipped {data.num_failures} rows: {reasons}; all of them in {data.failures_path}")
     return data
 
@@ -66,8 +66,7 @@ def summarize(data: EncodedDataset) -> dict[str, Any]:
         "crystals": len(data),
         "skipped": data.num_failures,
         "reasons": [
-            {"reason": reason.text, "rows": reason.rows, "example": reason.example}
-            for reason in count_reasons(data.failures)
+            {"reason": reason.text, "rows": reason.rows, "example": reason.example} for reason in data.reasons()
         ],
         "space_groups": {int(i) + 1: int(groups[i]) for i in np.flatnonzero(groups)},
         "crystal_systems": systems,

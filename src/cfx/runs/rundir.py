@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -95,22 +97,29 @@ class RunDirectory:
                 raise OutputError(f"cannot remove {path}: {error.strerror}") from error
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl.
+        """Adds a line to metrics.jsonl, whole or not at all.
 
         Raises:
             OutputError: if it cannot be written.
         """
-        self.write("metrics.jsonl", json.dumps(line) + "\n", "a")
+        path = self.path / "metrics.jsonl"
+        try:
+            with open(path, "ab", buffering=0) as file:
+                start, text = file.tell(), json.dumps(line).encode() + b"\n"
+                if file.write(text) < len(text):
+                    file.truncate(start)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}") from error
 
-    def write(self, name: str, text: str, mode: str = "w") -> Path:
-        """Writes, or adds to, a small text file.
+    def write(self, name: str, text: str) -> Path:
+        """Writes a small text file.
 
         Raises:
             OutputError: if it cannot be written.
         """
         try:
-            with open(self.path / name, mode) as file:
-                file.write(text)
+            (self.path / name).write_text(text)
         except OSError as error:
             raise OutputError(f"cannot write {self.path / name}: {error.strerror}") from error
         return self.path / name
