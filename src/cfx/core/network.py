@@ -92,8 +92,9 @@ def transform(config: ModelConfig, tokens: jax.Array, dropout: Dropout = NO_DROP
     if config.position == "absolute":
         table = _embedding("position", TOKENS_PER_SITE * config.n_max, config.model_size)
         tokens = tokens + table[: tokens.shape[1]]
-    stack = hk.layer_stack(config.num_layers, name="blocks")
-    stream = stack(lambda stream: Block(config, dropout)(stream))(tokens)
+    # A gradient computes blocks anew instead of storing what is inside: on a CPU that is faster than the traffic.
+    block = hk.remat(lambda stream: Block(config, dropout)(stream), prevent_cse=False)
+    stream = hk.layer_stack(config.num_layers, name="blocks")(block)(tokens)
     return _linear(config.output_size, "output")(_norm("final_norm")(stream), precision=EXACT)
 
 
