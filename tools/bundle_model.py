@@ -27,7 +27,7 @@ def main() -> None:
     best = load_checkpoint(options.run / "best")
     lines = [json.loads(line) for line in (options.run / "metrics.jsonl").read_text().splitlines()]
     chosen = next(line for line in lines if line["step"] == best.info["step"])
-    info = {key: best.info[key] for key in ("step", "epoch", "run", "space_groups")} | {
+    info = {key: best.info[key] for key in ("step", "epoch", "run", "space_groups", "elements")} | {
         "metrics": {part: chosen[part] for part in ("train", "validation")},
     }
     target = MODELS / options.name

@@ -77,7 +77,9 @@ def command(
         "log_steps": log_every,
         "checkpoint_steps": checkpoint_every,
     }
-    files = {"train": data and str(data), "validation": validation and str(validation), "symprec": symprec}
+    # Whole paths, so that the run can be resumed from another directory.
+    files = {"train": data and str(data.resolve()), "validation": validation and str(validation.resolve())}
+    files["symprec"] = symprec
     flags: dict[str, Any] = {"train": _given(training), "data": _given(files)}
     flags |= _given({"preset": preset, "from": start})
     processes = (coordinator, num_processes, process_id)
@@ -115,6 +117,7 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
         config = RunConfig.layered(files.config().tables(), flags)
     else:
         config = RunConfig.layered(*([read_toml(file)] if file else []), flags)
+        files.check_free()
     if config.data.train is None:
         raise UsageError("there is no data to train on", "name a file: cfx train DATA -o RUN")
     if processes is not None:

@@ -248,8 +248,8 @@ def random_mask(rng_key: jax.Array, share: float, shape: tuple[int, ...]) -> jax
     """True for about a `share` of entries.
 
     Each entry's number is hashed with two words of the key (multiply and shift, with the constants of Wellons'
-    lowbias32). Unlike JAX's own generators this fuses into the product it masks, and an entry does not depend on how
-    the array is spread over devices. `benchmarks/training.py` has the times.
+    lowbias32). This fuses into the product it masks, which JAX's own generators do not (`benchmarks/training.py` has
+    the times), and an entry depends on its place alone, however the array is spread over devices.
     """
     first, second = jax.random.bits(rng_key, (2,), jnp.uint32)
     number, stride = jnp.uint32(0), 1

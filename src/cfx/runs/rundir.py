@@ -28,6 +28,15 @@ class RunDirectory:
         """Nothing is read or written yet."""
         self.path = Path(path)
 
+    def check_free(self) -> None:
+        """Finds out before the work whether a new run may begin here.
+
+        Raises:
+            UsageError: if there is something in it already.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UsageError(f"{self.path} is not empty", "continue it with --resume, or choose another directory")
+
     def create(self, config: RunConfig) -> None:
         """Makes the directory and writes the configuration.
 
@@ -37,8 +46,7 @@ class RunDirectory:
         """
         import tomli_w
 
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UsageError(f"{self.path} is not empty", "continue it with --resume, or choose another directory")
+        self.check_free()
         try:
             text = tomli_w.dumps(config.tables()).encode()
         except UnicodeEncodeError as error:
