@@ -77,6 +77,13 @@ class RunConfig:
             merged["from"],
         )
 
+    def with_whole_paths(self) -> RunConfig:
+        """The same with absolute paths, so that the run can be resumed from another directory."""
+        paths = {name: getattr(self.data, name) for name in ("train", "validation")}
+        whole = {name: str(Path(path).absolute()) for name, path in paths.items() if path is not None}
+        start = str(Path(self.start).absolute()) if self.start and Path(self.start).exists() else self.start
+        return dataclasses.replace(self, data=dataclasses.replace(self.data, **whole), start=start)
+
     def tables(self) -> dict[str, Any]:
         """As `read_toml` returns them: `RunConfig.layered(config.tables())` is the configuration again."""
         content = {"from": self.start, "model": self.model and to_dict(self.model), "train": to_dict(self.train)}

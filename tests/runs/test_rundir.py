@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 from pathlib import Path
@@ -58,6 +59,7 @@ def test_what_is_there_already_is_not_touched(run, tmp_path):
     (tmp_path / "hidden").mkdir()
     (tmp_path / "hidden" / ".keep").touch()
     (tmp_path / "file").write_text("mine")
+    make_checkpoints(run, 0)
     for path in (run.path, tmp_path / "hidden", tmp_path / "file"):
         with pytest.raises(UsageError, match="is not empty") as error:
             RunDirectory(path).create(RunConfig.layered())
@@ -178,3 +180,38 @@ def test_a_line_of_metrics_is_written_whole_or_not_at_all(run):
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     run.append_metrics({"step": 3})
     assert (run.path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 3}\n'
+
+
+def test_a_run_that_got_no_further_than_its_configuration_begins_again(run):
+    other = dataclasses.replace(CONFIG, data=DataConfig("other.csv"))
+    run.create(other)
+    assert run.config() == other
+
+
+def test_tidy(run):
+    """What kills leave goes; a best model that was being replaced comes back."""
+    make_checkpoints(run, 3)
+    (run.path / "checkpoints" / "step_00000004.partial-7").mkdir()
+    (run.path / "best.partial-7").mkdir()
+    (run.path / "best.old-7").mkdir()
+    (run.path / "best.old-7" / "checkpoint.json").touch()
+    run.tidy()
+    assert sorted(path.name for path in run.path.rglob("*") if path.is_dir()) == [
+        "best",
+        "checkpoints",
+        "step_00000003",
+    ]
+    assert (run.best / "checkpoint.json").exists()
+    (run.path / "best.old-8").mkdir()
+    run.tidy()
+    assert not (run.path / "best.old-8").exists() and (run.best / "checkpoint.json").exists()
+
+
+def test_whole_paths(run, monkeypatch):
+    monkeypatch.chdir(run.path)
+    (run.path / "model").mkdir()
+    config = dataclasses.replace(CONFIG, model=None, start="model", data=DataConfig("a.csv"))
+    whole = config.with_whole_paths()
+    assert (whole.data.train, whole.data.validation) == (str(run.path / "a.csv"), None)
+    assert whole.start == str(run.path / "model")
+    assert dataclasses.replace(config, start="mini").with_whole_paths().start == "mini"

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cfx.errors import UsageError
+from cfx.errors import DataError, UsageError
 from cfx.runconfig import PRESETS
 
 DEFAULTS = PRESETS["mini"].train
-DATA_HELP = "Crystals: .csv, .cif, .extxyz, .jsonl, .lmdb, a directory or zip."
+DATA_HELP = "Crystals: .csv, .cif, .extxyz, .jsonl, .lmdb, POSCAR, a directory or zip."
 
 
 def _option(text: str, field: str | None = None, name: str | None = None) -> Any:
@@ -24,13 +24,15 @@ def command(
     data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
     run: Annotated[Path, typer.Option("-o", "--output", help="Directory of the run.")] = ...,
     validation: Annotated[Path | None, _option("Crystals to choose the best epoch by.")] = None,
-    config: Annotated[Path | None, _option("TOML file; options win over it.")] = None,
+    config: Annotated[Path | None, _option("TOML file; options win over it, and it over the preset.")] = None,
     preset: Annotated[str | None, _option(f"{', '.join(PRESETS)}: architecture and training.")] = None,
     start: Annotated[str | None, _option("Model to train further.", name="--from")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     epochs: Annotated[int | None, _option("Passes over the data.", "epochs")] = None,
     batch_size: Annotated[int | None, _option("Crystals in a batch, on average.", "batch_size")] = None,
-    accumulate: Annotated[int | None, _option("Batches a step.", "accumulate")] = None,
+    accumulate: Annotated[
+        int | None, _option("Batches whose gradients are added before an update.", "accumulate")
+    ] = None,
     lr: Annotated[float | None, _option("Peak learning rate.", "learning_rate")] = None,
     schedule: Annotated[str | None, _option("constant, inverse or cosine [cosine].")] = None,
     decay: Annotated[float | None, _option("Of the inverse schedule, lr / (1 + decay * step).", "decay")] = None,
@@ -47,7 +49,9 @@ def command(
     checkpoint_every: Annotated[int | None, _option("Steps between checkpoints.", "checkpoint_steps")] = None,
     symprec: Annotated[float | None, _option("Tolerance of the symmetry search, angstrom [0.01].")] = None,
     workers: Annotated[int, typer.Option(help="Processes that encode; 0 for one a core.")] = 0,
-    distributed: Annotated[bool, typer.Option("--distributed", help="One of several processes, by SLURM.")] = False,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Started by srun or mpirun, as one of several.")
+    ] = False,
     coordinator: Annotated[str | None, _option("HOST:PORT of process 0.")] = None,
     num_processes: Annotated[int | None, _option("Processes of this run.")] = None,
     process_id: Annotated[int | None, _option("Which of them this is, from 0.")] = None,
@@ -77,9 +81,7 @@ def command(
         "log_steps": log_every,
         "checkpoint_steps": checkpoint_every,
     }
-    # Whole paths, so that the run can be resumed from another directory.
-    files = {"train": data and str(data.resolve()), "validation": validation and str(validation.resolve())}
-    files["symprec"] = symprec
+    files = {"train": data and str(data), "validation": validation and str(validation), "symprec": symprec}
     flags: dict[str, Any] = {"train": _given(training), "data": _given(files)}
     flags |= _given({"preset": preset, "from": start})
     processes = (coordinator, num_processes, process_id)
@@ -107,8 +109,8 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
     from cfx.io.checkpoint import load_checkpoint
     from cfx.model import load_model
     from cfx.runs.data import read
-    from cfx.runs.parallel import Devices, join
-    from cfx.runs.reporter import Silent
+    from cfx.runs.parallel import join, process_number
+    from cfx.runs.reporter import Mute
     from cfx.runs.rundir import RunDirectory
     from cfx.runs.train import train
 
@@ -120,18 +122,23 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
         files.check_free()
     if config.data.train is None:
         raise UsageError("there is no data to train on", "name a file: cfx train DATA -o RUN")
-    if processes is not None:
-        join(*processes)
-    devices = Devices()
-    if not devices.writes:
-        reporter = Silent()
+    config = config.with_whole_paths()
+    for path in filter(None, (config.data.train, config.data.validation)):
+        if not Path(path).exists():
+            raise DataError(f"no such file or directory: {path}")
+    if processes is not None and process_number(processes[2]) > 0:
+        reporter = Mute()
     start = load_model(config.start) if config.start and not resume else None
     architecture = config.model or (start.config if start else load_checkpoint(files.latest()).config)
 
     def encoded(path: str | None):
-        arguments = (architecture.n_max, reporter, config.data.symprec, workers or os.cpu_count() or 1)
-        return path and devices.first_here(lambda: read(Path(path), *arguments))
+        # Processes of one run read before they join: one encodes, the others wait for its cache.
+        cores = workers or os.cpu_count() or 1
+        return path and read(Path(path), architecture.n_max, reporter, config.data.symprec, cores)
 
-    result = train(run, config, encoded(config.data.train), encoded(config.data.validation), reporter, resume, start)
+    data, held_out = encoded(config.data.train), encoded(config.data.validation)
+    if processes is not None:
+        join(*processes)
+    result = train(run, config, data, held_out, reporter, resume, start)
     best = f"{run}/best" if result.best_loss is not None else files.latest()
     reporter.message(f"done: {result.step} steps; sample from it with: cfx sample --model {best} --sg 225 -n 10")

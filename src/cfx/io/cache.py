@@ -50,6 +50,14 @@ def content_digest(path: Path, settings: list) -> str:
     return digest.hexdigest()
 
 
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Lets `write` make a sibling file or directory, then renames it to `path`; nothing half-written stays.
 
@@ -60,6 +68,8 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
+        for file in (*partial.iterdir(), partial) if partial.is_dir() else (partial,):
+            _sync(file)  # what a crash of the machine must not leave empty
         if path.is_dir():  # no directory replaces another: the old one steps aside first
             old = path.with_name(f"{path.name}.old-{os.getpid()}")
             os.replace(path, old)

@@ -262,8 +262,9 @@ def _encode_into(partial: Path, path: Path, settings: dict[str, Any], num_worker
                     committed = time.monotonic()
             writer.commit()
             on_progress(writer.rows)
-    except DataError:  # the input is at fault, and will be next time
-        shutil.rmtree(partial, ignore_errors=True)
+    except DataError as error:
+        if not isinstance(error.__cause__, OSError):  # the input is at fault, and will be next time
+            shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

@@ -189,7 +189,8 @@ def exclusive(directory: Path) -> Iterator[bool]:
     with _writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         try:
-            handle = os.open(directory, os.O_RDONLY)
+            # A file, since network file systems do not lock directories for other hosts. It stays in the store.
+            handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         except FileNotFoundError:
             handle = None
     if handle is None:
@@ -206,7 +207,7 @@ def _lock(handle: int, directory: Path) -> bool:
 
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(handle), os.stat(directory))
+        return os.path.samestat(os.fstat(handle), os.stat(directory / "lock"))
     except (BlockingIOError, FileNotFoundError):
         return False
     except OSError as error:

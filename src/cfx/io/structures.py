@@ -73,7 +73,7 @@ def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     else:
         raise DataError(
             f"{path}: unknown format",
-            "cfx reads .csv, .csv.gz, .jsonl, .cif, .extxyz, POSCAR, and directories or zips of them",
+            "cfx reads .csv, .csv.gz, .jsonl, .lmdb, .cif, .extxyz, POSCAR, and directories or zips of them",
         )
 
 

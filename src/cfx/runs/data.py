@@ -38,6 +38,8 @@ def read(path: Path, n_max: int, reporter: Reporter, symprec: float, workers: in
                 raise Interrupted(stop.signum, message)
 
         data = load_dataset(path, symprec, n_max, workers, update)
+        if stop:
+            raise Interrupted(stop.signum, f"stopped; {path.name} is encoded")
     reporter.message(f"{path.name}: {len(data)} crystals, {data.num_failures} rows skipped")
     if data.num_failures:
         reasons = describe(data.reasons())

@@ -5,7 +5,7 @@ Parameters are on every device. XLA adds the collectives; nothing else of a run 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from typing import Any
 
 import jax
@@ -15,6 +15,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cfx.core.batches import Batch, Crystals, fill
 from cfx.core.crystal import CrystalBatch
 from cfx.errors import DependencyError
+
+JOIN_SECONDS = 3600
+"""How long a process waits for the others, which may still be reading the data."""
+
+RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+"""Environment variables that say which process of a run this is."""
+
+
+def process_number(process_id: int | None) -> int:
+    """Which process of a run this is, before it has joined the others."""
+    return process_id if process_id is not None else int(next(filter(None, map(os.environ.get, RANKS)), "0"))
 
 
 def join(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
@@ -29,7 +40,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         DependencyError: if the others cannot be reached, or the environment does not say who they are.
     """
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=JOIN_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise DependencyError(
             f"the processes of this run do not find each other: {' '.join(str(error).split())[:300]}",
@@ -66,12 +77,6 @@ class Devices:
 
     def _place(self, sharding: NamedSharding, leaf: Any, shape: tuple[int, ...]) -> jax.Array:
         return jax.make_array_from_process_local_data(sharding, np.asarray(leaf), shape)
-
-    def first_here(self, action: Callable[[], Any]) -> Any:
-        """The result of an action that leaves a cache behind: the writing process acts first, the others find it."""
-        result = action() if self.writes else None
-        self.wait("first")
-        return result if self.writes else action()
 
     def anywhere(self, flag: bool) -> bool:
         """Whether a flag is set in any process; all must ask."""

@@ -26,19 +26,26 @@ class Reporter(Protocol):
         """Opens a task of `total` units, or of unknown length."""
 
 
-class Silent:
-    """A reporter that says nothing; warnings go to Python's own machinery."""
+class Mute:
+    """A reporter that says nothing at all: that of every process but the first of a run."""
 
     def message(self, text: str) -> None:
         pass
 
     def warning(self, text: str) -> None:
-        import warnings
-
-        warnings.warn(text, stacklevel=2)
+        pass
 
     def progress(self, title: str, total: float | None) -> AbstractContextManager[Progress]:
         return nullcontext(self)
 
     def update(self, done: float, text: str = "") -> None:
         pass
+
+
+class Silent(Mute):
+    """A reporter that says nothing; warnings go to Python's own machinery."""
+
+    def warning(self, text: str) -> None:
+        import warnings
+
+        warnings.warn(text, stacklevel=2)

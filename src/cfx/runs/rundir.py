@@ -34,7 +34,10 @@ class RunDirectory:
         Raises:
             UsageError: if there is something in it already.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        # A run that ended before its first checkpoint leaves a configuration only.
+        if self.path.exists() and (
+            not self.path.is_dir() or any(entry.name != "config.toml" for entry in self.path.iterdir())
+        ):
             raise UsageError(f"{self.path} is not empty", "continue it with --resume, or choose another directory")
 
     def create(self, config: RunConfig) -> None:
@@ -91,6 +94,23 @@ class RunDirectory:
         if not paths:
             raise CheckpointError(f"{self.path} holds no checkpoint to resume from", "start it again without --resume")
         return paths[-1]
+
+    def tidy(self) -> None:
+        """Removes what a killed process left half-done, and puts a best model back that was being replaced.
+
+        Raises:
+            OutputError: if that is not allowed.
+        """
+        try:
+            for old in sorted(self.path.glob("best.old-*")):
+                if self.best.exists():
+                    shutil.rmtree(old)
+                else:
+                    old.rename(self.best)
+            for partial in (*self.path.glob("best.partial-*"), *self.path.glob("checkpoints/*.partial-*")):
+                shutil.rmtree(partial)
+        except OSError as error:
+            raise OutputError(f"cannot tidy {self.path}: {error.strerror}") from error
 
     def rotate(self, keep: int) -> None:
         """Removes all checkpoints but the latest `keep`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +120,8 @@ class _Run:
         """Trains from the beginning, or from the latest checkpoint, to the last step."""
         state = self._restore() if resume else self._begin(start)
         first = done = int(state.step)
+        if self.devices.count > 1:
+            self.reporter.message(f"{self.devices.count} devices, {jax.process_count()} processes")
         self.clock, self.crystals_before = time.perf_counter(), float(state.totals["crystals"])
         with StopRequest() as stop, self.reporter.progress("training", self.num_steps) as progress:
             for step, batches in self._steps(first):
@@ -237,11 +240,11 @@ class _Run:
             lambda: self.files.write(f"failed_step_{step + 1}.csv", "name,log_prob\n" + "".join(lines))
         ):
             where = f", all in {self.files.path}/failed_step_{step + 1}.csv"
-        last = self.files.checkpoints()
+        last = self.files.latest()
         raise NumericsError(
             f"the loss or its gradient is not finite at step {step + 1}; the {len(rows)} crystals of its batch (the "
-            f"least likely: {', '.join(names)}{where}); the last good checkpoint is {last[-1] if last else 'none yet'}",
-            "lower --lr, or look for extreme cells among the crystals",
+            f"least likely: {', '.join(names)}{where}); the last good checkpoint is {last}",
+            f"look for extreme cells among them, or go on in a new run: --from {last} with a lower --lr",
         )
 
     # Files of the run.
@@ -252,14 +255,30 @@ class _Run:
         if start is not None:
             self.model = start.config
             params = jax.tree.map(np.asarray, start.params)
+            self._add_what_was_seen(start)
         else:
             params = init_params(self.model, jax.random.key(self.config.seed))
-        return self.devices.replicate(init_state(params, self.config, self.num_steps))
+        state = self.devices.replicate(init_state(params, self.config, self.num_steps))
+        self._save(state, 0, final=True)  # a run that is killed at once can be resumed, too
+        return state
+
+    def _add_what_was_seen(self, start: Model) -> None:
+        """A model that is trained further has not forgotten the elements it knew, as far as its checkpoint says."""
+        known = start.info.get("elements")
+        if known is None:
+            del self.seen["elements"]
+        else:
+            counts = Counter(self.seen["elements"]) + Counter(known)
+            self.seen["elements"] = dict(counts)
 
     def _restore(self) -> TrainState:
         path = self.files.latest()
         checkpoint = load_checkpoint(path)
-        if changed := [key for key, value in self.settings.items() if checkpoint.info["run"].get(key) != value]:
+        saved = checkpoint.info["run"]
+        # Through RunConfig, which fills in what an older version did not have.
+        tables = RunConfig.layered({key: saved[key] for key in ("from", "model", "train") if key in saved}).tables()
+        saved = {**saved, **tables, "data": saved["data"]}
+        if changed := [key for key, value in self.settings.items() if saved.get(key) != value]:
             raise UsageError(
                 f"{self.files.path} was trained with other settings ({', '.join(changed)})",
                 "resume with the data and options of the first run; they are in its config.toml",
@@ -270,7 +289,9 @@ class _Run:
         step, totals = checkpoint.info["step"], checkpoint.info["totals"]
         self.best_loss = checkpoint.info["best_validation_loss"]
         self.validation_loss = checkpoint.info["validation_loss"]
+        self.seen = {key: checkpoint.info[key] for key in ("space_groups", "elements") if key in checkpoint.info}
         if self.devices.writes:
+            self.files.tidy()
             self.files.drop_metrics_after(step)
         self.reporter.message(f"resuming {self.files.path} at step {step} of {self.num_steps}")
         state = TrainState(
