@@ -123,12 +123,12 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
     if config.data.train is None:
         raise UsageError("there is no data to train on", "name a file: cfx train DATA -o RUN")
     config = config.with_whole_paths()
+    start = load_model(config.start) if config.start and not resume else None
     for path in filter(None, (config.data.train, config.data.validation)):
         if not Path(path).exists():
             raise DataError(f"no such file or directory: {path}")
     if processes is not None and process_number(processes[2]) > 0:
         reporter = Mute()
-    start = load_model(config.start) if config.start and not resume else None
     architecture = config.model or (start.config if start else load_checkpoint(files.latest()).config)
 
     def encoded(path: str | None):
