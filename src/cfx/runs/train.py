@@ -124,6 +124,7 @@ class _Run:
             self.reporter.message(f"{self.devices.count} devices, {jax.process_count()} processes")
         self.clock, self.crystals_before = time.perf_counter(), float(state.totals["crystals"])
         with StopRequest() as stop, self.reporter.progress("training", self.num_steps) as progress:
+            progress.update(first, f"compiling, once for each of {len(self.plan.sizes)} lengths")
             for step, batches in self._steps(first):
                 state, done = self._step(state, step, batches), step + 1
                 end_of_epoch = done % self.steps_per_epoch == 0
