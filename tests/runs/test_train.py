@@ -58,6 +58,14 @@ class At(Silent):
         self.warnings.append(text)
 
 
+class Killed(BaseException):
+    """Ends a run as kill -9 does: nothing in it may catch this."""
+
+
+def die():
+    raise Killed
+
+
 def signal(signum: int):
     return lambda: os.kill(os.getpid(), signum)
 
@@ -154,12 +162,6 @@ def test_interrupted_and_resumed_is_bit_identical(uninterrupted, data, tmp_path,
 def test_resuming_from_an_older_checkpoint_repeats_the_steps_after_it(uninterrupted, data, tmp_path):
     """What kill -9 between two checkpoints leaves: later lines of metrics, the last of them unfinished."""
 
-    class Killed(BaseException):
-        pass
-
-    def die():
-        raise Killed
-
     with pytest.raises(Killed):
         train(tmp_path / "run", RUN, data, data, At(11, die))
     with open(tmp_path / "run" / "metrics.jsonl", "a") as file:
@@ -213,12 +215,6 @@ def test_a_disk_that_stays_full_ends_the_run_with_the_previous_checkpoint(uninte
 
 def test_a_run_that_ends_before_its_first_step_can_be_resumed(uninterrupted, data, tmp_path):
     """And so can one whose best model was just being replaced."""
-
-    class Killed(BaseException):
-        pass
-
-    def die():
-        raise Killed
 
     with pytest.raises(Killed):
         train(tmp_path / "run", RUN, data, data, At(1, die))

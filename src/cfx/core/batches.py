@@ -111,11 +111,13 @@ def fill(batch: Batch, multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:
     return rows, (np.arange(size) < len(batch.rows)).astype(np.float32)
 
 
-def iterate(data: Crystals, n_max: int, batch_size: int) -> Iterator[tuple[np.ndarray, CrystalBatch, np.ndarray]]:
-    """All crystals once, in order of length: (rows, batch, weight).
+def scoring_plan(data: Crystals, n_max: int, batch_size: int) -> BatchPlan:
+    """Batches with the tokens of `batch_size` crystals of 5 sites; their shapes do not depend on the data."""
+    return BatchPlan(data.num_sites, n_max, batch_size * num_tokens(6))
 
-    A batch has the tokens of `batch_size` crystals of 5 sites; its shape does not depend on the rest of the data.
-    """
-    for batch in BatchPlan(data.num_sites, n_max, batch_size * num_tokens(6)).epoch():
+
+def iterate(data: Crystals, n_max: int, batch_size: int) -> Iterator[tuple[np.ndarray, CrystalBatch, np.ndarray]]:
+    """All crystals once, in order of length, as `scoring_plan` has them: (rows, batch, weight)."""
+    for batch in scoring_plan(data, n_max, batch_size).epoch():
         rows, weight = fill(batch)
         yield batch.rows, data.take(rows, batch.slots), weight

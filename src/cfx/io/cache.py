@@ -50,7 +50,8 @@ def content_digest(path: Path, settings: list) -> str:
     return digest.hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a directory, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -69,7 +70,7 @@ def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         for file in (*partial.iterdir(), partial) if partial.is_dir() else (partial,):
-            _sync(file)  # what a crash of the machine must not leave empty
+            sync(file)  # what a crash of the machine must not leave empty
         if path.is_dir():  # no directory replaces another: the old one steps aside first
             old = path.with_name(f"{path.name}.old-{os.getpid()}")
             os.replace(path, old)

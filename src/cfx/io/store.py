@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cfx.errors import OutputError
+from cfx.io.cache import sync
 from cfx.io.encode import EncodedCrystal
 
 FORMAT = 1
@@ -157,7 +158,7 @@ class StoreWriter:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(fresh, self.directory / "dataset.json")
-            _sync_directory(self.directory)
+            sync(self.directory)
 
     def _write_failures(self, rows: Sequence[Failure]) -> None:
         text = io.StringIO()
@@ -224,15 +225,7 @@ def publish(partial: Path, final: Path) -> None:
         if final.exists():
             shutil.rmtree(final)
         os.replace(partial, final)
-        _sync_directory(final.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync(final.parent)
 
 
 @contextmanager

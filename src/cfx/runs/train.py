@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from cfx.config import ModelConfig
-from cfx.core.batches import Batch, BatchPlan, mean_tokens, num_tokens
+from cfx.core.batches import Batch, BatchPlan, mean_tokens, scoring_plan
 from cfx.core.elements import SYMBOLS
 from cfx.core.likelihood import init_params
 from cfx.core.network import Dropout
@@ -365,8 +365,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Mean loss and its parts over a data set, nats a crystal, without dropout."""
     devices = devices or Devices()
-    plan = BatchPlan(data.num_sites, data.n_max, batch_size * num_tokens(6))
-    kept = [loss_sums(params, *devices.take(data, batch), config=model) for batch in plan.epoch()]
+    batches = scoring_plan(data, data.n_max, batch_size).epoch()
+    kept = [loss_sums(params, *devices.take(data, batch), config=model) for batch in batches]
     parts = {name: sum(float(sums[name]) for sums in kept) / len(data) for name in PARTS}
     return {"loss": sum(parts.values()), **parts}
 
