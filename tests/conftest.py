@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# No test reaches for the real internet; those that need one bring their own (tests/internet.py).
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 # Tests spend their time in compilation, and half of that in the backend's optimiser. Set before JAX starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
@@ -20,6 +23,8 @@ from cfx.config import ModelConfig
 from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import to_physical_frame
 from cfx.io import upstream
+
+from . import internet as stand_in
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = {
@@ -113,3 +118,53 @@ def cast():
         return jax.tree.map(convert, tree)
 
     return cast
+
+
+@pytest.fixture
+def internet(tmp_path):
+    """A stand-in for the internet, see tests/internet.py; `internet.environment()` leads a process to it."""
+    with stand_in.internet(tmp_path) as net:
+        yield net
+
+
+@functools.cache
+def published_pickle(position: str = "rotary", layers: int = 16) -> bytes:
+    """A checkpoint as published, with its optimiser state: the released shapes, random weights."""
+    import pickle
+
+    import optax
+
+    rng = np.random.default_rng(0)
+    params = {
+        module: {name: rng.normal(0, 0.05, leaf.shape).astype(np.float32) for name, leaf in leaves.items()}
+        for module, leaves in published_shapes(position, layers).items()
+    }
+    params["~"]["a_embeddings"][104:] *= 0.1  # elements that no data set holds
+    moments = [jax.tree.map(np.square, params), jax.tree.map(np.abs, params)]
+    return pickle.dumps({"params": params, "opt_state": (optax.ScaleByAdamState(np.array(3), *moments),)})
+
+
+def published_shapes(position: str = "rotary", layers: int = 16) -> dict[str, dict[str, np.ndarray]]:
+    """Zeros in the shapes of the released models, under their Haiku names."""
+
+    def linear(inputs: int, outputs: int) -> dict[str, np.ndarray]:
+        return {"w": np.zeros((inputs, outputs), np.float32), "b": np.zeros(outputs, np.float32)}
+
+    def norm() -> dict[str, np.ndarray]:
+        return {"scale": np.ones(64, np.float32), "offset": np.zeros(64, np.float32)}
+
+    embeddings = {"g_embeddings": (230, 32), "w_embeddings": (28, 32), "a_embeddings": (119, 32)}
+    if position == "absolute":
+        embeddings["positional_embeddings"] = (105, 64)
+    params = {"~": {name: np.zeros(shape, np.float32) for name, shape in embeddings.items()}}
+    params |= {"linear": linear(32, 256), "linear_1": linear(256, 28)}
+    params |= {"linear_2": linear(65, 64), "linear_3": linear(64, 64)}
+    params |= {f"linear_{i}": linear(42, 64) for i in (4, 5, 6)}
+    for i in range(layers):
+        attention = f"multi_head_attention_{i}" if i else "multi_head_attention"
+        params |= {f"{attention}/{name}": linear(64, 1024) for name in ("query", "key", "value")}
+        params[f"{attention}/linear"] = linear(1024, 64)
+        params |= {f"linear_{7 + 2 * i}": linear(64, 256), f"linear_{8 + 2 * i}": linear(256, 64)}
+        params |= {f"layer_norm_{2 * i}" if i else "layer_norm": norm(), f"layer_norm_{2 * i + 1}": norm()}
+    params |= {f"layer_norm_{2 * layers}": norm(), f"linear_{7 + 2 * layers}": linear(64, 171)}
+    return params

@@ -17,7 +17,7 @@ import cfx
 
 ROOT = Path(cfx.__file__).parent
 LEVELS = [
-    {"config", "runconfig", "catalog", "errors"},
+    {"config", "runconfig", "catalog", "errors", "reporter"},
     {"core"},
     {"io", "potentials", "rewards", "metrics"},
     {"sampling"},

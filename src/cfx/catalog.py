@@ -1,57 +1,232 @@
-"""What cfx knows by name: facts only, no I/O."""
+"""What cfx knows by name: models, data sets, hulls, property models and potentials. Facts only, no I/O.
+
+An address is where a file is published:
+
+- `hf:owner/repo/path`, on the Hugging Face hub; `hf:datasets/owner/repo/path` for a data set; `owner/repo@revision`
+  names a branch, tag or commit.
+- `https://...`, on the web.
+- `drive:ID`, a folder on Google Drive.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from cfx.config import ModelConfig
+from cfx.errors import UsageError
+
+MODEL, DATA, HULL, REWARD, POTENTIAL = KINDS = ("model", "data", "hull", "reward", "potential")
+"""model: a CrystalFormer. data: crystals to train on. hull: energies of known phases. reward: a model of a property.
+potential: an interatomic potential."""
+
+CRYSTALFORMER = "arXiv:2403.15734"
+CRYSTALFORMER_RL = "arXiv:2504.02367"
 
 
 @dataclass(frozen=True)
-class ModelEntry:
-    """A model with a name.
+class Entry:
+    """Something with a name.
 
     Attributes:
-        name: as in `--model NAME`.
-        resource: directory within the package's resources, for a bundled model.
-        address: where a published checkpoint lies (Hugging Face repository and file).
+        name: as on the command line.
+        kind: one of KINDS.
         summary: one line.
+        licence: of the content, as its publishers state it, or "not stated".
+        citation: what to cite, an arXiv number or DOI.
+        files: part -> address. Most entries have one part, named "". Of a data set, the first part is what its bare
+            name means; `name:part` names any.
+        size: bytes of all files where somebody published the number, or None.
+        config: of a published model, the architecture that its authors state.
+        resource: of what comes with cfx, its directory within the package's resources.
+        library: of what another library downloads by itself, that library.
+        needs: the extra of cfx without which it is of no use, or None.
     """
 
     name: str
+    kind: str
     summary: str
+    licence: str
+    citation: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    size: int | None = None
+    config: ModelConfig | None = None
     resource: str | None = None
-    address: str | None = None
+    library: str | None = None
+    needs: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Of the only file, or of the first."""
+        return next(iter(self.files.values()))
 
 
-MODELS = {
-    entry.name: entry
-    for entry in (
-        ModelEntry(
-            "mini",
-            "bundled; 0.9 M parameters, trained on 15,482 crystals of MP-20",
-            resource="models/mini",
-        ),
-        ModelEntry(
-            "alex20",
-            "published; 4.8 M parameters, trained on Alex-20",
-            address="zdcao/CrystalFormer alex20/PBE/epoch_005500.pkl",
-        ),
-        ModelEntry(
-            "alex20-rl-ehull",
-            "published; alex20 fine-tuned for energy above the hull",
-            address="zdcao/CrystalFormer alex20/RL-ehull/epoch_000195.pkl",
-        ),
-        ModelEntry(
-            "alex20-rl-dielectric",
-            "published; alex20 fine-tuned for a dielectric figure of merit",
-            address="zdcao/CrystalFormer alex20/RL-dielectric/epoch_000100.pkl",
-        ),
-        ModelEntry(
-            "mp20",
-            "published; 4.8 M parameters, absolute positions, trained on MP-20",
-            address="zdcao/CrystalFormer mp20/epoch_003800.pkl",
-        ),
-    )
-}
+def _published(name: str, path: str, summary: str, citation: str, config: ModelConfig) -> Entry:
+    address = f"hf:zdcao/CrystalFormer/{path}"
+    return Entry(name, MODEL, summary, "Apache-2.0", citation, {"": address}, config=config)
 
-AUTO = "mini"
-"""What `--model auto` means until published models can be fetched."""
+
+_MEGNET = "hf:materialyze/MEGNet-MP-2019.4.1-BandGap-mfi"
+_ALEX = "hf:datasets/zdcao/alex-20"
+_MP20 = "https://raw.githubusercontent.com/txie-93/cdvae/main/data/mp_20"
+
+_ENTRIES = (
+    Entry(
+        "mini",
+        MODEL,
+        "bundled; 0.9 M parameters, trained on 15,482 crystals of MP-20",
+        "Apache-2.0",
+        CRYSTALFORMER,
+        resource="models/mini",
+    ),
+    _published(
+        "alex20",
+        "alex20/PBE/epoch_005500.pkl",
+        "4.8 M parameters, trained on Alex-20",
+        CRYSTALFORMER_RL,
+        ModelConfig(),
+    ),
+    _published(
+        "alex20-rl-ehull",
+        "alex20/RL-ehull/epoch_000195.pkl",
+        "alex20, fine-tuned for a low energy above the hull",
+        CRYSTALFORMER_RL,
+        ModelConfig(),
+    ),
+    _published(
+        "alex20-rl-dielectric",
+        "alex20/RL-dielectric/epoch_000100.pkl",
+        "alex20, fine-tuned for a dielectric figure of merit",
+        CRYSTALFORMER_RL,
+        ModelConfig(),
+    ),
+    _published(
+        "mp20",
+        "mp20/epoch_003800.pkl",
+        "4.8 M parameters, absolute positions, trained on MP-20",
+        CRYSTALFORMER,
+        ModelConfig(position="absolute"),
+    ),
+    Entry(
+        "alex-20",
+        DATA,
+        "1.3 million crystals of Alexandria, at most 20 atoms, below 0.1 eV/atom (PBE)",
+        "CC-BY-4.0",
+        CRYSTALFORMER_RL,
+        {part: f"{_ALEX}/alex20/{part}.csv" for part in ("train", "val", "test")},
+        size=3_242_832_648 + 406_115_502 + 405_090_084,
+    ),
+    Entry(
+        "mp-20",
+        DATA,
+        "45,231 crystals of the Materials Project, at most 20 atoms, below 0.08 eV/atom",
+        "CC-BY-4.0",
+        "arXiv:2110.06197",
+        {part: f"{_MP20}/{part}.csv" for part in ("train", "val", "test")},
+    ),
+    Entry(
+        "alexandria-pbe",
+        HULL,
+        "the convex hull of Alexandria, PBE, 2023-12-29",
+        "CC-BY-4.0",
+        "doi:10.1002/adma.202210788",
+        {"": f"{_ALEX}/convex_hull_pbe_2023.12.29.json.bz2"},
+        size=82_996_526,
+    ),
+    Entry(
+        "megnet-bandgap",
+        REWARD,
+        "band gap, eV (MEGNet-MP-2019.4.1-BandGap-mfi)",
+        "BSD-3-Clause",
+        "doi:10.1038/s43588-020-00002-x",
+        {name: f"{_MEGNET}/{name}" for name in ("model.json", "model.pt", "state.pt")},
+        needs="matgl",
+    ),
+    Entry(
+        "dielectric-total",
+        REWARD,
+        "total dielectric tensor, of the published figure-of-merit runs",
+        "not stated",
+        CRYSTALFORMER_RL,
+        {"": "drive:1hQJD5R0dMJVC3nA1YkSHkCG9s-IAVNnA"},
+        needs="matgl",
+    ),
+    Entry(
+        "orb-v2",
+        POTENTIAL,
+        "the potential of the published E_hull runs",
+        "Apache-2.0",
+        "arXiv:2410.22570",
+        library="orb-models",
+        needs="orb",
+    ),
+    Entry(
+        "orb-v3",
+        POTENTIAL,
+        "orb-v3-conservative-inf-mpa",
+        "Apache-2.0",
+        "arXiv:2504.06231",
+        library="orb-models",
+        needs="orb",
+    ),
+    Entry(
+        "chgnet",
+        POTENTIAL,
+        "CHGNet 0.3.0; its weights come with the library",
+        "BSD-3-Clause-LBNL",
+        "doi:10.1038/s42256-023-00716-3",
+        library="chgnet",
+        needs="chgnet",
+    ),
+    Entry(
+        "tensornet",
+        POTENTIAL,
+        "TensorNet-MatPES-PBE",
+        "BSD-3-Clause",
+        "arXiv:2503.04070",
+        library="matgl",
+        needs="matgl",
+    ),
+)
+
+CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
+"""By name."""
+
+ALIASES: Mapping[str, str] = MappingProxyType({"alex20-rl-fom": "alex20-rl-dielectric"})
+"""Other names of entries."""
+
+AUTO, FALLBACK = "alex20", "mini"
+"""What `--model auto` means, and what it means where that cannot be had."""
+
+
+def find(name: str, *kinds: str) -> Entry | None:
+    """The entry of a name or alias, if there is one and its kind is one of those asked for (by default any)."""
+    entry = CATALOG.get(ALIASES.get(name, name))
+    return entry if entry is not None and entry.kind in (kinds or KINDS) else None
+
+
+def find_part(name: str, *kinds: str) -> tuple[Entry, str] | None:
+    """The entry and the part that `name` or `name:part` means, or None if no entry has that name.
+
+    Raises:
+        UsageError: if the entry has no such part.
+    """
+    base, _, part = name.partition(":")
+    entry = find(base, *kinds)
+    if entry is None:
+        return None
+    if part not in ("", *entry.files):
+        parts = ", ".join(f"{base}:{part}" for part in entry.files)
+        raise UsageError(f"{base} has no part {part!r}", f"there are: {parts}" if len(entry.files) > 1 else None)
+    return entry, part or next(iter(entry.files), "")
+
+
+def is_hub_address(text: str) -> bool:
+    """Whether a text means a file of the Hugging Face hub rather than one of this machine."""
+    return text.startswith("hf:")
+
+
+def model_names() -> list[str]:
+    """Of all models."""
+    return [entry.name for entry in CATALOG.values() if entry.kind == MODEL]

@@ -42,6 +42,10 @@ class CheckpointError(CfxError):
     exit_code = 4
 
 
+class UnsafeError(CheckpointError):
+    """A model file that asks for something other than numbers."""
+
+
 class NetworkError(CfxError):
     """A download that failed."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -13,15 +12,16 @@ import jax
 import numpy as np
 
 from cfx import sampling
-from cfx.catalog import AUTO, MODELS
+from cfx.catalog import MODEL, find, is_hub_address, model_names
 from cfx.config import ModelConfig, SampleConfig
 from cfx.core import likelihood, policy
 from cfx.core.batches import iterate
 from cfx.core.crystal import CrystalBatch, concatenate, empty_batch, validate
 from cfx.core.likelihood import LogProb, init_params
 from cfx.errors import CheckpointError
-from cfx.io import upstream
+from cfx.io import models
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cfx.reporter import Reporter, Silent
 from cfx.sampling import Draws, Resumed, Wishes
 
 
@@ -135,41 +135,42 @@ _log_prob = jax.jit(likelihood.log_prob, static_argnums=1)
 _policy_log_prob = jax.jit(policy.policy_log_prob, static_argnums=1)
 
 
-def load_model(name: str | Path, num_heads: int | None = None, **sizes: int | float) -> Model:
+def load_model(
+    name: str | Path, num_heads: int | None = None, reporter: Reporter | None = None, **sizes: int | float
+) -> Model:
     """Loads a model.
 
     Args:
-        name: a name of the catalog, a checkpoint directory, or a published pickle.
+        name: a name of the catalog, a checkpoint directory, a published pickle, or hf:owner/repo/path of one on the
+            Hugging Face hub. Published models are fetched and converted once.
         num_heads: for a pickle whose heads are not 64 wide.
+        reporter: receives progress and warnings; by default warnings go to Python's own machinery.
         **sizes: for a pickle, what its shapes cannot tell: coord_components, n_max, sigma_min.
 
     Raises:
         CheckpointError: if there is no such model, or it cannot be trusted or read.
+        NetworkError: if it has to be fetched, and cannot be.
     """
-    text = AUTO if str(name) == "auto" else str(name)
-    if text in MODELS:
-        return _load_entry(text)
-    path = Path(text)
-    if path.is_dir():
-        checkpoint = load_checkpoint(path)
-        return Model(text, checkpoint.config, checkpoint.params, checkpoint.info)
-    if path.is_file():
-        published = upstream.load_pickle(path)
-        config = upstream.recognise(published, num_heads, **sizes)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        info = {"source": {"file": path.name, "sha256": digest, "format": "published pickle"}}
-        return Model(text, config, upstream.convert(published, config), info)
-    raise CheckpointError(
-        f"there is no model {text!r}", f"give a directory, a .pkl file, or one of: auto, {', '.join(MODELS)}"
-    )
-
-
-def _load_entry(name: str) -> Model:
-    entry = MODELS[name]
-    if entry.resource is None:
+    reporter = reporter or Silent()
+    text = models.choose_auto(reporter) if str(name) == "auto" else str(name)
+    entry = find(text)
+    if entry is not None and entry.kind != MODEL:
+        raise CheckpointError(f"{text} is no model but: {entry.summary}", f"choose one of: {', '.join(model_names())}")
+    if entry is not None and entry.resource is not None:
+        directory = Path(str(files("cfx.resources"))) / entry.resource
+    elif entry is not None:
+        directory = models.fetch_entry(entry, reporter, num_heads=num_heads, **sizes)
+    elif is_hub_address(text):
+        directory = models.fetch_model(text, reporter, num_heads=num_heads, **sizes)
+    else:
+        directory = Path(text)
+    if directory.is_dir():
+        checkpoint = load_checkpoint(directory)
+    elif directory.is_file():
+        checkpoint = models.read_published(directory, {}, num_heads, **sizes)
+    else:
         raise CheckpointError(
-            f"{name} cannot be fetched by this version of cfx",
-            f"download {entry.address} from Hugging Face and pass the file: --model epoch_....pkl",
+            f"there is no model {text!r}",
+            f"give a directory, a .pkl file, hf:owner/repo/path, or one of: auto, {', '.join(model_names())}",
         )
-    checkpoint = load_checkpoint(Path(str(files("cfx.resources"))) / entry.resource)
-    return Model(name, checkpoint.config, checkpoint.params, checkpoint.info)
+    return Model(entry.name if entry else text, checkpoint.config, checkpoint.params, checkpoint.info)

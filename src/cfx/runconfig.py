@@ -78,11 +78,13 @@ class RunConfig:
         )
 
     def with_whole_paths(self) -> RunConfig:
-        """The same with absolute paths, so that the run can be resumed from another directory."""
-        paths = {name: getattr(self.data, name) for name in ("train", "validation")}
-        whole = {name: str(Path(path).absolute()) for name, path in paths.items() if path is not None}
-        start = str(Path(self.start).absolute()) if self.start and Path(self.start).exists() else self.start
-        return dataclasses.replace(self, data=dataclasses.replace(self.data, **whole), start=start)
+        """The same with absolute paths, so that the run can be resumed from another directory; names stay."""
+
+        def whole(text: str | None) -> str | None:
+            return str(Path(text).absolute()) if text is not None and Path(text).exists() else text
+
+        data = dataclasses.replace(self.data, train=whole(self.data.train), validation=whole(self.data.validation))
+        return dataclasses.replace(self, data=data, start=whole(self.start))
 
     def tables(self) -> dict[str, Any]:
         """As `read_toml` returns them: `RunConfig.layered(config.tables())` is the configuration again."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import itertools
 import json
+import sys
 import tracemalloc
 import zipfile
 
@@ -15,11 +17,18 @@ import pytest
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from cfx.errors import DataError
+from cfx.errors import DataError, DependencyError
 from cfx.io.structures import Record, encode_records, parse_structure, read_records
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 CAESIUM = Structure.from_spacegroup("Pm-3m", Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+CHARGED = Structure(
+    Lattice.tetragonal(4.1, 4.4),
+    ["Fe3+", "O2-"],
+    [[0, 0, 0], [0.5, 0.5, 0.5]],
+    charge=1,
+    site_properties={"magmom": [4.2, None], "fixed": [True, False]},
+)
 
 
 def cif(structure: Structure = ROCK_SALT) -> str:
@@ -51,9 +60,26 @@ def names(path) -> list[str]:
     return [record.name for record in read_records(path)]
 
 
+def as_json(structure: Structure) -> str:
+    return json.dumps(structure.as_dict())
+
+
+def printed(structure: Structure) -> str:
+    return str(structure.as_dict())
+
+
+def assert_same(one: Structure, other: Structure):
+    """But for properties and charge, which are not read."""
+    bare = other.copy()
+    for name in other.site_properties:
+        bare.remove_site_property(name)
+    assert one == bare
+    assert one.site_properties == {}
+
+
 @pytest.mark.parametrize(
     ("column", "text"),
-    [("cif", cif), ("cif_string", cif), ("structure", lambda structure: json.dumps(structure.as_dict()))],
+    [("cif", cif), ("cif_string", cif), ("structure", as_json)],
 )
 def test_csv(tmp_path, column, text):
     rows = [{"material_id": "mp-1", column: text(ROCK_SALT)}, {"material_id": "mp-2", column: text(CAESIUM)}]
@@ -167,9 +193,9 @@ def zip_of(text: str) -> bytes:
 
 NOISE = "data_x\n" + "".join(np.random.default_rng(0).choice(list("abcdefgh"), 2000))
 UNREADABLE = {
-    "empty.csv": (b"", "empty"),
+    "empty.csv": (b"", "is empty"),
     "other.csv": (b"formula,energy\nNaCl,-3.4\n", "no column of structures.*formula, energy"),
-    "data.parquet": (b"PAR1", "unknown format"),
+    "data.pkl": (b"", "unknown format"),
     "data.json": (b"{}", "unknown format"),
     "no_suffix": (b"data", "unknown format"),
     "latin.csv": (b"cif\n\xe9\n", "cannot read"),
@@ -181,6 +207,7 @@ UNREADABLE = {
     "plain.zip": (b"no zip", "cannot read"),
     "words.extxyz": (b"two atoms\n\nNa 0 0 0\nCl 1 1 1\n", "line 1 is no number of atoms"),
     "negative.extxyz": (b"-2\ncomment\n", "number of atoms"),
+    "text.jsonl": (b'"a cif"\n', "line 1 is no JSON with a `cif`"),
     "old_mac.csv": (b"id,cif\r1,x\r2,y\r", "cannot read"),
 }
 
@@ -204,10 +231,11 @@ def test_hints_say_what_would_be_read(tmp_path):
     with pytest.raises(DataError) as error:
         read(tmp_path / "other.csv")
     assert "`cif`" in error.value.hint
-    (tmp_path / "data.parquet").write_text("")
+    (tmp_path / "data.json").write_text("")
     with pytest.raises(DataError) as error:
-        read(tmp_path / "data.parquet")
+        read(tmp_path / "data.json")
     assert ".csv" in error.value.hint
+    assert ".parquet" in error.value.hint
 
 
 def test_a_bad_row_is_a_reason_and_not_an_end():
@@ -249,6 +277,263 @@ def test_data_is_never_evaluated(tmp_path):
     for kind in ("cif", "json", "extxyz", "poscar"):
         encode_records([Record("hostile", kind, text)], 0.01, 20)
     assert not marker.exists()
+
+
+# Dicts of pymatgen, as JSON and as Python prints them.
+
+
+@pytest.mark.parametrize("column", ["structure", "cif"])
+@pytest.mark.parametrize("space", ["", "\n "])
+def test_a_printed_dict_is_as_good_as_json(tmp_path, column, space):
+    rows = [{column: space + text(CHARGED) + space} for text in (as_json, printed)]
+    assert "'charge': 1" in rows[1][column] and "None" in rows[1][column] and "True" in rows[1][column]
+    (tmp_path / "data.csv").write_text(table(rows))
+    for record in read(tmp_path / "data.csv"):
+        assert_same(parse_structure(record), CHARGED)
+
+
+def test_dicts_in_json_lines(tmp_path):
+    values = [("structure", CHARGED.as_dict()), ("structure", printed(CHARGED)), ("cif", CHARGED.as_dict())]
+    lines = [json.dumps({"id": None, column: value}) + "\n" for column, value in values]
+    (tmp_path / "data.jsonl").write_text("".join(lines) + '{"structure": null}\n')
+    *records, nothing = read(tmp_path / "data.jsonl")
+    for record in records:
+        assert_same(parse_structure(record), CHARGED)
+    assert names(tmp_path / "data.jsonl") == ["row 1", "row 2", "row 3", "row 4"]
+    assert reason(nothing.text, "json") == "no structure in the row"
+
+
+def reason(text: str, kind: str) -> str:
+    """Why a text is no crystal."""
+    [result] = encode_records([Record("row", kind, text)], 0.01, 20)
+    assert isinstance(result, str)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("json", "{call}"),
+        ("json", "{{'lattice': {call}, 'sites': []}}"),
+        ("cif", "{{'lattice': {call}, 'sites': []}}"),
+        ("cif", '{{"lattice": [f"{{{call}}}"]}}'),
+    ],
+)
+def test_a_printed_dict_is_never_evaluated(tmp_path, monkeypatch, kind, text):
+    monkeypatch.chdir(tmp_path)
+    text = text.format(call="__import__('os').system('touch marker')")
+    assert reason(text, kind).startswith("neither JSON nor a printed dict")
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "words",
+        "{",
+        "{'lattice': [[1, 0,",
+        "{'sites': nan}",
+        "{[]: 1}",
+        "{'null': '\0'}",
+        "[" * 100_000,
+        "-" * 100_000 + "1",
+        "1+" * 100_000 + "1",
+    ],
+    ids=lambda text: text[:6],
+)
+def test_text_that_is_neither_json_nor_a_printed_dict(text):
+    expected = "neither JSON nor a printed dict (nan, inf and np.float64(...) are not read)"
+    assert reason(text, "json") == expected
+    with pytest.raises(ValueError, match="neither JSON"):
+        parse_structure(Record("row", "json", text))
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", "3", "null", "None", '"text"', "'text'", "{1, 2}", "{}", '{"sites": []}', "{'lattice': None}"]
+)
+def test_json_and_python_that_are_no_structure(text):
+    for kind in ("json", "cif") if text.startswith("{") else ("json",):
+        assert reason(text, kind) == "no dict of a pymatgen Structure, with a lattice and sites"
+
+
+# Parquet.
+
+
+def parquet(rows: list[dict], **options) -> bytes:
+    """Such a table in Parquet."""
+    return parquet_of(pytest.importorskip("pyarrow").Table.from_pylist(rows), **options)
+
+
+def parquet_of(table, **options) -> bytes:
+    from pyarrow.parquet import write_table
+
+    buffer = io.BytesIO()
+    write_table(table, buffer, **options)
+    return buffer.getvalue()
+
+
+def nested(structure: Structure) -> dict:
+    """Parquet has no empty structs."""
+    content = structure.as_dict()
+    return {key: value for key, value in content.items() if value != {}}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("cif", printed),
+        ("cif", nested),
+        ("cif_string", as_json),
+        ("structure", as_json),
+        ("structure", printed),
+        ("structure", nested),
+    ],
+)
+def test_dicts_in_parquet(tmp_path, column, value):
+    (tmp_path / "data.parquet").write_bytes(parquet([{"energy": -3.4, column: value(CHARGED)}]))
+    [record] = read(tmp_path / "data.parquet")
+    assert_same(parse_structure(record), CHARGED)
+
+
+def test_numbers_that_are_none_in_parquet(tmp_path):
+    crystal = CHARGED.copy(site_properties={"magmom": [float("nan"), float("inf")]})
+    (tmp_path / "data.parquet").write_bytes(parquet([{"structure": nested(crystal)}]))
+    [record] = read(tmp_path / "data.parquet")
+    assert_same(parse_structure(record), CHARGED)
+
+
+@pytest.mark.parametrize("place", ["properties", "label", "species"])
+def test_a_dict_imports_nothing(tmp_path, monkeypatch, place):
+    """pymatgen decodes what says "@module" and "@class" by importing and calling it."""
+    (tmp_path / "evil.py").write_text("open('marker', 'w')\nclass A:\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    evil, content = {"@module": "evil", "@class": "A"}, CHARGED.as_dict()
+    if place == "species":
+        content["sites"][0]["species"][0]["element"] = evil
+    else:
+        content["sites"][0][place] = {"magmom": evil} if place == "properties" else evil
+    content["properties"] = {"x": evil}
+    for text in (json.dumps(content), str(content)):
+        with contextlib.suppress(ValueError):
+            parse_structure(Record("", "json", text))
+    assert not (tmp_path / "marker").exists() and "evil" not in sys.modules
+
+
+def test_parquet_of_several_row_groups(tmp_path):
+    crystals = {"a": ROCK_SALT, "": CAESIUM, None: ROCK_SALT, "d": ROCK_SALT, "e": CAESIUM}
+    rows = [{"id": name, "cif": cif(crystal)} for name, crystal in crystals.items()]
+    (tmp_path / "data.parquet").write_bytes(parquet(rows, row_group_size=2))
+    assert formulas(tmp_path / "data.parquet") == ["NaCl", "CsCl", "NaCl", "NaCl", "CsCl"]
+    assert names(tmp_path / "data.parquet") == ["a", "row 2", "row 3", "d", "e"]
+
+
+def test_parquet_names_that_are_numbers(tmp_path):
+    (tmp_path / "data.parquet").write_bytes(parquet([{"material_id": n, "id": "x", "cif": cif()} for n in (0, 17)]))
+    assert names(tmp_path / "data.parquet") == ["0", "17"]
+
+
+def test_parquet_beside_a_csv(tmp_path):
+    (tmp_path / "b.csv").write_text(table([{"cif": cif()}]))
+    (tmp_path / "a.parquet").write_bytes(parquet([{"cif": cif(CAESIUM)}]))
+    assert formulas(tmp_path) == ["CsCl", "NaCl"]
+
+
+@pytest.mark.parametrize("name", ["all.zip", "data.parquet.gz"])
+def test_parquet_that_is_compressed_is_read_through_once(tmp_path, monkeypatch, name):
+    """To go back in compressed data is to start over, for every page of every column."""
+    content = parquet([{"id": "a", "cif": cif()}, {"id": "b", "cif": cif(CAESIUM)}], row_group_size=1)
+    if name == "all.zip":
+        with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("deep/data.parquet", content)
+    else:
+        (tmp_path / name).write_bytes(gzip.compress(content))
+    for kind in (zipfile.ZipExtFile, gzip.GzipFile):
+        monkeypatch.setattr(kind, "seek", lambda *_: pytest.fail("seeks in compressed data"))
+    assert formulas(tmp_path / name) == ["NaCl", "CsCl"]
+    assert names(tmp_path / name) == ["a", "b"]
+
+
+def test_parquet_is_read_piece_by_piece(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    one = cif()
+    count = 12_000_000 // len(one)
+    content = parquet(
+        [{"id": "a", "cif": one}] * count, row_group_size=count // 2, compression="none", use_dictionary=False
+    )
+    assert len(content) > 12_000_000
+    (tmp_path / "data.parquet").write_bytes(content)
+    del content
+    before = pyarrow.total_allocated_bytes()
+    tracemalloc.start()
+    found, most = 0, 0
+    for _ in read_records(tmp_path / "data.parquet"):
+        found, most = found + 1, max(most, pyarrow.total_allocated_bytes() - before)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == count
+    assert peak < 2_000_000  # a page has one
+    assert most < 5_000_000
+
+
+def test_parquet_columns_that_are_not_needed_are_not_read(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    columns = ["cif", "energy", "energy", "id", "name", "name"]
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * len(columns), columns)
+    (tmp_path / "data.parquet").write_bytes(parquet_of(twice))
+    assert names(tmp_path / "data.parquet") == ["a"]
+
+
+def test_parquet_without_structures(tmp_path):
+    (tmp_path / "data.parquet").write_bytes(parquet([{"formula": "NaCl", "energy": -3.4}]))
+    with pytest.raises(DataError, match=r"data\.parquet has no column of structures.*formula, energy") as error:
+        read(tmp_path / "data.parquet")
+    assert "`structure`" in error.value.hint
+
+
+def test_parquet_cells_that_are_no_text(tmp_path):
+    """Each is a reason, and none is an end."""
+    import datetime
+
+    for value in (None, 3, 0.5, b"bytes", datetime.datetime(2024, 1, 1), [1, 2], {"lattice": datetime.date.min}):
+        for column in ("cif", "structure"):
+            (tmp_path / "data.parquet").write_bytes(parquet([{"name": "one", column: value}]))
+            [record] = read(tmp_path / "data.parquet")
+            assert record.name == "one"
+            assert (reason(record.text, record.format) == "no structure in the row") == (value is None)
+
+
+def damaged_parquet(damage: str) -> bytes:
+    pyarrow = pytest.importorskip("pyarrow")
+    whole = parquet([{"cif": NOISE}], compression="gzip", use_dictionary=False, write_statistics=False)
+    texts = pyarrow.array([b"data_\xe9"]).view(pyarrow.string())
+    return {
+        "empty": b"",
+        "text": b"cif\nx\n",
+        "short": whole[:-30],
+        "without its head": whole[100:],
+        "corrupt": corrupt(whole[: len(NOISE) // 2]) + whole[len(NOISE) // 2 :],
+        "not utf-8": parquet_of(pyarrow.table({"cif": texts})),
+        "two columns of one name": parquet_of(pyarrow.Table.from_arrays([texts, texts], ["cif", "cif"])),
+    }[damage]
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty", "text", "short", "without its head", "corrupt", "not utf-8", "two columns of one name"]
+)
+def test_damaged_parquet(tmp_path, damage):
+    (tmp_path / "data.parquet").write_bytes(damaged_parquet(damage))
+    with pytest.raises(DataError, match=r"^cannot read data\.parquet: .") as error:
+        read(tmp_path / "data.parquet")
+    assert "\n" not in error.value.message
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "data.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DependencyError, match="Parquet needs pyarrow") as error:
+        read(tmp_path / "data.parquet")
+    assert error.value.hint == "pip install 'cfx-crystal[parquet]'"
 
 
 # Large files: records come one at a time.

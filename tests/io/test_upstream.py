@@ -20,6 +20,8 @@ from cfx.core.likelihood import init_params
 from cfx.errors import CheckpointError
 from cfx.io.upstream import convert, load_pickle, recognise
 
+from ..conftest import published_shapes
+
 RECONSTRUCT = np._core.multiarray._reconstruct
 
 
@@ -323,32 +325,6 @@ def test_golden_checkpoints(golden):
     assert jax.tree.map(np.shape, golden.params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
     leaves = jax.tree.leaves(golden.published)
     assert sum(leaf.size for leaf in leaves) == sum(leaf.size for leaf in jax.tree.leaves(golden.params))
-
-
-def published_shapes(position: str = "rotary", layers: int = 16) -> dict[str, dict[str, np.ndarray]]:
-    """Zeros in the shapes of the released models, under their Haiku names."""
-
-    def linear(inputs: int, outputs: int) -> dict[str, np.ndarray]:
-        return {"w": np.zeros((inputs, outputs), np.float32), "b": np.zeros(outputs, np.float32)}
-
-    def norm() -> dict[str, np.ndarray]:
-        return {"scale": np.ones(64, np.float32), "offset": np.zeros(64, np.float32)}
-
-    embeddings = {"g_embeddings": (230, 32), "w_embeddings": (28, 32), "a_embeddings": (119, 32)}
-    if position == "absolute":
-        embeddings["positional_embeddings"] = (105, 64)
-    params = {"~": {name: np.zeros(shape, np.float32) for name, shape in embeddings.items()}}
-    params |= {"linear": linear(32, 256), "linear_1": linear(256, 28)}
-    params |= {"linear_2": linear(65, 64), "linear_3": linear(64, 64)}
-    params |= {f"linear_{i}": linear(42, 64) for i in (4, 5, 6)}
-    for i in range(layers):
-        attention = f"multi_head_attention_{i}" if i else "multi_head_attention"
-        params |= {f"{attention}/{name}": linear(64, 1024) for name in ("query", "key", "value")}
-        params[f"{attention}/linear"] = linear(1024, 64)
-        params |= {f"linear_{7 + 2 * i}": linear(64, 256), f"linear_{8 + 2 * i}": linear(256, 64)}
-        params |= {f"layer_norm_{2 * i}" if i else "layer_norm": norm(), f"layer_norm_{2 * i + 1}": norm()}
-    params |= {f"layer_norm_{2 * layers}": norm(), f"linear_{7 + 2 * layers}": linear(64, 171)}
-    return params
 
 
 @pytest.mark.parametrize(("position", "size"), [("rotary", 4_833_575), ("absolute", 4_840_295)])

@@ -15,8 +15,8 @@ from pymatgen.symmetry.groups import SpaceGroup
 from cfx.core.lattice import CRYSTAL_SYSTEMS
 from cfx.errors import DataError
 from cfx.io import dataset, workers
+from cfx.reporter import Silent
 from cfx.runs.data import read, summarize
-from cfx.runs.reporter import Silent
 from cfx.runs.signals import Interrupted
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])

@@ -17,11 +17,11 @@ from cfx.core.elements import FAMILIES, SYMBOLS, group_number
 from cfx.errors import DataError, OutputError, UsageError
 from cfx.io.dataset import load_dataset
 from cfx.model import Model, load_model
+from cfx.reporter import Silent
 from cfx.runconfig import RunConfig
 from cfx.runs.curves import NAMES, read_run
 from cfx.runs.embeddings import learned_elements, species_similarity
 from cfx.runs.plot import check_figure, draw_curves, draw_similarity, save_figure
-from cfx.runs.reporter import Silent
 from cfx.runs.train import train
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -17,8 +17,8 @@ from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import load_checkpoint
 from cfx.io.dataset import load_dataset
 from cfx.model import Model, load_model
+from cfx.reporter import Silent
 from cfx.runconfig import RunConfig
-from cfx.runs.reporter import Silent
 from cfx.runs.signals import Interrupted
 from cfx.runs.train import evaluate, train
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli import data, plot, sample, score, train
+from cfx.cli import data, fetch, plot, sample, score, train
 from cfx.errors import CfxError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Crystals from a space group: sample CrystalFormer models, and train your own.",
 )
+app.command("fetch")(fetch.command)
 app.command("train")(train.command)
 app.command("sample")(sample.command)
 app.command("score")(score.command)

@@ -11,11 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.table import Table
 
@@ -49,12 +51,13 @@ class ConsoleReporter:
         stderr().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True, highlight=False)
 
     @contextmanager
-    def progress(self, title: str, total: float | None) -> Iterator[_Bar | _Lines]:
+    def progress(self, title: str, total: float | None, unit: str = "") -> Iterator[_Bar | _Lines]:
         """A bar on a terminal, a line every few seconds elsewhere."""
         if not stderr().is_terminal:
-            yield _Lines(title, total)
+            yield _Lines(title, total, unit)
             return
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "B" else (MofNCompleteColumn(),)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *counts)
         with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=stderr()) as bars:
             yield _Bar(bars, bars.add_task(escape(title), total=total, text=""))
 
@@ -68,11 +71,23 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, title: str, total: float | None):
-        self.title, self.total, self.last = title, total, time.monotonic()
+    def __init__(self, title: str, total: float | None, unit: str):
+        self.title, self.total, self.unit, self.last = title, total, unit, time.monotonic()
 
     def update(self, done: float, text: str = "") -> None:
         if time.monotonic() - self.last >= PLAIN_SECONDS:
             self.last = time.monotonic()
-            of = f"/{self.total:g}" if self.total is not None else ""
-            stderr().print(escape(f"{self.title} {done:g}{of}  {text}".rstrip()), soft_wrap=True, highlight=False)
+            of = f"/{self._count(self.total)}" if self.total is not None else ""
+            line = f"{self.title} {self._count(done)}{of}  {text}".rstrip()
+            stderr().print(escape(line), soft_wrap=True, highlight=False)
+
+    def _count(self, number: float) -> str:
+        return size(int(number)) if self.unit == "B" else f"{number:g}"
+
+
+def size(num_bytes: int) -> str:
+    """Bytes as a person reads them."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if num_bytes >= factor / 10:
+            return f"{num_bytes / factor:.1f} {unit}"
+    return f"{num_bytes / 1e3:.1f} kB"

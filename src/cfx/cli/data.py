@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from cfx.cli.options import DATA_HELP
+
 MOST = 10
 """Space groups and elements that are shown; --json has all."""
 
@@ -16,9 +18,7 @@ BAR = 40
 
 
 def command(
-    data: Annotated[
-        Path, typer.Argument(help="Crystals: .cif, .csv, .extxyz, .jsonl, .lmdb, POSCAR, a directory or zip.")
-    ],
+    data: Annotated[Path, typer.Argument(help=f"Crystals: {DATA_HELP}")],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")] = False,
     failures: Annotated[
         Path | None, typer.Option("--failures", help="A .csv file for the skipped rows: row, name, reason.")
@@ -65,11 +65,13 @@ def _print(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
 
+    from cfx.cli.console import size
+
     console = Console(highlight=False, soft_wrap=True)
     groups, elements = summary["space_groups"], summary["elements"]
     console.print(escape(f"{summary['source']}: {summary['crystals']:,} crystals of {summary['rows']:,} rows"))
     console.print(f"digest {summary['digest']}")
-    console.print(escape(f"cache {summary['cache']} ({_size(summary['cache_bytes'])})"))
+    console.print(escape(f"cache {summary['cache']} ({size(summary['cache_bytes'])})"))
     for reason in summary["reasons"]:
         text = f"{reason['rows']:,} x {reason['reason']} (first: {reason['example']})"
         console.print(f"[yellow]skipped[/] {escape(text)}")
@@ -99,8 +101,3 @@ def _group_name(space_group: int) -> str:
 
     hall_number = int(symmetry_table().hall_number[space_group - 1])
     return f"{spglib.get_spacegroup_type(hall_number).international_short} {space_group:>3}"
-
-
-def _size(num_bytes: int) -> str:
-    """Bytes as a person reads them."""
-    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 1e5 else f"{num_bytes / 1e3:.1f} kB"

@@ -13,7 +13,8 @@ from cfx.errors import DataError, UsageError
 MOST_SITES = 20
 """Sites of a prototype: what the published models hold."""
 
-MODEL_HELP = "A name, a checkpoint directory, or a published .pkl file."
+MODEL_HELP = "A name (cfx fetch --list), a checkpoint directory, a published .pkl file, or hf:owner/repo/path."
+DATA_HELP = "a .csv, .parquet, .cif, .extxyz, .jsonl, .lmdb, POSCAR, a directory or zip; or a name (cfx fetch --list)."
 
 
 def words(text: str | None) -> tuple[str, ...]:

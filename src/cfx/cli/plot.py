@@ -61,9 +61,10 @@ def _similarity(name: str) -> Similarity:
     from cfx.model import load_model
     from cfx.runs.embeddings import species_similarity
 
-    similarity = species_similarity(load_model(name))
+    reporter = ConsoleReporter()
+    similarity = species_similarity(load_model(name, reporter=reporter))
     if similarity.left_out:
-        ConsoleReporter().message(f"not learned by {similarity.model}, left out: {', '.join(similarity.left_out)}")
+        reporter.message(f"not learned by {similarity.model}, left out: {', '.join(similarity.left_out)}")
     return similarity
 
 

@@ -119,7 +119,7 @@ def command(
     from cfx.model import load_model
     from cfx.runs.sample import sample
 
-    loaded = load_model(model)
+    loaded = load_model(model, reporter=reporter)
 
     def distribution(name: str) -> dict[int, int]:
         from cfx.runs.score import space_group_counts

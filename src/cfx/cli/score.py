@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli.options import MODEL_HELP
+from cfx.cli.options import DATA_HELP, MODEL_HELP
 
 MOST_GROUPS = 15
 """Space groups that a terminal shows."""
@@ -18,9 +18,7 @@ PARTS = ("wyckoff", "species", "coords", "lattice")
 
 
 def command(
-    data: Annotated[
-        Path, typer.Argument(help="Crystals: .cif, .csv, .extxyz, .jsonl, .lmdb, POSCAR, a directory or zip.")
-    ],
+    data: Annotated[Path, typer.Argument(help=f"Crystals: {DATA_HELP}")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A .csv file; stdout without it.")] = None,
     model: Annotated[str, typer.Option("--model", help=MODEL_HELP)] = "auto",
     symprec: Annotated[float, typer.Option(help="Tolerance of the symmetry search, angstrom.")] = 0.01,
@@ -48,7 +46,7 @@ def command(
     from cfx.model import load_model
     from cfx.runs.score import score
 
-    loaded = load_model(model)
+    loaded = load_model(model, reporter=reporter)
     scores = score(loaded, data, reporter, symprec, workers or os.cpu_count() or 1)
     rows = scores.summary() if summary else scores.rows()
     _write(rows, output, as_json, _print_summary if summary else _print_rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cfx.runs.reporter import Reporter
+from cfx.reporter import Reporter
 
 
 def start_jax(reporter: Reporter) -> None:

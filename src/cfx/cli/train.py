@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from cfx.cli import options
 from cfx.errors import DataError, UsageError
 from cfx.runconfig import PRESETS
 
 DEFAULTS = PRESETS["mini"].train
-DATA_HELP = "Crystals: .csv, .cif, .extxyz, .jsonl, .lmdb, POSCAR, a directory or zip."
+DATA_HELP = f"Crystals: {options.DATA_HELP}"
 
 
 def _option(text: str, field: str | None = None, name: str | None = None) -> Any:
@@ -108,9 +109,10 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
 
     from cfx.io.checkpoint import load_checkpoint
     from cfx.model import load_model
+    from cfx.reporter import Mute
     from cfx.runs.data import read
+    from cfx.runs.fetch import data_path
     from cfx.runs.parallel import join, process_number
-    from cfx.runs.reporter import Mute
     from cfx.runs.rundir import RunDirectory
     from cfx.runs.train import train
 
@@ -123,18 +125,18 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
     if config.data.train is None:
         raise UsageError("there is no data to train on", "name a file: cfx train DATA -o RUN")
     config = config.with_whole_paths()
-    start = load_model(config.start) if config.start and not resume else None
-    for path in filter(None, (config.data.train, config.data.validation)):
-        if not Path(path).exists():
-            raise DataError(f"no such file or directory: {path}")
+    start = load_model(config.start, reporter=reporter) if config.start and not resume else None
+    for name in filter(None, (config.data.train, config.data.validation)):
+        if not data_path(name, reporter).exists():
+            raise DataError(f"no such file or directory: {name}", "give a file, or a name of cfx fetch --list")
     if processes is not None and process_number(processes[2]) > 0:
         reporter = Mute()
     architecture = config.model or (start.config if start else load_checkpoint(files.latest()).config)
 
-    def encoded(path: str | None):
+    def encoded(name: str | None):
         # Processes of one run read before they join: one encodes, the others wait for its cache.
         cores = workers or os.cpu_count() or 1
-        return path and read(Path(path), architecture.n_max, reporter, config.data.symprec, cores)
+        return name and read(name, architecture.n_max, reporter, config.data.symprec, cores)
 
     data, held_out = encoded(config.data.train), encoded(config.data.validation)
     if processes is not None:

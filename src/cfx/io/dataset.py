@@ -38,7 +38,7 @@ from cfx.io.store import (
 from cfx.io.structures import read_records
 from cfx.io.workers import encode_in_parallel
 
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 """Raised whenever the same input would encode to something else, so that stale caches are not read."""
 
 COMMIT_SECONDS = 1.0
@@ -202,6 +202,7 @@ def load_dataset(
     n_max: int = 21,
     num_workers: int = -1,
     on_progress: Callable[[int], None] = lambda done: None,
+    source: str | None = None,
 ) -> EncodedDataset:
     """The encoded crystals of a file, from the cache where they are there.
 
@@ -215,13 +216,14 @@ def load_dataset(
         num_workers: processes; -1 for all cores.
         on_progress: called with the number of rows done so far, whenever they are committed. What it raises stops
             the encoding and is passed on.
+        source: what the data set is called; by default the name of the file.
 
     Raises:
         DataError: if nothing can be read, or no row is a crystal.
         OutputError: if the cache cannot be written.
     """
     path = Path(path)
-    settings = {"source": path.name, "symprec": symprec, "n_max": n_max}
+    settings = {"source": source or path.name, "symprec": symprec, "n_max": n_max}
     content = lmdb.data_file(path) if path.suffix == ".lmdb" else path
     digest = content_digest(content, [ENCODER_VERSION, symprec, n_max, path.name])
     directory = cache_directory("encoded") / digest

@@ -1,26 +1,31 @@
 """Crystals from files in any of the usual formats, as small text records that workers parse and encode.
 
-Formats: CSV with a `cif` or `structure` column (.csv, .csv.gz), JSON lines with one (.jsonl), a CIF of one or many
-blocks, extended XYZ, POSCAR, and a directory or zip of these.
+Formats: CSV with a `cif` or `structure` column (.csv, .csv.gz), JSON lines (.jsonl) or Parquet (.parquet) with one, a
+CIF of one or many blocks, extended XYZ, POSCAR, and a directory or zip of these. A structure is pymatgen's dict, as
+JSON or as Python prints it; a `cif` may hold one too.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 import gzip
 import io
 import itertools
 import json
 import re
+import shutil
 import sys
+import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple, TextIO
+from typing import IO, Any, NamedTuple, TextIO
 
-from cfx.errors import DataError
+from cfx.errors import DataError, DependencyError
 from cfx.io.encode import EncodedCrystal, encode_structure
 
 ID_COLUMNS = ("material_id", "id", "name")
@@ -40,6 +45,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
     Raises:
         DataError: if the path is missing or unreadable, or its format is none of those above.
+        DependencyError: if it is Parquet, and pyarrow is not installed.
     """
     path = Path(path)
     if not path.exists():
@@ -73,7 +79,7 @@ def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     else:
         raise DataError(
             f"{path}: unknown format",
-            "cfx reads .csv, .csv.gz, .jsonl, .lmdb, .cif, .extxyz, POSCAR, and directories or zips of them",
+            "cfx reads .csv, .csv.gz, .jsonl, .parquet, .lmdb, .cif, .extxyz, POSCAR, and directories or zips of them",
         )
 
 
@@ -83,11 +89,12 @@ def _numerically(path: Path | str) -> list[tuple[str, int]]:
 
 
 def _kind(name: str) -> str | None:
-    """csv, jsonl, cif, extxyz or poscar by file name, or None; hidden files are none of them."""
+    """csv, jsonl, parquet, cif, extxyz or poscar by file name, or None; hidden files are none of them."""
     name = Path(name).name.lower().removesuffix(".gz")
     suffixes = {
         ".csv": "csv",
         ".jsonl": "jsonl",
+        ".parquet": "parquet",
         ".cif": "cif",
         ".extxyz": "extxyz",
         ".xyz": "extxyz",
@@ -100,42 +107,90 @@ def _kind(name: str) -> str | None:
 
 
 def _parse_file(name: str, file: IO[bytes]) -> Iterator[Record]:
-    """The records of one file, read line by line."""
+    """The records of one file, read piece by piece."""
     if name.lower().endswith(".gz"):
         file = gzip.GzipFile(fileobj=file)
     kind = _kind(name)
+    if kind == "parquet":
+        with _seekable(file) as table:
+            yield from _parquet_records(name, table)
+        return
     # In a CSV, line ends belong to the cells.
     with io.TextIOWrapper(file, "utf-8-sig", newline="\n" if kind == "csv" else None) as lines:
         yield from PARSERS[kind](name, lines)
 
 
-def _csv_records(name: str, lines: TextIO) -> Iterator[Record]:
-    csv.field_size_limit(sys.maxsize)
-    reader = csv.DictReader(lines)
-    columns = reader.fieldnames or []
+@contextmanager
+def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """A file on disk as it is, anything else as a temporary copy: compressed data goes back only by starting over."""
+    if isinstance(file, io.BufferedReader):
+        yield file
+        return
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(file, copy)
+        yield copy
+
+
+def _structure_column(name: str, columns: Sequence[str]) -> str:
+    """Which column of a table holds the structures."""
     if not columns:
         raise DataError(f"{name} is empty")
     column = next((column for column in STRUCTURE_COLUMNS if column in columns), None)
     if column is None:
         raise DataError(
             f"{name} has no column of structures (columns: {', '.join(columns)})",
-            "name the column that holds CIFs `cif`, or the one that holds pymatgen JSON `structure`",
+            "name the column that holds CIFs `cif`, or the one that holds pymatgen dicts `structure`",
         )
-    identifier = next((column for column in ID_COLUMNS if column in columns), None)
+    return column
+
+
+def _record(row: dict[str, Any], number: int, column: str) -> Record:
+    """The record of a row: its structure is in `column`, nested or as text, and without a name it has a number."""
+    name = next((row[key] for key in ID_COLUMNS if key in row), None)
+    value = "" if row[column] is None else row[column]
+    return Record(
+        f"row {number}" if name in (None, "") else str(name),
+        STRUCTURE_COLUMNS[column],
+        value if isinstance(value, str) else json.dumps(value, default=str),
+    )
+
+
+def _csv_records(name: str, lines: TextIO) -> Iterator[Record]:
+    csv.field_size_limit(sys.maxsize)
+    reader = csv.DictReader(lines)
+    column = _structure_column(name, reader.fieldnames or [])
     for i, row in enumerate(reader, start=1):
-        yield Record((identifier and row[identifier]) or f"row {i}", STRUCTURE_COLUMNS[column], row[column] or "")
+        yield _record(row, i, column)
 
 
 def _jsonl_records(name: str, lines: TextIO) -> Iterator[Record]:
     for i, line in enumerate(filter(str.strip, lines), start=1):
         try:
             content = json.loads(line)
-            column = next(column for column in STRUCTURE_COLUMNS if column in content)
+            record = _record(content, i, next(column for column in STRUCTURE_COLUMNS if column in content))
         except (ValueError, TypeError, StopIteration) as error:
             raise DataError(f"{name}: line {i} is no JSON with a `cif` or `structure`") from error
-        identifier = next((str(content[key]) for key in ID_COLUMNS if key in content), f"row {i}")
-        value = content[column]
-        yield Record(identifier, STRUCTURE_COLUMNS[column], value if isinstance(value, str) else json.dumps(value))
+        yield record
+
+
+def _parquet_records(name: str, file: IO[bytes]) -> Iterator[Record]:
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise DependencyError("reading Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'") from error
+    try:
+        # By default pyarrow reads whole row groups, and keeps them.
+        table = ParquetFile(file, pre_buffer=False, buffer_size=65536)
+        columns = table.schema_arrow.names
+        column = _structure_column(name, columns)
+        needed = [column, *[key for key in ID_COLUMNS if key in columns][:1]]
+        batches = table.iter_batches(1024, columns=needed)
+        rows = (row.as_py() for batch in batches for row in batch.to_struct_array())
+        for i, row in enumerate(rows, start=1):
+            yield _record(row, i, column)
+    except (pyarrow.ArrowException, ValueError, OSError) as error:
+        raise DataError(f"cannot read {name}: {' '.join(str(error).split())}") from error
 
 
 def _cif_records(name: str, lines: TextIO) -> Iterator[Record]:
@@ -200,14 +255,49 @@ def parse_structure(record: Record):
 
     if not record.text.strip():
         raise ValueError("no structure in the row")
-    if record.format == "json":
-        return Structure.from_dict(json.loads(record.text))
+    if record.format == "json" or (record.format == "cif" and record.text.lstrip().startswith("{")):
+        return Structure.from_dict(_structure_dict(record.text.strip()))
     if record.format == "extxyz":
         import ase.io
         from pymatgen.io.ase import AseAtomsAdaptor
 
         return AseAtomsAdaptor.get_structure(ase.io.read(io.StringIO(record.text), format="extxyz"))
     return Structure.from_str(record.text, fmt=record.format)
+
+
+def _structure_dict(text: str) -> dict[str, Any]:
+    """The dict of a pymatgen Structure, from JSON or as Python prints it; nothing in it is evaluated or imported.
+
+    Raises:
+        ValueError: if the text is neither, or says something else.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = _literal(text)
+    try:
+        sites = [
+            {"species": [_species(one) for one in site["species"]], "abc": site["abc"]} for site in content["sites"]
+        ]
+        return {"lattice": {"matrix": content["lattice"]["matrix"]}, "sites": sites}
+    except (KeyError, TypeError) as error:
+        raise ValueError("no dict of a pymatgen Structure, with a lattice and sites") from error
+
+
+def _species(occupation: dict[str, Any]) -> dict[str, Any]:
+    """What is on a site. Other entries, like properties, may name classes, which pymatgen would import and call."""
+    kept = {key: occupation[key] for key in ("element", "occu", "oxidation_state") if key in occupation}
+    if not all(isinstance(value, str | int | float | None) for value in kept.values()):
+        raise TypeError("an element is a name")
+    return kept
+
+
+def _literal(text: str) -> Any:
+    """What a printed dict says, or a ValueError."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError("neither JSON nor a printed dict (nan, inf and np.float64(...) are not read)") from error
 
 
 def encode_records(records: Iterable[Record], symprec: float, max_sites: int) -> list[EncodedCrystal | str]:

@@ -10,37 +10,44 @@ import numpy as np
 
 from cfx.config import ModelConfig
 from cfx.core.network import check_shapes
-from cfx.errors import CheckpointError, UsageError
+from cfx.errors import CheckpointError, UnsafeError, UsageError
 from cfx.io import pickles
 
 Params = dict[str, dict[str, np.ndarray]]
 
 
-def load_pickle(path: Path) -> Params:
+def load_pickle(path: Path, name: str | None = None) -> Params:
     """The parameters of a published checkpoint, by module and name.
 
+    Args:
+        path: of the file.
+        name: what messages call it; by default its path.
+
     Raises:
-        CheckpointError: if the file is damaged, hostile, or no CrystalFormer checkpoint.
+        CheckpointError: if the file is damaged or no CrystalFormer checkpoint; UnsafeError if it is hostile.
     """
+    name = name or str(path)
     try:
         with open(path, "rb") as file:
             content = pickles.load(file)
     except FileNotFoundError:
-        raise CheckpointError(f"no such file: {path}") from None
+        raise CheckpointError(f"no such file: {name}") from None
     except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+        raise CheckpointError(f"cannot read {name}: {error.strerror}") from error
     except pickles.Refused as error:
-        raise CheckpointError(
-            f"{path}: {error}", "published CrystalFormer checkpoints hold only arrays and optimiser states"
+        raise UnsafeError(
+            f"{name}: {error}", "published CrystalFormer checkpoints hold only arrays and optimiser states"
         ) from None
     except pickles.Damaged as error:
         raise CheckpointError(
-            f"{path} is no readable pickle, or is cut short ({error})", "download it again"
+            f"{name} is no readable pickle, or is cut short ({error})", "download it again"
         ) from error
     params = content.get("params", content) if isinstance(content, dict) else None
-    if not isinstance(params, dict) or not all(_is_module(name, module) for name, module in params.items()):
-        raise CheckpointError(f"{path} holds no Haiku parameters")
-    return {name: {part: pickles.array_of(array) for part, array in module.items()} for name, module in params.items()}
+    if not isinstance(params, dict) or not all(_is_module(module, arrays) for module, arrays in params.items()):
+        raise CheckpointError(f"{name} holds no Haiku parameters")
+    return {
+        module: {part: pickles.array_of(array) for part, array in arrays.items()} for module, arrays in params.items()
+    }
 
 
 def _is_module(name: Any, module: Any) -> bool:

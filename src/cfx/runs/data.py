@@ -11,15 +11,17 @@ from cfx.core.elements import SYMBOLS
 from cfx.core.lattice import CRYSTAL_SYSTEMS
 from cfx.io.dataset import EncodedDataset, load_dataset
 from cfx.io.reasons import describe
-from cfx.runs.reporter import Reporter
+from cfx.reporter import Reporter
+from cfx.runs.fetch import data_path
 from cfx.runs.signals import Interrupted, StopRequest
 
 
-def read(path: Path, n_max: int, reporter: Reporter, symprec: float, workers: int) -> EncodedDataset:
-    """An encoded file; says how many crystals it holds, and what was skipped and why.
+def read(name: str | Path, n_max: int, reporter: Reporter, symprec: float, workers: int) -> EncodedDataset:
+    """An encoded data set; says how many crystals it holds, and what was skipped and why.
 
     Args:
-        path: of the file, see `load_dataset`.
+        name: a file, see `load_dataset`; or a data set of the catalog, or hf:datasets/owner/repo/path, which are
+            fetched.
         n_max: slots of the model.
         reporter: receives progress and messages.
         symprec: distance tolerance of the symmetry search, angstrom.
@@ -27,9 +29,12 @@ def read(path: Path, n_max: int, reporter: Reporter, symprec: float, workers: in
 
     Raises:
         DataError: if nothing can be read, or no row is a crystal.
+        NetworkError: if it has to be fetched, and cannot be.
         Interrupted: after a signal; the work so far is kept, and continued by the next call.
     """
-    with StopRequest() as stop, reporter.progress(f"encoding {path.name}", None) as progress:
+    path = data_path(name, reporter)
+    source = path.name if path == Path(name) else str(name)
+    with StopRequest() as stop, reporter.progress(f"encoding {source}", None) as progress:
 
         def update(done: int) -> None:
             progress.update(done)
@@ -37,10 +42,10 @@ def read(path: Path, n_max: int, reporter: Reporter, symprec: float, workers: in
                 message = f"encoding stopped after {done:,} rows; run the same command again to continue"
                 raise Interrupted(stop.signum, message)
 
-        data = load_dataset(path, symprec, n_max, workers, update)
+        data = load_dataset(path, symprec, n_max, workers, update, source)
         if stop:
-            raise Interrupted(stop.signum, f"stopped; {path.name} is encoded")
-    reporter.message(f"{path.name}: {len(data)} crystals, {data.num_failures} rows skipped")
+            raise Interrupted(stop.signum, f"stopped; {source} is encoded")
+    reporter.message(f"{source}: {len(data)} crystals, {data.num_failures} rows skipped")
     if data.num_failures:
         reasons = describe(data.reasons())
         reporter.warning(f"skipped {data.num_failures} rows: {reasons}; all of them in {data.failures_path}")

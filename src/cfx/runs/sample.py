@@ -21,7 +21,7 @@ from cfx.errors import NumericsError, UsageError
 from cfx.io.encode import find_space_group
 from cfx.io.outputs import GrowingOutput, Record, StandardOutput, check_target
 from cfx.model import Model
-from cfx.runs.reporter import Reporter
+from cfx.reporter import Reporter
 from cfx.runs.signals import Interrupted, StopRequest
 from cfx.sampling import Draws, Resumed, prepare
 

@@ -15,8 +15,8 @@ from cfx.errors import UsageError
 from cfx.io.dataset import EncodedDataset
 from cfx.io.encode import SYMPREC
 from cfx.model import Model
+from cfx.reporter import Reporter
 from cfx.runs.data import read
-from cfx.runs.reporter import Reporter
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ def _means(nll: dict[str, np.ndarray], chosen: np.ndarray) -> dict[str, int | fl
     return {"crystals": count, "nll": means.pop("nll"), "nll_error": error, **means}
 
 
-def score(model: Model, path: Path, reporter: Reporter, symprec: float = 0.01, workers: int = 1) -> Scores:
+def score(model: Model, name: str | Path, reporter: Reporter, symprec: float = 0.01, workers: int = 1) -> Scores:
     """Encodes the crystals of a file and scores them.
 
     Raises:
         DataError: if there is no crystal in it that the model can read.
     """
-    data = read(path, model.config.n_max, reporter, symprec, workers)
+    data = read(name, model.config.n_max, reporter, symprec, workers)
     return Scores(data, model.log_prob(data.batch))
 
 
@@ -99,5 +99,5 @@ def space_group_counts(model: Model, name: str, reporter: Reporter) -> dict[int,
                 f"model {model.name} does not say what it was trained on", "name a data set: --sg data:FILE"
             )
         return {int(group): int(count) for group, count in counts.items()}
-    data = read(Path(name), model.config.n_max, reporter, SYMPREC, os.cpu_count() or 1)
+    data = read(name, model.config.n_max, reporter, SYMPREC, os.cpu_count() or 1)
     return {group: int(count) for group, count in enumerate(data.space_group_counts(), start=1) if count}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from cfx.errors import CfxError
@@ -52,3 +54,31 @@ class Interrupted(CfxError):
 
     def __reduce__(self):
         return type(self), (self.exit_code - 128, self.message)
+
+
+class _Signalled(BaseException):
+    """A signal, on its way up from wherever it arrived; nothing that catches errors catches it."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+@contextmanager
+def interrupted_by_signals(message: str) -> Iterator[None]:
+    """A block that a signal ends at once, with `Interrupted`: for work that waits for others and keeps what it has."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise _Signalled(signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, stop) for number in StopRequest.SIGNALS}
+    try:
+        yield
+    except _Signalled as signalled:
+        raise Interrupted(signalled.signum, message) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

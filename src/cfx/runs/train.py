@@ -33,9 +33,9 @@ from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.io.dataset import EncodedDataset
 from cfx.model import Model
+from cfx.reporter import Reporter
 from cfx.runconfig import RunConfig
 from cfx.runs.parallel import Devices
-from cfx.runs.reporter import Reporter
 from cfx.runs.rundir import RunDirectory
 from cfx.runs.signals import Interrupted, StopRequest
 

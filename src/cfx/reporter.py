@@ -22,8 +22,8 @@ class Reporter(Protocol):
     def warning(self, text: str) -> None:
         """Says something that may not be what was meant."""
 
-    def progress(self, title: str, total: float | None) -> AbstractContextManager[Progress]:
-        """Opens a task of `total` units, or of unknown length."""
+    def progress(self, title: str, total: float | None, unit: str = "") -> AbstractContextManager[Progress]:
+        """Opens a task of `total` units, or of unknown length; the unit "B" means bytes."""
 
 
 class Mute:
@@ -35,7 +35,7 @@ class Mute:
     def warning(self, text: str) -> None:
         pass
 
-    def progress(self, title: str, total: float | None) -> AbstractContextManager[Progress]:
+    def progress(self, title: str, total: float | None, unit: str = "") -> AbstractContextManager[Progress]:
         return nullcontext(self)
 
     def update(self, done: float, text: str = "") -> None:

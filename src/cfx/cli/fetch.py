@@ -1,0 +1,166 @@
+"""cfx fetch: published models, data sets and references, to this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cfx.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from cfx.runs.fetch import Checked, Status
+
+
+WIDE, PLAIN_WIDTH = 120, 160
+"""Columns from which summaries are shown; columns where there is no terminal."""
+
+
+def command(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of --list, as alex20 or mp-20:val, or hf:owner/repo/path.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="What there is, and what of it is on this machine.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Fetch everything in the list.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again what is here.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the hub; accepted in the place of the recorded one.")
+    ] = None,
+    token: Annotated[str | None, typer.Option(help="Of the hub; better in HF_TOKEN, or by: hf auth login.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Check everything here against its SHA-256.")] = False,
+    export: Annotated[
+        Path | None, typer.Option("--export", help="Copy what is named (or all that is here) to this directory.")
+    ] = None,
+    take: Annotated[Path | None, typer.Option("--import", help="Take over what --export has copied.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Fetch published models, data sets and references; print where they are.
+
+    Every file is checked against the SHA-256 that its server announces, and must be the same whenever it is fetched
+    again. Interrupt it at any time: the same command goes on where it was. Models are converted to safetensors, and no
+    code in them is run. Files of the Hugging Face hub are kept in its own cache (HF_HOME), the rest in CFX_CACHE.
+    """
+    from cfx.cli.console import ConsoleReporter
+
+    names, reporter = names or [], ConsoleReporter()
+    asked = [show, verify, take is not None, bool(names) or everything or export is not None]
+    if sum(asked) != 1 or (names and everything):
+        raise UsageError(
+            "say what to fetch" if not any(asked) else "these options do not go together",
+            "for example: cfx fetch alex20, or cfx fetch --list",
+        )
+    if (force or revision or token) and not (names or everything):
+        raise UsageError("--force, --revision and --token go with names", "for example: cfx fetch alex20 --force")
+    if show:
+        _list(as_json)
+    elif verify:
+        _verify(reporter, as_json)
+    elif take is not None:
+        from cfx.io.transfer import import_files
+
+        _say(import_files(take), as_json, reporter, f"imported from {take}")
+    else:
+        _fetch(names, everything, (revision, token, force), export, reporter, as_json)
+
+
+def _fetch(names: Sequence[str], everything: bool, how: tuple, target: Path | None, reporter, as_json: bool) -> None:
+    from cfx.io.fetch import Request
+    from cfx.runs import fetch
+
+    paths: dict[str, Path] = {}
+    if names or everything:
+        paths = fetch.fetch(names or fetch.everything(), reporter, Request(*how))
+    if target is not None:
+        exported = fetch.export(list(paths) if names or everything else None, target)
+        _say(exported, as_json, reporter, f"exported to {target}; there: cfx fetch --import {target}")
+    elif as_json:
+        _print_json({address: str(path) for address, path in paths.items()})
+    else:
+        for path in paths.values():
+            print(path)
+
+
+def _say(lines: list[str], as_json: bool, reporter, message: str) -> None:
+    if as_json:
+        _print_json(lines)
+    else:
+        print("\n".join(lines))
+    reporter.message(f"{len(lines)} {message}")
+
+
+def _print_json(content: Any) -> None:
+    import json
+
+    print(json.dumps(content, indent=1))
+
+
+def _list(as_json: bool) -> None:
+    from cfx.runs.fetch import statuses
+
+    found = statuses()
+    if as_json:
+        _print_json([_facts(status) for status in found])
+    else:
+        _print_table(found)
+
+
+def _print_table(found: list[Status]) -> None:
+    """Without the summaries where the terminal is too narrow for them."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    from cfx.cli.console import size
+
+    console = Console()
+    console = console if console.is_terminal else Console(width=PLAIN_WIDTH)
+    titles = ["name", "kind", "size", "here", "licence", "what"][: 6 if console.width >= WIDE else 5]
+    columns = [Column(title, no_wrap=True, justify="right" if title == "size" else "left") for title in titles]
+    table = Table(*columns, box=None, pad_edge=False)
+    for status in found:
+        entry = status.entry
+        bytes_text = "" if status.size is None else size(status.size)
+        row = (entry.name, entry.kind, bytes_text, status.cached, entry.licence, entry.summary)
+        table.add_row(*row[: len(titles)])
+    console.print(table)
+
+
+def _facts(status: Status) -> dict[str, Any]:
+    from cfx.config import to_dict
+
+    entry = status.entry
+    return {
+        "name": entry.name,
+        "kind": entry.kind,
+        "summary": entry.summary,
+        "bytes": status.size,
+        "cached": status.cached,
+        "licence": entry.licence,
+        "citation": entry.citation,
+        "files": dict(entry.files),
+        "architecture": to_dict(entry.config) if entry.config else None,
+        "needs": entry.needs,
+    }
+
+
+def _verify(reporter, as_json: bool) -> None:
+    from cfx.runs.fetch import verify
+
+    checked = verify(reporter)
+    if as_json:
+        _print_json([{"what": one.key, "path": str(one.path or ""), "state": one.state} for one in checked])
+    else:
+        for one in checked:
+            print(f"{one.state:8}{one.path or one.key}")
+    _complain([one for one in checked if one.state == "damaged"])
+    missing = sum(one.state == "missing" for one in checked)
+    reporter.message(f"{len(checked)} files, none damaged" + (f", {missing} no longer here" if missing else ""))
+
+
+def _complain(damaged: list[Checked]) -> None:
+    if damaged:
+        raise CheckpointError(
+            f"{len(damaged)} files were damaged, and were removed: {', '.join(str(one.path) for one in damaged)}",
+            "fetch them again: cfx fetch NAME",
+        )

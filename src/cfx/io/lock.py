@@ -1,0 +1,208 @@
+"""The lock file: what was fetched, from which commit, with which SHA-256.
+
+`fetched.json` in the cache directory holds a record for each thing that was fetched or converted. A file that comes a
+second time must be the same. Records are written under a lock, so that processes do not lose each other's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cfx.errors import DataError, NetworkError, OutputError
+from cfx.io.cache import cache_directory, replace_atomically
+
+FILE_NAME = "fetched.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a file must be: its SHA-256, hexadecimal, and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What is known of something that was fetched or converted.
+
+    Attributes:
+        files: names, relative to where it lies -> what they must be.
+        commit: of the hub, or None for what comes from elsewhere.
+        directory: below the cache directory; None for files in the hub's own cache.
+        source: of a converted model, the address it was made from.
+        settings: of a converted model, what its conversion was told.
+    """
+
+    files: Mapping[str, Digest]
+    commit: str | None = None
+    directory: str | None = None
+    source: str | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, {})}
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> Locked:
+        """The inverse of `as_json`.
+
+        Raises:
+            KeyError: or TypeError or ValueError, if the content is something else.
+        """
+        files = {check_relative(name): Digest(**digest) for name, digest in content["files"].items()}
+        directory = content.get("directory")
+        return cls(**{**content, "files": files, "directory": directory and check_relative(directory)})
+
+
+def check_relative(path: str) -> str:
+    """A path that stays below where it begins.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or path.startswith("/") or "\\" in path:
+        raise ValueError(f"{path!r} leads out of its directory")
+    return path
+
+
+def read_lock(path: Path | None = None) -> dict[str, Locked]:
+    """All records, by address or, for converted models, by directory.
+
+    Args:
+        path: of another lock file than that of the cache.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    path = path or lock_path()
+    try:
+        content = json.loads(path.read_text())
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']} of another version of cfx")
+        return {key: Locked.of(record) for key, record in content["records"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is damaged: {error}", "remove it; what was fetched is then checked anew") from error
+
+
+def write_lock(records: Mapping[str, Locked], path: Path | None = None) -> None:
+    """Replaces a lock file.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    content = {"format": FORMAT, "records": {key: records[key].as_json() for key in sorted(records)}}
+    text = json.dumps(content, indent=1) + "\n"
+    replace_atomically(path or lock_path(), lambda partial: partial.write_text(text))
+
+
+def update_lock(change: Callable[[dict[str, Locked]], None]) -> None:
+    """Changes the records of the cache; one process at a time."""
+    with exclusively("lock"):
+        records = read_lock()
+        change(records)
+        write_lock(records)
+
+
+def record(key: str, locked: Locked, replace: bool = False) -> None:
+    """Adds a record.
+
+    Args:
+        key: address, or directory of a converted model.
+        locked: what was fetched.
+        replace: forget what was recorded before; otherwise it must agree.
+
+    Raises:
+        NetworkError: if it does not.
+    """
+
+    def change(records: dict[str, Locked]) -> None:
+        if not replace and key in records:
+            check_same(key, records[key].files, locked.files)
+        records[key] = locked
+
+    update_lock(change)
+
+
+def forget(*keys: str) -> None:
+    """Removes records."""
+    update_lock(lambda records: [records.pop(key, None) for key in keys])
+
+
+def check_same(what: str, before: Mapping[str, Digest], now: Mapping[str, Digest]) -> None:
+    """Refuses files that are not what they were.
+
+    Raises:
+        NetworkError: if a file of `now` was another before.
+    """
+    for name, digest in now.items():
+        if name in before and before[name] != digest:
+            raise NetworkError(
+                f"{what} is not what it was when it was first fetched: the SHA-256 of {name} was "
+                f"{before[name].sha256[:12]}..., and is {digest.sha256[:12]}... now",
+                "if you trust the new file, name a revision to accept it: cfx fetch NAME --revision main",
+            )
+
+
+def digest_of(path: Path) -> Digest:
+    """Of a file.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return Digest(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def lock_path() -> Path:
+    """Of the cache's lock file."""
+    return cache_directory() / FILE_NAME
+
+
+@contextlib.contextmanager
+def exclusively(name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """A block that one process runs at a time, for each name; the others wait.
+
+    Args:
+        name: of what is to be protected.
+        on_wait: called once if another process is at it.
+
+    Raises:
+        OutputError: if the file system cannot lock.
+    """
+    from filelock import FileLock, Timeout
+
+    path = cache_directory("locks") / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+    lock = FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        raise OutputError(f"cannot lock {path}: {error}", "set CFX_CACHE to a local directory") from error
+    try:
+        yield
+    finally:
+        lock.release()
