@@ -31,20 +31,27 @@ def words(text: str | None) -> tuple[str, ...]:
     return parts
 
 
-def space_groups(text: str, distribution: Callable[[str], dict[int, int]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Space groups and weights: 194, or 2,14,62, or 1-230, or uniform, or data:NAME.
+def distribution(text: str, counts: Callable[[str], dict[int, int]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Space groups and weights of data:NAME.
 
     Args:
-        text: as above; uniform draws each crystal's group, ranges and lists take turns.
-        distribution: crystals by space group of what stands behind `data:`.
+        text: as above.
+        counts: crystals by space group of what stands behind `data:`.
+    """
+    name = text.removeprefix("data:")
+    if not name:
+        raise UsageError("data: names no data set", "write data:FILE or data:model")
+    found = {group: count for group, count in sorted(counts(name).items()) if count}
+    return tuple(found), tuple(float(count) for count in found.values())
+
+
+def space_groups(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Space groups and weights: 194, or 2,14,62, or 1-230, or uniform.
+
+    With uniform, each crystal's group is drawn; those of ranges and lists take turns.
     """
     if text == "uniform":
         return tuple(range(1, 231)), (1.0,) * 230
-    if text.startswith("data:"):
-        if text == "data:":
-            raise UsageError("data: names no data set", "write data:FILE or data:model")
-        counts = {group: count for group, count in sorted(distribution(text.removeprefix("data:")).items()) if count}
-        return tuple(counts), tuple(float(count) for count in counts.values())
     groups: list[int] = []
     for part in words(text):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)

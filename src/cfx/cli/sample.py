@@ -109,7 +109,13 @@ def command(
             max_attempts=max_attempts,
         )
 
-    first = request((1,), ())  # finds what is wrong with numbers and combinations before anything slow starts
+    # What is wrong with numbers and combinations is found before anything slow starts.
+    groups: tuple[tuple[int, ...], tuple[float, ...]] | None = None
+    if own_group is not None:
+        groups = ((own_group,), ())
+    elif not space_group.startswith("data:"):
+        groups = options.space_groups(space_group)
+    first = request(*(groups or ((1,), ())))
 
     from cfx.io.outputs import check_target
 
@@ -118,15 +124,12 @@ def command(
 
     from cfx.model import load_model
     from cfx.runs.sample import sample
+    from cfx.runs.score import space_group_counts
 
     loaded = load_model(model, reporter=reporter)
 
-    def distribution(name: str) -> dict[int, int]:
-        from cfx.runs.score import space_group_counts
-
-        return space_group_counts(loaded, name, reporter)
-
-    groups = options.space_groups(space_group, distribution) if own_group is None else ((own_group,), ())
+    if groups is None:
+        groups = options.distribution(space_group, lambda name: space_group_counts(loaded, name, reporter))
     result = sample(loaded, request(*groups), output, reporter, force, resume)
     for line in summary(result, loaded.name, seed, output):
         reporter.message(line)
