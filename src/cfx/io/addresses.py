@@ -38,7 +38,7 @@ class HubAddress:
     @property
     def place(self) -> PurePosixPath:
         """Where it lies below cfx's own directory of files."""
-        return PurePosixPath("hf", *self.repo.split("/"), self.revision or "", self.path)
+        return PurePosixPath("hf", str(self).removeprefix("hf:"))
 
 
 @dataclass(frozen=True)
