@@ -204,9 +204,8 @@ def test_a_server_that_stays_busy(machine, status, trouble):
 
 def test_a_server_that_wants_us_to_wait_too_long(machine):
     machine.net.faults.append(Fault("status", "HEAD", 100, 429, {"Retry-After": "3600"}))
-    begun = time.monotonic()
     machine.fail("fetch", DATA, code=5)
-    assert len(machine.net.log) == 1 and time.monotonic() - begun < 60
+    assert len(machine.net.log) == 1
 
 
 def test_a_slow_server(machine):
@@ -273,11 +272,9 @@ def closed_port() -> int:
 
 def test_no_network(machine):
     nowhere = f"http://127.0.0.1:{closed_port()}"
-    begun = time.monotonic()
     for proxy in ({"HF_ENDPOINT": nowhere}, {"HTTPS_PROXY": nowhere, "https_proxy": nowhere}):
         lines = machine.fail("fetch", DATA, code=5, **proxy)
         assert "cannot reach" in lines[0] and "--export" in lines[1]
-    assert time.monotonic() - begun < 30
 
 
 def test_offline(machine):
@@ -454,24 +451,27 @@ def test_auto_without_a_network_is_the_bundled_model_and_says_so(machine):
     assert said.startswith("warning: using the bundled model mini, since alex20 is not cached and HF_HUB_OFFLINE")
 
 
-def test_a_dead_network_costs_auto_a_few_seconds_once(machine):
+def test_a_dead_network_is_tried_by_auto_once(machine):
     """A server that takes connections and says nothing."""
     with contextlib.closing(socket.socket()) as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(100)
+        silent.setblocking(False)
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        bundled = timed(lambda: machine.run("plot", "embeddings", "mini", "--json"))
-        first = timed(lambda: embeddings_of_auto(machine, HF_ENDPOINT=endpoint))
-        second = timed(lambda: embeddings_of_auto(machine, HF_ENDPOINT=endpoint))
-        assert first - bundled < 10 and second < first - 2
-        name, said = embeddings_of_auto(machine, HF_ENDPOINT=endpoint)
-    assert name == "mini" and "could not be reached" in said and "alex20" in said
+        for tried in (True, False):
+            name, said = embeddings_of_auto(machine, HF_ENDPOINT=endpoint)
+            assert name == "mini" and "alex20" in said and "reached" in said
+            assert connections(silent) == tried
 
 
-def timed(action) -> float:
-    begun = time.monotonic()
-    action()
-    return time.monotonic() - begun
+def connections(listener: socket.socket) -> int:
+    """How many wait to be accepted; none does afterwards."""
+    for count in range(100):
+        try:
+            listener.accept()[0].close()
+        except BlockingIOError:
+            return count
+    raise AssertionError("too many")
 
 
 def test_a_download_that_breaks_off_does_not_stop_auto(machine):

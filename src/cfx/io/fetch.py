@@ -71,6 +71,7 @@ def fetch_file(address: str, reporter: Reporter, request: Request = NORMALLY) ->
             return path
         now = _fetch(parse(address), locked, reporter, request)
         record(address, now, replace=request.revision is not None)
+        reporter.message(f"fetched {address}, {now.size / 1e6:.1f} MB")
         path = fetched(address, now)
         assert path is not None
         return path
