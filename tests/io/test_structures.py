@@ -14,6 +14,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -593,3 +594,38 @@ def test_line_ends(tmp_path):
     (tmp_path / "data.jsonl").write_bytes((json.dumps(row, ensure_ascii=False) + "\r\n").encode())
     assert formulas(tmp_path) == ["NaCl", "CsCl", "NaCl", "NaCl", "CsCl", "NaCl"]
     assert names(tmp_path)[-1] == "line\u2028end"
+
+
+def sites_table(*rows: dict) -> str:
+    salt = {
+        "L": [5.64, 5.64, 5.64, 90, 90, 90],
+        "X": [[0, 0, 0], [0.5, 0.5, 0.5], [0, 0, 0]],
+        "A": [11, 17, 0],
+        "W": [1, 2, 0],
+        "M": [4, 4, 0],
+        "G": 225,
+    }
+    return table([{key: json.dumps(value) for key, value in (salt | row).items()} for row in rows])
+
+
+def test_the_public_layout_of_sites(tmp_path):
+    """As CrystalFormer writes its samples, and cfx its .csv."""
+    (tmp_path / "out.csv").write_text(
+        sites_table({}, {"A": [55, 17, 0], "W": [1, 2, 0], "G": 221, "L": [4.1] * 3 + [90] * 3})
+    )
+    salt, caesium = (parse_structure(record) for record in read(tmp_path / "out.csv"))
+    assert StructureMatcher().fit(salt, ROCK_SALT) and len(salt) == 8
+    assert StructureMatcher().fit(caesium, CAESIUM) and len(caesium) == 2
+    assert names(tmp_path / "out.csv") == ["row 1", "row 2"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [{"G": 231}, {"G": 0}, {"G": None}, {"W": [1, 28, 0]}, {"W": [-1, 2, 0]}, {"A": [11, 500, 0]}, {"A": "x"},
+     {"L": [1]}, {"X": [[0, 0, 0]]}, {"W": [0, 0, 0]}, {"X": [["a", 0, 0]] * 3}],
+)  # fmt: skip
+def test_sites_that_are_no_crystal(tmp_path, row):
+    (tmp_path / "out.csv").write_text(sites_table(row))
+    [record] = read(tmp_path / "out.csv")
+    with pytest.raises(ValueError, match="no crystal in the columns L, X, A, W, G"):
+        parse_structure(record)

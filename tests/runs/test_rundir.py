@@ -210,6 +210,7 @@ def test_tidy(run):
 def test_whole_paths(run, monkeypatch):
     monkeypatch.chdir(run.path)
     (run.path / "model").mkdir()
+    (run.path / "a.csv").touch()
     config = dataclasses.replace(CONFIG, model=None, start="model", data=DataConfig("a.csv"))
     whole = config.with_whole_paths()
     assert (whole.data.train, whole.data.validation) == (str(run.path / "a.csv"), None)

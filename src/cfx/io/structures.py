@@ -2,7 +2,8 @@
 
 Formats: CSV with a `cif` or `structure` column (.csv, .csv.gz), JSON lines (.jsonl) or Parquet (.parquet) with one, a
 CIF of one or many blocks, extended XYZ, POSCAR, and a directory or zip of these. A structure is pymatgen's dict, as
-JSON or as Python prints it; a `cif` may hold one too.
+JSON or as Python prints it; a `cif` may hold one too. A CSV may also have the public CrystalFormer's columns L, X, A,
+W and G: lattice, coordinates, atomic numbers and Wyckoff letters of the sites, and the space group.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from cfx.io.encode import EncodedCrystal, encode_structure
 
 ID_COLUMNS = ("material_id", "id", "name")
 STRUCTURE_COLUMNS = {"cif": "cif", "structure": "json", "cif_string": "cif"}
+SITE_COLUMNS = ("L", "X", "A", "W", "G")
 
 
 class Record(NamedTuple):
-    """One crystal as text: a name for messages, a format (cif, json, extxyz, poscar) and the text."""
+    """One crystal as text: a name for messages, a format (cif, json, sites, extxyz, poscar) and the text."""
 
     name: str
     format: str
@@ -158,7 +160,12 @@ def _record(row: dict[str, Any], number: int, column: str) -> Record:
 def _csv_records(name: str, lines: TextIO) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)
     reader = csv.DictReader(lines)
-    column = _structure_column(name, reader.fieldnames or [])
+    columns = reader.fieldnames or []
+    if set(SITE_COLUMNS) <= set(columns):
+        for i, row in enumerate(reader, start=1):
+            yield Record(f"row {i}", "sites", json.dumps({key: row[key] for key in SITE_COLUMNS}))
+        return
+    column = _structure_column(name, columns)
     for i, row in enumerate(reader, start=1):
         yield _record(row, i, column)
 
@@ -257,6 +264,8 @@ def parse_structure(record: Record):
         raise ValueError("no structure in the row")
     if record.format == "json" or (record.format == "cif" and record.text.lstrip().startswith("{")):
         return Structure.from_dict(_structure_dict(record.text.strip()))
+    if record.format == "sites":
+        return _from_sites(record.text)
     if record.format == "extxyz":
         import ase.io
         from pymatgen.io.ase import AseAtomsAdaptor
@@ -298,6 +307,31 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError("neither JSON nor a printed dict (nan, inf and np.float64(...) are not read)") from error
+
+
+def _from_sites(text: str):
+    """The conventional cell that the columns L, X, A, W and G describe."""
+    import numpy as np
+    from pymatgen.core import Lattice, Structure
+
+    from cfx.core.elements import SYMBOLS
+    from cfx.core.symmetry import orbit, symmetry_table
+
+    try:
+        lattice, points, numbers, letters, group = (json.loads(cell) for cell in json.loads(text).values())
+        if group not in range(1, 231):
+            raise ValueError(f"there is no space group {group}")
+        last = symmetry_table().num_letters[group - 1]
+        species, coords = [], []
+        sites = zip(points, numbers, letters, strict=True)
+        for point, number, letter in itertools.takewhile(lambda site: site[2], sites):
+            if letter not in range(1, last + 1):
+                raise ValueError(f"space group {group} has no letter number {letter}")
+            coords.append(orbit(group, letter, np.array(point, float)))
+            species += [SYMBOLS[number]] * len(coords[-1])
+        return Structure(Lattice.from_parameters(*lattice), species, np.concatenate(coords))
+    except (TypeError, LookupError, ValueError) as error:
+        raise ValueError(f"no crystal in the columns L, X, A, W, G: {error}") from error
 
 
 def encode_records(records: Iterable[Record], symprec: float, max_sites: int) -> list[EncodedCrystal | str]:
