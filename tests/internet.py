@@ -42,12 +42,12 @@ class Fault:
     """What goes wrong.
 
     Attributes:
-        kind: status, cut (after `amount` bytes), corrupt, short (fewer bytes than announced by HEAD), stall, or slow
-            (`amount` seconds for each of ten parts).
+        kind: status, cut (after `amount` bytes), corrupt, short (fewer bytes than announced by HEAD), stall, slow
+            (`amount` seconds for each of ten parts), or headers (others than usual).
         pattern: of the requests it befalls, "METHOD PATH".
         times: how many of them.
         amount: a status, bytes or seconds.
-        headers: to be sent with a status.
+        headers: to be sent with a status, or instead of the usual ones.
     """
 
     kind: str
@@ -205,6 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         digest = hashlib.sha256(content).hexdigest()
         size = len(content) + (1000 if fault is not None and fault.kind == "short" else 0)
         headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(size), "ETag": '"of the redirect"'}
+        headers |= fault.headers if fault is not None else {}
         return self._send(302, b"", headers | {"Location": f"{self._base()}/cdn/{digest}"})
 
     def _base(self) -> str:

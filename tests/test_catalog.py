@@ -53,13 +53,16 @@ def test_addresses():
     assert isinstance(parse("https://host/x.csv"), WebAddress)
     assert parse("https://host:80/a/x.csv").place.as_posix() == "web/host_80/a/x.csv"
     assert parse("drive:abc").place == DriveAddress("abc").place
+    for text in ("x.csv", "ftp://host/x", "drive:../x", "models/x"):
+        with pytest.raises(UsageError, match="no address"):
+            parse(text)
 
 
 @pytest.mark.parametrize(
     "text",
     ["hf:", "hf:friend", "hf:friend/model", "hf:friend/model/", "hf:friend/model//x", "hf:friend/../x.pkl",
      "hf:friend/model/../x", "hf:friend/model/a/../x", "hf:friend/model/./x", "hf:../model/x.pkl", "hf:a/b/c\\d",
-     "hf:a b/c/d.pkl"],
+     "hf:a b/c/d.pkl", "hf:a--b/c/d.pkl", "hf:-a/b/c.pkl", "hf:a/b.git/c.pkl", "hf:a/b@../c.pkl"],
 )  # fmt: skip
 def test_addresses_that_lead_nowhere(text):
     with pytest.raises(UsageError, match="names no file"):

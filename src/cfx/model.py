@@ -150,6 +150,9 @@ def load_model(
     Raises:
         CheckpointError: if there is no such model, or it cannot be trusted or read.
         NetworkError: if it has to be fetched, and cannot be.
+        OutputError: if what is fetched cannot be written.
+        UsageError: if an address or a token is none.
+        DataError: if the record of what was fetched is damaged.
     """
     reporter = reporter or Silent()
     text = models.choose_auto(reporter) if str(name) == "auto" else str(name)

@@ -138,6 +138,41 @@ def test_what_another_program_has_put_into_the_hub_s_cache_is_used(machine):
     assert not machine.net.asked("GET")
 
 
+def test_other_programs_find_what_cfx_has_fetched(machine):
+    path = machine.fetch(DATA)
+    code = "from huggingface_hub import hf_hub_download as f"
+    code += "; print(f('friend/crystals', 'train.csv', repo_type='dataset'))"
+    offline = machine.environment | {"HF_HUB_OFFLINE": "1"}
+    found = subprocess.run([COMMAND[0], "-c", code], env=offline, check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == str(path)
+    shutil.rmtree(machine.cache)
+    assert machine.fetch(DATA, HF_HUB_OFFLINE="1") == path
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"X-Linked-Etag": '"{victim}"'}, {"X-Repo-Commit": "../../../../victim"}, {"X-Linked-Etag": '"' + "5" * 32 + '"'}],
+)
+def test_a_hub_that_names_no_digest_or_commit(machine, headers):
+    """It is a mirror that is none, or it wants to lead us elsewhere."""
+    victim = machine.directory / "victim"
+    victim.write_text("mine")
+    headers = {name: value.replace("{victim}", str(victim)) for name, value in headers.items()}
+    machine.net.faults.append(Fault("headers", "HEAD", 100, headers=headers))
+    lines = machine.fail("fetch", DATA, code=5)
+    assert "no Hugging Face hub" in lines[0] and "HF_ENDPOINT" in lines[1]
+    assert victim.read_text() == "mine" and not machine.net.asked("GET")
+
+
+def test_an_offline_revision_is_not_another_one(machine):
+    machine.fetch(DATA)
+    machine.net.repos["datasets/friend/crystals"].commits[COMMITS[1]] = {"train.csv": b"new"}
+    assert machine.fetch(DATA, "--revision", "main").read_bytes() == b"new"
+    assert machine.fetch(DATA, "--revision", COMMITS[0], HF_HUB_OFFLINE="1").read_bytes() == SMALL
+    machine.fail("fetch", DATA, "--revision", COMMITS[2], code=5, HF_HUB_OFFLINE="1")
+    assert machine.lock()[DATA]["commit"] == COMMITS[0]
+
+
 def test_without_its_blob_name_a_cached_file_is_not_trusted_offline(machine):
     path = machine.fetch(DATA)
     path.resolve().write_bytes(b"something else")
@@ -242,6 +277,9 @@ def test_tokens(machine, access):
     lines = machine.fail("fetch", DATA, "--token", "hf_wrong", code=5)
     assert "token" in lines[0] and "hf_wrong" not in "".join(lines)
     assert machine.fetch(DATA, "--token", TOKEN).read_bytes() == SMALL
+    lines = machine.fail("fetch", DATA, "--force", "--token", "hf_s\u00e9cret", code=2)
+    assert "cret" not in "".join(lines)
+    assert machine.fetch(DATA, "--force", "--token", f" {TOKEN}\n").read_bytes() == SMALL
     sent = {host: headers.get("authorization") for _, host, headers in machine.net.log}
     assert all(token is None for host, token in sent.items() if "/cdn/" in host)  # the CDN is somebody else
     assert not any(TOKEN.encode() in content for content in machine.contents())
@@ -277,6 +315,18 @@ def test_no_network(machine):
         assert "cannot reach" in lines[0] and "--export" in lines[1]
 
 
+@pytest.mark.parametrize(
+    ("environment", "word"),
+    [({"HTTPS_PROXY": "socks5://127.0.0.1:1", "https_proxy": "socks5://127.0.0.1:1"}, "HTTPS_PROXY"),
+     ({"SSL_CERT_FILE": "/nowhere.pem"}, "SSL_CERT_FILE"), ({"SSL_CERT_FILE": ""}, "SSL_CERT_FILE"),
+     ({"HF_ENDPOINT": "huggingface.co"}, "HF_ENDPOINT"), ({"HF_ENDPOINT": "https://[bad"}, "HF_ENDPOINT")],
+)  # fmt: skip
+def test_settings_that_cannot_be_meant(machine, environment, word):
+    lines = machine.fail("fetch", DATA, code=5, **environment)
+    assert word in lines[1]
+    assert embeddings_of_auto(machine, **environment)[0] == "mini"
+
+
 def test_offline(machine):
     lines = machine.fail("fetch", DATA, code=5, HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE" in lines[0] and "--import" in lines[1]
@@ -309,12 +359,15 @@ def test_the_recorded_commit_is_fetched_again(machine):
 def test_a_commit_that_changes_is_refused(machine):
     machine.fetch(DATA)
     machine.net.repos["datasets/friend/crystals"].commits[COMMITS[0]]["train.csv"] = b"forged"
-    shutil.rmtree(machine.hub)
-    for _ in range(2):
-        lines = machine.fail("fetch", DATA, code=5)
-        assert "not what it was" in lines[0] and "--revision" in lines[1]
+    for force in (True, False):
+        lines = machine.fail("fetch", DATA, *["--force"] * force, code=5)
+        assert "not what it was" in lines[0] and "--accept" in lines[1]
         assert b"forged" not in machine.contents()
-    assert machine.fetch(DATA, "--revision", "main").read_bytes() == b"forged"
+        shutil.rmtree(machine.hub)
+    assert machine.fetch(DATA, "--accept").read_bytes() == b"forged"
+    machine.net.repos["datasets/friend/crystals"].commits[COMMITS[0]]["train.csv"] = SMALL
+    assert machine.fetch(DATA, "--revision", "main").read_bytes() == SMALL  # the same commit, the link follows
+    assert machine.run("fetch", "--verify").returncode == 0
 
 
 # Models.
@@ -428,6 +481,36 @@ def test_a_model_is_converted_anew_when_its_file_changes(with_model):
     assert with_model.fetch(MODEL) == after
 
 
+def test_a_pickle_that_changed_on_this_disk_is_not_converted(with_model):
+    address = "hf:friend/model/epoch_000001.pkl"
+    with_model.fetch(address)
+    shutil.rmtree(with_model.cache / "models")
+    [blob] = [path for path in with_model.hub.rglob("blobs/*") if path.is_file()]
+    blob.write_bytes(published_pickle("absolute", layers=1))
+    lines = with_model.fail("fetch", address, code=4)
+    assert "changed after it was fetched" in lines[0] and "again" in lines[1]
+    path = with_model.fetch(address)
+    assert json.loads((path / "checkpoint.json").read_text())["model"]["position"] == "rotary"
+
+
+def test_a_conversion_of_an_earlier_file_is_not_used(with_model):
+    """As if a process had been killed between the download of a new file and its conversion."""
+    before = with_model.fetch(MODEL)
+    conversion = {key: value for key, value in with_model.lock().items() if key.startswith("models/")}
+    changed = published_pickle("absolute", layers=1)
+    with_model.net.repos["friend/model"].commits[COMMITS[1]] = {"epoch_000001.pkl": changed}
+    saved = before.with_name("saved")
+    shutil.copytree(before, saved)
+    with_model.fetch(MODEL, "--revision", "main")
+    assert not before.exists()  # what is not used any more is gone
+    shutil.rmtree(with_model.cache / "models" / json.loads(json.dumps(with_model.lock().popitem()))[0].split("/")[1])
+    saved.rename(before)
+    records = {key: value for key, value in with_model.lock().items() if key.startswith("hf:")} | conversion
+    (with_model.cache / "fetched.json").write_text(json.dumps({"format": 1, "records": records}))
+    after = with_model.fetch(MODEL)
+    assert json.loads((after / "checkpoint.json").read_text())["model"]["position"] == "absolute"
+
+
 # auto.
 
 
@@ -448,7 +531,7 @@ def test_auto_fetches_the_published_model(machine):
 def test_auto_without_a_network_is_the_bundled_model_and_says_so(machine):
     name, said = embeddings_of_auto(machine, HF_HUB_OFFLINE="1")
     assert name == "mini"
-    assert said.startswith("warning: using the bundled model mini, since alex20 is not cached and HF_HUB_OFFLINE")
+    assert said.startswith("warning: using the bundled model mini, since alex20 is not here and HF_HUB_OFFLINE")
 
 
 def test_a_dead_network_is_tried_by_auto_once(machine):
@@ -460,7 +543,7 @@ def test_a_dead_network_is_tried_by_auto_once(machine):
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         for tried in (True, False):
             name, said = embeddings_of_auto(machine, HF_ENDPOINT=endpoint)
-            assert name == "mini" and "alex20" in said and "reached" in said
+            assert name == "mini" and "alex20" in said and "does not answer" in said
             assert connections(silent) == tried
 
 
@@ -480,6 +563,17 @@ def test_a_download_that_breaks_off_does_not_stop_auto(machine):
     machine.net.faults.append(Fault("corrupt", "GET .*/cdn/"))
     name, said = embeddings_of_auto(machine)
     assert name == "mini" and "arrived damaged" in said
+    assert embeddings_of_auto(machine)[0] == "alex20"
+
+
+def test_auto_does_not_need_a_cache(machine, tmp_path):
+    """A disk that is full, or a place where nothing can be made."""
+    files = {"alex20/PBE/epoch_005500.pkl": published_pickle(layers=1)}
+    machine.net.repos["zdcao/CrystalFormer"] = Repo({COMMITS[0]: files})
+    (tmp_path / "file").write_text("")
+    for broken in ({"CFX_CACHE": str(tmp_path / "file" / "x")}, {"HF_HOME": str(tmp_path / "file" / "x")}):
+        name, said = embeddings_of_auto(machine, **broken)
+        assert name == "mini" and "cannot" in said and "Traceback" not in said
 
 
 def test_a_model_named_explicitly_is_never_replaced(machine):
@@ -543,8 +637,11 @@ def test_parts_of_a_data_set(with_mp20):
     assert [Path(line).name for line in result.stdout.split()] == ["train.csv", "val.csv", "test.csv"]
     lines = with_mp20.fail("fetch", "mp-20:dev", code=2)
     assert "mp-20:val" in lines[1]
-    lines = with_mp20.fail("data", "mp20", code=3)
-    assert "no data set" in lines[0]
+    for other in ("mp20", "alexandria-pbe", "dielectric-total", "chgnet"):
+        lines = with_mp20.fail("data", other, code=3)
+        assert "no data set" in lines[0]
+    (with_mp20.directory / "mp-20:dev").write_bytes(b"")
+    assert "unknown format" in with_mp20.fail("data", "mp-20:dev", code=3)[0]  # a file of that name wins
 
 
 def test_a_page_that_changes_is_refused(with_mp20):
@@ -555,8 +652,9 @@ def test_a_page_that_changes_is_refused(with_mp20):
     assert "not what it was" in lines[0]
     assert path.read_bytes() == original and b"forged" not in with_mp20.contents()
     path.unlink()
-    with_mp20.fail("fetch", "mp-20:val", code=5)
-    assert not path.exists()
+    lines = with_mp20.fail("fetch", "mp-20:val", code=5)
+    assert not path.exists() and "--accept" in lines[1]
+    assert with_mp20.fetch("mp-20:val", "--accept").read_bytes() == b"forged"
 
 
 def test_a_page_is_resumed_but_never_mixed(machine):
@@ -570,6 +668,34 @@ def test_a_page_is_resumed_but_never_mixed(machine):
     machine.net.pages[address] = LARGE[::-1]
     assert machine.fetch("mp-20:train").read_bytes() == LARGE[::-1]
     assert not list(machine.cache.rglob("*.incomplete"))
+
+
+def test_servers_with_little_to_say(with_mp20):
+    """HEAD is not allowed; then nothing tells whether the rest of a file belongs to its beginning."""
+    address = f"{MP20}/train.csv"
+    with_mp20.net.pages[address] = LARGE
+    with_mp20.net.faults.append(Fault("status", "HEAD .*mp_20", 100, 405))
+    with_mp20.net.faults.append(Fault("stall", "GET .*mp_20", amount=15_000_000))
+    process = with_mp20.start("fetch", "mp-20:train")
+    wait_for(lambda: any(file.stat().st_size > 10_000_000 for file in with_mp20.cache.rglob("*.incomplete")))
+    process.kill()
+    process.communicate()
+    assert with_mp20.fetch("mp-20:train").read_bytes() == LARGE
+    assert with_mp20.net.asked("GET .*mp_20")[-1][2].get("range") is None
+
+
+def test_a_partial_file_that_is_whole_already(with_mp20):
+    address = f"{MP20}/train.csv"
+    with_mp20.net.pages[address] = LARGE
+    with_mp20.net.faults.append(Fault("stall", "GET .*mp_20", amount=15_000_000))
+    process = with_mp20.start("fetch", "mp-20:train")
+    wait_for(lambda: any(file.stat().st_size > 10_000_000 for file in with_mp20.cache.rglob("*.incomplete")))
+    process.kill()
+    process.communicate()
+    [partial] = with_mp20.cache.rglob("*.incomplete")
+    partial.write_bytes(LARGE[::-1])  # as long, and wrong
+    with_mp20.net.faults.append(Fault("status", "GET .*mp_20", 1, 416))
+    assert with_mp20.fetch("mp-20:train").stat().st_size == len(LARGE)
 
 
 def test_a_page_that_is_not_there(machine):
@@ -586,9 +712,13 @@ def test_a_folder_of_google_drive(machine):
     assert {file.name: file.read_bytes() for file in path.iterdir()} == machine.net.folders[folder]
     machine.net.log.clear()
     assert machine.fetch("dielectric-total") == path and machine.net.log == []
-    machine.net.folders[folder]["model.pt"] = b"forged!"
-    lines = machine.fail("fetch", "dielectric-total", "--force", code=5)
-    assert "not what it was" in lines[0] and not path.exists()
+    for forged in ({"model.pt": b"forged!", "model.json": b"{}"}, {"model.pt": b"weights"},
+                   {"model.pt": b"weights", "model.json": b"{}", "evil.pt": b""}):  # fmt: skip
+        machine.net.folders[folder] = forged
+        lines = machine.fail("fetch", "dielectric-total", "--force", code=5)
+        assert "not what it was" in lines[0] and not path.exists()
+    assert machine.fetch("dielectric-total", "--accept") == path and (path / "evil.pt").exists()
+    shutil.rmtree(path)
     del machine.net.folders[folder]
     lines = machine.fail("fetch", "dielectric-total", code=5)
     assert "Google Drive" in lines[0]
@@ -631,12 +761,28 @@ def test_a_damaged_export_is_not_taken_over(with_mp20, tmp_path):
 def test_an_export_cannot_write_elsewhere(machine, tmp_path):
     (tmp_path / "stick").mkdir()
     (tmp_path / "stick" / "x").write_text("evil")
-    for files, directory in (({"../../x": 1}, "files"), ({"x": 1}, "../elsewhere"), ({"x": 1}, "/tmp/elsewhere")):
-        digests = {name: {"sha256": "0" * 64, "size": size} for name, size in files.items()}
-        record = {"files": digests, "directory": directory}
+    for name, directory, word in (
+        ("../../x", "files", "leads out"),
+        ("x", "../elsewhere", "leads out"),
+        ("x", "/tmp/elsewhere", "leads out"),
+        ("x", "compiled", "nothing is imported to"),
+        ("x", None, "nothing is imported to"),
+    ):
+        record = {"files": {name: {"sha256": "0" * 64, "size": 4}}, "directory": directory}
         (tmp_path / "stick" / "fetched.json").write_text(json.dumps({"format": 1, "records": {"hf:a/b/x": record}}))
         lines = machine.fail("fetch", "--import", "stick", code=3)
-        assert "leads out" in lines[0]
+        assert word in lines[0]
+
+
+def test_an_import_does_not_replace_another_version(with_model, tmp_path):
+    with_model.fetch(MODEL)
+    assert with_model.run("fetch", "--export", "stick").returncode == 0
+    changed = published_pickle("absolute", layers=1)
+    with_model.net.repos["friend/model"].commits[COMMITS[1]] = {"epoch_000001.pkl": changed}
+    path = with_model.fetch(MODEL, "--revision", "main")
+    lines = with_model.fail("fetch", "--import", "stick", code=3)
+    assert "another" in lines[0]
+    assert with_model.fetch(MODEL) == path
 
 
 def test_verify_removes_what_is_damaged(with_model):
@@ -644,13 +790,13 @@ def test_verify_removes_what_is_damaged(with_model):
     data = with_model.fetch(DATA)
     result = with_model.run("fetch", "--verify")
     assert result.returncode == 0 and result.stdout.count("ok ") == 4
-    weights = directory / "params.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    (directory / "checkpoint.json").write_text("{}")
     data.resolve().write_bytes(SMALL[::-1])
     result = with_model.run("fetch", "--verify", "--json")
     assert result.returncode == 4 and "2 files were damaged" in result.stderr
     assert sorted(one["state"] for one in json.loads(result.stdout)).count("damaged") == 2
-    assert not directory.exists() and not data.exists()
+    assert not (directory / "checkpoint.json").exists() and not data.exists()
+    assert len(json.loads(result.stdout)) == 4
     assert with_model.fetch(DATA) == data and data.read_bytes() == SMALL
     assert with_model.fetch(MODEL) == directory
     assert with_model.run("fetch", "--verify").returncode == 0

@@ -26,14 +26,18 @@ def test_records_come_back():
 
 
 def test_what_was_recorded_must_agree():
-    record("key", FILE)
-    record("key", FILE)
+    key = "hf:a/b/a.csv"
+    record(key, FILE)
+    record(key, FILE)
     other = Locked({"a.csv": Digest("c" * 64, 3)}, commit="2" * 40)
     with pytest.raises(NetworkError, match=r"SHA-256 of a\.csv was aaaaaaaaaaaa\.\.\., and is cccccccccccc\.\.\. now"):
-        record("key", other)
-    assert read_lock()["key"] == FILE
-    record("key", other, replace=True)
-    assert read_lock()["key"] == other
+        record(key, other)
+    more = Locked({**FILE.files, "b.csv": Digest("d" * 64, 3)})
+    with pytest.raises(NetworkError, match=r"SHA-256 of b\.csv was missing"):
+        record(key, more)
+    assert read_lock()[key] == FILE
+    record(key, other, replace=True)
+    assert read_lock()[key] == other
 
 
 def test_processes_do_not_lose_each_other_s_records():
@@ -41,7 +45,7 @@ def test_processes_do_not_lose_each_other_s_records():
 import sys
 from cfx.io.lock import Digest, Locked, record
 for i in range(20):
-    record(f"{sys.argv[1]} {i}", Locked({"x": Digest("a" * 64, i)}, directory="d"))
+    record(f"hf:a/b/{sys.argv[1]}{i}", Locked({"x": Digest("a" * 64, i)}, directory="d"))
 """
     processes = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "abc"]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
@@ -51,7 +55,10 @@ for i in range(20):
 @pytest.mark.parametrize(
     "content",
     ["", "{", "[]", '{"format": 2, "records": {}}', '{"format": 1}', '{"format": 1, "records": {"x": {"files": 3}}}',
-     '{"format": 1, "records": {"x": {"files": {}, "surprise": 1}}}'],
+     '{"format": 1, "records": {"hf:a/b/c": {"files": {}}}}', '{"format": 1, "records": {"hf:a/b/c": {"files": []}}}',
+     '{"format": 1, "records": {"hf:a/b/c": {"files": {"c": {"sha256": "zz", "size": 1}}}}}',
+     '{"format": 1, "records": {"hf:a/b/c": {"files": {"c": {"sha256": "' + "0" * 64 + '", "size": "1"}}}}}',
+     '{"format": 1, "records": {"hf:bad": {"files": {"c": {"sha256": "' + "0" * 64 + '", "size": 1}}}}}'],
 )  # fmt: skip
 def test_damage_is_named(content):
     lock_path().write_text(content)
@@ -63,15 +70,15 @@ def test_damage_is_named(content):
 def test_records_stay_in_their_directory(path, tmp_path):
     digest = {"sha256": "a" * 64, "size": 1}
     for name, directory in ((path, "files"), ("x", path or "/")):
-        content = {"format": 1, "records": {"k": {"files": {name: digest}, "directory": directory}}}
+        content = {"format": 1, "records": {"hf:a/b/c": {"files": {name: digest}, "directory": directory}}}
         (tmp_path / "fetched.json").write_text(json.dumps(content))
         with pytest.raises(DataError, match="leads out"):
             read_lock(tmp_path / "fetched.json")
 
 
 def test_another_lock_file(tmp_path):
-    write_lock({"k": FILE}, tmp_path / "deep" / "fetched.json")
-    assert read_lock(tmp_path / "deep" / "fetched.json") == {"k": FILE} and read_lock() == {}
+    write_lock({"hf:a/b/c": FILE}, tmp_path / "deep" / "fetched.json")
+    assert read_lock(tmp_path / "deep" / "fetched.json") == {"hf:a/b/c": FILE} and read_lock() == {}
 
 
 def test_digest(tmp_path):

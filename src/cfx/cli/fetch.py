@@ -11,6 +11,7 @@ import typer
 from cfx.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
+    from cfx.io.fetch import Request
     from cfx.runs.fetch import Checked, Status
 
 
@@ -28,6 +29,9 @@ def command(
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of the hub; accepted in the place of the recorded one.")
     ] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Fetch what is published now, and accept it if it has changed.")
+    ] = False,
     token: Annotated[str | None, typer.Option(help="Of the hub; better in HF_TOKEN, or by: hf auth login.")] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check everything here against its SHA-256.")] = False,
     export: Annotated[
@@ -51,27 +55,33 @@ def command(
             "say what to fetch" if not any(asked) else "these options do not go together",
             "for example: cfx fetch alex20, or cfx fetch --list",
         )
-    if (force or revision or token) and not (names or everything):
-        raise UsageError("--force, --revision and --token go with names", "for example: cfx fetch alex20 --force")
+    if (force or revision or token or accept) and not (names or everything):
+        raise UsageError("--force, --revision, --accept and --token go with names", "as: cfx fetch alex20 --force")
     if show:
         _list(as_json)
-    elif verify:
-        _verify(reporter, as_json)
-    elif take is not None:
-        from cfx.io.transfer import import_files
+        return
 
-        _say(import_files(take), as_json, reporter, f"imported from {take}")
-    else:
-        _fetch(names, everything, (revision, token, force), export, reporter, as_json)
-
-
-def _fetch(names: Sequence[str], everything: bool, how: tuple, target: Path | None, reporter, as_json: bool) -> None:
     from cfx.io.fetch import Request
+    from cfx.io.transfer import import_files
+    from cfx.runs.signals import interrupted_by_signals
+
+    with interrupted_by_signals("stopped; run the same command again to go on where it was"):
+        if verify:
+            _verify(reporter, as_json)
+        elif take is not None:
+            _say(import_files(take), as_json, reporter, f"imported from {take}")
+        else:
+            _fetch(names, everything, Request(revision, token, force, accept), export, reporter, as_json)
+
+
+def _fetch(
+    names: Sequence[str], everything: bool, request: Request, target: Path | None, reporter, as_json: bool
+) -> None:
     from cfx.runs import fetch
 
     paths: dict[str, Path] = {}
     if names or everything:
-        paths = fetch.fetch(names or fetch.everything(), reporter, Request(*how))
+        paths = fetch.fetch(names or fetch.everything(), reporter, request)
     if target is not None:
         exported = fetch.export(list(paths) if names or everything else None, target)
         _say(exported, as_json, reporter, f"exported to {target}; there: cfx fetch --import {target}")

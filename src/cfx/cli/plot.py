@@ -58,11 +58,11 @@ def command(
 
 def _similarity(name: str) -> Similarity:
     from cfx.cli.console import ConsoleReporter
-    from cfx.model import load_model
+    from cfx.cli.start import load
     from cfx.runs.embeddings import species_similarity
 
     reporter = ConsoleReporter()
-    similarity = species_similarity(load_model(name, reporter=reporter))
+    similarity = species_similarity(load(name, reporter))
     if similarity.left_out:
         reporter.message(f"not learned by {similarity.model}, left out: {', '.join(similarity.left_out)}")
     return similarity

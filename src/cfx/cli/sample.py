@@ -71,7 +71,7 @@ def command(
     Draws that do not count, as lattices that close no cell, are drawn again and counted by reason.
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.cli.start import start_jax
+    from cfx.cli.start import load, start_jax
     from cfx.config import SampleConfig
 
     template, own_group = options.template(wyckoff, sites, prototype, redraw)
@@ -122,11 +122,10 @@ def command(
     check_target(output, force, first.keep_invalid, resume)
     start_jax(reporter)
 
-    from cfx.model import load_model
     from cfx.runs.sample import sample
     from cfx.runs.score import space_group_counts
 
-    loaded = load_model(model, reporter=reporter)
+    loaded = load(model, reporter)
 
     if groups is None:
         groups = options.distribution(space_group, lambda name: space_group_counts(loaded, name, reporter))

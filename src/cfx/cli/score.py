@@ -37,16 +37,15 @@ def command(
     error of the total, of all crystals, by number of sites, by crystal system and by space group.
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.cli.start import start_jax
+    from cfx.cli.start import load, start_jax
 
     reporter = ConsoleReporter()
     _check(output, force)
     start_jax(reporter)
 
-    from cfx.model import load_model
     from cfx.runs.score import score
 
-    loaded = load_model(model, reporter=reporter)
+    loaded = load(model, reporter)
     scores = score(loaded, data, reporter, symprec, workers or os.cpu_count() or 1)
     rows = scores.summary() if summary else scores.rows()
     _write(rows, output, as_json, _print_summary if summary else _print_rows)

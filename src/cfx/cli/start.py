@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cfx.reporter import Reporter
+
+if TYPE_CHECKING:
+    from cfx.model import Model
 
 
 def start_jax(reporter: Reporter) -> None:
@@ -21,3 +26,12 @@ def start_jax(reporter: Reporter) -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def load(name: str, reporter: Reporter) -> Model:
+    """Loads a model, which may have to be fetched first; a signal ends that with one line."""
+    from cfx.model import load_model
+    from cfx.runs.signals import interrupted_by_signals
+
+    with interrupted_by_signals(f"stopped loading {name}; run the same command again to go on where it was"):
+        return load_model(name, reporter=reporter)

@@ -99,7 +99,7 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
     import os
 
     from cfx.cli.console import ConsoleReporter
-    from cfx.cli.start import start_jax
+    from cfx.cli.start import load, start_jax
     from cfx.runconfig import RunConfig, read_toml
 
     if resume and (file or flags["train"] or set(flags) - {"train", "data"}):
@@ -108,7 +108,6 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
     start_jax(reporter)
 
     from cfx.io.checkpoint import load_checkpoint
-    from cfx.model import load_model
     from cfx.reporter import Mute
     from cfx.runs.data import read
     from cfx.runs.fetch import data_path
@@ -125,7 +124,7 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
     if config.data.train is None:
         raise UsageError("there is no data to train on", "name a file: cfx train DATA -o RUN")
     config = config.with_whole_paths()
-    start = load_model(config.start, reporter=reporter) if config.start and not resume else None
+    start = load(config.start, reporter) if config.start and not resume else None
     for name in filter(None, (config.data.train, config.data.validation)):
         if not data_path(name, reporter).exists():
             raise DataError(f"no such file or directory: {name}", "give a file, or a name of cfx fetch --list")

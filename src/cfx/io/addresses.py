@@ -83,14 +83,26 @@ def parse(text: str) -> Address:
     """
     if is_hub_address(text):
         match = _HUB.fullmatch(text)
-        if not match or not _is_plain(match["path"]) or not _is_plain(match["repo"]):
+        if not match or not _is_plain(match["path"]) or not _is_repo(match["repo"], match["revision"]):
             raise UsageError(f"{text!r} names no file of the Hugging Face hub", "write hf:owner/repo/path/to/file.pkl")
         return HubAddress(match["repo"], "dataset" if match["datasets"] else "model", match["path"], match["revision"])
-    if text.startswith("drive:"):
+    if re.fullmatch(r"drive:[\w-]+", text):
         return DriveAddress(text.removeprefix("drive:"))
-    return WebAddress(text)
+    if re.match(r"https?://[^/]", text):
+        return WebAddress(text)
+    raise UsageError(f"{text!r} is no address")
 
 
 def _is_plain(path: str) -> bool:
     """Whether a path stays below where it begins."""
     return all(part not in ("", ".", "..") for part in path.split("/")) and "\\" not in path
+
+
+def _is_repo(repo: str, revision: str | None) -> bool:
+    """Whether the hub allows such names; it refuses others with an error of its own."""
+    names = repo.split("/")
+    return (
+        all(not re.search(r"^[.-]|[.-]$|--|\.\.|\.git$", name) for name in names)
+        and len(repo) <= 96
+        and revision not in (".", "..")
+    )

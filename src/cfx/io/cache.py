@@ -50,6 +50,18 @@ def content_digest(path: Path, settings: list) -> str:
     return digest.hexdigest()
 
 
+def remove_file(path: Path) -> None:
+    """Removes a file or link, if it is there.
+
+    Raises:
+        OutputError: if that is not allowed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot remove {path}: {error.strerror}", "somebody who owns it has to do so") from error
+
+
 def sync(path: Path) -> None:
     """Waits until a file, or the names in a directory, are on the disk."""
     handle = os.open(path, os.O_RDONLY)

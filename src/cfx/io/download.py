@@ -28,15 +28,25 @@ from cfx.io.lock import Digest, digest_of
 ATTEMPTS = 4
 """At a request that the server could not serve just now; between them 1, 2 and 4 seconds, or as long as it asks for."""
 
+
+class Unreachable(NetworkError):
+    """Nobody answers, or nobody goes on answering."""
+
+
 LONGEST_WAIT = 60.0
 """Seconds. A server that asks for more is told as it is."""
 
+NOT_THERE = 416
 BUSY = (408, 429, 500, 502, 503, 504)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
 
 OnProgress = Callable[[int, str], None]
 """Called with the bytes so far and a short text, mostly empty."""
+
+
+class StaleRange(Exception):
+    """A server has nothing to add to a partial file; it was emptied."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +77,17 @@ def ask_web(url: str) -> Remote:
     from huggingface_hub import get_session
     from huggingface_hub.utils import hf_raise_for_status
 
+    headers = {"Accept-Encoding": "identity"}
+
     def head() -> Remote:
-        response = get_session().head(url, timeout=10, headers={"Accept-Encoding": "identity"})
+        response = get_session().head(url, timeout=10, headers=headers)
+        if response.status_code in (405, 501):  # a server that answers GET only
+            return Remote(url, None, "", headers=headers)
         hf_raise_for_status(response)
         length = response.headers.get("Content-Length", "")
         version = response.headers.get("ETag") or response.headers.get("Last-Modified", "")
-        return Remote(url, int(length) if length.isdigit() else None, version)
+        strong = {} if version.startswith("W/") or not version else {"If-Range": version}
+        return Remote(url, int(length) if length.isdigit() else None, version, headers=headers | strong)
 
     return patiently(head, url)
 
@@ -98,11 +113,7 @@ def download(remote: Remote, target: Path, accept: Callable[[Digest], None], on_
         for stale in set(target.parent.glob(f"{glob.escape(target.name)}.*.incomplete")) - {partial}:
             stale.unlink(missing_ok=True)
         _check_room(remote, partial)
-        patiently(
-            lambda: _transfer(remote, partial, on_progress),
-            remote.url,
-            lambda text: on_progress(partial.stat().st_size, text),
-        )
+        _gather(remote, partial, on_progress)
         digest = _check(remote, partial, accept)
         sync(partial)
         os.replace(partial, target)
@@ -132,14 +143,26 @@ def _check_room(remote: Remote, partial: Path) -> None:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({text})")
 
 
+def _gather(remote: Remote, partial: Path, on_progress: OnProgress) -> None:
+    """Fills the partial file."""
+
+    def transfer() -> None:
+        try:
+            _transfer(remote, partial, on_progress)
+        except StaleRange:
+            _transfer(remote, partial, on_progress)
+
+    patiently(transfer, remote.url, lambda text: on_progress(partial.stat().st_size, text))
+
+
 def _transfer(remote: Remote, partial: Path, on_progress: OnProgress) -> None:
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.file_download import http_get
 
     with open(partial, "ab") as file, _quiet():
         size = file.tell()
-        if remote.size is not None and size > remote.size:
-            size = file.truncate(0)
+        if not remote.version or (remote.size is not None and size > remote.size):
+            size = file.truncate(0)  # nothing says that what is here belongs to what will come
         try:
             http_get(
                 remote.url,
@@ -149,8 +172,11 @@ def _transfer(remote: Remote, partial: Path, on_progress: OnProgress) -> None:
                 expected_size=remote.size,
                 tqdm_class=_bar(on_progress),
             )
-        except HfHubHTTPError:
-            raise
+        except HfHubHTTPError as error:
+            if _status(error) != NOT_THERE or not size:
+                raise
+            file.truncate(0)  # there is nothing after what is here: once more from the start
+            raise StaleRange from error
         except OSError as error:
             if error.errno is not None:
                 raise
@@ -193,8 +219,7 @@ def _check(remote: Remote, partial: Path, accept: Callable[[Digest], None]) -> D
     try:
         if not matches(remote.digest, digest, partial):
             raise NetworkError(
-                f"{remote.url} arrived damaged: its SHA-256 is {digest.sha256[:12]}..., announced was "
-                f"{str(remote.digest)[:12]}...",
+                f"{remote.url} arrived damaged: its digest is not the one announced, {str(remote.digest)[:12]}...",
                 "nothing of it was kept; try again",
             )
         accept(digest)
@@ -231,17 +256,32 @@ def patiently(action: Callable[[], T], url: str, say: Callable[[str], None] = la
     import httpx
     from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineModeIsEnabled
 
+    expected = (HfHubHTTPError, httpx.HTTPError, httpx.InvalidURL, FileMetadataError, OfflineModeIsEnabled)
+    _open_session()
     for attempt in itertools.count(1):
         try:
             with _quiet():
                 return action()
-        except (HfHubHTTPError, httpx.HTTPError, FileMetadataError, OfflineModeIsEnabled) as error:
+        except expected as error:
             wait = _wait(error, attempt)
             if wait is None:
                 raise explain(error, url) from error
             say(f"{_trouble(error)}; trying again in {wait:g} s")
             time.sleep(wait)
     raise AssertionError("unreachable")
+
+
+def _open_session() -> None:
+    """Lets the client read proxies and certificates from the environment, which can be wrong in many ways."""
+    from huggingface_hub import get_session
+
+    try:
+        get_session()
+    except (ImportError, ValueError, OSError) as error:
+        raise NetworkError(
+            f"the settings of proxies or certificates cannot be used: {str(error).splitlines()[0]}",
+            "look at HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE",
+        ) from error
 
 
 def _wait(error: Exception, attempt: int) -> float | None:
@@ -292,13 +332,22 @@ def explain(error: Exception, url: str) -> NetworkError:
         return NetworkError(f"{host} cannot serve {url} ({_trouble(error)})", "try again later")
     if status:
         return NetworkError(f"{host} refused {url} (HTTP {status})")
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.ProxyError):
-        return NetworkError(f"cannot reach {host}", OFFLINE_HINT)
+    if isinstance(error, httpx.UnsupportedProtocol | httpx.InvalidURL):
+        return NetworkError(f"{url} is no address", "HF_ENDPOINT is written like https://huggingface.co")
+    if isinstance(error, httpx.ProxyError):
+        return Unreachable(f"the proxy does not let us through to {host}", "look at HTTPS_PROXY and its credentials")
+    if "CERTIFICATE" in str(error):
+        return Unreachable(
+            f"{host} shows a certificate that nobody here trusts", "name those of your network in SSL_CERT_FILE"
+        )
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return Unreachable(f"cannot reach {host}", OFFLINE_HINT)
     if isinstance(error, httpx.TimeoutException):
-        return NetworkError(f"{host} does not answer, or has stopped in the middle", CONTINUE_HINT)
+        return Unreachable(f"{host} does not answer, or has stopped in the middle", CONTINUE_HINT)
     if isinstance(error, errors.FileMetadataError):
         return NetworkError(f"{host} is no Hugging Face hub, or a firewall answers for it", "look at HF_ENDPOINT")
-    return NetworkError(f"the connection to {host} was lost: {error}", CONTINUE_HINT)
+    # Without the text of the error, in which there may be a token.
+    return Unreachable(f"the connection to {host} was lost ({type(error).__name__})", CONTINUE_HINT)
 
 
 OFFLINE_HINT = "where there is a network: cfx fetch NAME --export DIR; then here: cfx fetch --import DIR"
@@ -308,10 +357,15 @@ CONTINUE_HINT = "run the same command again; it goes on where it was"
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps huggingface_hub's own warnings from the terminal: what matters is told by the error or the progress."""
-    logger = logging.getLogger("huggingface_hub")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    handlers = logging.getLogger("huggingface_hub").handlers
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    for handler in handlers:
+        handler.addFilter(drop)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for handler in handlers:
+            handler.removeFilter(drop)

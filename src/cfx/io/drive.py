@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cfx.errors import NetworkError, OutputError
 from cfx.io.addresses import DriveAddress
-from cfx.io.download import CONTINUE_HINT, OFFLINE_HINT
+from cfx.io.download import CONTINUE_HINT, OFFLINE_HINT, Unreachable
 from cfx.io.lock import Digest, digest_of
 
 ATTEMPTS = 3
@@ -46,10 +46,12 @@ def fetch_folder(address: DriveAddress, directory: Path) -> dict[str, Digest]:
         first = str(error).splitlines()[0]
         raise NetworkError(f"Google Drive did not hand over {address.folder}: {first}", CONTINUE_HINT) from error
     except requests.ConnectionError as error:
-        raise NetworkError("cannot reach drive.google.com", OFFLINE_HINT) from error
+        raise Unreachable("cannot reach drive.google.com", OFFLINE_HINT) from error
     except requests.RequestException as error:
         raise NetworkError(f"Google Drive did not hand over {address.folder}: {error}", CONTINUE_HINT) from error
     except OSError as error:
+        if error.errno is None:  # that of requests, for certificates that are not there
+            raise NetworkError(f"cannot ask Google Drive: {error}", "look at REQUESTS_CA_BUNDLE") from error
         raise OutputError(f"cannot write {directory}: {error.strerror or error}", "set CFX_CACHE") from error
     files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.endswith(".part"))
     if not files:

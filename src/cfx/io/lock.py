@@ -10,16 +10,20 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cfx.errors import DataError, NetworkError, OutputError
+from cfx.errors import DataError, NetworkError, OutputError, UsageError
+from cfx.io.addresses import parse
 from cfx.io.cache import cache_directory, replace_atomically
 
 FILE_NAME = "fetched.json"
 FORMAT = 1
+MODELS = "models"
+"""Directory of converted models."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class Digest:
 
     sha256: str
     size: int
+
+    def __post_init__(self):
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256) or type(self.size) is not int or self.size < 0:
+            raise ValueError(f"no digest: {self.sha256!r}, {self.size!r}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class Locked:
         commit: of the hub, or None for what comes from elsewhere.
         directory: below the cache directory; None for files in the hub's own cache.
         source: of a converted model, the address it was made from.
+        made_from: of a converted model, the SHA-256 of the file it was made from.
+        converter: of a converted model, the version of what made it.
         settings: of a converted model, what its conversion was told.
     """
 
@@ -46,6 +56,8 @@ class Locked:
     commit: str | None = None
     directory: str | None = None
     source: str | None = None
+    made_from: str | None = None
+    converter: int | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -66,6 +78,8 @@ class Locked:
         """
         files = {check_relative(name): Digest(**digest) for name, digest in content["files"].items()}
         directory = content.get("directory")
+        if not files:
+            raise ValueError("a record without files")
         return cls(**{**content, "files": files, "directory": directory and check_relative(directory)})
 
 
@@ -95,10 +109,18 @@ def read_lock(path: Path | None = None) -> dict[str, Locked]:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']} of another version of cfx")
-        return {key: Locked.of(record) for key, record in content["records"].items()}
+        records = {key: Locked.of(record) for key, record in content["records"].items()}
+        for key, locked in records.items():
+            if locked.source is None:
+                parse(key)
+            elif key != locked.directory:
+                raise ValueError(f"{key} lies elsewhere")
+        return records
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         raise DataError(f"{path} is damaged: {error}", "remove it; what was fetched is then checked anew") from error
 
 
@@ -149,16 +171,22 @@ def forget(*keys: str) -> None:
 def check_same(what: str, before: Mapping[str, Digest], now: Mapping[str, Digest]) -> None:
     """Refuses files that are not what they were.
 
+    Args:
+        what: for the message.
+        before: names -> what they were; nothing if they are new.
+        now: what they are.
+
     Raises:
-        NetworkError: if a file of `now` was another before.
+        NetworkError: if one was another before, or there are others.
     """
-    for name, digest in now.items():
-        if name in before and before[name] != digest:
-            raise NetworkError(
-                f"{what} is not what it was when it was first fetched: the SHA-256 of {name} was "
-                f"{before[name].sha256[:12]}..., and is {digest.sha256[:12]}... now",
-                "if you trust the new file, name a revision to accept it: cfx fetch NAME --revision main",
-            )
+    if not before or before == now:
+        return
+    name = next(name for name in (*now, *before) if before.get(name) != now.get(name))
+    was, is_now = (f"{files[name].sha256[:12]}..." if name in files else "missing" for files in (before, now))
+    raise NetworkError(
+        f"{what} is not what it was when it was first fetched: the SHA-256 of {name} was {was}, and is {is_now} now",
+        "if you trust the new file, accept it: cfx fetch NAME --accept",
+    )
 
 
 def digest_of(path: Path) -> Digest:
@@ -192,7 +220,8 @@ def exclusively(name: str, on_wait: Callable[[], None] = lambda: None) -> Iterat
     """
     from filelock import FileLock, Timeout
 
-    path = cache_directory("locks") / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock"
+    key = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:16]
+    path = cache_directory("locks") / f"{key}.lock"
     lock = FileLock(path)
     try:
         try:

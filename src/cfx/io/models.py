@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +15,14 @@ from typing import Any
 
 from cfx.catalog import AUTO, CATALOG, FALLBACK, Entry
 from cfx.config import ModelConfig
-from cfx.errors import NetworkError, UnsafeError
+from cfx.errors import CheckpointError, NetworkError, OutputError, UnsafeError
 from cfx.io import hub, upstream
 from cfx.io.addresses import HubAddress, parse
-from cfx.io.cache import cache_directory
+from cfx.io.cache import cache_directory, remove_file
 from cfx.io.checkpoint import Checkpoint, save_checkpoint
+from cfx.io.download import Unreachable
 from cfx.io.fetch import NORMALLY, Request, fetch_file, fetched
-from cfx.io.lock import Locked, digest_of, exclusively, forget, read_lock, record
+from cfx.io.lock import MODELS, Locked, digest_of, exclusively, forget, read_lock, update_lock
 from cfx.reporter import Reporter
 
 CONVERTER_VERSION = 1
@@ -27,8 +31,8 @@ CONVERTER_VERSION = 1
 AUTO_SECONDS = 4.0
 """How long `auto` waits for a hub that does not answer."""
 
-AUTO_PAUSE = 3600.0
-"""Seconds during which it then does not ask again."""
+AUTO_PAUSE = 60
+"""Minutes during which it then does not ask again."""
 
 
 def read_published(path: Path, source: Mapping[str, Any], num_heads: int | None = None, **sizes: Any) -> Checkpoint:
@@ -50,13 +54,17 @@ def read_published(path: Path, source: Mapping[str, Any], num_heads: int | None 
 
 
 def fetch_entry(entry: Entry, reporter: Reporter, request: Request = NORMALLY, **settings: Any) -> Path:
-    """The checkpoint directory of a published model of the catalog."""
+    """The checkpoint directory of a published model of the catalog; see `fetch_model`."""
+    return fetch_model(entry.address, reporter, request, entry, **_settings_of(entry, settings))
+
+
+def _settings_of(entry: Entry, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What its conversion is told: what its authors state, unless somebody knows better."""
     stated = entry.config or ModelConfig()
     told = {name: getattr(stated, name) for name in ("num_heads", "coord_components", "n_max", "sigma_min")}
     if stated.position == "absolute":
         del told["n_max"]  # the file tells
-    told |= {name: value for name, value in settings.items() if value is not None}
-    return fetch_model(entry.address, reporter, request, entry, **told)
+    return told | {name: value for name, value in settings.items() if value is not None}
 
 
 def fetch_model(
@@ -74,86 +82,98 @@ def fetch_model(
     Raises:
         NetworkError: if it cannot be fetched.
         CheckpointError: if it is no model that cfx reads. A hostile file is deleted.
+        OutputError: if it cannot be written.
     """
     settings = {name: value for name, value in settings.items() if value is not None}
     if request == NORMALLY and (found := converted(address, settings)) is not None:
         return found
-    path = fetch_file(address, reporter, request)
+    path = fetch_file(address, reporter, request, announce=False)
     with exclusively(f"convert {address}", lambda: reporter.message(f"another process converts {address}")):
-        found = converted(address, settings)
-        locked = read_lock()[address]
-        if found is not None and not request.force and _made_from(found, locked):
-            return found
-        return _convert(path, address, locked, reporter, entry, settings)
+        found = None if request.force else converted(address, settings)
+        if found is None:
+            found = _convert(path, address, read_lock()[address], reporter, entry, settings)
+            reporter.message(f"fetched and converted {address}")
+        return found
 
 
 def converted(address: str, settings: Mapping[str, Any]) -> Path | None:
-    """Where the conversion of a pickle lies, if it was made."""
-    for key, locked in read_lock().items():
-        if locked.source == address and locked.settings == settings:
+    """Where the conversion of a pickle lies, if it was made by this converter from the file that is recorded."""
+    records = read_lock()
+    sources = {digest.sha256 for digest in records[address].files.values()} if address in records else None
+    for key, locked in records.items():
+        fits = (locked.source, locked.settings, locked.converter) == (address, settings, CONVERTER_VERSION)
+        if fits and (sources is None or locked.made_from in sources):
             directory = cache_directory() / key
             if all((directory / name).is_file() for name in locked.files):
                 return directory
     return None
 
 
-def _made_from(directory: Path, locked: Locked) -> bool:
-    source = json.loads((directory / "checkpoint.json").read_text()).get("source", {})
-    return source.get("sha256") in {digest.sha256 for digest in locked.files.values()}
-
-
 def _convert(
     path: Path, address: str, locked: Locked, reporter: Reporter, entry: Entry | None, settings: dict[str, Any]
 ) -> Path:
-    facts = {"address": address, "commit": locked.commit, "converter": CONVERTER_VERSION}
+    facts = {"address": address, "commit": locked.commit}
     facts |= {"name": entry.name, "licence": entry.licence, "citation": entry.citation} if entry else {}
     try:
         checkpoint = read_published(path, facts, **settings)
     except UnsafeError as error:
         _delete(address, path, locked)
         raise UnsafeError(f"{error.message}; the file was deleted from the cache", error.hint) from None
+    sha256 = checkpoint.info["source"]["sha256"]
+    if sha256 not in {digest.sha256 for digest in locked.files.values()}:
+        _delete(address, path, locked)
+        raise CheckpointError(f"{path} was changed after it was fetched, and was removed", "run the same command again")
     if entry is not None and entry.config is not None:
-        _compare(entry.name, checkpoint.config, entry.config, reporter)
-    key = hashlib.sha256(json.dumps([checkpoint.info["source"]["sha256"], facts, settings]).encode()).hexdigest()[:12]
-    name = f"models/{entry.name if entry else path.stem}-{key}"
+        expected = {**dataclasses.asdict(entry.config), **settings}
+        _compare(entry.name, dataclasses.asdict(checkpoint.config), expected, reporter)
+    return _store(checkpoint, entry.name if entry else path.stem, locked.commit, address, sha256, settings)
+
+
+def _store(
+    checkpoint: Checkpoint, label: str, commit: str | None, address: str, sha256: str, settings: dict[str, Any]
+) -> Path:
+    """Writes a conversion and records it, in the place of earlier ones of the same file."""
+    key = hashlib.sha256(json.dumps([sha256, commit, address, settings, CONVERTER_VERSION]).encode()).hexdigest()[:12]
+    name = f"{MODELS}/{label}-{key}"
     directory = cache_directory() / name
+    for partial in directory.parent.glob(f"{glob.escape(directory.name)}.*-*"):  # of processes that were killed
+        shutil.rmtree(partial, ignore_errors=True)
     save_checkpoint(directory, checkpoint)
     files = {file.name: digest_of(file) for file in sorted(directory.iterdir())}
-    _replace_record(name, Locked(files, locked.commit, name, address, settings))
+    made = Locked(files, commit, name, address, sha256, CONVERTER_VERSION, settings)
+    stale: list[str] = []
+
+    def change(records: dict[str, Locked]) -> None:
+        for key, other in list(records.items()):
+            if key != name and (other.source, other.settings) == (address, settings):
+                del records[key]
+                stale.append(key)
+        records[name] = made
+
+    update_lock(change)
+    for key in stale:
+        shutil.rmtree(cache_directory() / key, ignore_errors=True)
     return directory
-
-
-def _replace_record(name: str, locked: Locked) -> None:
-    """Records a conversion, in the place of earlier ones of the same file."""
-    stale = [
-        key
-        for key, other in read_lock().items()
-        if key != name and (other.source, other.settings) == (locked.source, locked.settings)
-    ]
-    record(name, locked, replace=True)
-    forget(*stale)
 
 
 def _delete(address: str, path: Path, locked: Locked) -> None:
     where = parse(address)
     if isinstance(where, HubAddress) and locked.directory is None and locked.commit is not None:
         hub.remove(where, locked.commit)
-    path.unlink(missing_ok=True)
+    remove_file(path)
     forget(address)
 
 
-def _compare(name: str, found: ModelConfig, stated: ModelConfig, reporter: Reporter) -> None:
-    ours, theirs = dataclasses.asdict(found), dataclasses.asdict(stated)
-    changed = [f"{key} {ours[key]} instead of {theirs[key]}" for key in ours if ours[key] != theirs[key]]
+def _compare(name: str, found: dict[str, Any], stated: dict[str, Any], reporter: Reporter) -> None:
+    changed = [f"{key} {found[key]} instead of {stated[key]}" for key in found if found[key] != stated[key]]
     if changed:
         reporter.warning(f"{name} is not of the architecture that its authors state: {', '.join(changed)}")
 
 
 def is_here(entry: Entry) -> bool:
     """Whether a published model can be loaded without a network."""
-    records = read_lock()
-    made = any(converted(entry.address, locked.settings) for locked in records.values() if locked.source)
-    return made or fetched(entry.address, records.get(entry.address)) is not None
+    made = converted(entry.address, _settings_of(entry, {}))
+    return made is not None or fetched(entry.address, read_lock().get(entry.address)) is not None
 
 
 def choose_auto(reporter: Reporter) -> str:
@@ -165,33 +185,46 @@ def choose_auto(reporter: Reporter) -> str:
         CheckpointError: if the published model was fetched and is none.
     """
     entry = CATALOG[AUTO]
-    reason = None if is_here(entry) else _why_not(entry)
+    try:
+        reason = _try_auto(entry, reporter)
+    except OutputError as error:
+        reason = error.message
     if reason is None:
-        try:
-            fetch_entry(entry, reporter)
-            return AUTO
-        except NetworkError as error:
-            reason = error.message
+        return AUTO
     reporter.warning(
-        f"using the bundled model {FALLBACK}, since {AUTO} is not cached and {reason} "
+        f"using the bundled model {FALLBACK}, since {AUTO} is not here and {reason} "
         f"(where there is a network: cfx fetch {AUTO}; to be sure: --model {FALLBACK})"
     )
     return FALLBACK
 
 
-def _why_not(entry: Entry) -> str | None:
-    from huggingface_hub import constants
+def _try_auto(entry: Entry, reporter: Reporter) -> str | None:
+    """Fetches a model, or says why not; one that cannot be reached is not tried again for a while."""
+    if not is_here(entry):
+        if hub.is_offline():
+            return "HF_HUB_OFFLINE is set"
+        stamp = cache_directory() / "unreachable"
+        if (reason := _recent_failure(stamp)) is not None:
+            return reason
+        address = parse(entry.address)
+        assert isinstance(address, HubAddress)
+        error = hub.why_unreachable(address, AUTO_SECONDS)
+        if error is None:
+            try:
+                fetch_entry(entry, reporter)
+            except NetworkError as failure:
+                error = failure
+        if isinstance(error, Unreachable):
+            with contextlib.suppress(OSError):
+                stamp.write_text(error.message)
+        return error and error.message
+    fetch_entry(entry, reporter)
+    return None
 
-    if hub.is_offline():
-        return "HF_HUB_OFFLINE is set"
-    host = constants.ENDPOINT.split("://")[-1]
-    stamp = cache_directory() / "unreachable"
-    if stamp.exists() and time.time() - stamp.stat().st_mtime < AUTO_PAUSE and stamp.read_text() == host:
-        return f"{host} could not be reached {(time.time() - stamp.stat().st_mtime) / 60:.0f} minutes ago"
-    address = parse(entry.address)
-    assert isinstance(address, HubAddress)
-    if hub.answers(address, AUTO_SECONDS):
-        stamp.unlink(missing_ok=True)
-        return None
-    stamp.write_text(host)
-    return f"{host} cannot be reached"
+
+def _recent_failure(stamp: Path) -> str | None:
+    with contextlib.suppress(OSError):
+        minutes = (time.time() - stamp.stat().st_mtime) / 60
+        if minutes < AUTO_PAUSE:
+            return f"{minutes:.0f} minutes ago it could not be fetched: {stamp.read_text()}"
+    return None

@@ -8,13 +8,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cfx.errors import DataError
 from cfx.io.addresses import parse
 from cfx.io.cache import cache_directory, replace_atomically
 from cfx.io.fetch import FILES, fetched
-from cfx.io.lock import FILE_NAME, Locked, check_same, digest_of, read_lock, update_lock, write_lock
+from cfx.io.lock import FILE_NAME, MODELS, Locked, check_same, digest_of, read_lock, update_lock, write_lock
 
 
 def export_files(keys: list[str], directory: Path) -> None:
@@ -57,15 +57,30 @@ def import_files(directory: Path) -> list[str]:
         )
     records, here = read_lock(directory / FILE_NAME), read_lock()
     for key, locked in records.items():
-        places = {name: directory / (locked.directory or "") / name for name in locked.files}
-        check_files(key, locked, places)
-        if key in here:
-            check_same(key, here[key].files, locked.files)
+        _check_import(key, locked, directory, here)
     for locked in records.values():
         for name in locked.files:
             _copy(directory / locked.directory / name, cache_directory() / locked.directory / name)
     update_lock(lambda known: known.update(records))
     return list(records)
+
+
+def _check_import(key: str, locked: Locked, directory: Path, here: Mapping[str, Locked]) -> None:
+    """Whether a record of an export can be taken over: its files are whole, and no others than those here."""
+    if locked.directory is None or PurePosixPath(locked.directory).parts[0] not in (FILES.name, MODELS):
+        raise DataError(f"{directory / FILE_NAME} is damaged: {key} lies where nothing is imported to")
+    check_files(key, locked, {name: directory / locked.directory / name for name in locked.files})
+    if key in here:
+        check_same(key, here[key].files, locked.files)
+    if locked.source is None:
+        return
+    sources = {one.made_from for one in here.values() if one.source == locked.source}
+    sources |= {digest.sha256 for digest in here[locked.source].files.values()} if locked.source in here else set()
+    if sources - {locked.made_from}:
+        raise DataError(
+            f"{key} was made from another {locked.source} than the one here",
+            "to have the other one, remove what is here first: models/ and fetched.json in the cache directory",
+        )
 
 
 def find_files(key: str, locked: Locked) -> dict[str, Path | None]:

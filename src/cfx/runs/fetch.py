@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cfx.catalog import CATALOG, MODEL, Entry, find_part, is_hub_address
+from cfx.catalog import CATALOG, DATA, MODEL, Entry, find_part, is_hub_address
 from cfx.errors import DataError, UsageError
 from cfx.io.addresses import HubAddress, parse
+from cfx.io.cache import remove_file
 from cfx.io.fetch import Request, fetch_file, fetched
-from cfx.io.lock import Locked, digest_of, forget, read_lock
+from cfx.io.lock import Digest, Locked, digest_of, forget, read_lock
 from cfx.io.transfer import export_files, find_files
 from cfx.reporter import Reporter
 from cfx.runs.signals import interrupted_by_signals
 
 BUNDLED, CACHED, PARTLY, ABSENT = "with cfx", "yes", "partly", "no"
+OK, MISSING, DAMAGED = "ok", "missing", "damaged"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def fetch(names: Sequence[str], reporter: Reporter, request: Request) -> dict[st
     for name, entry, addresses in plans:
         with interrupted_by_signals(f"stopped fetching {name}; run the same command again to go on where it was"):
             for address in addresses:
-                paths[address] = _fetch(address, entry, reporter, request)
+                paths[address] = _fetch_one(address, entry, reporter, request)
     return paths
 
 
@@ -111,11 +112,11 @@ def _plan(name: str, request: Request, reporter: Reporter) -> tuple[Entry | None
         reporter.message(f"{name} is fetched by {entry.library} itself, when it is first used")
     addresses = [entry.files[part]] if ":" in name else list(entry.files.values())
     if request.revision and not all(isinstance(parse(address), HubAddress) for address in addresses):
-        raise UsageError(f"{name} has no revisions", "only files of the Hugging Face hub have; use --force")
+        raise UsageError(f"{name} has no revisions", "only files of the Hugging Face hub have; use --accept")
     return entry, addresses
 
 
-def _fetch(address: str, entry: Entry | None, reporter: Reporter, request: Request) -> Path:
+def _fetch_one(address: str, entry: Entry | None, reporter: Reporter, request: Request) -> Path:
     is_model = entry.kind == MODEL if entry else address.endswith(".pkl")
     if not is_model:
         return fetch_file(address, reporter, request)
@@ -133,9 +134,9 @@ def data_path(name: str | Path, reporter: Reporter) -> Path:
     text = str(name)
     if is_hub_address(text):
         address = text
-    elif (found := find_part(text)) is not None and not Path(text).exists():
+    elif not Path(text).exists() and (found := find_part(text)) is not None:
         entry, part = found
-        if entry.kind == MODEL or part not in entry.files:
+        if entry.kind != DATA:
             raise DataError(f"{text} is no data set but: {entry.summary}")
         address = entry.files[part]
     else:
@@ -151,7 +152,7 @@ class Checked:
     Attributes:
         key: address, or directory of a converted model.
         path: where it lies, or None.
-        state: "ok", "missing" or "damaged".
+        state: OK, MISSING or DAMAGED.
     """
 
     key: str
@@ -164,24 +165,23 @@ def verify(reporter: Reporter) -> list[Checked]:
     records, checked = read_lock(), []
     with reporter.progress("verifying", len(records)) as progress:
         for done, (key, locked) in enumerate(records.items(), start=1):
-            for name, path in find_files(key, locked).items():
-                checked.append(_check(key, path, locked, name))
+            places = find_files(key, locked)
+            states = {name: _state(path, locked.files[name]) for name, path in places.items()}
+            checked += [Checked(key, path, states[name]) for name, path in places.items()]
+            for name, path in places.items():
+                if states[name] == DAMAGED and path is not None:
+                    remove_file(path.resolve())
+                    remove_file(path)
+            if locked.source is not None and set(states.values()) != {OK}:  # a converted model is made again
+                forget(key)
             progress.update(done)
     return checked
 
 
-def _check(key: str, path: Path | None, locked: Locked, name: str) -> Checked:
+def _state(path: Path | None, expected: Digest) -> str:
     if path is None:
-        return Checked(key, None, "missing")
-    if digest_of(path) == locked.files[name]:
-        return Checked(key, path, "ok")
-    if locked.source is not None:  # a converted model is made again
-        shutil.rmtree(path.parent)
-        forget(key)
-    else:
-        path.resolve().unlink()
-        path.unlink(missing_ok=True)
-    return Checked(key, path, "damaged")
+        return MISSING
+    return OK if digest_of(path) == expected else DAMAGED
 
 
 def export(addresses: Collection[str] | None, directory: Path) -> list[str]:

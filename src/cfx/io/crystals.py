@@ -1,0 +1,98 @@
+"""Crystals of a file as pymatgen Structures, each with its name, or the reason why it is none: what is evaluated."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cfx.errors import DataError
+from cfx.io.structures import Record, parse_structure, read_records
+
+CHUNK = 64
+"""Records that a worker takes at once."""
+
+MIXED = "sites with partial or mixed occupancy"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One crystal of a file.
+
+    Attributes:
+        name: for messages and records.
+        structure: pymatgen Structure, or None where there is none.
+        reason: why there is none, or "".
+        space_group_asked: the space group that whoever made the crystal says it should have, or None.
+    """
+
+    name: str
+    structure: Any
+    reason: str = ""
+    space_group_asked: int | None = None
+
+
+def load_crystals(
+    path: Path, num_workers: int = -1, on_progress: Callable[[int], None] = lambda done: None
+) -> list[Loaded]:
+    """All crystals of a file, directory or zip, in order; a bad one is a reason, not an error.
+
+    Args:
+        path: see `structures.read_records`.
+        num_workers: processes; -1 for all cores. A backend set by `joblib.parallel_config` is used.
+        on_progress: called with the number of crystals read so far.
+
+    Raises:
+        DataError: if the file cannot be read, or holds nothing.
+    """
+    import joblib
+
+    parallel = joblib.Parallel(n_jobs=num_workers, return_as="generator")
+    loaded: list[Loaded] = []
+    for part in parallel(joblib.delayed(_parse_all)(chunk) for chunk in _chunks(read_records(path))):
+        loaded += part
+        on_progress(len(loaded))
+    if not loaded:
+        raise DataError(f"{path} holds no crystals")
+    return loaded
+
+
+def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    records = iter(records)
+    while chunk := list(itertools.islice(records, CHUNK)):
+        yield chunk
+
+
+def _parse_all(records: list[Record]) -> list[Loaded]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [_parse(record) for record in records]
+
+
+def _parse(record: Record) -> Loaded:
+    """The one boundary at which any fault of a parser becomes a reason; see `structures.encode_records`."""
+    asked = _space_group_asked(record)
+    try:
+        structure = parse_structure(record)
+    except Exception as error:
+        reason = " ".join(f"{error}".split())[:200] or type(error).__name__
+        return Loaded(record.name, None, reason, asked)
+    if not structure.is_ordered:
+        return Loaded(record.name, None, MIXED, asked)
+    return Loaded(record.name, structure, "", asked)
+
+
+def _space_group_asked(record: Record) -> int | None:
+    """Said by cfx's own CIFs and frames, and by the public layout of sites; others say what they found."""
+    patterns = {
+        "cif": r"^_cfx_model .*^_space_group_IT_number (\d+)",
+        "extxyz": r"\bspace_group=(\d+)\b",
+        "sites": r'"G": "(\d+)"',
+    }
+    pattern = patterns.get(record.format)
+    match = re.search(pattern, record.text, re.MULTILINE | re.DOTALL) if pattern else None
+    return int(match[1]) if match else None
