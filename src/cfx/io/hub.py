@@ -28,9 +28,17 @@ _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids the network."""
-    from huggingface_hub import constants
+    """Whether HF_HUB_OFFLINE forbids the network.
 
+    Raises:
+        NetworkError: if a setting of the hub cannot be used; its client reads them when it is first imported.
+    """
+    try:
+        from huggingface_hub import constants
+    except ValueError as error:
+        raise NetworkError(
+            f"a setting of the hub cannot be used: {error}", "look at HF_ENDPOINT, HF_HUB_..."
+        ) from error
     return bool(constants.HF_HUB_OFFLINE)
 
 
