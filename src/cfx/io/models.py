@@ -187,7 +187,7 @@ def choose_auto(reporter: Reporter) -> str:
     entry = CATALOG[AUTO]
     try:
         reason = _try_auto(entry, reporter)
-    except OutputError as error:
+    except (NetworkError, OutputError) as error:
         reason = error.message
     if reason is None:
         return AUTO
