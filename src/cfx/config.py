@@ -294,6 +294,44 @@ class SampleConfig:
         return range(self.n * (part - 1) // parts, self.n * part // parts)
 
 
+@dataclass(frozen=True)
+class EvalConfig:
+    """How crystals are judged.
+
+    Attributes:
+        reference: known crystals that novelty is judged against, as a file or a name; None: it is not judged.
+        potential: interatomic potential that computes energies, see `cfx.potentials`; None: stability is not judged.
+        hull: phases that stability is judged against, as a file or a name; None: only energies are computed.
+        hull_scale: of the hull's energies where its file does not say: raw or mp2020.
+        relax: judge the relaxed crystals, but for validity and space group.
+        fmax: largest force of a relaxed crystal, eV/angstrom.
+        steps: of a relaxation, at most.
+        device: of the potential.
+        stable: energy above the hull up to which a crystal counts as stable, eV/atom.
+        workers: processes; -1 for all cores.
+    """
+
+    reference: str | None = None
+    potential: str | None = None
+    hull: str | None = None
+    hull_scale: str | None = None
+    relax: bool = False
+    fmax: float = 0.05
+    steps: int = 500
+    device: str = "cpu"
+    stable: float = 0.1
+    workers: int = -1
+
+    def __post_init__(self):
+        for name, needed in (("hull", "potential"), ("relax", "potential"), ("hull_scale", "hull")):
+            if getattr(self, name) and not getattr(self, needed):
+                raise UsageError(f"{name.replace('_', '-')} needs a {needed}", f"name one with --{needed}")
+        if self.fmax <= 0 or self.steps < 1:
+            raise UsageError("a relaxation has a largest force above 0 and at least one step")
+        if not math.isfinite(self.stable):
+            raise UsageError(f"the threshold of stability must be an energy in eV/atom, not {self.stable}")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain dictionary of a configuration, for JSON."""
     return dataclasses.asdict(config)

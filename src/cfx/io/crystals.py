@@ -36,28 +36,44 @@ class Loaded:
     space_group_asked: int | None = None
 
 
-def load_crystals(
-    path: Path, num_workers: int = -1, on_progress: Callable[[int], None] = lambda done: None
-) -> list[Loaded]:
+def iterate_crystals(path: Path, num_workers: int = -1) -> Iterator[Loaded]:
     """All crystals of a file, directory or zip, in order; a bad one is a reason, not an error.
 
     Args:
         path: see `structures.read_records`.
         num_workers: processes; -1 for all cores. A backend set by `joblib.parallel_config` is used.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    import joblib
+
+    parallel = joblib.Parallel(n_jobs=num_workers, return_as="generator")
+    for part in parallel(joblib.delayed(_parse_all)(chunk) for chunk in _chunks(read_records(path))):
+        yield from part
+
+
+def load_crystals(
+    path: Path, num_workers: int = -1, on_progress: Callable[[int], None] = lambda done: None
+) -> list[Loaded]:
+    """All crystals of a file in memory; see `iterate_crystals`.
+
+    Args:
+        path: of the file.
+        num_workers: processes.
         on_progress: called with the number of crystals read so far.
 
     Raises:
         DataError: if the file cannot be read, or holds nothing.
     """
-    import joblib
-
-    parallel = joblib.Parallel(n_jobs=num_workers, return_as="generator")
     loaded: list[Loaded] = []
-    for part in parallel(joblib.delayed(_parse_all)(chunk) for chunk in _chunks(read_records(path))):
-        loaded += part
-        on_progress(len(loaded))
+    for one in iterate_crystals(path, num_workers):
+        loaded.append(one)
+        if len(loaded) % CHUNK == 0:
+            on_progress(len(loaded))
     if not loaded:
         raise DataError(f"{path} holds no crystals")
+    on_progress(len(loaded))
     return loaded
 
 

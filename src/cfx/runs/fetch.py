@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cfx.catalog import CATALOG, DATA, MODEL, Entry, find_part, is_hub_address
+from cfx.catalog import CATALOG, DATA, HULL, MODEL, Entry, find_part, is_hub_address
 from cfx.errors import DataError, UsageError
 from cfx.io.addresses import HubAddress, parse
 from cfx.io.cache import remove_file
@@ -129,15 +129,25 @@ def data_path(name: str | Path, reporter: Reporter) -> Path:
     """A data set on this machine: a path as it is; a name of the catalog or of the hub, fetched.
 
     Raises:
+        DataError: if the name is that of something else.
         NetworkError: if it has to be fetched, and cannot be.
     """
+    return _path(name, DATA, "data set", reporter)
+
+
+def hull_path(name: str | Path, reporter: Reporter) -> Path:
+    """The file of a hull, likewise."""
+    return _path(name, HULL, "hull", reporter)
+
+
+def _path(name: str | Path, kind: str, what: str, reporter: Reporter) -> Path:
     text = str(name)
     if is_hub_address(text):
         address = text
     elif not Path(text).exists() and (found := find_part(text)) is not None:
         entry, part = found
-        if entry.kind != DATA:
-            raise DataError(f"{text} is no data set but: {entry.summary}")
+        if entry.kind != kind:
+            raise DataError(f"{text} is no {what} but: {entry.summary}")
         address = entry.files[part]
     else:
         return Path(name)

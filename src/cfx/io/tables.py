@@ -1,0 +1,41 @@
+"""Rows of plain values as a .csv or .parquet file."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cfx.errors import DependencyError, UsageError
+from cfx.io.cache import replace_atomically
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes rows of equal keys; None is an empty cell.
+
+    Raises:
+        UsageError: for another ending than .csv and .parquet.
+        DependencyError: for Parquet without pyarrow.
+        OutputError: if it cannot be written.
+    """
+    writers = {".csv": _write_csv, ".parquet": _write_parquet}
+    if path.suffix not in writers:
+        raise UsageError(f"cannot write {path}", "name a .csv or .parquet file")
+    replace_atomically(path, lambda partial: writers[path.suffix](partial, rows))
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_parquet(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DependencyError("writing Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'") from error
+    parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)

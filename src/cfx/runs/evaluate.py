@@ -1,0 +1,323 @@
+"""Evaluating crystals: what is valid, unique, novel and stable, crystal by crystal and in sum."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cfx.config import EvalConfig
+from cfx.errors import DataError
+from cfx.io.cache import cache_directory, content_digest
+from cfx.io.crystals import Loaded, iterate_crystals, load_crystals
+from cfx.io.hulls import read_hull
+from cfx.metrics import distributions, duplicates, novelty, symmetry, validity
+from cfx.metrics.hull import Hull, HullBatch
+from cfx.metrics.reference import Reference, cached_reference
+from cfx.metrics.rmsd import rms_displacement
+from cfx.metrics.summary import Thresholds, summarize
+from cfx.potentials.base import Potential, load_potential
+from cfx.reporter import Reporter
+from cfx.runs.fetch import data_path, hull_path
+from cfx.runs.signals import Interrupted, StopRequest
+
+CHUNK = 64
+"""Crystals whose energies are computed between two looks at the clock."""
+
+GALLERY = 60
+"""Crystals of a file that a report shows."""
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What crystals are held against; None where there is nothing.
+
+    Attributes:
+        config: how.
+        reference: known crystals, and what they are called.
+        potential: computes energies.
+        hull: phases.
+    """
+
+    config: EvalConfig
+    reference: Reference | None
+    potential: Potential | None
+    hull: Hull | None
+
+    def settings(self) -> dict[str, str | float | bool]:
+        """What a reader of the numbers has to know."""
+        config = self.config
+        settings: dict[str, str | float | bool] = {
+            "structure validity": f"atoms > {validity.MIN_DISTANCE} angstrom apart, volume > 0.1 angstrom^3",
+            "composition validity": validity.SMACT_SETTING,
+            "duplicates": "pymatgen StructureMatcher, default tolerances",
+            "symmetry tolerance": f"{symmetry.SYMPREC} angstrom",
+            "stable": f"e_above_hull <= {config.stable:g} eV/atom",
+        }
+        if self.reference is not None:
+            settings["reference"] = f"{config.reference} ({len(self.reference):,} crystals)"
+        if self.potential is not None:
+            settings["potential"] = f"{self.potential.name}, energies on the scale {self.potential.scale}"
+        if self.hull is not None:
+            settings["hull"] = str(self.hull)
+        if config.relax:
+            settings["relaxed"] = f"to {config.fmax:g} eV/angstrom, at most {config.steps} steps; judged as relaxed"
+        return settings
+
+
+def prepare(config: EvalConfig, reporter: Reporter) -> Judges:
+    """Loads what crystals are held against.
+
+    Raises:
+        DataError: if a file cannot be read.
+        UsageError: if potential and hull do not go together.
+        DependencyError: if a library is missing.
+    """
+    potential = load_potential(config.potential, config.device) if config.potential else None
+    hull = None
+    if config.hull is not None:
+        with reporter.progress(f"reading {Path(config.hull).name}", None) as progress:
+            hull = read_hull(hull_path(config.hull, reporter), config.hull_scale, progress.update)
+        hull.check_potential(potential.scale)
+    reference = read_reference(config.reference, config.workers, reporter) if config.reference else None
+    return Judges(config, reference, potential, hull)
+
+
+def read_reference(name: str, workers: int, reporter: Reporter) -> Reference:
+    """Known crystals, from the cache where they are there.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    path = data_path(name, reporter)
+
+    def structures():
+        with reporter.progress(f"reading {name}", None) as progress:
+            for done, one in enumerate(iterate_crystals(path, workers), start=1):
+                if done % CHUNK == 0:
+                    progress.update(done)
+                yield one.structure
+
+    reference = cached_reference(structures, content_digest(path, ["reference", path.name]), cache_directory("known"))
+    if not len(reference):
+        raise DataError(f"{name} holds no crystals to compare with")
+    reporter.message(f"{name}: {len(reference):,} known crystals")
+    return reference
+
+
+def evaluate(name: str, judges: Judges, reporter: Reporter) -> dict[str, Any]:
+    """Evaluates a file.
+
+    Returns:
+        Ready for JSON: name, crystals, settings, summary (metric -> value with its interval), reasons, records (one for
+        each crystal), reference (its distributions) and gallery (crystals to look at).
+
+    Raises:
+        DataError: if nothing in it can be evaluated.
+        Interrupted: after a signal.
+    """
+    path, workers = data_path(name, reporter), judges.config.workers
+    with StopRequest() as stop:
+
+        @contextmanager
+        def task(title: str, total: int | None):
+            """A task that ends when a signal has come."""
+            with reporter.progress(f"{path.name}: {title}", total) as progress:
+
+                def update(done: int) -> None:
+                    progress.update(done)
+                    if stop.signum is not None:
+                        raise Interrupted(stop.signum, f"stopped evaluating {path.name}")
+
+                yield update
+
+        with task("reading", None) as update:
+            crystals = load_crystals(path, workers, update)
+        if not any(one.structure is not None for one in crystals):
+            worst = Counter(one.reason for one in crystals).most_common(1)[0]
+            raise DataError(f"none of the {len(crystals)} crystals of {name} can be read: {worst[1]} x {worst[0]}")
+        records, final = _judge(crystals, judges, task)
+    reference = _distributions(judges.reference)
+    return {
+        "name": path.name if path == Path(name) else name,
+        "crystals": len(crystals),
+        "settings": judges.settings(),
+        "summary": summarize(records, Thresholds(stable=judges.config.stable), reference),
+        "reasons": _count_reasons(records),
+        "records": records,
+        "reference": reference,
+        "gallery": _gallery(records, final),
+    }
+
+
+def as_result(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Evaluated files as one result."""
+    return {"version": version("cfx-crystal"), "files": list(files)}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found of n crystals: lists of the metrics' own records, energies (total, eV) and distances to the hull.
+
+    Attributes:
+        judged: the structures that energies belong to: relaxed ones where there are.
+        faults: why there is no energy.
+    """
+
+    structure: list[validity.Validity]
+    composition: list[validity.Validity]
+    groups: list[symmetry.SpaceGroup]
+    energies: list[float]
+    judged: list
+    faults: list[str]
+    unique: list[duplicates.Uniqueness]
+    novel: list[novelty.Novelty]
+    heights: HullBatch | None
+
+    def record(self, i: int, crystals: list[Loaded], relaxed: bool) -> dict[str, Any]:
+        """All that is known of one crystal, ready for JSON."""
+        one, match = crystals[i], self.unique[i].match
+        height = math.nan if self.heights is None else float(self.heights.e_above_hull[i])
+        return {
+            "name": one.name,
+            **_facts(one.structure),
+            "space_group": self.groups[i].found,
+            "space_group_asked": one.space_group_asked,
+            "valid_structure": self.structure[i].valid,
+            "valid_composition": self.composition[i].valid,
+            "valid": self.structure[i].valid and self.composition[i].valid,
+            "unique": self.unique[i].unique,
+            "duplicate_of": None if match is None else crystals[match].name,
+            "novel": self.novel[i].novel,
+            "energy_per_atom": _per_atom(self.energies[i], self.judged[i]),
+            "e_above_hull": height if math.isfinite(height) else None,
+            "rmsd_to_relaxed": rms_displacement(one.structure, self.judged[i]) if relaxed else None,
+            "reason": self._reason(i, one),
+        }
+
+    def _reason(self, i: int, one: Loaded) -> str:
+        """Every step's reason, in one line."""
+        if one.structure is None:
+            return f"read: {one.reason}"
+        said = {
+            "structure": self.structure[i].reason,
+            "composition": self.composition[i].reason,
+            "space group": self.groups[i].reason,
+            "energy": self.faults[i],
+            "unique": self.unique[i].reason if self.structure[i].valid else "",
+        }
+        if self.heights is not None and math.isfinite(self.energies[i]):
+            said["hull"] = self.heights.reasons[i]
+        return "; ".join(f"{step}: {reason}" for step, reason in said.items() if reason)
+
+
+def _judge(crystals: list[Loaded], judges: Judges, task: Callable) -> tuple[list[dict[str, Any]], list]:
+    """A record for each crystal, and the structure that is judged."""
+    structures, config = [one.structure for one in crystals], judges.config
+    with task("validity", None):
+        structure_ok = validity.structure_validity(structures)
+        composition_ok = validity.composition_validity(structures)
+    with task("space groups", None):
+        groups = symmetry.find_space_groups(
+            structures, [one.space_group_asked for one in crystals], n_jobs=config.workers
+        )
+    energies, judged, faults = _energies(structures, judges, task)
+    with task("unique", None) as update:
+        unique = duplicates.find_duplicates(judged, config.workers, update)
+    with task("novel", None) as update:
+        novel = novelty.find_novel(judged, judges.reference, config.workers, update)
+    heights = None
+    if judges.hull is not None and judges.potential is not None:
+        heights = judges.hull.evaluate(judged, energies, judges.potential.scale)
+    found = Findings(structure_ok, composition_ok, groups, energies, judged, faults, unique, novel, heights)
+    return [found.record(i, crystals, config.relax) for i in range(len(crystals))], judged
+
+
+def _facts(structure) -> dict[str, Any]:
+    """What a structure tells by itself."""
+    if structure is None:
+        return dict.fromkeys(("formula", "num_atoms", "num_elements", "density"))
+    return {
+        "formula": structure.composition.reduced_formula,
+        "num_atoms": len(structure),
+        "num_elements": distributions.num_elements(structure),
+        "density": distributions.density(structure),
+    }
+
+
+def _per_atom(energy: float, structure) -> float | None:
+    return float(energy) / len(structure) if structure is not None and math.isfinite(energy) else None
+
+
+def _energies(structures: list, judges: Judges, task: Callable) -> tuple[list[float], list, list[str]]:
+    """Energies (total, eV; NaN where there is none), the structures that have them, and reasons."""
+    if judges.potential is None:
+        return [math.nan] * len(structures), structures, [""] * len(structures)
+    energies, final, faults = [], [], []
+    with task("relaxing" if judges.config.relax else "energies", len(structures)) as update:
+        for first in range(0, len(structures), CHUNK):
+            part = structures[first : first + CHUNK]
+            for energy, structure, reason in _compute(part, judges):
+                energies.append(energy)
+                final.append(structure)
+                faults.append(reason if structure is not None else "")
+            update(len(energies))
+    return energies, final, faults
+
+
+def _compute(structures: list, judges: Judges):
+    """Energy, structure and reason of some crystals, relaxed if that is asked for."""
+    if not judges.config.relax:
+        batch = judges.potential.evaluate(structures, forces=False)
+        yield from zip(batch.energy, structures, batch.reasons, strict=True)
+        return
+    from cfx.potentials.relax import relax
+
+    for before, one in zip(
+        structures, relax(judges.potential, structures, judges.config.fmax, judges.config.steps), strict=True
+    ):
+        if one.structure is None:
+            yield math.nan, before, one.reason
+        else:
+            yield one.energy, one.structure, one.reason or ("" if one.converged else "the relaxation did not converge")
+
+
+def _count_reasons(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Reasons, the most frequent first, each with an example."""
+    counts, example = Counter(), {}
+    for record in records:
+        for reason in filter(None, record["reason"].split("; ")):
+            counts[reason] += 1
+            example.setdefault(reason, record["name"])
+    return [{"reason": key, "count": count, "example": example[key]} for key, count in counts.most_common()]
+
+
+def _distributions(reference: Reference | None) -> dict[str, list[float]] | None:
+    if reference is None:
+        return None
+    return {"density": reference.density().tolist(), "num_elements": reference.num_elements().tolist()}
+
+
+def _gallery(records: Sequence[dict[str, Any]], structures: Sequence) -> list[dict[str, Any]]:
+    """Crystals to look at: valid ones first, then new ones, then those of low energy, then as in the file."""
+
+    def worth(i: int) -> tuple:
+        record = records[i]
+        height = math.inf if record["e_above_hull"] is None else record["e_above_hull"]
+        return not record["valid"], not record["unique"], record["novel"] is False, height, i
+
+    best = sorted((i for i, one in enumerate(structures) if one is not None), key=worth)[:GALLERY]
+    return [
+        {
+            **{key: records[i][key] for key in ("name", "formula", "space_group", "e_above_hull")},
+            "cell": structures[i].lattice.matrix.round(5).tolist(),
+            "species": [site.specie.symbol for site in structures[i]],
+            "frac_coords": structures[i].frac_coords.round(5).tolist(),
+        }
+        for i in best
+    ]
