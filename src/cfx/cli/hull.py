@@ -1,0 +1,69 @@
+"""cfx hull: phases that stability is judged against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cfx.cli.options import DATA_HELP
+from cfx.errors import UsageError
+
+app = typer.Typer(help="Phases that stability is judged against: build such a hull, or look at one.")
+SHOWN = 20
+
+
+@app.command("build")
+def build(
+    structures: Annotated[list[str], typer.Argument(help=f"Crystals: {DATA_HELP}")],
+    potential: Annotated[str, typer.Option(help="chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .npz file.")],
+    name: Annotated[str | None, typer.Option(help="What to call it; by default the name of the file.")] = None,
+    device: Annotated[str, typer.Option(help="Of the potential: cpu or cuda.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that read; 0 for one a core.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
+) -> None:
+    """Compute the energies of crystals as they are, and keep the lowest of each composition.
+
+    Energies of candidates by the same potential are then on the same footing. Elements must be among the crystals.
+    """
+    from cfx.cli.console import ConsoleReporter
+    from cfx.cli.eval import check_file
+
+    if output.suffix != ".npz":
+        raise UsageError(f"cannot write {output}", "name a .npz file")
+    check_file(output, force)
+    from cfx.runs.hull import build as build_hull
+
+    reporter = ConsoleReporter()
+    title = name or output.name.removesuffix(".npz").removesuffix(".hull")
+    hull = build_hull(structures, potential, output, title, device, workers or -1, reporter)
+    reporter.message(f"{hull}: {output}")
+
+
+@app.command("show")
+def show(
+    hull: Annotated[str, typer.Argument(help="A file (.npz, .json, .json.bz2), or a name of cfx fetch --list.")],
+    scale: Annotated[str | None, typer.Option(help="Of energies whose file does not say it: raw or mp2020.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="A .csv with a column `formula`: which of them does the hull lack?")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """What a hull holds, and which phases of a list it lacks."""
+    from cfx.cli.console import ConsoleReporter
+    from cfx.runs.hull import describe
+
+    content = describe(hull, scale, reference, ConsoleReporter())
+    if as_json:
+        import json
+
+        print(json.dumps(content, indent=1))
+        return
+    missing = content.pop("missing", None)
+    for key, value in content.items():
+        print(f"{key.replace('_', ' ')}: {value}")
+    if missing is not None:
+        few = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        print(f"missing: {len(missing)}{': ' * bool(few)}{few}")

@@ -1,0 +1,119 @@
+"""Hulls: building one from crystals with a potential, and what one holds."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cfx.errors import DataError
+from cfx.io.crystals import load_crystals
+from cfx.io.hulls import read_hull, write_hull
+from cfx.metrics.hull import Hull, HullInfo, build_table, missing_phases
+from cfx.potentials.base import load_potential
+from cfx.reporter import Reporter
+from cfx.runs.fetch import data_path, hull_path
+from cfx.runs.signals import Interrupted, StopRequest
+
+CHUNK = 64
+"""Crystals whose energies are computed between two looks at the clock."""
+
+
+def build(
+    names: list[str], potential: str, target: Path, title: str, device: str, workers: int, reporter: Reporter
+) -> Hull:
+    """Computes the energies of crystals and keeps the lowest of each composition.
+
+    Args:
+        names: files or data sets.
+        potential: see `load_potential`.
+        target: where the table goes.
+        title: what the hull is called.
+        device: of the potential.
+        workers: processes that read.
+        reporter: receives progress.
+
+    Raises:
+        DataError: if no crystal has an energy.
+        Interrupted: after a signal; nothing is written.
+    """
+    model = load_potential(potential, device)
+    crystals = [one for name in names for one in load_crystals(data_path(name, reporter), workers)]
+    structures = [one.structure for one in crystals]
+    energies: list[float] = []
+    reasons: list[str] = []
+    with StopRequest() as stop, reporter.progress(f"energies by {model.name}", len(crystals)) as progress:
+        for first in range(0, len(structures), CHUNK):
+            batch = model.evaluate(structures[first : first + CHUNK], forces=False)
+            energies += batch.energy.tolist()
+            reasons += batch.reasons
+            progress.update(len(energies))
+            if stop.signum is not None:
+                raise Interrupted(stop.signum, "stopped; nothing was written")
+    kept = [i for i, energy in enumerate(energies) if math.isfinite(energy)]
+    left_out = Counter(crystals[i].reason or reasons[i] for i in range(len(crystals)) if not math.isfinite(energies[i]))
+    if not kept:
+        raise DataError(f"none of the {len(crystals)} crystals has an energy: {left_out.most_common(1)[0][0]}")
+    if left_out:
+        said = ", ".join(f"{count} x {reason}" for reason, count in left_out.most_common(5))
+        reporter.warning(f"{left_out.total()} crystals are left out: {said}")
+    sources = ", ".join(Path(name).name for name in names)
+    info = HullInfo(title, model.scale, model.name, version("cfx-crystal"), f"{len(kept)} crystals of {sources}")
+    hull = build_table(
+        [structures[i] for i in kept], [energies[i] for i in kept], [crystals[i].name for i in kept], info
+    )
+    write_hull(target, hull)
+    return hull
+
+
+def describe(name: str, scale: str | None, reference: Path | None, reporter: Reporter) -> dict[str, Any]:
+    """What a hull holds, ready for JSON.
+
+    Args:
+        name: a file, or a name of the catalog.
+        scale: of its energies, where the file does not say.
+        reference: a .csv with a column `formula`, of phases that it should have.
+        reporter: receives progress.
+
+    Raises:
+        DataError: if a file cannot be read.
+    """
+    with reporter.progress(f"reading {name}", None) as progress:
+        hull = read_hull(hull_path(name, reporter), scale, progress.update)
+    elements = Counter(int(size) for size in hull.phases.sizes)
+    content: dict[str, Any] = {
+        "name": hull.info.name,
+        "scale": hull.scale,
+        "potential": hull.info.potential,
+        "version": hull.info.version,
+        "provenance": hull.info.provenance,
+        "phases": len(hull.phases),
+        "phases_by_number_of_elements": {str(size): elements[size] for size in sorted(elements)},
+        "elements": len(hull.phases.terminals),
+    }
+    if reference is not None:
+        formulas = read_formulas(reference)
+        missing = missing_phases(hull, formulas)
+        content |= {"reference": reference.name, "reference_phases": len(set(formulas)), "missing": missing}
+    return content
+
+
+def read_formulas(path: Path) -> list[str]:
+    """The column `formula` of a .csv or .csv.gz.
+
+    Raises:
+        DataError: if it cannot be read, or has no such column.
+    """
+    open_text = gzip.open if path.suffix == ".gz" else open
+    try:
+        with open_text(path, "rt", encoding="utf-8", newline="") as file:
+            rows = csv.DictReader(file)
+            if "formula" not in (rows.fieldnames or []):
+                raise DataError(f"{path} has no column `formula`")
+            return [row["formula"] for row in rows if row["formula"]]
+    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error

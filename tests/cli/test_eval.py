@@ -1,0 +1,194 @@
+"""cfx eval and cfx hull as a user runs them: real processes, real energies."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+EMT = "ase:ase.calculators.emt:EMT"
+
+
+def fcc(symbol: str, a: float) -> Structure:
+    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [symbol], [[0, 0, 0]])
+
+
+def l12(one: str, three: str, a: float) -> Structure:
+    return Structure(
+        Lattice.cubic(a), [one, three, three, three], [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
+    )
+
+
+COPPER, GOLD, SILVER = fcc("Cu", 3.59), fcc("Au", 4.06), fcc("Ag", 4.06)
+CU3AU, AU3CU = l12("Au", "Cu", 3.72), l12("Cu", "Au", 3.95)
+SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+PARTIAL = Structure(Lattice.cubic(4), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]])
+CLOSE = Structure(Lattice.cubic(4), ["Cu", "Cu"], [[0, 0, 0], [0, 0, 0.001]])
+
+
+def write(path: Path, **structures: Structure | str) -> Path:
+    texts = {name: one if isinstance(one, str) else one.to(fmt="cif") for name, one in structures.items()}
+    path.write_text("".join(json.dumps({"id": name, "cif": text}) + "\n" for name, text in texts.items()))
+    return path
+
+
+@pytest.fixture
+def samples(tmp_path) -> Path:
+    """Eight rows: two that are one crystal, and five that something is wrong with."""
+    return write(
+        tmp_path / "samples.jsonl",
+        cu3au=CU3AU,
+        again=CU3AU * (2, 1, 1),
+        stretched=l12("Cu", "Au", 4.4),
+        silver=SILVER,
+        salt=SALT,
+        partial=PARTIAL,
+        close=CLOSE,
+        nonsense="data_x\nnonsense",
+    )
+
+
+@pytest.fixture
+def hull(cfx, tmp_path) -> Path:
+    """Of copper, gold and their alloys, by EMT; silver is not in it."""
+    write(tmp_path / "phases.jsonl", cu=COPPER, au=GOLD, cu3au=CU3AU, au3cu=AU3CU, bad=SALT)
+    result = cfx("hull", "build", "phases.jsonl", "--potential", EMT, "-o", "emt.hull.npz")
+    assert result.returncode == 0, result.stderr
+    assert "1 crystals are left out" in result.stderr and "4 phases" in result.stderr
+    return tmp_path / "emt.hull.npz"
+
+
+def test_from_a_file_to_sun(cfx, samples, hull, tmp_path):
+    write(tmp_path / "known.jsonl", cu=COPPER, cu3au=CU3AU * (1, 1, 2))
+    arguments = ["--reference", "known.jsonl", "--potential", EMT, "--hull", hull, "--workers", 1]
+    result = cfx("eval", samples, *arguments, "-o", "records.csv", "--html", "report.html", "--json")
+    assert result.returncode == 0, result.stderr
+    [file] = json.loads(result.stdout)["files"]
+    summary, rows = file["summary"], {row["name"]: row for row in file["records"]}
+    assert list(rows) == ["cu3au", "again", "stretched", "silver", "salt", "partial", "close", "nonsense"]
+    assert {name: summary[name]["count"] for name in (
+        "avg_structure_validity", "frac_unique_structures", "frac_novel_structures", "frac_stable_structures",
+        "frac_on_hull_structures", "frac_novel_unique_stable_structures")} == {
+        "avg_structure_validity": 5, "frac_unique_structures": 5, "frac_novel_structures": 4,
+        "frac_stable_structures": 2, "frac_on_hull_structures": 2, "frac_novel_unique_stable_structures": 0,
+    }  # fmt: skip
+    assert all(value["of"] == 8 for value in summary.values() if value and "count" in value)
+    assert rows["again"]["duplicate_of"] == "cu3au" and rows["cu3au"]["unique"] and not rows["cu3au"]["novel"]
+    assert rows["cu3au"]["e_above_hull"] == pytest.approx(0, abs=1e-6)
+    assert rows["stretched"]["e_above_hull"] > 0.1
+    assert rows["cu3au"]["space_group"] == 221 and rows["cu3au"]["density"] == pytest.approx(CU3AU.density)
+    for name, word in {
+        "silver": "hull: the hull has no phase with Ag",
+        "salt": "energy: ",
+        "partial": "read: sites with partial or mixed occupancy",
+        "close": "structure: atoms within 0.5 angstrom",
+        "nonsense": "read: ",
+    }.items():
+        assert word in rows[name]["reason"], name
+    assert summary["avg_rmsd_from_relaxation"] is None
+    with open(tmp_path / "records.csv", newline="") as table:
+        stored = list(csv.DictReader(table))
+    assert [row["name"] for row in stored] == list(rows)
+    assert float(stored[2]["e_above_hull"]) == rows["stretched"]["e_above_hull"]
+    page = (tmp_path / "report.html").read_text()
+    assert page.startswith("<!") and "stretched" in page
+    assert file["settings"]["hull"].startswith("emt ") and "EMT" in file["settings"]["potential"].upper()
+
+
+def test_a_table_and_several_files(cfx, samples, tmp_path):
+    write(tmp_path / "other.jsonl", cu=COPPER, au=GOLD)
+    result = cfx("eval", samples, "other.jsonl", "--workers", 1, "-o", "both.parquet")
+    assert result.returncode == 0, result.stderr
+    lines = {" ".join(line.split()) for line in result.stdout.splitlines()}
+    assert "samples.jsonl other.jsonl" in lines
+    assert "crystals 8 2" in lines
+    [unique] = [line for line in lines if line.startswith("unique ")]
+    assert "5 of 8" in unique and "2 of 2" in unique
+    assert any(line.startswith("not evaluated: ") and "novel" in line for line in lines)
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(tmp_path / "both.parquet").to_pylist()
+    assert [row["file"] for row in table] == ["samples.jsonl"] * 8 + ["other.jsonl"] * 2
+
+
+def test_what_cfx_samples_is_as_asked(cfx, tmp_path):
+    result = cfx("sample", "--model", "mini", "--sg", "221", "--n", "4", "-o", "out.cif")
+    assert result.returncode == 0, result.stderr
+    result = cfx("eval", "out.cif", "--json", "--workers", 1)
+    assert result.returncode == 0, result.stderr
+    [file] = json.loads(result.stdout)["files"]
+    assert [row["space_group_asked"] for row in file["records"]] == [221] * 4
+    assert file["summary"]["frac_space_group_as_asked"]["of"] == 4
+
+
+def test_a_hull_and_what_it_lacks(cfx, hull, tmp_path):
+    (tmp_path / "list.csv").write_text("formula,e\nCu3Au,0\nCuAu,0\nAg,0\nCuAu,0\n")
+    result = cfx("hull", "show", hull, "--reference", "list.csv", "--json")
+    content = json.loads(result.stdout)
+    assert (content["phases"], content["elements"], content["scale"]) == (4, 2, "raw")
+    assert content["missing"] == ["CuAu", "Ag"]
+    assert "missing: 2: CuAu, Ag" in cfx("hull", "show", hull, "--reference", "list.csv").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["nowhere.cif"], 3, "no such file"),
+        (["empty.cif"], 3, "holds no crystals"),
+        (["bad.jsonl"], 3, "none of the 2 crystals"),
+        (["good.jsonl", "--hull", "x.npz"], 2, "potential"),
+        (["good.jsonl", "--relax"], 2, "potential"),
+        (["good.jsonl", "--potential", "magic"], 2, "magic"),
+        (["good.jsonl", "--potential", EMT, "--hull", "nowhere.npz"], 3, "nowhere.npz"),
+        (["good.jsonl", "--potential", EMT, "--hull", "good.jsonl"], 3, "good.jsonl"),
+        (["good.jsonl", "--reference", "empty.cif"], 3, "empty.cif"),
+        (["good.jsonl", "-o", "records.txt"], 2, "records.txt"),
+        (["good.jsonl", "-o", "good.csv"], 8, "good.csv exists"),
+        (["good.jsonl", "--html", "no/such/place.html"], 8, "place.html"),
+        (["good.jsonl", "--scheduler", "tcp://127.0.0.1:1"], 5, "Dask"),
+    ],
+)
+def test_errors_are_one_line(cfx, tmp_path, arguments, code, word):
+    write(tmp_path / "good.jsonl", cu=COPPER)
+    write(tmp_path / "bad.jsonl", partial=PARTIAL, nonsense="x")
+    (tmp_path / "empty.cif").write_text("")
+    (tmp_path / "good.csv").write_text("mine")
+    result = cfx("eval", *arguments)
+    lines = [line for line in result.stderr.splitlines() if line.startswith(("error: ", "hint: "))]
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr and result.stdout == ""
+    assert lines[0].startswith("error: ") and word in lines[0]
+    assert (tmp_path / "good.csv").read_text() == "mine"
+
+
+def test_a_corrected_potential_needs_a_corrected_hull(cfx, hull, samples):
+    result = cfx("eval", samples, "--potential", f"{EMT}:mp2020", "--hull", hull)
+    assert result.returncode == 2 and "corrected energies (mp2020)" in result.stderr
+
+
+def test_an_interrupt(start_cfx, tmp_path):
+    """While energies are computed one by one."""
+    crystals = {f"c{i}": l12("Cu", "Au", 3.9 + i / 10000) * (3, 3, 3) for i in range(1200)}
+    write(tmp_path / "many.jsonl", **crystals)
+    process = start_cfx("eval", "many.jsonl", "--potential", EMT, "--workers", 1, "-o", "out.csv")
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130 and "error: stopped evaluating many.jsonl" in stderr
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_on_a_dask_cluster(cfx, samples, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    write(tmp_path / "known.jsonl", cu=COPPER, cu3au=CU3AU)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        arguments = [samples, "--reference", "known.jsonl", "--json"]
+        there = cfx("eval", *arguments, "--scheduler", cluster.scheduler_address)
+    assert there.returncode == 0, there.stderr
+    here = cfx("eval", *arguments, "--workers", 1)
+    assert json.loads(there.stdout)["files"] == json.loads(here.stdout)["files"]
