@@ -19,7 +19,7 @@ ROOT = Path(cfx.__file__).parent
 LEVELS = [
     {"config", "runconfig", "catalog", "errors", "reporter"},
     {"core"},
-    {"io", "potentials", "rewards", "metrics"},
+    {"io", "potentials", "rewards", "metrics", "report"},
     {"sampling"},
     {"model"},
     {"runs"},
@@ -86,7 +86,7 @@ def test_packages_stay_where_they_belong(file):
     if own in LEVELS[0] | {"__init__"}:
         foreign = names - set(sys.stdlib_module_names) - {"cfx"}
         assert not foreign, f"{file.relative_to(ROOT)} is for the standard library only: {foreign}"
-    if own in ("potentials", "rewards", "metrics"):
+    if own in ("potentials", "rewards", "metrics", "report"):
         assert "jax" not in names, f"{file.relative_to(ROOT)} takes structures and knows nothing of JAX"
 
 
@@ -100,7 +100,18 @@ def loaded_after(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["sample", "--help"], ["train", "--help"], ["data", "--help"], ["plot", "--help"], ["--version"]],
+    [
+        ["--help"],
+        ["sample", "--help"],
+        ["train", "--help"],
+        ["data", "--help"],
+        ["plot", "--help"],
+        ["fetch", "--help"],
+        ["eval", "--help"],
+        ["relax", "--help"],
+        ["hull", "build", "--help"],
+        ["--version"],
+    ],
     ids=" ".join,
 )
 def test_help_is_instant(arguments):

@@ -63,6 +63,19 @@ def test_disguises_of_a_crystal_are_duplicates(golden_structures):
         assert [record.match for record in find_duplicates(structures)] == [None, 0, 0, 0, 0]
 
 
+def test_the_earlier_crystal_is_the_first_argument(golden_structures):
+    """StructureMatcher is not symmetric; this is one of 1,300 pairs where that shows."""
+    base = golden_structures[142]
+    other = displaced(base, np.random.default_rng(2), 0.9)
+    for pair in ([base, other], [other, base]):
+        assert unique(pair) == [True, not same_crystal(*pair)]
+
+
+def test_matches_are_rows_of_the_input():
+    crowd = [rock_salt(cation="K"), None, rock_salt(), caesium_chloride(), rock_salt(5.7), rock_salt(cation="K")]
+    assert [record.match for record in find_duplicates(crowd)] == [None, None, None, None, 2, 0]
+
+
 def test_a_duplicate_of_a_duplicate_only_is_kept():
     """Matching is not transitive: what matches only a crystal that was not kept is none."""
     chain = [stretched(amount) for amount in (1.0, 1.15, 1.32)]

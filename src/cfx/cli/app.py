@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli import data, eval, fetch, hull, plot, sample, score, train
+from cfx.cli import data, eval, fetch, hull, plot, relax, sample, score, train
 from cfx.errors import CfxError
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.command("train")(train.command)
 app.command("sample")(sample.command)
 app.command("eval")(eval.command)
 app.command("score")(score.command)
+app.command("relax")(relax.command)
 app.add_typer(hull.app, name="hull")
 app.command("data")(data.command)
 app.command("plot")(plot.command)

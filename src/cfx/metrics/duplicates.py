@@ -2,7 +2,8 @@
 
 The answer is always that of pymatgen's StructureMatcher with its own tolerances. What it does anew for every pair,
 reducing both cells, is done once for every crystal here, and only where another crystal has the same composition;
-crystals whose primitive cells hold different numbers of atoms are told apart without it, as it would.
+crystals whose primitive cells hold different numbers of atoms are told apart without it, as it would. It is not quite
+symmetric: the earlier crystal, or the known one, is its first argument. Oxidation states are taken off before.
 """
 
 from __future__ import annotations

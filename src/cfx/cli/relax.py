@@ -1,0 +1,50 @@
+"""cfx relax: crystals at the nearest minimum of a potential."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cfx.cli.options import DATA_HELP
+from cfx.errors import OutputError, UsageError
+
+
+def command(
+    crystals: Annotated[str, typer.Argument(help=f"Crystals: {DATA_HELP}")],
+    potential: Annotated[str, typer.Option(help="chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="A .jsonl, .extxyz or .cif file.")],
+    fmax: Annotated[float, typer.Option(help="Largest force that is left, eV/angstrom.")] = 0.05,
+    steps: Annotated[int, typer.Option(help="At most.")] = 500,
+    fix_symmetry: Annotated[bool, typer.Option("--fix-symmetry", help="Keep the space group of the start.")] = False,
+    device: Annotated[str, typer.Option(help="Of the potential: cpu or cuda.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that read; 0 for one a core.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output, or an unfinished run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; all else as then.")] = False,
+) -> None:
+    """Relax positions and cells, many crystals at once.
+
+    Every result is kept as soon as it is there. JSON lines have all of a crystal: cell, energy, steps, convergence,
+    RMSD to the start, and why something failed; the other formats hold the crystals that have an energy.
+    """
+    from cfx.cli.console import ConsoleReporter
+    from cfx.cli.eval import check_file
+    from cfx.runs.relax import SUFFIXES, RelaxSettings, relax_file
+
+    if output.suffix not in SUFFIXES:
+        raise UsageError(f"cannot write {output}", f"name a file that ends in {', '.join(SUFFIXES)}")
+    check_file(output, force)
+    partial = output.with_name(f"{output.name}.partial")
+    if partial.exists() and not (force or resume):
+        raise OutputError(f"{partial} holds an unfinished run", "continue it with --resume, or start anew with --force")
+    reporter = ConsoleReporter()
+    settings = RelaxSettings(crystals, potential, fmax, steps, fix_symmetry)
+    rows = relax_file(settings, output, device, workers or -1, reporter, resume)
+    converged = sum(row["converged"] for row in rows)
+    failed = sum(row["energy"] is None for row in rows)
+    reporter.message(
+        f"{converged} of {len(rows)} crystals converged"
+        + (f", {failed} have no energy" if failed else "")
+        + f": {output}"
+    )

@@ -1,0 +1,140 @@
+"""One number with its uncertainty for every metric, from the records of crystals.
+
+Rates are over all rows of the input: a row that could not be read, or where a step failed, counts as a failure. (Only
+the space group as asked is over the rows where one was asked for.) A crystal that is not valid can still be unique,
+novel or stable: these are judged for every row that could be read, as MatterGen does, and whoever wants them combined
+has the records. What was evaluated for no row at all is None. Means are over the rows that have a value, distances of
+distributions over the valid ones, as in CDVAE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cfx.metrics.distributions import distribution_distance
+from cfx.metrics.statistics import mean, rate
+
+Record = Mapping[str, Any]
+"""What is known of one row, see `RECORD_KEYS`."""
+
+RECORD_KEYS = (
+    "valid_structure",
+    "valid_composition",
+    "unique",
+    "novel",
+    "e_above_hull",
+    "rmsd_to_relaxed",
+    "space_group",
+    "space_group_asked",
+    "density",
+    "num_elements",
+)
+"""What `summarize` looks at: bools, eV/atom, angstrom, 1..230, g/cm3; a key that is missing is None."""
+
+NOT_EVALUATED = ("coverage_recall", "coverage_precision")
+"""Metrics of others that cfx does not compute: they need matminer's fingerprints."""
+
+ROUNDING = 1e-8
+"""Energies (eV/atom) so little above a threshold are on it."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Energies above the hull, eV/atom, up to which a crystal counts as stable, and as on the hull."""
+
+    stable: float = 0.1
+    on_hull: float = 0.0
+
+
+def summarize(
+    records: Sequence[Record],
+    thresholds: Thresholds | None = None,
+    reference: Mapping[str, Sequence[float]] | None = None,
+) -> dict[str, dict[str, Any] | None]:
+    """All metrics of a file, by name.
+
+    Args:
+        records: one for each row of the input, see `RECORD_KEYS`.
+        thresholds: what counts as stable; default 0.1 eV/atom, and 0 for the hull.
+        reference: `density` (g/cm3) and `num_elements` of known crystals, if there are any.
+
+    Returns:
+        For a rate value, low, high (Wilson, 95 %), count and of; for a mean value, error (standard error), unit and
+        of; for a distance of distributions value, unit and of; None for what was not evaluated.
+    """
+    limits = thresholds or Thresholds()
+    return {
+        **_validity(records),
+        **_novelty(records),
+        **_stability(records, "stable", limits.stable),
+        **_stability(records, "on_hull", limits.on_hull),
+        "avg_energy_above_hull_per_atom": mean(_column(records, "e_above_hull"), "eV/atom"),
+        "avg_rmsd_from_relaxation": mean(_column(records, "rmsd_to_relaxed"), "angstrom"),
+        "frac_space_group_as_asked": _as_asked(records),
+        "wdist_density": _distance(records, reference, "density", "g/cm3"),
+        "wdist_num_elements": _distance(records, reference, "num_elements", "elements"),
+        **dict.fromkeys(NOT_EVALUATED),
+    }
+
+
+def _column(records: Sequence[Record], key: str) -> list:
+    return [record.get(key) for record in records]
+
+
+def both(*flags: bool | None) -> bool | None:
+    """Whether all hold; False as soon as one does not, None if that cannot be said."""
+    if any(flag is not None and not flag for flag in flags):
+        return False
+    return None if None in flags else True
+
+
+def _joint(*columns: Sequence[bool | None]) -> dict[str, Any] | None:
+    """The rate of rows where all hold; None if a whole column was not evaluated."""
+    if any(all(flag is None for flag in column) for column in columns):
+        return None
+    return rate([both(*flags) for flags in zip(*columns, strict=True)])
+
+
+def _validity(records: Sequence[Record]) -> dict[str, Any]:
+    structure, composition = _column(records, "valid_structure"), _column(records, "valid_composition")
+    return {
+        "avg_structure_validity": rate(structure),
+        "avg_comp_validity": rate(composition),
+        "avg_structure_comp_validity": _joint(structure, composition),
+    }
+
+
+def _novelty(records: Sequence[Record]) -> dict[str, Any]:
+    unique, novel = _column(records, "unique"), _column(records, "novel")
+    return {
+        "frac_unique_structures": rate(unique),
+        "frac_novel_structures": rate(novel),
+        "frac_novel_unique_structures": _joint(novel, unique),
+    }
+
+
+def _stability(records: Sequence[Record], name: str, limit: float) -> dict[str, Any]:
+    """The rate of crystals up to a height above the hull, and of those among them that are unique and novel."""
+    low = [None if height is None else bool(height <= limit + ROUNDING) for height in _column(records, "e_above_hull")]
+    unique, novel = _column(records, "unique"), _column(records, "novel")
+    return {
+        f"frac_{name}_structures": rate(low),
+        f"frac_novel_unique_{name}_structures": _joint(low, unique, novel),
+    }
+
+
+def _as_asked(records: Sequence[Record]) -> dict[str, Any] | None:
+    asked = [record for record in records if record.get("space_group_asked") is not None]
+    return rate([record.get("space_group") == record["space_group_asked"] for record in asked])
+
+
+def _distance(
+    records: Sequence[Record], reference: Mapping[str, Sequence[float]] | None, key: str, unit: str
+) -> dict[str, Any] | None:
+    """Distance of the distribution of a quantity, over the valid rows, from that of the reference."""
+    valid = [record for record in records if both(record.get("valid_structure"), record.get("valid_composition"))]
+    samples = [record[key] for record in valid if record.get(key) is not None]
+    distance = distribution_distance(samples, reference[key]) if reference else None
+    return None if distance is None else {"value": distance, "unit": unit, "of": len(samples)}

@@ -1,0 +1,194 @@
+"""Relaxing the crystals of a file: each result is kept as soon as it is there, and the rest can be done later."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cfx.errors import DataError, OutputError, UsageError
+from cfx.io.cache import replace_atomically
+from cfx.io.crystals import Loaded, load_crystals
+from cfx.metrics.rmsd import rms_displacement
+from cfx.metrics.symmetry import find_space_groups
+from cfx.potentials.base import load_potential
+from cfx.potentials.relax import Relaxed, relax
+from cfx.reporter import Reporter
+from cfx.runs.fetch import data_path
+from cfx.runs.signals import Interrupted, StopRequest
+
+SUFFIXES = (".jsonl", ".extxyz", ".cif")
+
+
+@dataclass(frozen=True)
+class RelaxSettings:
+    """How crystals are relaxed; an interrupted run is continued with the same.
+
+    Attributes:
+        source: file or data set.
+        potential: see `load_potential`.
+        fmax: largest force left, eV/angstrom.
+        steps: at most.
+        fix_symmetry: keep the space group of the start.
+    """
+
+    source: str
+    potential: str
+    fmax: float = 0.05
+    steps: int = 500
+    fix_symmetry: bool = False
+
+    def __post_init__(self):
+        if not 0 < self.fmax < math.inf or self.steps < 0:
+            raise UsageError("a relaxation has a largest force above 0 and no negative number of steps")
+
+
+def relax_file(
+    settings: RelaxSettings, target: Path, device: str, workers: int, reporter: Reporter, resume: bool = False
+) -> list[dict[str, Any]]:
+    """Relaxes all crystals of a file.
+
+    Args:
+        settings: how.
+        target: a .jsonl, .extxyz or .cif file; until it is complete, results are in TARGET.partial.
+        device: of the potential.
+        workers: processes that read.
+        reporter: receives progress.
+        resume: go on with TARGET.partial.
+
+    Returns:
+        A row for each crystal: name, formula, energy (eV, of the cell), energy_per_atom, converged, steps, fmax
+        (eV/angstrom), rmsd (angstrom), space_group, reason, and cif, the relaxed cell.
+
+    Raises:
+        DataError: if no crystal can be read.
+        UsageError: if an interrupted run was another.
+        OutputError: if a result cannot be written.
+        Interrupted: after a signal.
+    """
+    partial = target.with_name(f"{target.name}.partial")
+    potential = load_potential(settings.potential, device)
+    crystals = load_crystals(data_path(settings.source, reporter), workers)
+    if not any(one.structure is not None for one in crystals):
+        raise DataError(f"none of the {len(crystals)} crystals of {settings.source} can be read: {crystals[0].reason}")
+    header = {**asdict(settings), "model": potential.name, "crystals": len(crystals)}
+    rows = _resumed(partial, header) if resume else {}
+    todo = [i for i in range(len(crystals)) if i not in rows]
+    _begin(partial, header, rows)
+    with StopRequest() as stop, reporter.progress(f"relaxing by {potential.name}", len(crystals)) as progress:
+
+        def keep(number: int, result: Relaxed) -> None:
+            i = todo[number]
+            rows[i] = _row(crystals[i], result)
+            _append(partial, {"row": i, **rows[i]})
+            progress.update(len(rows))
+
+        structures = [crystals[i].structure for i in todo]
+        relax(potential, structures, settings.fmax, settings.steps, settings.fix_symmetry, keep, lambda: bool(stop))
+        if stop.signum is not None:
+            done = f"stopped after {len(rows)} of {len(crystals)} crystals; they are in {partial}"
+            raise Interrupted(stop.signum, f"{done}; continue with --resume")
+    ordered = [rows[i] for i in range(len(crystals))]
+    write_relaxed(target, ordered, potential.name)
+    partial.unlink()
+    return ordered
+
+
+def _begin(partial: Path, header: dict[str, Any], rows: dict[int, dict]) -> None:
+    """Makes the file that results gather in, unless it goes on."""
+    if rows:
+        return
+    try:
+        partial.write_text(json.dumps(header) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write {partial}: {error.strerror}") from error
+
+
+def _append(partial: Path, row: dict[str, Any]) -> None:
+    try:
+        with open(partial, "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise OutputError(f"cannot write {partial}: {error.strerror}", "make room, then use --resume") from error
+
+
+def _resumed(partial: Path, header: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Rows of an interrupted run; a last line that was cut short is dropped."""
+    try:
+        text = partial.read_text(encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"there is nothing to continue: {partial}", "start it without --resume") from error
+    first, *lines = text.split("\n")
+    if first != json.dumps(header):
+        raise UsageError(f"{partial} was begun with other settings", "repeat those, or start anew with --force")
+    partial.write_text("\n".join([first, *lines[:-1], ""]), encoding="utf-8")
+    rows = map(json.loads, lines[:-1])
+    return {row.pop("row"): row for row in rows}
+
+
+def _row(one: Loaded, result: Relaxed) -> dict[str, Any]:
+    after = result.structure if math.isfinite(result.energy) else None
+    [group] = find_space_groups([after])
+    return {
+        "name": one.name,
+        "formula": None if one.structure is None else one.structure.composition.reduced_formula,
+        "energy": result.energy if after is not None else None,
+        "energy_per_atom": result.energy / len(after) if after is not None else None,
+        "converged": result.converged,
+        "steps": result.steps,
+        "fmax": result.fmax if math.isfinite(result.fmax) else None,
+        "rmsd": rms_displacement(one.structure, after),
+        "space_group": group.found,
+        "reason": one.reason or result.reason,
+        "cif": "" if after is None else after.to(fmt="cif", significant_figures=8),
+    }
+
+
+def write_relaxed(target: Path, rows: list[dict[str, Any]], model: str) -> None:
+    """Writes rows as JSON lines, or those that have a structure as extended XYZ or CIF blocks.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    render = {".jsonl": _as_json, ".extxyz": _as_extxyz, ".cif": _as_cif}[target.suffix]
+    kept = rows if target.suffix == ".jsonl" else [row for row in rows if row["cif"]]
+    text = "".join(render({**row, "potential": model}) for row in kept)
+    replace_atomically(target, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _as_json(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _as_extxyz(row: dict[str, Any]) -> str:
+    import io
+
+    import ase.io
+    from pymatgen.core import Structure
+
+    atoms = Structure.from_str(row["cif"], fmt="cif").to_ase_atoms(msonable=False)
+    atoms.info = {key: value for key, value in row.items() if key != "cif" and value not in (None, "")}
+    for extra in [key for key in atoms.arrays if key not in ("numbers", "positions")]:
+        del atoms.arrays[extra]
+    text = io.StringIO()
+    ase.io.write(text, atoms, format="extxyz")
+    return text.getvalue()
+
+
+def _as_cif(row: dict[str, Any]) -> str:
+    """A block with the space group and the asymmetric unit, or in P1 where no symmetry search helps."""
+    from pymatgen.core import Structure
+    from pymatgen.io.cif import CifWriter
+
+    from cfx.io.cif import cif_block
+    from cfx.io.dataset import encode
+
+    remarks = {key: row[key] for key in ("potential", "energy", "converged", "steps")}
+    structure = Structure.from_str(row["cif"], fmt="cif")
+    encoded = encode([structure], n_max=len(structure) + 1)
+    if not encoded.failures:
+        return cif_block(row["name"].replace(" ", "_"), encoded.batch, 0, remarks)
+    block = str(CifWriter(structure, significant_figures=8)).split("\n", 2)
+    return "\n".join([block[1], *(f"_cfx_{key} {json.dumps(str(value))}" for key, value in remarks.items()), block[2]])
