@@ -307,7 +307,6 @@ class EvalConfig:
         fmax: largest force of a relaxed crystal, eV/angstrom.
         steps: of a relaxation, at most.
         device: of the potential.
-        stable: energy above the hull up to which a crystal counts as stable, eV/atom.
         workers: processes; -1 for all cores.
     """
 
@@ -319,7 +318,6 @@ class EvalConfig:
     fmax: float = 0.05
     steps: int = 500
     device: str = "cpu"
-    stable: float = 0.1
     workers: int = -1
 
     def __post_init__(self):
@@ -328,8 +326,6 @@ class EvalConfig:
                 raise UsageError(f"{name.replace('_', '-')} needs a {needed}", f"name one with --{needed}")
         if self.fmax <= 0 or self.steps < 1:
             raise UsageError("a relaxation has a largest force above 0 and at least one step")
-        if not math.isfinite(self.stable):
-            raise UsageError(f"the threshold of stability must be an energy in eV/atom, not {self.stable}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

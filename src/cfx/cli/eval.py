@@ -52,7 +52,6 @@ def command(
     relax: Annotated[bool, typer.Option("--relax", help="Judge the crystals as relaxed by the potential.")] = False,
     fmax: Annotated[float, typer.Option(help="Largest force of a relaxed crystal, eV/angstrom.")] = 0.05,
     steps: Annotated[int, typer.Option(help="Of a relaxation, at most.")] = 500,
-    stable: Annotated[float, typer.Option(help="Energy above the hull that counts as stable, eV/atom.")] = 0.1,
     device: Annotated[str, typer.Option(help="Of the potential: cpu or cuda.")] = "cpu",
     workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
     scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, to use its cluster.")] = None,
@@ -70,7 +69,7 @@ def command(
     """
     from cfx.cli.console import ConsoleReporter
 
-    config = EvalConfig(reference, potential, hull, hull_scale, relax, fmax, steps, device, stable, workers or -1)
+    config = EvalConfig(reference, potential, hull, hull_scale, relax, fmax, steps, device, workers or -1)
     _check(records, html, force)
     reporter = ConsoleReporter()
 

@@ -57,7 +57,7 @@ class Judges:
             "composition validity": validity.SMACT_SETTING,
             "duplicates": "pymatgen StructureMatcher, default tolerances",
             "symmetry tolerance": f"{symmetry.SYMPREC} angstrom",
-            "stable": f"e_above_hull <= {config.stable:g} eV/atom",
+            "stable": f"at most {Thresholds().stable:g} eV/atom above the hull",
         }
         if self.reference is not None:
             settings["reference"] = f"{config.reference} ({len(self.reference):,} crystals)"
@@ -147,7 +147,7 @@ def evaluate(name: str, judges: Judges, reporter: Reporter) -> dict[str, Any]:
         "name": path.name if path == Path(name) else name,
         "crystals": len(crystals),
         "settings": judges.settings(),
-        "summary": summarize(records, Thresholds(stable=judges.config.stable), reference),
+        "summary": summarize(records, reference=reference),
         "reasons": _count_reasons(records),
         "records": records,
         "reference": reference,

@@ -1,0 +1,128 @@
+// Crystals that turn: cards, some at a time, and a large view.
+
+const BATCH = 12;
+const HELP = "Drag to turn. Arrow keys turn, plus and minus zoom, 0 resets.";
+
+/** Cell lengths (angstrom), angles (degrees) and volume (cubic angstrom). */
+function cellFacts(cell) {
+  const lengths = cell.map(norm);
+  const angle = (i, j) => (180 / Math.PI) * Math.acos(clamp(dot(cell[i], cell[j]) / (lengths[i] * lengths[j] || 1), -1, 1));
+  const volume = Math.abs(dot(cell[0], cross(cell[1], cell[2])));
+  return { lengths, angles: [angle(1, 2), angle(0, 2), angle(0, 1)], volume };
+}
+
+function elementLegend(crystal) {
+  return el("ul", { class: "atoms" }, composition(crystal).map(({ element, symbol, count }) => {
+    const swatch = el("span", { class: "ball", "aria-hidden": "true" });
+    swatch.style.setProperty("--ball", element.color);
+    return el("li", { "data-tip": `${element.name}: ${plural(count, "atom")} in the cell` }, swatch, symbol);
+  }));
+}
+
+function crystalCanvas(crystal) {
+  const label = `${crystal.formula || "Crystal"}, ${plural(crystal.species.length, "atom")} in the cell. ${HELP}`;
+  return el("canvas", { tabindex: 0, role: "img", "aria-label": label });
+}
+
+function crystalCard(crystals, index) {
+  const crystal = crystals[index];
+  const canvas = crystalCanvas(crystal);
+  new Viewer(canvas, crystal, false);
+  return el("article", { class: "card crystal" }, canvas,
+    el("div", { class: "caption" },
+      el("h3", {}, formulaNodes(crystal.formula)),
+      el("button", { type: "button", class: "icon", "aria-label": `Enlarge ${crystal.formula || "the crystal"}`,
+        click: () => openCrystal(crystals, index) }, "⤢"),
+      missing(crystal.space_group) ? null : el("p", {}, spaceGroupName(crystal.space_group)),
+      missing(crystal.e_above_hull) ? null : el("p", {}, `${decimal(crystal.e_above_hull)} eV/atom above the hull`),
+      el("p", { class: "faint name" }, plainText(crystal.name))),
+    elementLegend(crystal));
+}
+
+/** A grid of cards that grows on demand. */
+function gallery(crystals) {
+  forgetViewers();
+  if (!crystals.length) return el("p", { class: "note" }, "No crystals to show.");
+  const grid = el("div", { class: `grid${crystals.length === 1 ? " single" : ""}` });
+  const more = el("button", { type: "button", class: "more" });
+  const grow = () => {
+    const from = grid.children.length;
+    const to = Math.min(crystals.length, from + BATCH);
+    for (let i = from; i < to; i++) grid.append(crystalCard(crystals, i));
+    more.textContent = `Show more (${to} of ${integer(crystals.length)} shown)`;
+    more.hidden = to === crystals.length;
+    ROOT.dataset.gallery = to;
+  };
+  more.addEventListener("click", grow);
+  grow();
+  return el("div", {}, grid, more);
+}
+
+const large = { crystals: [], index: 0 };
+
+function fillLarge() {
+  const crystal = large.crystals[large.index];
+  const { lengths, angles, volume } = cellFacts(crystal.cell);
+  const facts = [
+    ["Name", plainText(crystal.name)],
+    ["Space group", spaceGroupName(crystal.space_group)],
+    ["Atoms in the cell", integer(crystal.species.length)],
+    ["a, b, c", `${lengths.map((value) => decimal(value, 3)).join(", ")}\u202fÅ`],
+    ["α, β, γ", `${angles.map((value) => decimal(value, 2)).join(", ")}\u202f°`],
+    ["Volume", `${decimal(volume, 2)}\u202fÅ³`],
+    ["Energy above the hull", missing(crystal.e_above_hull) ? DASH : `${decimal(crystal.e_above_hull)} eV/atom`],
+  ];
+  large.title.replaceChildren(...formulaNodes(crystal.formula));
+  large.facts.replaceChildren(...facts.map(([key, value]) => el("div", {}, el("dt", {}, key), el("dd", {}, value))));
+  large.legend.replaceChildren(elementLegend(crystal));
+  large.canvas.setAttribute("aria-label", `${crystal.formula || "Crystal"}. ${HELP}`);
+  large.place.textContent = `${integer(large.index + 1)} of ${integer(large.crystals.length)}`;
+  large.viewer.show(crystal);
+}
+
+function stepLarge(step) {
+  large.index = (large.index + step + large.crystals.length) % large.crystals.length;
+  fillLarge();
+}
+
+const button = (label, name, click) => el("button", { type: "button", "aria-label": name, click }, label);
+
+function viewButtons() {
+  const along = AXES.map(([name], axis) => button(name, `View along ${name}`, () => large.viewer.along(axis)));
+  return el("div", { class: "buttons" }, el("span", {}, "Along"), along,
+    button("−", "Zoom out", () => large.viewer.scale(1 / 1.25)), button("+", "Zoom in", () => large.viewer.scale(1.25)),
+    button("Reset", "Reset the view", () => large.viewer.reset()));
+}
+
+function bondsBox() {
+  const change = (event) => {
+    large.viewer.bonds = event.target.checked;
+    large.viewer.request();
+  };
+  return el("label", { class: "check" }, el("input", { type: "checkbox", checked: true, change }), "Bonds");
+}
+
+/** The dialog, made when first opened. */
+function makeLarge(crystal) {
+  large.canvas = el("canvas", { tabindex: 0, role: "img", class: "large" });
+  large.title = el("h2", { id: "large-title" });
+  large.facts = el("dl");
+  large.legend = el("div");
+  large.place = el("span", { role: "status" });
+  large.dialog = el("dialog", { class: "large", "aria-labelledby": "large-title" },
+    el("header", {}, large.title, button("✕", "Close", () => large.dialog.close())),
+    el("div", { class: "stage-large" }, large.canvas,
+      el("div", { class: "side" }, large.legend, large.facts, viewButtons(), bondsBox())),
+    el("footer", {}, button("← Previous", "Previous crystal", () => stepLarge(-1)), large.place,
+      button("Next →", "Next crystal", () => stepLarge(1))));
+  document.body.append(large.dialog);
+  large.viewer = new Viewer(large.canvas, crystal, true);
+}
+
+function openCrystal(crystals, index) {
+  Object.assign(large, { crystals, index });
+  if (!large.dialog) makeLarge(crystals[index]);
+  fillLarge();
+  large.dialog.showModal();
+  large.canvas.focus();
+}

@@ -1,0 +1,65 @@
+// The page: what comes in which order.
+
+const METRICS_HELP =
+  "Rates count all crystals of a file, with intervals that hold the true rate with 95\u202f% confidence.";
+const FUNNEL_HELP =
+  "What is left after each test in turn. The rates above ask for fewer tests at once, so they can be higher.";
+const GALLERY_HELP =
+  "Drag a crystal to turn it; click it, and the wheel zooms. Bonds join atoms up to 0.4\u202fÅ farther apart than their " +
+  "covalent radii, metals among themselves only in crystals of metals.";
+
+function heading(title, text) {
+  document.getElementById("heading").append(el("h1", {}, title), el("p", {}, text));
+}
+
+/** The numbers one looks for first, where there is but one file to look at. */
+function headline(file) {
+  const names = ["avg_structure_comp_validity", "frac_unique_structures", "frac_novel_structures",
+    "frac_stable_structures", "frac_novel_unique_stable_structures", "avg_energy_above_hull_per_atom"];
+  const labels = new Map(METRICS.flatMap(([, metrics]) => metrics.map(([name, label]) => [name, label])));
+  const shown = names.filter((name) => file.summary[name] && !missing(file.summary[name].value));
+  if (!shown.length) return null;
+  const tile = (name, metric) => {
+    const [number, ...unit] = metricText(name, metric).split("\u202f");
+    return el("li", { class: "card" }, el("span", {}, labels.get(name)),
+      el("strong", {}, number, el("small", {}, "\u202f", unit)),
+      el("small", {}, missing(metric.count) ? "" : `${integer(metric.count)} of ${integer(metric.of)}`));
+  };
+  return el("ul", { class: "tiles", "aria-label": "In short" }, shown.map((name) => tile(name, file.summary[name])));
+}
+
+/** A part that shows the chosen file. */
+function perFile(content) {
+  const place = el("div");
+  onFile((file) => place.replaceChildren(content(file)));
+  return place;
+}
+
+function report() {
+  const total = sum(FILES.map((file) => file.total));
+  heading(FILES.length === 1 ? "Evaluation of generated crystals" : "Comparison of generated crystals",
+    FILES.length ? `${plural(total, "crystal")} in ${plural(FILES.length, "file")}` : "Nothing was evaluated.");
+  if (!FILES.length) return;
+  section("evaluated", "Evaluated", null,
+    el("div", { class: "cards" }, FILES.map(settingsCard)), FILES.length === 1 ? headline(FILES[0]) : null);
+  section("metrics", "Metrics", METRICS_HELP, metricsTable());
+  section("funnel", "Funnel", FUNNEL_HELP, funnelCard());
+  const charts = [hullChart(), densityChart(), elementsChart(), spaceGroupsChart()].filter(Boolean);
+  section("distributions", "Distributions", null,
+    charts.length ? el("div", { class: "cards charts" }, charts) : el("p", { class: "card note" }, "No values to draw."));
+  section("elements", "Elements", null, fileChoice(), el("div", { class: "card" }, perFile(periodicTable)));
+  section("failures", "Failures", null, fileChoice(), el("div", { class: "card" }, perFile(reasonsTable)));
+  section("crystals", "Crystals", null, fileChoice(), crystalsTable());
+  section("gallery", "Gallery", GALLERY_HELP, fileChoice(), perFile((file) => gallery(file.gallery)));
+}
+
+function viewer() {
+  heading(DATA.title, plural(DATA.gallery.length, "crystal"));
+  section("gallery", "Crystals", GALLERY_HELP, gallery(DATA.gallery));
+  document.getElementById("contents").remove();
+}
+
+(DATA.kind === "viewer" ? viewer : report)();
+document.getElementById("footer").append(
+  DATA.version ? `Made by cfx ${DATA.version}. ` : "Made by cfx. ", "This file needs no network and sends nothing.");
+ROOT.dataset.ready = "yes";

@@ -1,0 +1,189 @@
+// What was evaluated, the numbers that sum it up, and the funnel from all crystals to stable, unique and novel ones.
+
+/** [group, [[name, label, meaning]]]; the names are MatterGen's where it has them. */
+const METRICS = [
+  ["Validity", [
+    ["avg_structure_validity", "Valid structures", "No two atoms within 0.5 Å, in a cell larger than 0.1 Å³."],
+    ["avg_comp_validity", "Valid compositions", "Oxidation states can balance; alloys count as valid."],
+    ["avg_structure_comp_validity", "Valid", "Structure and composition are both valid."],
+    ["frac_space_group_as_asked", "Space group as asked", "Of the crystals for which one was asked."],
+  ]],
+  ["Uniqueness and novelty", [
+    ["frac_unique_structures", "Unique", "No earlier crystal of the file is the same."],
+    ["frac_novel_structures", "Novel", "The reference holds no such crystal."],
+    ["frac_novel_unique_structures", "Unique and novel", "Both at once."],
+  ]],
+  ["Stability", [
+    ["frac_stable_structures", "Metastable", "At most 0.1 eV/atom above the hull (MatterGen calls this stable)."],
+    ["frac_on_hull_structures", "Stable", "On the hull or below it."],
+    ["frac_novel_unique_stable_structures", "S.U.N. at 0.1 eV/atom", "Metastable, unique and novel."],
+    ["frac_novel_unique_on_hull_structures", "S.U.N. at 0 eV/atom", "Stable, unique and novel."],
+    ["avg_energy_above_hull_per_atom", "Mean energy above the hull", "How far an atom is from the most stable phases."],
+    ["avg_rmsd_from_relaxation", "Mean displacement in relaxation", "How far atoms move to where forces vanish."],
+  ]],
+  ["Likeness to the reference", [
+    ["wdist_density", "Distance of densities", "Wasserstein distance of distributions; 0 is alike."],
+    ["wdist_num_elements", "Distance of numbers of elements", "Wasserstein distance of distributions; 0 is alike."],
+    ["coverage_recall", "Coverage (recall)", "Crystals of the reference that have a similar one here."],
+    ["coverage_precision", "Coverage (precision)", "Crystals here that have a similar one in the reference."],
+  ]],
+];
+
+const isRate = (name, metric) => !missing(metric.count) || (!metric.unit && /^(frac_|coverage_|avg_.*validity$)/.test(name));
+
+const unitText = (unit) => String(unit).replace("angstrom", "Å").replace("g/cm3", "g/cm³");
+
+function metricText(name, metric) {
+  if (isRate(name, metric)) return percent(metric.value);
+  return `${decimal(metric.value)}${metric.unit ? `\u202f${unitText(metric.unit)}` : ""}`;
+}
+
+/** "718 of 772" and "95 % interval 91.3 to 94.8 %", as far as they are known. */
+function metricDetail(name, metric) {
+  const parts = [];
+  if (!missing(metric.count)) parts.push(`${integer(metric.count)} of ${integer(metric.of)}`);
+  else if (!missing(metric.of)) parts.push(`over ${plural(metric.of, "crystal")}`);
+  if (!missing(metric.low) && !missing(metric.high)) {
+    const range = isRate(name, metric)
+      ? `${decimal(100 * metric.low, 1)} to ${percent(metric.high)}`
+      : `${decimal(metric.low)} to ${decimal(metric.high)}`;
+    parts.push(`95\u202f% interval ${range}`);
+  }
+  if (!missing(metric.error)) parts.push(`standard error ${decimal(metric.error)}`);
+  return el("small", {}, parts.map((part, i) => el("span", {}, part + (i + 1 < parts.length ? "; " : ""))));
+}
+
+/** A bar from 0 to 100 % with its interval as a whisker. */
+function rateBar(metric, index) {
+  const bar = el("div", { class: `bar ${seriesClass(index)}`, "aria-hidden": "true" }, el("i"));
+  bar.firstChild.style.width = `${100 * clamp(metric.value, 0, 1)}%`;
+  if (!missing(metric.low) && !missing(metric.high)) {
+    const whisker = el("b");
+    whisker.style.left = `${100 * metric.low}%`;
+    whisker.style.width = `${100 * (metric.high - metric.low)}%`;
+    bar.append(whisker);
+  }
+  return bar;
+}
+
+function metricCell(name, file) {
+  const metric = file.summary[name];
+  if (missing(metric) || missing(metric.value)) return el("td", { class: "faint" }, "not evaluated");
+  return el("td", {}, el("div", { class: FILES.length === 1 ? "inline" : null },
+    el("strong", {}, metricText(name, metric)),
+    isRate(name, metric) ? rateBar(metric, file.index) : null,
+    metricDetail(name, metric)));
+}
+
+function metricRow([name, label, meaning]) {
+  return el("tr", {},
+    el("th", { scope: "row" }, el("span", {}, label), meaning ? el("small", {}, meaning) : null),
+    FILES.map((file) => metricCell(name, file)));
+}
+
+/** The groups of metrics that some file has, with those that have no label here at the end. */
+function metricGroups() {
+  const evaluated = (name) => FILES.some((file) => file.summary[name] && !missing(file.summary[name].value));
+  const labelled = new Set(METRICS.flatMap(([, metrics]) => metrics.map(([name]) => name)));
+  const others = [...new Set(FILES.flatMap((file) => Object.keys(file.summary)))].filter((name) => !labelled.has(name));
+  return [...METRICS, ["Other", others.map((name) => [name, name, ""])]]
+    .map(([group, metrics]) => [group, metrics.filter(([name]) => evaluated(name))])
+    .filter(([, metrics]) => metrics.length);
+}
+
+function fileHeader(file) {
+  const swatch = el("span", { class: `swatch ${seriesClass(file.index)}`, "aria-hidden": "true" });
+  return el("th", { scope: "col" }, el("span", { class: "of" }, swatch, el("span", {}, file.name)));
+}
+
+function metricsTable() {
+  const groups = metricGroups();
+  const shown = new Set(groups.flatMap(([, metrics]) => metrics.map(([name]) => name)));
+  const left = METRICS.flatMap(([, metrics]) => metrics).filter(([name]) => !shown.has(name)).map(([, label]) => label);
+  const table = el("table", { class: "metrics" },
+    el("caption", { class: "hidden" }, "Metrics with 95 % confidence intervals"),
+    el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Metric"), FILES.map(fileHeader))),
+    groups.map(([group, metrics]) => el("tbody", {},
+      el("tr", { class: "group" }, el("th", { scope: "colgroup", colspan: 1 + FILES.length }, group)), metrics.map(metricRow))));
+  return el("div", { class: "card" },
+    groups.length ? el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Metrics" }, table) : null,
+    left.length ? el("p", { class: "note" }, el("strong", {}, "Not evaluated: "), `${left.join(", ")}.`) : null);
+}
+
+const settingText = (value) => {
+  if (missing(value)) return DASH;
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (Array.isArray(value)) return value.join(", ");
+  if (typeof value === "number") return Number.isInteger(value) ? integer(value) : String(value);
+  return typeof value === "object" ? JSON.stringify(value) : String(value);
+};
+
+function settingsCard(file) {
+  const settings = Object.entries(file.settings);
+  return el("article", { class: "card file" },
+    el("h3", {}, el("span", { class: `swatch ${seriesClass(file.index)}`, "aria-hidden": "true" }), file.name),
+    el("p", {}, plural(file.total, "crystal")),
+    settings.length ? el("dl", {}, settings.map(([key, value]) =>
+      el("div", {}, el("dt", {}, key.replaceAll("_", " ")), el("dd", {}, settingText(value))))) : null);
+}
+
+/** Energies (eV/atom) so little above a threshold are on it. */
+const ROUNDING = 1e-8;
+
+/** Whether a crystal is known to be at most so far above the hull, eV/atom. */
+const isWithin = (record, limit) => !missing(record.e_above_hull) && record.e_above_hull <= limit + ROUNDING;
+
+/** [name, short meaning, test of a record, the value it needs]. */
+const STAGES = [
+  ["all", "crystals in the file", () => true, null],
+  ["readable", "the text describes a crystal", (record) => !missing(record.num_atoms), null],
+  ["valid", "structure and composition", (record) => record.valid, "valid"],
+  ["unique", "the first of its kind in the file", (record) => record.unique, "unique"],
+  ["novel", "not in the reference", (record) => record.novel, "novel"],
+  ["metastable", "at most 0.1 eV/atom above the hull",
+    (record) => isWithin(record, 0.1), "e_above_hull"],
+  ["stable", "on the hull or below", (record) => isWithin(record, 0), "e_above_hull"],
+];
+
+/** For each stage: how many passed it and all before, how many pass it alone; null where it was not evaluated. */
+function funnel(file) {
+  let left = file.records;
+  return STAGES.map(([, , test, column]) => {
+    if (column && !file.has(column)) return null;
+    const before = left.length;
+    left = left.filter(test);
+    return { count: left.length, lost: before - left.length, alone: file.records.filter(test).length };
+  });
+}
+
+function funnelBar(file, stage) {
+  if (!stage) return el("div", { class: "stage faint" }, el("div", { class: "track none" }), el("span", {}, "not evaluated"));
+  const total = file.records.length || 1;
+  const fill = el("i");
+  fill.style.width = `${(100 * stage.count) / total}%`;
+  return el("div", { class: "stage" },
+    el("div", { class: `track ${seriesClass(file.index)}`, "aria-hidden": "true" }, fill),
+    el("span", {}, el("strong", {}, integer(stage.count)), ` ${percent(stage.count / total)}`,
+      stage.lost ? el("small", {}, ` −${integer(stage.lost)}`) : null));
+}
+
+function funnelCard() {
+  const stages = FILES.map(funnel);
+  const rows = STAGES.map(([name, meaning], i) => el("tr", {},
+    el("th", { scope: "row" }, el("span", {}, name), el("small", {}, meaning)),
+    el("td", {}, FILES.map((file) => funnelBar(file, stages[file.index][i])))));
+  const numbers = STAGES.map(([name], i) => [name, ...stages.flatMap((list) =>
+    list[i] ? [integer(list[i].count), integer(list[i].alone)] : ["not evaluated", "not evaluated"])]);
+  const headers = FILES.flatMap((file) => [`${file.name}: left`, `${file.name}: passing this test alone`]);
+  return el("div", { class: "card" },
+    FILES.length > 1 ? legend(FILES.map((file) => [file.name, seriesClass(file.index)])) : null,
+    el("table", { class: "funnel" }, el("caption", { class: "hidden" }, "How many crystals are left after each test"),
+      el("thead", { class: "hidden" }, el("tr", {}, el("th", { scope: "col" }, "Test"), el("th", { scope: "col" }, "Left"))),
+      el("tbody", {}, rows)),
+    el("details", {}, el("summary", {}, "Numbers"), plainTable("The funnel in numbers", ["Test", ...headers], numbers)));
+}
+
+function legend(entries) {
+  return el("ul", { class: "legend" }, entries.map(([name, kind]) =>
+    el("li", {}, el("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name)));
+}

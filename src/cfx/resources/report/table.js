@@ -1,0 +1,180 @@
+// All crystals as a table: filtered, sorted, and a page at a time, so that many rows stay quick.
+
+const yesNo = (value) => (missing(value) ? DASH : value ? "yes" : "no");
+const plainText = (value) => (missing(value) || value === "" ? DASH : String(value));
+
+/** [column, header, text of a value, class]; only columns with values are shown. */
+const COLUMNS = [
+  ["name", "Name", plainText, "name"],
+  ["formula", "Formula", plainText, ""],
+  ["space_group", "Space group", spaceGroupName, ""],
+  ["space_group_asked", "Asked for", spaceGroupName, ""],
+  ["num_atoms", "Atoms", integer, "number"],
+  ["num_elements", "Elements", integer, "number"],
+  ["density", "Density, g/cm³", (value) => decimal(value, 2), "number"],
+  ["valid_structure", "Structure valid", yesNo, "flag"],
+  ["valid_composition", "Composition valid", yesNo, "flag"],
+  ["unique", "Unique", yesNo, "flag"],
+  ["novel", "Novel", yesNo, "flag"],
+  ["e_above_hull", "Above hull, eV/atom", (value) => decimal(value, 3), "number"],
+  ["energy_per_atom", "Energy, eV/atom", (value) => decimal(value, 3), "number"],
+  ["rmsd_to_relaxed", "Displacement, Å", (value) => decimal(value, 3), "number"],
+  ["reason", "Reason", plainText, "reason"],
+];
+
+const isNew = (record) => record.unique && record.novel;
+
+/** [label, test, columns it needs]. */
+const FILTERS = [
+  ["all crystals", () => true, []],
+  ["S.U.N. at 0.1 eV/atom", (record) => isNew(record) && isWithin(record, 0.1), ["unique", "novel", "e_above_hull"]],
+  ["S.U.N. at 0 eV/atom", (record) => isNew(record) && isWithin(record, 0), ["unique", "novel", "e_above_hull"]],
+  ["at most 0.1 eV/atom above the hull", (record) => isWithin(record, 0.1), ["e_above_hull"]],
+  ["valid", (record) => record.valid, ["valid"]],
+  ["not valid", (record) => !record.valid, ["valid"]],
+  ["unique and novel", isNew, ["unique", "novel"]],
+  ["space group not as asked", (record) => record.space_group !== record.space_group_asked, ["space_group_asked"]],
+  ["with a reason of failure", (record) => Boolean(record.reason), ["reason"]],
+];
+
+const table = { file: null, page: 0, size: 25, sort: null, descending: false, rows: [] };
+const parts = {};
+
+function haystack(record) {
+  record.haystack ??= [record.name, record.formula, spaceGroupName(record.space_group), record.reason].join(" ").toLowerCase();
+  return record.haystack;
+}
+
+function matching() {
+  const words = parts.search.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const symbols = elementsTyped(parts.elements.value).map((element) => element.symbol);
+  const [, test] = FILTERS[Number(parts.filter.value)];
+  return table.file.records.filter((record) => {
+    if (!test(record) || !words.every((word) => haystack(record).includes(word))) return false;
+    if (!symbols.length) return true;
+    record.symbols ??= new Set(elementsIn(record.formula).map((element) => element.symbol));
+    return symbols.every((symbol) => record.symbols.has(symbol));
+  });
+}
+
+const COLLATOR = new Intl.Collator("en", { numeric: true });
+
+/** Orders records by a column; what is missing comes last either way. */
+function compare(a, b) {
+  const [first, second] = [a[table.sort], b[table.sort]];
+  const [none, other] = [missing(first) || first === "", missing(second) || second === ""];
+  if (none || other) return none - other;
+  const order = typeof first === "string" ? COLLATOR.compare(first, second) : first - second;
+  return table.descending ? -order : order;
+}
+
+function updateRows() {
+  table.rows = matching();
+  if (table.sort) table.rows.sort(compare);
+  table.page = 0;
+  showPage();
+}
+
+function sortBy(column) {
+  if (table.sort === column && table.descending) [table.sort, table.descending] = [null, false];
+  else [table.sort, table.descending] = [column, table.sort === column];
+  for (const header of parts.head.querySelectorAll("th")) {
+    const order = header.dataset.column !== table.sort ? "none" : table.descending ? "descending" : "ascending";
+    header.setAttribute("aria-sort", order);
+  }
+  updateRows();
+}
+
+function cellOf(record, [column, , text, kind]) {
+  const value = record[column];
+  if (column === "name") return el("th", { scope: "row", class: kind }, viewLink(record));
+  if (column === "formula") return el("td", {}, formulaNodes(value));
+  if (kind === "flag") return el("td", { class: missing(value) ? kind : `${kind} ${value ? "yes" : "no"}` }, el("span", {}, text(value)));
+  return el("td", { class: kind }, text(value));
+}
+
+/** The name, as a button if the gallery can show the crystal. */
+function viewLink(record) {
+  const index = table.file.gallery.findIndex((crystal) => crystal.name === record.name && crystal.formula === record.formula);
+  const name = plainText(record.name);
+  if (index < 0) return el("span", { "data-tip": name }, name);
+  return el("button", { class: "link", type: "button", "data-tip": name, "aria-label": `${name}, show the crystal`,
+    click: () => openCrystal(table.file.gallery, index) }, name);
+}
+
+/** "26 to 50 of 313 crystals, of 772 in the file". */
+function statusText(first, shown, total, all) {
+  if (!total) return all ? "No crystal is like that." : "No crystals.";
+  const place = `${integer(first + 1)} to ${integer(first + shown)} of ${plural(total, "crystal")}`;
+  return total < all ? `${place}, of ${integer(all)} in the file` : place;
+}
+
+function showPage() {
+  const [first, total] = [table.page * table.size, table.rows.length];
+  const rows = table.rows.slice(first, first + table.size);
+  parts.body.replaceChildren(...rows.map((record) => el("tr", {}, table.columns.map((column) => cellOf(record, column)))));
+  parts.status.textContent = statusText(first, rows.length, total, table.file.records.length);
+  parts.back.disabled = table.page === 0;
+  parts.forward.disabled = first + table.size >= total;
+}
+
+function turnPage(step) {
+  table.page += step;
+  showPage();
+}
+
+function headerCell([column, header, , kind]) {
+  return el("th", { scope: "col", class: kind, "data-column": column, "aria-sort": "none" },
+    el("button", { type: "button", click: () => sortBy(column) }, header));
+}
+
+/** Fills the table with another file. */
+function tableOf(file) {
+  Object.assign(table, { file, sort: null, descending: false, columns: COLUMNS.filter(([column]) => file.has(column)) });
+  parts.scroll.hidden = !table.columns.length;
+  parts.head.replaceChildren(...table.columns.map(headerCell));
+  parts.search.value = parts.elements.value = "";
+  parts.filter.replaceChildren(...FILTERS.map(([label, , needed], i) =>
+    (needed.every((column) => file.has(column)) ? el("option", { value: i }, label) : null)).filter(Boolean));
+  updateRows();
+}
+
+function crystalsTable() {
+  const field = (name, label, node) => {
+    parts[name] = node;
+    return el("label", {}, el("span", {}, label), node);
+  };
+  const text = (placeholder) =>
+    el("input", { type: "search", placeholder, input: updateRows, autocomplete: "off", spellcheck: "false" });
+  const button = (name, label, step) => (parts[name] = el("button", { type: "button", click: () => turnPage(step) }, label));
+  parts.head = el("tr");
+  parts.body = el("tbody");
+  parts.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of crystals" },
+    el("table", { class: "crystals" },
+      el("caption", { class: "hidden" }, "Crystals; headers sort"), el("thead", {}, parts.head), parts.body));
+  parts.status = el("p", { role: "status" });
+  const size = el("select", { change: (event) => { table.size = Number(event.target.value); updateRows(); } },
+    [25, 50, 100, 250].map((count) => el("option", { value: count }, String(count))));
+  const card = el("div", { class: "card" },
+    el("div", { class: "controls" },
+      field("search", "Search", text("name, formula, space group, reason")),
+      field("elements", "With elements", text("such as Li O")),
+      field("filter", "Show", el("select", { change: updateRows })),
+      field("size", "Rows", size)),
+    parts.scroll,
+    el("div", { class: "pager" }, button("back", "Previous", -1), parts.status, button("forward", "Next", 1)));
+  onFile(tableOf);
+  return card;
+}
+
+function filterTable(search, elements) {
+  parts.search.value = search;
+  parts.elements.value = elements;
+  parts.filter.selectedIndex = 0;
+  updateRows();
+  document.getElementById("crystals").scrollIntoView();
+  (search ? parts.search : parts.elements).focus({ preventScroll: true });
+}
+
+const showElement = (symbol) => filterTable("", symbol);
+const showCrystal = (name) => filterTable(String(name), "");
