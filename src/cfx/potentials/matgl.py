@@ -1,0 +1,92 @@
+"""Potentials of matgl 4 (TensorNet, M3GNet, CHGNet, SO3Net), from its models on the hub or from a directory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cfx.core.elements import SYMBOLS
+from cfx.errors import CheckpointError, DependencyError, NetworkError, UsageError
+from cfx.potentials.base import check_device
+from cfx.potentials.batching import BatchedPotential, Output
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+FORM = "say matgl:NAME, a name of huggingface.co/materialyze, or matgl:/directory with model.json"
+
+
+def load_matgl(text: str, scale: str, device: str) -> BatchedPotential:
+    """A potential of matgl.
+
+    Args:
+        text: a name or a directory.
+        scale: of its energies.
+        device: see `load_potential`.
+
+    Raises:
+        UsageError, DependencyError, CheckpointError, NetworkError: see `load_potential`.
+    """
+    if not text:
+        raise UsageError("matgl has many potentials", FORM)
+    try:
+        import matgl
+        from matgl.apps.pes import Potential
+    except ImportError as error:
+        raise DependencyError(f"matgl cannot be imported: {error}", "pip install 'cfx-crystal[matgl]'") from error
+    check_device(device)
+    loaded = _load(text)
+    if not isinstance(loaded, Potential):
+        kind = type(loaded).__name__
+        raise CheckpointError(f"{text} is a {kind} that predicts a property, and no potential", FORM)
+    if getattr(loaded.model, "include_state", False) or loaded.calc_charge:
+        raise CheckpointError(f"{text} wants a state or charges besides the crystal", "take another potential of matgl")
+    name = Path(text).name if Path(text).exists() else text
+    return BatchedPotential(_Model(loaded.to(device).eval(), f"matgl {matgl.__version__} ({name})", scale), device)
+
+
+def _load(text: str):
+    import matgl
+
+    try:
+        return matgl.load_model(text)
+    except (ValueError, RuntimeError) as error:
+        # matgl wraps whatever happened; the innermost error says it.
+        while error.__cause__ is not None:
+            error = error.__cause__
+        reason = " ".join(str(error).split())[:200]
+        if Path(text).exists():
+            raise CheckpointError(f"matgl cannot load {text}: {reason}", FORM) from error
+        raise NetworkError(f"matgl finds no {text}: {reason}", FORM) from error
+
+
+class _Model:
+    """A potential of matgl as a `Model`."""
+
+    def __init__(self, potential, name: str, scale: str):
+        from matgl.ext.pymatgen import Structure2Graph
+
+        self.name, self.scale = name, scale
+        self.elements = frozenset(SYMBOLS.index(symbol) for symbol in potential.model.element_types)
+        self._convert = Structure2Graph(potential.model.element_types, potential.model.cutoff).get_graph
+        self._potential, self._energies = copy.copy(potential), copy.copy(potential)
+        self._potential.calc_forces = self._potential.calc_stresses = True
+        self._energies.calc_forces = self._energies.calc_stresses = False
+
+    def compute(self, structures: Sequence[Structure], forces: bool) -> list[Output]:
+        """See `Model.compute`. matgl's stress is dE/dstrain, as in ASE, but in GPa."""
+        import torch
+        from matgl.utils.constants import EV_PER_ANG3_TO_GPA
+        from torch_geometric.data import Batch
+
+        graphs, cells, _ = zip(*map(self._convert, structures), strict=True)
+        potential = self._potential if forces else self._energies
+        found = potential(Batch.from_data_list(list(graphs)), torch.cat([cell.reshape(1, 3, 3) for cell in cells]))
+        energies, every, stress = (part.detach().cpu() for part in found[:3])
+        if not forces:
+            return [Output(float(energy), None, None) for energy in energies.reshape(-1)]
+        each = torch.split(every, [len(structure) for structure in structures])
+        stress = stress.reshape(-1, 3, 3).numpy() / EV_PER_ANG3_TO_GPA
+        return [Output(float(e), f.numpy(), s) for e, f, s in zip(energies.reshape(-1), each, stress, strict=True)]
