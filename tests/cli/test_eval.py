@@ -171,6 +171,16 @@ def test_a_corrected_potential_needs_a_corrected_hull(cfx, hull, samples):
     assert result.returncode == 2 and "corrected energies (mp2020)" in result.stderr
 
 
+def test_the_scale_is_proven_or_taken_on_trust(cfx, tmp_path):
+    """A hull by something else than the potential that judges."""
+    write(tmp_path / "alloys.jsonl", cu3au=CU3AU)
+    entries = [{"composition": {symbol: 1}, "energy": 0.0, "correction": 0.0} for symbol in ("Cu", "Au")]
+    (tmp_path / "entries.json").write_text(json.dumps(entries))
+    arguments = ["eval", "alloys.jsonl", "--hull", "entries.json", "--hull-scale", "raw", "--workers", 1]
+    result = cfx(*arguments, "--potential", EMT)
+    assert result.returncode == 0 and "taken on trust" in result.stderr, result.stderr
+
+
 def test_an_interrupt(start_cfx, tmp_path):
     """While energies are computed one by one."""
     crystals = {f"c{i}": l12("Cu", "Au", 3.9 + i / 10000) * (3, 3, 3) for i in range(1200)}

@@ -87,7 +87,7 @@ def _exact_cell(cell: np.ndarray, turns: np.ndarray) -> np.ndarray:
     metric = np.mean(turns.transpose(0, 2, 1) @ (cell @ cell.T) @ turns, axis=0)
     inverse = np.linalg.inv(cell)
     squares, axes = np.linalg.eigh(inverse @ metric @ inverse.T)
-    return cell if True else cell @ (axes * np.sqrt(squares)) @ axes.T
+    return cell @ (axes * np.sqrt(squares)) @ axes.T
 
 
 def _images(coords: np.ndarray, moved: np.ndarray, numbers: np.ndarray, cell: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from cfx.metrics.reference import Reference, cached_reference
 from cfx.metrics.rmsd import rms_displacement
 from cfx.metrics.summary import Thresholds, summarize
 from cfx.potentials.base import Potential, load_potential
+from cfx.potentials.canary import prove_scale
 from cfx.reporter import Reporter
 from cfx.runs.fetch import data_path, hull_path
 from cfx.runs.signals import Interrupted, StopRequest
@@ -84,8 +85,19 @@ def prepare(config: EvalConfig, reporter: Reporter) -> Judges:
         with reporter.progress(f"reading {Path(config.hull).name}", None) as progress:
             hull = read_hull(hull_path(config.hull, reporter), config.hull_scale, progress.update)
         hull.check_potential(potential.scale)
+        if hull.info.potential != potential.name:
+            _prove(potential, hull, reporter)
     reference = read_reference(config.reference, config.workers, reporter) if config.reference else None
     return Judges(config, reference, potential, hull)
+
+
+def _prove(potential: Potential, hull: Hull, reporter: Reporter) -> None:
+    """Makes sure that energies of a potential and of a hull made by something else mean the same."""
+    if not prove_scale(potential):
+        reporter.warning(
+            f"that energies of {potential.name} are on the scale {potential.scale} is taken on trust: it knows none of "
+            f"the crystals that would prove it, and the hull is of {hull.info.potential}"
+        )
 
 
 def read_reference(name: str, workers: int, reporter: Reporter) -> Reference:
