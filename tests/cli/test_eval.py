@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -186,7 +185,8 @@ def test_an_interrupt(start_cfx, tmp_path):
     crystals = {f"c{i}": l12("Cu", "Au", 3.9 + i / 10000) * (3, 3, 3) for i in range(1200)}
     write(tmp_path / "many.jsonl", **crystals)
     process = start_cfx("eval", "many.jsonl", "--potential", EMT, "--workers", 1, "-o", "out.csv")
-    time.sleep(8)
+    while "many.jsonl: " not in process.stderr.readline():  # whatever it says first of its progress
+        assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and "error: stopped evaluating many.jsonl" in stderr
