@@ -11,7 +11,7 @@ from ase.optimize import BFGS, FIRE
 from pymatgen.core import Lattice, Structure
 
 from cfx.potentials.ase import to_atoms
-from cfx.potentials.batching import Output
+from cfx.potentials.batching import BatchedPotential, Output
 from cfx.potentials.relax import Relaxed, relax
 from cfx.potentials.symmetry import find_invariance
 
@@ -54,6 +54,15 @@ def test_the_same_minima_as_ase(get_potential, alloys):
         assert np.abs(again.stress[0]).max() * start.volume / len(start) <= 0.051
 
 
+def test_forces_are_counted_as_in_ase(get_potential, alloys):
+    for start, found in zip(alloys, relax(get_potential("emt"), alloys, 0.05, 0), strict=True):
+        atoms = to_atoms(start)
+        atoms.calc = EMT()
+        forces = FrechetCellFilter(atoms).get_forces()
+        assert found.fmax == pytest.approx(np.linalg.norm(forces, axis=1).max(), rel=1e-6)
+        assert len(start) > 1 or found.fmax == pytest.approx(np.linalg.norm(forces[1:], axis=1).max(), rel=1e-6)
+
+
 def test_chgnet_as_with_its_own_calculator(get_potential):
     potential = get_potential("chgnet")
     from chgnet.model.dynamics import CHGNetCalculator
@@ -84,6 +93,41 @@ def test_symmetry_with_free_coordinates(get_potential):
     assert abs(lattice.a - 3.82) < 0.08 and abs(lattice.c / lattice.a - 1.637) < 0.03
     heights = relaxed.structure.frac_coords[:, 2]
     assert abs(heights[2] - heights[0]) == pytest.approx(0.375, abs=0.01)
+
+
+class Lopsided:
+    """A potential with a fault: pushes the first atom of every crystal, and shears it."""
+
+    name, scale, elements = "lopsided", "raw", None
+
+    def compute(self, structures, forces):
+        push = [np.eye(len(s))[:, :1] * [0.3, 0.2, 0.1] for s in structures]
+        return [Output(0.0, one, np.array([[0, 0.02, 0], [0.02, 0.01, 0], [0, 0, 0]])) for one in push]
+
+
+def test_symmetry_is_kept_whatever_the_potential_says():
+    potential = BatchedPotential(Lopsided())
+    free, kept = relax(potential, [quartz()], 0.001, 8)[0], relax(potential, [quartz()], 0.001, 8, fix_symmetry=True)[0]
+    assert free.steps == kept.steps == 8
+    assert space_group(free.structure) == 1 and space_group(kept.structure, 1e-4) == 152
+    assert np.abs(kept.structure.frac_coords - quartz().frac_coords).max() > 1e-4
+
+
+def quartz() -> Structure:
+    """Oxygen on a general position of P3_121, where no two operations of a screw axis may be mixed up."""
+    coords = [[0.47, 0, 1 / 3], [0.413, 0.267, 0.119 + 1 / 3]]
+    return Structure.from_spacegroup("P3_121", Lattice.hexagonal(4.91, 5.40), ["Si", "O"], coords)
+
+
+def test_what_is_symmetric_is_not_changed():
+    crystal, invariance = find_invariance(quartz())
+    assert len(invariance.images) == 6 and len(crystal) == 9
+    centre, neighbour, image, distance = crystal.get_neighbor_list(5.0)
+    vectors = crystal.frac_coords[neighbour] + image - crystal.frac_coords[centre]
+    pulls = np.zeros((9, 3))
+    np.add.at(pulls, centre, crystal.lattice.get_cartesian_coords(vectors) * np.exp(-distance)[:, None])
+    assert np.abs(pulls).max() > 0.05
+    np.testing.assert_allclose(invariance.of_vectors(pulls), pulls, atol=1e-3)
 
 
 def test_an_exact_crystal_is_near_the_given_one():
@@ -136,8 +180,6 @@ class Repulsive:
 
 
 def test_crystals_that_explode_have_a_reason():
-    from cfx.potentials.batching import BatchedPotential
-
     start = Structure(Lattice.cubic(3), ["Cu"], [[0, 0, 0]])
     found = relax(BatchedPotential(Repulsive()), [start], 0.05, 500)[0]
     assert not found.converged and 2 < found.steps < 500

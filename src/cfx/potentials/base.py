@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -71,6 +72,9 @@ def load_potential(text: str, device: str = "cpu") -> Potential:
         CheckpointError: for weights that are not there or belong to something else.
         NetworkError: for weights that cannot be downloaded.
     """
+    # Threads of torch that spin while they wait make it ten times slower where other programs run too. Only heard if
+    # torch has not been imported yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     kind, _, rest = text.partition(":")
     loaders: dict[str, Callable[[str, str], Potential]] = {
         "chgnet": _chgnet,
