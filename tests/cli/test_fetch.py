@@ -657,14 +657,19 @@ def test_a_page_that_changes_is_refused(with_mp20):
     assert with_mp20.fetch("mp-20:val", "--accept").read_bytes() == b"forged"
 
 
-def test_a_page_is_resumed_but_never_mixed(machine):
-    address = f"{MP20}/train.csv"
-    machine.net.pages[address] = LARGE
+def kill_in_the_middle(machine) -> None:
+    """Leaves a partial file of mp-20:train."""
     machine.net.faults.append(Fault("stall", "GET .*mp_20", amount=15_000_000))
     process = machine.start("fetch", "mp-20:train")
     wait_for(lambda: any(file.stat().st_size > 10_000_000 for file in machine.cache.rglob("*.incomplete")))
     process.kill()
     process.communicate()
+
+
+def test_a_page_is_resumed_but_never_mixed(machine):
+    address = f"{MP20}/train.csv"
+    machine.net.pages[address] = LARGE
+    kill_in_the_middle(machine)
     machine.net.pages[address] = LARGE[::-1]
     assert machine.fetch("mp-20:train").read_bytes() == LARGE[::-1]
     assert not list(machine.cache.rglob("*.incomplete"))
@@ -675,11 +680,7 @@ def test_servers_with_little_to_say(with_mp20):
     address = f"{MP20}/train.csv"
     with_mp20.net.pages[address] = LARGE
     with_mp20.net.faults.append(Fault("status", "HEAD .*mp_20", 100, 405))
-    with_mp20.net.faults.append(Fault("stall", "GET .*mp_20", amount=15_000_000))
-    process = with_mp20.start("fetch", "mp-20:train")
-    wait_for(lambda: any(file.stat().st_size > 10_000_000 for file in with_mp20.cache.rglob("*.incomplete")))
-    process.kill()
-    process.communicate()
+    kill_in_the_middle(with_mp20)
     assert with_mp20.fetch("mp-20:train").read_bytes() == LARGE
     assert with_mp20.net.asked("GET .*mp_20")[-1][2].get("range") is None
 
@@ -687,11 +688,7 @@ def test_servers_with_little_to_say(with_mp20):
 def test_a_partial_file_that_is_whole_already(with_mp20):
     address = f"{MP20}/train.csv"
     with_mp20.net.pages[address] = LARGE
-    with_mp20.net.faults.append(Fault("stall", "GET .*mp_20", amount=15_000_000))
-    process = with_mp20.start("fetch", "mp-20:train")
-    wait_for(lambda: any(file.stat().st_size > 10_000_000 for file in with_mp20.cache.rglob("*.incomplete")))
-    process.kill()
-    process.communicate()
+    kill_in_the_middle(with_mp20)
     [partial] = with_mp20.cache.rglob("*.incomplete")
     partial.write_bytes(LARGE[::-1])  # as long, and wrong
     with_mp20.net.faults.append(Fault("status", "GET .*mp_20", 1, 416))
