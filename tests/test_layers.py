@@ -1,4 +1,4 @@
-"""Imports go one way: cli, runs, model, sampling, io (potentials, rewards, metrics), core, config (catalog, errors).
+"""Imports go one way: cli, runs, model, sampling, io (potentials, properties, rewards, metrics, report), core, config (catalog, errors).
 
 `import cfx` and the help of a command import nothing heavy.
 """
@@ -19,7 +19,7 @@ ROOT = Path(cfx.__file__).parent
 LEVELS = [
     {"config", "runconfig", "catalog", "errors", "reporter"},
     {"core"},
-    {"io", "potentials", "rewards", "metrics", "report"},
+    {"io", "potentials", "properties", "rewards", "metrics", "report"},
     {"sampling"},
     {"model"},
     {"runs"},
@@ -28,7 +28,7 @@ LEVELS = [
 HOMES = {
     "typer": {"cli"},
     "rich": {"cli"},
-    "torch": {"potentials", "rewards"},
+    "torch": {"potentials", "properties"},
     "huggingface_hub": {"io"},
 }
 """Packages that only these parts may import."""
