@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 BUNDLED = ("band_gap", "dielectric")
-"""Properties that need no model from elsewhere: the band gap in eV, as PBE gives it, and the mean eigenvalue (trace / 3)
-of the total dielectric tensor, electrons and ions."""
+"""Properties that need no model from elsewhere: the band gap, eV, as PBE gives it; the mean eigenvalue (trace / 3) of
+the total dielectric tensor, that of electrons and ions."""
 
 NAMES = "bundled; matgl:NAME or matgl:/directory"
 
