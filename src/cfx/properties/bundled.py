@@ -1,0 +1,64 @@
+"""The property models that come with cfx: band gap and dielectric constant, from CHGNet's features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cfx.properties.base import PropertyBatch
+from cfx.properties.features import Features
+from cfx.properties.heads import Head, load_head
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+VERSION = "1"
+"""Of the heads; counts up when their predictions change."""
+
+UNITS = {"band_gap": "eV", "dielectric": ""}
+
+
+class BundledModel:
+    """A `PropertyModel` of a head on features; models of several properties may share the features.
+
+    Attributes:
+        name: of the model, with what makes its features.
+        property: that it predicts.
+        unit: of the property.
+    """
+
+    def __init__(self, property: str, features: Features, head: Head):
+        self.name = f"cfx {property} {VERSION} on {features.name}"
+        self.property, self.unit = property, UNITS[property]
+        self._features, self._head = features, head
+
+    def evaluate(self, structures: Sequence[Structure | None]) -> PropertyBatch:
+        """See `PropertyModel.evaluate`."""
+        found = self._features.evaluate(structures)
+        reasons = [one if isinstance(one, str) else "" for one in found]
+        ok = np.array([not reason for reason in reasons], bool)
+        prediction = self._head.predict([one for one in found if not isinstance(one, str)])
+        value, std, outside = np.full(len(ok), np.nan), np.full(len(ok), np.nan), np.zeros(len(ok), bool)
+        value[ok], std[ok], outside[ok] = prediction
+        return PropertyBatch(value, std, outside, ok, reasons)
+
+
+def load_bundled(property: str, device: str = "cpu", features: Features | None = None) -> BundledModel:
+    """The bundled model of a property.
+
+    Args:
+        property: `band_gap` or `dielectric`.
+        device: for CHGNet.
+        features: CHGNet, if it has been loaded already.
+
+    Raises:
+        DependencyError: without CHGNet or the device.
+        CheckpointError: for another version of its weights, or a damaged installation.
+    """
+    file = resources.files("cfx") / "resources" / "properties" / f"{property}.npz"
+    with resources.as_file(file) as path:
+        head = load_head(path)
+    return BundledModel(property, features or Features(device), head)
