@@ -328,6 +328,191 @@ class EvalConfig:
             raise UsageError("a relaxation has a largest force above 0 and at least one step")
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What is done to the values of a reward before they are weighed.
+
+    Attributes:
+        clip: lowest and highest value; empty: none.
+        log1p: take log(1 + value), with the value's sign.
+        threshold: 1 for values from here on, 0 below; None: the values themselves.
+    """
+
+    clip: tuple[float, float] | tuple[()] = ()
+    log1p: bool = False
+    threshold: float | None = None
+
+    def __post_init__(self):
+        if self.clip and not self.clip[0] < self.clip[1]:
+            raise UsageError(f"rewards cannot be clipped to {self.clip[0]:g},{self.clip[1]:g}", "write LOWEST,HIGHEST")
+        if self.log1p and self.threshold is not None:
+            raise UsageError("a threshold and log1p exclude each other")
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """What makes a crystal good.
+
+    Attributes:
+        reward: names and weights, as ehull:1,fom:0.2; see `cfx.rewards`.
+        shape: of each reward's values.
+        potential: of ehull, energy and force.
+        hull: of ehull, as a file or a name.
+        hull_scale: of its energies where the file does not say: raw or mp2020.
+        e_hull_limit: up to which E_hull counts, eV/atom; a crystal without one counts as that.
+        gap_model: of gap and fom: bundled, matgl:NAME or matgl:/directory.
+        dielectric_model: of dielectric and fom, likewise.
+        property_name: what the model of property:MODEL predicts.
+        target: value that a property is to have; None: the larger the better.
+        distance: from it: square or absolute.
+        novelty_bonus: added for a crystal that is not in `reference`.
+        duplicate_penalty: taken off for a crystal that matches an earlier one of its batch.
+        reference: known crystals, as a file or a name.
+        device: of potentials and models: cpu or cuda.
+    """
+
+    reward: str = "ehull"
+    shape: Shape = Shape()
+    potential: str = "chgnet"
+    hull: str = "chgnet-mp"
+    hull_scale: str | None = None
+    e_hull_limit: float = 2.0
+    gap_model: str = "bundled"
+    dielectric_model: str = "bundled"
+    property_name: str = "property"
+    target: float | None = None
+    distance: Literal["square", "absolute"] = "square"
+    novelty_bonus: float = 0.0
+    duplicate_penalty: float = 0.0
+    reference: str | None = None
+    device: str = "cpu"
+
+    def __post_init__(self):
+        if self.distance not in ("square", "absolute"):
+            raise UsageError(f"the distance from a target is square or absolute, not {self.distance!r}")
+        if not 0 < self.e_hull_limit < math.inf:
+            raise UsageError(f"the limit of E_hull must be positive, not {self.e_hull_limit}")
+        if self.novelty_bonus and self.reference is None:
+            raise UsageError("a bonus for novelty needs known crystals", "name them with --reference")
+        for name in ("novelty_bonus", "duplicate_penalty"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name.replace('_', ' ')} must not be negative, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class RLConfig:
+    """How a model is fine-tuned by reinforcement (2504.02367, Section "Method").
+
+    Attributes:
+        algorithm: ppo, or grpo, whose advantages are normalised in groups that share a space group.
+        steps: rollouts.
+        batch_size: crystals in a rollout.
+        group_size: crystals in a group of grpo.
+        inner_epochs: passes over a rollout.
+        minibatches: updates in a pass.
+        learning_rate: of Adam.
+        clip_norm: largest global norm of the gradient.
+        clip_range: epsilon of the clipped objective.
+        kl_coef: tau, in units of the reward; None: the reward's own.
+        baseline: ema, a moving average of the mean reward, or batch, the mean reward of the rollout.
+        baseline_decay: of the moving average.
+        likelihood: policy, the exact one of what is drawn, or published.
+        target_kl: mean KL from the policy that drew the rollout at which its inner epochs end, nats; 0: never.
+        max_kl: mean KL from the reference at which the run ends, nats; 0: never.
+        max_failures: share of a rollout without reward at which the run stops.
+        seed: of all draws.
+        keep: crystals of highest reward that are kept.
+        checkpoint_steps: steps between two checkpoints.
+        keep_checkpoints: how many of the latest stay on disk.
+    """
+
+    algorithm: Literal["ppo", "grpo"] = "ppo"
+    steps: int = 100
+    batch_size: int = 128
+    group_size: int = 16
+    inner_epochs: int = 5
+    minibatches: int = 1
+    learning_rate: float = 1e-4
+    clip_norm: float = 1.0
+    clip_range: float = 0.2
+    kl_coef: float | None = None
+    baseline: Literal["ema", "batch"] = "ema"
+    baseline_decay: float = 0.95
+    likelihood: Literal["policy", "published"] = "policy"
+    target_kl: float = 0.0
+    max_kl: float = 0.0
+    max_failures: float = 0.5
+    seed: int = 0
+    keep: int = 100
+    checkpoint_steps: int = 10
+    keep_checkpoints: int = 2
+
+    def __post_init__(self):
+        names = ("steps", "batch_size", "group_size", "inner_epochs", "minibatches", "keep", "checkpoint_steps")
+        for name in (*names, "keep_checkpoints"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip_norm", "clip_range"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name.replace('_', ' ')} must be positive, not {getattr(self, name)}")
+        for name in ("kl_coef", "target_kl", "max_kl"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name.replace('_', ' ')} must not be negative, not {getattr(self, name)}")
+        choices = {"algorithm": ("ppo", "grpo"), "baseline": ("ema", "batch"), "likelihood": ("policy", "published")}
+        for name, values in choices.items():
+            if getattr(self, name) not in values:
+                raise UsageError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
+        if not 0 <= self.baseline_decay < 1 or not 0 < self.max_failures <= 1:
+            raise UsageError("the decay of the baseline is below 1, the share of failures between 0 and 1")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"the seed must be a non-negative 63-bit integer, not {self.seed}")
+        if self.algorithm == "grpo" and (self.group_size < 2 or self.batch_size % self.group_size):
+            raise UsageError(
+                f"a batch of {self.batch_size} does not divide into groups of {self.group_size}", "choose --group-size"
+            )
+        if self.minibatches > self.batch_size:
+            raise UsageError(f"there cannot be {self.minibatches} minibatches of {self.batch_size} crystals")
+
+
+@dataclass(frozen=True)
+class DPOConfig:
+    """How a model is fine-tuned on pairs of crystals (2305.18290).
+
+    Attributes:
+        epochs: passes over the pairs.
+        batch_size: pairs in an update.
+        beta: weight of the reference policy.
+        learning_rate: of Adam.
+        clip_norm: largest global norm of the gradient.
+        seed: of the order of the pairs.
+        checkpoint_steps: steps between two checkpoints.
+        keep_checkpoints: how many of the latest stay on disk.
+    """
+
+    epochs: int = 10
+    batch_size: int = 64
+    beta: float = 0.1
+    learning_rate: float = 1e-5
+    clip_norm: float = 1.0
+    seed: int = 0
+    checkpoint_steps: int = 100
+    keep_checkpoints: int = 2
+
+    def __post_init__(self):
+        _check_types(self)
+        for name in (
+            "epochs",
+            "batch_size",
+            "beta",
+            "learning_rate",
+            "clip_norm",
+            "checkpoint_steps",
+            "keep_checkpoints",
+        ):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name.replace('_', ' ')} must be positive, not {getattr(self, name)}")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Plain dictionary of a configuration, for JSON."""
     return dataclasses.asdict(config)

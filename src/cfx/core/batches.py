@@ -57,9 +57,11 @@ class BatchPlan:
         num_batches: in an epoch.
     """
 
-    def __init__(self, num_sites: np.ndarray, n_max: int, token_budget: float):
+    def __init__(
+        self, num_sites: np.ndarray, n_max: int, token_budget: float, buckets: tuple[int, ...] = SLOT_BUCKETS
+    ):
         """Plans for crystals with that many sites, in batches of about `token_budget` tokens."""
-        self.slots = bucket_slots(num_sites, n_max)
+        self.slots = bucket_slots(num_sites, n_max, buckets)
         self.sizes = {int(slots): num_rows(int(slots), token_budget) for slots in np.unique(self.slots)}
         self.num_batches = sum(-(-int((self.slots == slots).sum()) // size) for slots, size in self.sizes.items())
 
@@ -79,10 +81,10 @@ class BatchPlan:
         return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
 
 
-def bucket_slots(num_sites: np.ndarray, n_max: int) -> np.ndarray:
-    """int [n], the fewest slots of SLOT_BUCKETS (or n_max) that hold so many sites and a pad."""
-    buckets = np.array([slots for slots in SLOT_BUCKETS if slots < n_max] + [n_max], np.int32)
-    return buckets[np.searchsorted(buckets, np.asarray(num_sites) + 1)]
+def bucket_slots(num_sites: np.ndarray, n_max: int, buckets: tuple[int, ...] = SLOT_BUCKETS) -> np.ndarray:
+    """int [n], the fewest slots of the buckets (or n_max) that hold so many sites and a pad."""
+    lengths = np.array([slots for slots in buckets if slots < n_max] + [n_max], np.int32)
+    return lengths[np.searchsorted(lengths, np.asarray(num_sites) + 1)]
 
 
 def num_tokens(slots):

@@ -19,8 +19,8 @@ from cfx.reporter import Reporter
 from cfx.runs.fetch import data_path, hull_path
 from cfx.runs.signals import Interrupted, StopRequest
 
-CHUNK = 64
-"""Crystals whose energies are computed between two looks at the clock."""
+CHUNK = 512
+"""Crystals given to the potential at once: enough for batches of crystals of one size, seconds between two reports."""
 
 
 def build(

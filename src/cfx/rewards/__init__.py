@@ -1,0 +1,1 @@
+"""Rewards: crystals in, numbers out that fine-tuning makes larger."""

@@ -1,0 +1,111 @@
+"""Rewards made of rewards: shaped, summed, and with an eye on novelty and repetition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cfx.config import Shape
+from cfx.metrics.duplicates import find_duplicates
+from cfx.metrics.novelty import find_novel
+from cfx.metrics.reference import Reference
+from cfx.rewards.base import Reward, RewardBatch, make_batch
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+
+def shape_values(value: np.ndarray, shape: Shape) -> np.ndarray:
+    """Values as a `Shape` has them: clipped, then as log(1 + value) or as 1 above a threshold and 0 below."""
+    value = np.asarray(value, float)
+    if shape.clip:
+        value = np.clip(value, *shape.clip)
+    if shape.log1p:
+        value = np.sign(value) * np.log1p(np.abs(value))
+    if shape.threshold is not None:
+        value = np.where(np.isnan(value), np.nan, (value >= shape.threshold).astype(float))
+    return value
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A sum of shaped rewards; a crystal is ok if all of them have a value for it.
+
+    Attributes:
+        parts: (reward, weight).
+        shape: of each reward's values, before the weight.
+    """
+
+    parts: tuple[tuple[Reward, float], ...]
+    shape: Shape = field(default_factory=Shape)
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        return ",".join(reward.name + (f":{weight:g}" if weight != 1 else "") for reward, weight in self.parts)
+
+    @property
+    def about(self) -> str:
+        """What computes the parts."""
+        return "; ".join(f"{reward.name}: {reward.about}" for reward, _ in self.parts)
+
+    @property
+    def unit(self) -> str:
+        """Of the value: the reward's own where there is one only, as it is."""
+        plain = len(self.parts) == 1 and self.parts[0][1] == 1 and self.shape == Shape(self.shape.clip)
+        return self.parts[0][0].unit if plain else ""
+
+    @property
+    def kl_coef(self) -> float:
+        """That of the parts, by weight; shaped values are of the order of 1."""
+        if self.shape.log1p or self.shape.threshold is not None:
+            return 0.1
+        return sum(abs(weight) * reward.kl_coef for reward, weight in self.parts)
+
+    @property
+    def failure(self) -> float:
+        """What a crystal counts as that any of the parts has no value for."""
+        return sum(float(shape_values(np.array(reward.failure), self.shape)) * weight for reward, weight in self.parts)
+
+    def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
+        """See `Reward`."""
+        total, reasons, metrics = np.zeros(len(structures)), [""] * len(structures), {}
+        for reward, weight in self.parts:
+            batch = reward.evaluate(structures)
+            checked = make_batch(batch.value, batch.reasons)
+            total = total + weight * shape_values(checked.value, self.shape)
+            reasons = [one or other for one, other in zip(reasons, checked.reasons, strict=True)]
+            metrics |= batch.metrics
+            if len(self.parts) > 1:
+                metrics[f"{reward.name} reward"] = checked.value
+        return make_batch(total, reasons, metrics)
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """What is added to rewards so that the policy does not collapse onto one crystal, or onto known ones.
+
+    Attributes:
+        novelty_bonus: for a crystal that matches none of `reference`.
+        duplicate_penalty: for a crystal that matches an earlier one of its batch.
+        reference: known crystals.
+    """
+
+    novelty_bonus: float = 0.0
+    duplicate_penalty: float = 0.0
+    reference: Reference | None = None
+
+    def evaluate(self, structures: Sequence[Structure | None]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """What to add for each crystal, float64 [n], and by name who is unique in the batch and who is novel (0, 1)."""
+        unique = np.array([record.unique for record in find_duplicates(structures, 1)], float)
+        there = np.array([one is not None for one in structures])
+        added = -self.duplicate_penalty * ((unique == 0) & there)
+        found = {"unique": unique}
+        if self.reference is not None:
+            novel = np.array([bool(record.novel) for record in find_novel(structures, self.reference, 1)], float)
+            found["novel"] = novel
+            added = added + self.novelty_bonus * novel
+        return added, found

@@ -1,0 +1,155 @@
+"""The crystals of a fine-tuning run: crystals.jsonl, a line for each, and the best of them.
+
+A resumed run reads from it what it had learnt of rewards, so that every reward is computed once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfx.core.crystal import CrystalBatch, concatenate
+from cfx.errors import DataError, OutputError
+from cfx.io.cache import replace_atomically
+from cfx.io.outputs import Record, render_cif
+from cfx.metrics.duplicates import find_duplicates
+from cfx.runs.rollout import RewardCache, Rollout, fingerprint, primitive_cells
+
+NOT_CIF = re.compile(r"[^A-Za-z0-9]+")
+"""What a name in a CIF cannot have."""
+
+POOL = 4
+"""Crystals that are looked at for each one kept, since some repeat others."""
+
+
+class CrystalLog:
+    """crystals.jsonl of a run, and in memory its crystals with a reward and the cache."""
+
+    def __init__(self, directory: Path, keep: int):
+        """A log in that directory that keeps so many of the best; nothing is read or written yet."""
+        self.path, self.keep = directory / "crystals.jsonl", keep
+        self.cache = RewardCache()
+        self._best: list[tuple[float, CrystalBatch, dict[str, Any]]] = []
+
+    def append(self, step: int, rollout: Rollout) -> None:
+        """Adds the crystals of a step, counted from 1.
+
+        Raises:
+            OutputError: if they cannot be written.
+        """
+        lines = []
+        for row, value in enumerate(rollout.value):
+            parts = {name: _number(values[row]) for name, values in rollout.metrics.items()}
+            line = {"step": step, "reward": _number(value), "reason": rollout.reasons[row], "parts": parts}
+            lines.append(json.dumps(line | _crystal(rollout.crystals, row)) + "\n")
+            self._consider(float(value), rollout.crystals[row : row + 1], line)
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.writelines(lines)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def restore(self, step: int, num_slots: int) -> None:
+        """Reads the crystals of steps up to this one, and forgets those after it.
+
+        Raises:
+            DataError: if a line is damaged.
+            OutputError: if the file cannot be written.
+        """
+        if not self.path.exists():
+            return
+        lines = [line for line in self._lines() if line["step"] <= step]
+        replace_atomically(
+            self.path, lambda partial: partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        )
+        for line in lines:
+            crystals = _read(line, num_slots)
+            value = np.nan if line["reward"] is None else float(line["reward"])
+            parts = {
+                name: np.nan if part is None else float(part)
+                for name, part in line["parts"].items()
+                if name not in ("valid", "unique", "novel")
+            }
+            self.cache.known.setdefault(fingerprint(crystals, 0), (value, line["reason"], parts))
+            self._consider(value, crystals, {name: line[name] for name in ("step", "reward", "reason", "parts")})
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        texts = self.path.read_text(encoding="utf-8").split("\n")
+        for number, text in enumerate(texts, start=1):
+            try:
+                if text:
+                    yield json.loads(text)
+            except ValueError as error:
+                if number == len(texts):
+                    return  # half a line, of a process that was killed
+                raise DataError(f"line {number} of {self.path} is damaged: {error}") from error
+
+    def _consider(self, value: float, crystals: CrystalBatch, line: dict[str, Any]) -> None:
+        """Remembers a crystal if it may be among the best."""
+        if not np.isfinite(value):
+            return
+        self._best.append((value, crystals, line))
+        if len(self._best) > 4 * POOL * self.keep:
+            self._best = self._sorted()[: 2 * POOL * self.keep]
+
+    def _sorted(self) -> list[tuple[float, CrystalBatch, dict[str, Any]]]:
+        return sorted(self._best, key=lambda one: -one[0])  # a stable sort: of equals, the earlier one first
+
+    def best(self) -> list[Record]:
+        """The crystals of highest reward, none twice, with what it was made of."""
+        ranked = self._sorted()[: POOL * self.keep]
+        if not ranked:
+            return []
+        structures = primitive_cells(concatenate([crystals for _, crystals, _ in ranked]))
+        unique = [one for one, record in zip(ranked, find_duplicates(structures, 1), strict=True) if record.unique]
+        records = []
+        for index, (value, crystals, line) in enumerate(unique[: self.keep]):
+            parts = {
+                NOT_CIF.sub("_", name).strip("_"): part for name, part in line["parts"].items() if part is not None
+            }
+            records.append(Record(index, crystals, {"step": line["step"], "reward": value, **parts}))
+        return records
+
+    def write_best(self, path: Path) -> int:
+        """Writes the best crystals as CIF blocks, and says how many there are.
+
+        Raises:
+            OutputError: if they cannot be written.
+        """
+        records = self.best()
+        text = "\n".join(render_cif(record) for record in records)
+        replace_atomically(path, lambda partial: partial.write_text(text))
+        return len(records)
+
+
+def _number(value: float) -> float | None:
+    """As JSON can hold it; None for NaN."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _crystal(crystals: CrystalBatch, row: int) -> dict[str, Any]:
+    """The sites and the lattice of one crystal; float32 numbers survive as decimal ones."""
+    sites = int(crystals.num_sites[row])
+    return {
+        "space_group": int(crystals.space_group[row]),
+        "wyckoff": crystals.wyckoff[row, :sites].tolist(),
+        "species": crystals.species[row, :sites].tolist(),
+        "frac_coords": crystals.frac_coords[row, :sites].astype(float).tolist(),
+        "lattice": [_number(value) for value in crystals.lattice[row]],
+    }
+
+
+def _read(line: dict[str, Any], num_slots: int) -> CrystalBatch:
+    """The inverse: a batch of one."""
+    sites = len(line["wyckoff"])
+    letters, species = np.zeros((1, num_slots), np.int32), np.zeros((1, num_slots), np.int32)
+    coords = np.zeros((1, num_slots, 3), np.float32)
+    letters[0, :sites], species[0, :sites] = line["wyckoff"], line["species"]
+    coords[0, :sites] = np.array(line["frac_coords"], np.float32).reshape(-1, 3)
+    lattice = np.array([[np.nan if value is None else value for value in line["lattice"]]], np.float32)
+    return CrystalBatch(np.array([line["space_group"]], np.int32), lattice, coords, species, letters)
