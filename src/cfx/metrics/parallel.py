@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -18,7 +19,7 @@ def spread(
     """function(*job) of every job, in order, by joblib.
 
     The backend is joblib's own choice: loky, that is fresh processes and never forks, unless the caller has chosen
-    another with `joblib.parallel_config`.
+    another with `joblib.parallel_config`. Libraries' warnings are not shown, wherever a job runs.
 
     Args:
         function: of a module, so that it can be sent.
@@ -31,7 +32,7 @@ def spread(
     """
     import joblib
 
-    calls = (joblib.delayed(function)(*job) for job in jobs)
+    calls = (joblib.delayed(_quietly)(function, *job) for job in jobs)
     try:
         if on_done is None:
             return joblib.Parallel(n_jobs=n_jobs)(calls)
@@ -44,3 +45,8 @@ def spread(
         raise CfxError(
             "a process that compares crystals was killed, perhaps for want of memory", "use fewer processes"
         ) from error
+
+
+def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
+    with warnings.catch_warnings(action="ignore"):
+        return function(*arguments)

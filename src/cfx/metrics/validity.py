@@ -11,7 +11,7 @@ import functools
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cfx.errors import DependencyError
@@ -39,7 +39,7 @@ class Validity:
     reason: str = ""
 
 
-def structure_validity(structures: Sequence) -> list[Validity]:
+def structure_validity(structures: Iterable) -> list[Validity]:
     """Of each pymatgen Structure, or None for a row that could not be read: whether it is valid."""
     reasons = map(_wrong_structure, structures)
     return [Validity(not reason, reason) for reason in reasons]
@@ -54,7 +54,7 @@ def _wrong_structure(structure) -> str:
     return f"atoms within {MIN_DISTANCE} angstrom" if close else ""
 
 
-def composition_validity(structures: Sequence) -> list[Validity]:
+def composition_validity(structures: Iterable) -> list[Validity]:
     """Of each pymatgen Structure, or None for a row that could not be read: whether its composition is valid.
 
     Raises:

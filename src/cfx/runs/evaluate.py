@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,11 +25,15 @@ from cfx.metrics.summary import Thresholds, summarize
 from cfx.potentials.base import Potential, load_potential
 from cfx.potentials.canary import prove_scale
 from cfx.reporter import Reporter
+from cfx.runs.energies import energies_as_they_are, energies_of_relaxed
 from cfx.runs.fetch import data_path, hull_path
 from cfx.runs.signals import Interrupted, StopRequest
 
-CHUNK = 64
-"""Crystals whose energies are computed between two looks at the clock."""
+READ = 64
+"""Known crystals read between two looks at the clock."""
+
+BELOW = 0.1
+"""eV/atom. Few real crystals are this far below all known phases; many such ones speak of a hull with gaps."""
 
 GALLERY = 60
 """Crystals of a file that a report shows."""
@@ -71,6 +76,18 @@ class Judges:
         return settings
 
 
+def check_inputs(names: Sequence[str], reporter: Reporter) -> None:
+    """Finds out before the work whether all files are there, fetching those that are only named.
+
+    Raises:
+        DataError: if one is not.
+        NetworkError: if one cannot be fetched.
+    """
+    for name in names:
+        if not (path := data_path(name, reporter)).exists():
+            raise DataError(f"no such file or directory: {path}")
+
+
 def prepare(config: EvalConfig, reporter: Reporter) -> Judges:
     """Loads what crystals are held against.
 
@@ -79,6 +96,7 @@ def prepare(config: EvalConfig, reporter: Reporter) -> Judges:
         UsageError: if potential and hull do not go together.
         DependencyError: if a library is missing.
     """
+    validity.composition_validity([])  # complains if a library is missing
     potential = load_potential(config.potential, config.device) if config.potential else None
     hull = None
     if config.hull is not None:
@@ -111,7 +129,7 @@ def read_reference(name: str, workers: int, reporter: Reporter) -> Reference:
     def structures():
         with reporter.progress(f"reading {name}", None) as progress:
             for done, one in enumerate(iterate_crystals(path, workers), start=1):
-                if done % CHUNK == 0:
+                if done % READ == 0:
                     progress.update(done)
                 yield one.structure
 
@@ -134,7 +152,11 @@ def evaluate(name: str, judges: Judges, reporter: Reporter) -> dict[str, Any]:
         Interrupted: after a signal.
     """
     path, workers = data_path(name, reporter), judges.config.workers
-    with StopRequest() as stop:
+    with StopRequest() as stop, warnings.catch_warnings(action="ignore"):
+
+        def look() -> None:
+            if stop.signum is not None:
+                raise Interrupted(stop.signum, f"stopped evaluating {path.name}")
 
         @contextmanager
         def task(title: str, total: int | None):
@@ -143,10 +165,10 @@ def evaluate(name: str, judges: Judges, reporter: Reporter) -> dict[str, Any]:
 
                 def update(done: int) -> None:
                     progress.update(done)
-                    if stop.signum is not None:
-                        raise Interrupted(stop.signum, f"stopped evaluating {path.name}")
+                    look()
 
                 yield update
+                look()
 
         with task("reading", None) as update:
             crystals = load_crystals(path, workers, update)
@@ -154,6 +176,7 @@ def evaluate(name: str, judges: Judges, reporter: Reporter) -> dict[str, Any]:
             worst = Counter(one.reason for one in crystals).most_common(1)[0]
             raise DataError(f"none of the {len(crystals)} crystals of {name} can be read: {worst[1]} x {worst[0]}")
         records, final = _judge(crystals, judges, task)
+        _doubt(records, reporter)
     reference = _distributions(judges.reference)
     return {
         "name": path.name if path == Path(name) else name,
@@ -213,7 +236,7 @@ class Findings:
         }
 
     def _reason(self, i: int, one: Loaded) -> str:
-        """Every step's reason, in one line."""
+        """Every step's reason, in one line; what was said by an earlier step is not said again."""
         if one.structure is None:
             return f"read: {one.reason}"
         said = {
@@ -225,19 +248,20 @@ class Findings:
         }
         if self.heights is not None and math.isfinite(self.energies[i]):
             said["hull"] = self.heights.reasons[i]
-        return "; ".join(f"{step}: {reason}" for step, reason in said.items() if reason)
+        first = {reason: step for step, reason in reversed(said.items())}
+        return "; ".join(f"{step}: {reason}" for step, reason in said.items() if reason and first[reason] == step)
 
 
 def _judge(crystals: list[Loaded], judges: Judges, task: Callable) -> tuple[list[dict[str, Any]], list]:
     """A record for each crystal, and the structure that is judged."""
     structures, config = [one.structure for one in crystals], judges.config
-    with task("validity", None):
-        structure_ok = validity.structure_validity(structures)
-        composition_ok = validity.composition_validity(structures)
-    with task("space groups", None):
-        groups = symmetry.find_space_groups(
-            structures, [one.space_group_asked for one in crystals], n_jobs=config.workers
-        )
+    asked = [one.space_group_asked for one in crystals]
+    with task("structures", len(structures)) as update:
+        structure_ok = validity.structure_validity(_counted(structures, update))
+    with task("compositions", len(structures)) as update:
+        composition_ok = validity.composition_validity(_counted(structures, update))
+    with task("space groups", math.ceil(len(structures) / symmetry.CHUNK)) as update:
+        groups = symmetry.find_space_groups(structures, asked, n_jobs=config.workers, on_done=update)
     energies, judged, faults = _energies(structures, judges, task)
     with task("unique", None) as update:
         unique = duplicates.find_duplicates(judged, config.workers, update)
@@ -268,35 +292,34 @@ def _per_atom(energy: float, structure) -> float | None:
 
 def _energies(structures: list, judges: Judges, task: Callable) -> tuple[list[float], list, list[str]]:
     """Energies (total, eV; NaN where there is none), the structures that have them, and reasons."""
-    if judges.potential is None:
+    potential, config = judges.potential, judges.config
+    if potential is None:
         return [math.nan] * len(structures), structures, [""] * len(structures)
-    energies, final, faults = [], [], []
-    with task("relaxing" if judges.config.relax else "energies", len(structures)) as update:
-        for first in range(0, len(structures), CHUNK):
-            part = structures[first : first + CHUNK]
-            for energy, structure, reason in _compute(part, judges):
-                energies.append(energy)
-                final.append(structure)
-                faults.append(reason if structure is not None else "")
-            update(len(energies))
+    with task("relaxing" if config.relax else "energies", len(structures)) as update:
+        if config.relax:
+            found = list(energies_of_relaxed(potential, structures, config.fmax, config.steps, update))
+        else:
+            found = list(energies_as_they_are(potential, structures, update))
+    energies, final, faults = map(list, zip(*found, strict=True))
     return energies, final, faults
 
 
-def _compute(structures: list, judges: Judges):
-    """Energy, structure and reason of some crystals, relaxed if that is asked for."""
-    if not judges.config.relax:
-        batch = judges.potential.evaluate(structures, forces=False)
-        yield from zip(batch.energy, structures, batch.reasons, strict=True)
-        return
-    from cfx.potentials.relax import relax
+def _counted(structures: Sequence, update: Callable[[int], None]) -> Iterator:
+    """The structures, each counted when the next one is asked for."""
+    for done, structure in enumerate(structures):
+        update(done)
+        yield structure
 
-    for before, one in zip(
-        structures, relax(judges.potential, structures, judges.config.fmax, judges.config.steps), strict=True
-    ):
-        if one.structure is None:
-            yield math.nan, before, one.reason
-        else:
-            yield one.energy, one.structure, one.reason or ("" if one.converged else "the relaxation did not converge")
+
+def _doubt(records: Sequence[dict[str, Any]], reporter: Reporter) -> None:
+    """Warns if crystals are more stable than can be."""
+    heights = [record["e_above_hull"] for record in records if record["e_above_hull"] is not None]
+    low = sum(height < -BELOW for height in heights)
+    if low:
+        reporter.warning(
+            f"{low} of {len(heights)} crystals are more than {BELOW:g} eV/atom below the hull, as few real ones are: "
+            "it lacks phases, or the energies are wrong"
+        )
 
 
 def _count_reasons(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,11 @@ def relax_file(
     rows = _resumed(partial, header) if resume else {}
     todo = [i for i in range(len(crystals)) if i not in rows]
     _begin(partial, header, rows)
-    with StopRequest() as stop, reporter.progress(f"relaxing by {potential.name}", len(crystals)) as progress:
+    with (
+        StopRequest() as stop,
+        warnings.catch_warnings(action="ignore"),
+        reporter.progress(f"relaxing by {potential.name}", len(crystals)) as progress,
+    ):
 
         def keep(number: int, result: Relaxed) -> None:
             i = todo[number]
@@ -91,7 +96,8 @@ def relax_file(
             done = f"stopped after {len(rows)} of {len(crystals)} crystals; they are in {partial}"
             raise Interrupted(stop.signum, f"{done}; continue with --resume")
     ordered = [rows[i] for i in range(len(crystals))]
-    write_relaxed(target, ordered, potential.name)
+    with warnings.catch_warnings(action="ignore"):
+        write_relaxed(target, ordered, potential.name)
     partial.unlink()
     return ordered
 
