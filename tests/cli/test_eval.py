@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,7 +110,11 @@ def test_a_table_and_several_files(cfx, samples, tmp_path):
     assert "crystals 8 2" in lines
     [unique] = [line for line in lines if line.startswith("unique ")]
     assert "5 of 8" in unique and "2 of 2" in unique
-    assert any(line.startswith("not evaluated: ") and "novel" in line for line in lines)
+    missing = dict(line.split(": ") for line in lines if line.startswith("not evaluated"))
+    assert missing["not evaluated"] == "space group as asked"
+    assert missing["not evaluated without --reference"].startswith("novel; novel and unique; distance of densities")
+    assert missing["not evaluated without --potential, --hull"] == "stable; on the hull; energy above hull"
+    assert missing["not evaluated without --potential, --relax"] == "RMSD to relaxed"
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(tmp_path / "both.parquet").to_pylist()
@@ -125,6 +131,43 @@ def test_what_cfx_samples_is_as_asked(cfx, tmp_path):
     assert file["summary"]["frac_space_group_as_asked"]["of"] == 4
 
 
+def test_libraries_keep_their_warnings(cfx, tmp_path):
+    """Elements without an electronegativity, of which pymatgen warns wherever it prints or compares formulas."""
+    noble = {f"{symbol}{a}": fcc(symbol, a) for symbol in ("He", "Ne", "Ar") for a in (4.2, 5.3)}
+    write(tmp_path / "noble.jsonl", **noble)
+    arguments = ["noble.jsonl", "--potential", EMT, "--workers"]
+    for workers in (1, 2):
+        result = cfx("eval", *arguments, workers, "--reference", "noble.jsonl")
+        assert result.returncode == 0 and "arning" not in result.stderr, result.stderr
+    result = cfx("relax", *arguments, 1, "-o", "out.cif")
+    assert result.returncode == 0 and "arning" not in result.stderr, result.stderr
+
+
+def test_reasons_are_said_once_and_counted(cfx, tmp_path):
+    symbols = ("Fe", "Co", "Ti", "V", "Cr", "Mn", "Mo", "W", "Zr", "Hf")
+    write(tmp_path / "metals.jsonl", **{symbol: fcc(symbol, 4.0) for symbol in symbols}, tiny=fcc("Cu", 0.3))
+    result = cfx("eval", "metals.jsonl", "--potential", EMT, "--workers", 1)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("\nmetals.jsonl: 1 x ") == 8
+    assert "and 4 other reasons" in result.stdout  # the tiny cell has two: as a structure, and for its density
+    [file] = json.loads(cfx("eval", "metals.jsonl", "--json", "--workers", 1).stdout)["files"]
+    assert file["records"][-1]["reason"] == "structure: a cell of at most 0.1 cubic angstrom"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [("pyarrow", ["nowhere.cif", "-o", "x.parquet"]), ("smact", ["--reference", "empty.cif"])],
+)
+def test_what_is_not_installed_is_told_first(tmp_path, module, arguments):
+    write(tmp_path / "good.jsonl", cu=COPPER)
+    (tmp_path / "empty.cif").write_text("")
+    code = f"import sys; sys.modules[{module!r}] = None; from cfx.cli import main; main()"
+    command = [sys.executable, "-c", code, "eval", "good.jsonl", "--potential", EMT, *arguments]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 6 and module in result.stderr.splitlines()[0], result.stderr
+    assert "known crystals" not in result.stderr and result.stdout == ""
+
+
 def test_a_hull_and_what_it_lacks(cfx, hull, tmp_path):
     (tmp_path / "list.csv").write_text("formula,e\nCu3Au,0\nCuAu,0\nAg,0\nCuAu,0\n")
     result = cfx("hull", "show", hull, "--reference", "list.csv", "--json")
@@ -138,6 +181,7 @@ def test_a_hull_and_what_it_lacks(cfx, hull, tmp_path):
     ("arguments", "code", "word"),
     [
         (["nowhere.cif"], 3, "no such file"),
+        (["good.jsonl", "nowhere.cif", "--reference", "empty.cif"], 3, "nowhere.cif"),  # before anything is read
         (["empty.cif"], 3, "holds no crystals"),
         (["bad.jsonl"], 3, "none of the 2 crystals"),
         (["good.jsonl", "--hull", "x.npz"], 2, "potential"),
@@ -178,6 +222,10 @@ def test_the_scale_is_proven_or_taken_on_trust(cfx, tmp_path):
     arguments = ["eval", "alloys.jsonl", "--hull", "entries.json", "--hull-scale", "raw", "--workers", 1]
     result = cfx(*arguments, "--potential", EMT)
     assert result.returncode == 0 and "taken on trust" in result.stderr, result.stderr
+    assert "below the hull" not in result.stderr
+    entries[0]["energy"] = 1.0  # a phase that anything beats
+    (tmp_path / "entries.json").write_text(json.dumps(entries))
+    assert "1 of 1 crystals are more than 0.1 eV/atom below the hull" in cfx(*arguments, "--potential", EMT).stderr
 
 
 def test_an_interrupt(start_cfx, tmp_path):

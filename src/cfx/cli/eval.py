@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,20 @@ WORDS = {
     "wdist_num_elements": "distance of numbers of elements",
 }
 """Metrics as a person reads them, in this order."""
+
+NEEDS = {
+    "frac_novel_structures": ("reference",),
+    "frac_novel_unique_structures": ("reference",),
+    "frac_stable_structures": ("potential", "hull"),
+    "frac_novel_unique_stable_structures": ("reference", "potential", "hull"),
+    "frac_on_hull_structures": ("potential", "hull"),
+    "frac_novel_unique_on_hull_structures": ("reference", "potential", "hull"),
+    "avg_energy_above_hull_per_atom": ("potential", "hull"),
+    "avg_rmsd_from_relaxation": ("potential", "relax"),
+    "wdist_density": ("reference",),
+    "wdist_num_elements": ("reference",),
+}
+"""Options without which a metric is not evaluated."""
 
 FEW_REASONS = 8
 
@@ -73,8 +88,9 @@ def command(
     _check(records, html, force)
     reporter = ConsoleReporter()
 
-    from cfx.runs.evaluate import as_result, evaluate, prepare
+    from cfx.runs.evaluate import as_result, check_inputs, evaluate, prepare
 
+    check_inputs(files, reporter)
     with _cluster(scheduler):
         judges = prepare(config, reporter)
         result = as_result([evaluate(name, judges, reporter) for name in files])
@@ -84,15 +100,21 @@ def command(
 
         print(json.dumps(result, indent=1))
     else:
-        _print(result["files"])
+        _print(result["files"], config)
 
 
 def _check(records: Path | None, html: Path | None, force: bool) -> None:
+    """Finds out before the work whether the outputs can be written."""
+    from importlib.util import find_spec
+
+    from cfx.errors import DependencyError
 
     for path, suffixes in ((records, (".csv", ".parquet")), (html, (".html",))):
         if path is not None and path.suffix not in suffixes:
             raise UsageError(f"cannot write {path}", f"name a {' or '.join(suffixes)} file")
         check_file(path, force)
+    if records is not None and records.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise DependencyError("writing Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'")
 
 
 def check_file(path: Path | None, force: bool) -> None:
@@ -150,7 +172,7 @@ def _write(result: dict[str, Any], records: Path | None, html: Path | None, repo
         reporter.message(f"written: {html}")
 
 
-def _print(files: Sequence[dict[str, Any]]) -> None:
+def _print(files: Sequence[dict[str, Any]], config: EvalConfig) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -163,15 +185,33 @@ def _print(files: Sequence[dict[str, Any]]) -> None:
         if any(values):
             table.add_row(words, *map(_value, values))
     console.print(table)
-    missing = [words for metric, words in WORDS.items() if not any(file["summary"].get(metric) for file in files)]
-    if missing:
-        console.print(f"\nnot evaluated: {', '.join(missing)}")
+    console.print()
+    for line in _not_evaluated(files, config):
+        console.print(escape(line))
     for name, setting in files[0]["settings"].items():
         console.print(escape(f"{name}: {setting}"))
     for file in files:
-        for reason in file["reasons"][:FEW_REASONS]:
-            text = f"{file['name']}: {reason['count']} x {reason['reason']} (as {reason['example']})"
-            console.print(f"[yellow]{escape(text)}[/]")
+        for line in _reasons(file):
+            console.print(f"[yellow]{escape(line)}[/]")
+
+
+def _not_evaluated(files: Sequence[dict[str, Any]], config: EvalConfig) -> Iterator[str]:
+    """What no file has, by the options that would give it."""
+    missing: dict[str, list[str]] = defaultdict(list)
+    for metric, words in WORDS.items():
+        if not any(file["summary"].get(metric) for file in files):
+            lacking = [f"--{option}" for option in NEEDS.get(metric, ()) if not getattr(config, option)]
+            missing[" without " * bool(lacking) + ", ".join(lacking)].append(words)
+    for options, metrics in missing.items():
+        yield f"not evaluated{options}: {'; '.join(metrics)}"
+
+
+def _reasons(file: dict[str, Any]) -> Iterator[str]:
+    """The most frequent reasons of a file, and how many others there are."""
+    for reason in file["reasons"][:FEW_REASONS]:
+        yield f"{file['name']}: {reason['count']} x {reason['reason']} (as {reason['example']})"
+    if (others := len(file["reasons"]) - FEW_REASONS) > 0:
+        yield f"{file['name']}: and {others} other reasons; -o and --json have them all"
 
 
 def _value(value: dict[str, Any] | None) -> str:
