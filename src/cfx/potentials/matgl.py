@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfx.core.elements import SYMBOLS
-from cfx.errors import CheckpointError, DependencyError, NetworkError, UsageError
+from cfx.errors import CheckpointError, DependencyError, UsageError
 from cfx.potentials.base import check_device
 from cfx.potentials.batching import BatchedPotential, Output
+from cfx.potentials.matgl_files import FORM, load_files
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-FORM = "say matgl:NAME, a name of huggingface.co/materialyze, or matgl:/directory with model.json"
 
 
 def load_matgl(text: str, scale: str, device: str) -> BatchedPotential:
@@ -37,7 +36,7 @@ def load_matgl(text: str, scale: str, device: str) -> BatchedPotential:
     except ImportError as error:
         raise DependencyError(f"matgl cannot be imported: {error}", "pip install 'cfx-crystal[matgl]'") from error
     check_device(device)
-    loaded = _load(text)
+    loaded = load_files(text)
     if not isinstance(loaded, Potential):
         kind = type(loaded).__name__
         raise CheckpointError(f"{text} is a {kind} that predicts a property, and no potential", FORM)
@@ -45,21 +44,6 @@ def load_matgl(text: str, scale: str, device: str) -> BatchedPotential:
         raise CheckpointError(f"{text} wants a state or charges besides the crystal", "take another potential of matgl")
     name = Path(text).name if Path(text).exists() else text
     return BatchedPotential(_Model(loaded.to(device).eval(), f"matgl {matgl.__version__} ({name})", scale), device)
-
-
-def _load(text: str):
-    import matgl
-
-    try:
-        return matgl.load_model(text)
-    except (ValueError, RuntimeError) as error:
-        # matgl wraps whatever happened; the innermost error says it.
-        while error.__cause__ is not None:
-            error = error.__cause__
-        reason = " ".join(str(error).split())[:200]
-        if Path(text).exists():
-            raise CheckpointError(f"matgl cannot load {text}: {reason}", FORM) from error
-        raise NetworkError(f"matgl finds no {text}: {reason}", FORM) from error
 
 
 class _Model:

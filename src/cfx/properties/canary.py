@@ -1,0 +1,64 @@
+"""Whether a property model predicts what is known: textbook crystals tell, before anything is judged by it.
+
+Upgrades of libraries have changed the predictions of published models without a word.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cfx.catalog import CANARIES, KnownCrystal
+from cfx.errors import CheckpointError
+from cfx.properties.base import PropertyModel
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+FACE_CENTRED = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2
+"""Primitive vectors, in edges of the cube."""
+
+HINT = "take weights made for the installed version of its library, or the model that comes with cfx: bundled"
+
+
+def known_structure(crystal: KnownCrystal) -> Structure:
+    """The primitive cell of a known crystal."""
+    from pymatgen.core import Structure
+
+    symbols, places = zip(*crystal.sites, strict=True)
+    vectors = crystal.a * FACE_CENTRED
+    return Structure(vectors, symbols, crystal.a * np.array(places), coords_are_cartesian=True)
+
+
+def prove(model: PropertyModel) -> None:
+    """Holds a model against the known crystals of its property; of a property without any, nothing can be proven.
+
+    Crystals with elements that the model does not know are left out.
+
+    Raises:
+        CheckpointError: if it misses one of them, or can evaluate none.
+    """
+    crystals = CANARIES.get(model.property, ())
+    if not crystals:
+        return
+    batch = model.evaluate([known_structure(crystal) for crystal in crystals])
+    if not batch.ok.any():
+        raise CheckpointError(
+            f"{model.name} can evaluate none of the crystals whose {model.property} is known: {batch.reasons[0]}", HINT
+        )
+    misses = [
+        (abs(float(found) - crystal.value) / crystal.tolerance, crystal, float(found))
+        for crystal, found, ok in zip(crystals, batch.value, batch.ok, strict=True)
+        if ok
+    ]
+    worst, crystal, found = max(misses, key=lambda miss: miss[0])
+    if worst > 1:
+        missed = sum(share > 1 for share, _, _ in misses)
+        unit = f" {model.unit}" if model.unit else ""
+        raise CheckpointError(
+            f"{model.name} predicts a {model.property} of {found:.2f}{unit} for {crystal.formula}, where "
+            f"{crystal.value:.2f} ± {crystal.tolerance:.2f}{unit} is right; it misses {missed} of {len(misses)} known "
+            "crystals",
+            HINT,
+        )
