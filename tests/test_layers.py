@@ -109,6 +109,7 @@ def loaded_after(code: str) -> set[str]:
         ["fetch", "--help"],
         ["eval", "--help"],
         ["relax", "--help"],
+        ["retrieve", "--help"],
         ["hull", "build", "--help"],
         ["--version"],
     ],

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli import data, eval, fetch, hull, plot, relax, sample, score, train
+from cfx.cli import data, eval, fetch, hull, plot, relax, retrieve, sample, score, train
 from cfx.errors import CfxError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.command("relax")(relax.command)
 app.add_typer(hull.app, name="hull")
 app.command("data")(data.command)
 app.command("plot")(plot.command)
+app.command("retrieve")(retrieve.command)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,226 @@
+"""cfx retrieve: which known crystals a model makes again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cfx.cli import options
+from cfx.errors import UsageError
+
+if TYPE_CHECKING:
+    from cfx.config import SampleConfig
+    from cfx.reporter import Reporter
+
+FEW = 10
+"""Crystals of each model that a terminal shows; -o and --json have all."""
+
+
+def command(
+    models: Annotated[list[str] | None, typer.Argument(help=f"{options.MODEL_HELP} Several are compared.")] = None,
+    reference: Annotated[str, typer.Option(help=f"Known crystals: {options.DATA_HELP}")] = ...,
+    crystals: Annotated[
+        list[str] | None, typer.Option("--from", help="Crystals that are made already: a file. May be repeated.")
+    ] = None,
+    property: Annotated[
+        str | None,
+        typer.Option(
+            help="Ranks the known crystals: a column of their table, or predicted: fom, band_gap, dielectric."
+        ),
+    ] = None,
+    top: Annotated[str, typer.Option(help="Sizes of the top of the ranking.")] = "10,50,100",
+    lowest: Annotated[bool, typer.Option("--lowest", help="The lowest value is the best.")] = False,
+    space_group: Annotated[
+        str | None,
+        typer.Option("--sg", "--space-group", help="194, or 2,14,62, or 1-230, or uniform, or data:DATA, data:model."),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", "--n", help="Crystals drawn from each model.")] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
+    temperature: Annotated[float, typer.Option(help="Below 1: likelier crystals. Above 1: bolder ones.")] = 1.0,
+    gap_model: Annotated[
+        str | None, typer.Option(help="Predicts band gaps: bundled, matgl:NAME or matgl:/directory.")
+    ] = None,
+    dielectric_model: Annotated[str | None, typer.Option(help="Likewise, dielectric constants.")] = None,
+    device: Annotated[str, typer.Option(help="Of models of properties: cpu or cuda.")] = "cpu",
+    workers: Annotated[int, typer.Option(help="Processes that compare; 0 for one a core.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A .csv or .parquet file: all crystals found.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="A .png, .svg or .pdf file: how many of the best were found.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the outputs.")] = False,
+) -> None:
+    """Find the known crystals that models make again, and rank them by a property.
+
+    Each model draws --n crystals; files with --from hold such as were drawn before. A crystal is found if it matches
+    one of the reference by pymatgen's StructureMatcher. A model before and after fine-tuning, for example:
+    cfx retrieve alex20 run/best --reference data.csv --property fom --sg data:model
+    """
+    from cfx.cli.console import ConsoleReporter
+
+    best = _sizes(top)
+    _check(models or [], crystals or [], space_group, property, output, plot, force)
+    reporter = ConsoleReporter()
+
+    drawn = _Drawn(models or [], space_group, n, seed, temperature, reporter)
+
+    from cfx.runs.evaluate import check_inputs
+    from cfx.runs.retrieve import as_curves, as_result, read_known, read_structures, retrieve
+
+    check_inputs(crystals or [], reporter)
+    predictors = {"band_gap": gap_model, "dielectric": dielectric_model}
+    predictors = {part: model for part, model in predictors.items() if model is not None}
+    known = read_known(reference, property, lowest, predictors, device, workers or -1, reporter)
+    found = [retrieve(name, structures, known, workers or -1, reporter) for name, structures in drawn]
+    for name in crystals or []:
+        structures = read_structures(name, workers or -1, reporter)
+        found.append(retrieve(name, structures, known, workers or -1, reporter))
+    settings = {"n": n, "space_groups": space_group, "seed": seed, "temperature": temperature} if models else {}
+    result = as_result(known, found, best, settings)
+    if output is not None:
+        _write(output, result)
+        reporter.message(f"written: {output}")
+    if plot is not None:
+        from cfx.runs.plot import save_figure
+
+        save_figure(as_curves(result), plot)
+        reporter.message(f"drawn: {plot}")
+    if as_json:
+        import json
+
+        print(json.dumps(result, indent=1))
+    else:
+        _print(result)
+
+
+def _sizes(text: str) -> list[int]:
+    """10,50,100 as numbers."""
+    parts = options.words(text)
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{text!r} are no sizes of a top", "write --top 10,50,100")
+    return sorted({int(part) for part in parts})
+
+
+def _check(
+    models: list[str],
+    crystals: list[str],
+    space_group: str | None,
+    property: str | None,
+    output: Path | None,
+    plot: Path | None,
+    force: bool,
+) -> None:
+    """What can be known to be wrong before anything slow starts."""
+    from cfx.cli.eval import check_file
+
+    names = [*models, *crystals]
+    if not names:
+        raise UsageError("there is nothing to compare", "name a model, or crystals with --from FILE")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"{twice} is named twice")
+    if models and space_group is None:
+        raise UsageError("give space groups to draw from with --sg", "for example --sg 194, or --sg data:model")
+    if not models and space_group is not None:
+        raise UsageError("--sg says what models draw, but no model is named", "name one, or leave out --sg")
+    if output is not None and output.suffix not in (".csv", ".parquet"):
+        raise UsageError(f"cannot write {output}", "name a .csv or .parquet file")
+    check_file(output, force)
+    if plot is not None:
+        from cfx.runs.plot import COLOURS, check_figure
+
+        check_figure(plot, force)
+        if property is None:
+            raise UsageError("without a property nothing is ranked, and there is nothing to draw", "name a --property")
+        if len(names) > len(COLOURS):
+            raise UsageError(f"a figure has at most {len(COLOURS)} curves, not {len(names)}")
+
+
+class _Drawn:
+    """Crystals that models draw under one request, one model after the other."""
+
+    def __init__(
+        self, names: list[str], space_group: str | None, n: int, seed: int, temperature: float, reporter: Reporter
+    ):
+        """Makes sure that the request can be meant, and loads the models."""
+        from cfx.config import SampleConfig
+
+        self._space_group, self._reporter, self._models = space_group, reporter, []
+        self._request = functools.partial(SampleConfig, n=n, seed=seed, temperature=temperature)
+        if not names:
+            return
+        self._groups = None if space_group.startswith("data:") else options.space_groups(space_group)
+        self._ask(*(self._groups or ((1,), ())))
+
+        from cfx.cli.start import load, start_jax
+
+        start_jax(reporter)
+        self._models = [(name, load(name, reporter)) for name in names]
+
+    def _ask(self, groups: tuple[int, ...], weights: tuple[float, ...]) -> SampleConfig:
+        return self._request(groups, weights=weights)
+
+    def __iter__(self) -> Iterator[tuple[str, list]]:
+        """Names and structures."""
+        for name, model in self._models:
+            from cfx.runs.retrieve import sample_structures
+            from cfx.runs.score import space_group_counts
+
+            groups = self._groups
+            if groups is None:
+                count = functools.partial(space_group_counts, model, reporter=self._reporter)
+                groups = options.distribution(self._space_group, count)
+            yield name, sample_structures(model, self._ask(*groups), self._reporter)
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    from cfx.io.tables import write_table
+
+    rows = [{"source": source["name"], **one} for source in result["sources"] for one in source["found"]]
+    write_table(path, rows, columns=("source", "rank", "name", "row", "formula", "value", "times"))
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    sources, ranked = result["sources"], result["property"]["name"] is not None
+    table = Table("", *(escape(source["name"]) for source in sources), box=None, pad_edge=False)
+    table.add_row("crystals", *(f"{source['sampled']:,}" for source in sources))
+    table.add_row("of them known", *(f"{source['known']:,}" for source in sources))
+    table.add_row("known crystals found", *(f"{source['distinct']:,}" for source in sources))
+    for places in zip(*(source["top"] for source in sources), strict=True):
+        table.add_row(f"of the top {places[0]['k']}", *(f"{place['found']} of {place['of']}" for place in places))
+    console.print(table)
+    reference = result["reference"]
+    console.print(escape(f"reference: {reference['name']}, {reference['crystals']:,} crystals"))
+    if ranked:
+        by = result["property"]
+        console.print(escape(f"ranked by: {by['about']}, {by['best']} first, {reference['ranked']:,} crystals"))
+    for source in sources:
+        if source["failed"]:
+            console.print(f"[yellow]{escape(source['name'])}: {source['failed']:,} could not be compared[/]")
+        _print_found(console, source, ranked, result["property"]["unit"])
+
+
+def _print_found(console, source: dict[str, Any], ranked: bool, unit: str) -> None:
+    from rich.markup import escape
+
+    found = source["found"]
+    if not found:
+        console.print(escape(f"\n{source['name']}: no known crystal"))
+        return
+    more = f" (the first {FEW} of {len(found)})" if len(found) > FEW else ""
+    console.print(escape(f"\n{source['name']}, known crystals found{more}:"))
+    for one in found[:FEW]:
+        place = f"{one['rank'] or '-':>6}  " if ranked else ""
+        value = f"  {one['value']:.4g} {unit}".rstrip() if one["value"] is not None else ""
+        times = f"  {one['times']} times" if one["times"] > 1 else ""
+        console.print(escape(f"{place}{one['name']}  {one['formula']}{value}{times}"))
