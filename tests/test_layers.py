@@ -1,4 +1,4 @@
-"""Imports go one way: cli, runs, model, sampling, io (potentials, properties, rewards, metrics, report), core, config (catalog, errors).
+"""Imports go one way: cli, runs, model, sampling, io (potentials, properties, rewards, metrics, report), core, config.
 
 `import cfx` and the help of a command import nothing heavy.
 """
@@ -17,7 +17,7 @@ import cfx
 
 ROOT = Path(cfx.__file__).parent
 LEVELS = [
-    {"config", "runconfig", "catalog", "errors", "reporter"},
+    {"config", "runconfig", "rlconfig", "catalog", "errors", "reporter"},
     {"core"},
     {"io", "potentials", "properties", "rewards", "metrics", "report"},
     {"sampling"},
@@ -108,6 +108,7 @@ def loaded_after(code: str) -> set[str]:
         ["plot", "--help"],
         ["fetch", "--help"],
         ["eval", "--help"],
+        ["rl", "--help"],
         ["relax", "--help"],
         ["retrieve", "--help"],
         ["hull", "build", "--help"],

@@ -2,9 +2,9 @@
 
     python tools/make_hull.py mp20_subset_train.csv.gz mpts52_subset.csv.gz --elements MP-PBE-Element-Refs.json.gz
 
-Minutes on two cores. `--check mp20_subset_val.csv.gz --list mp_near_hull.csv.gz` prints the figures of its card from the
-hull as it was written: which phases of the list it lacks, and its E_hull against the published one of crystals that it
-was not made from.
+Minutes on two cores. `--check mp20_subset_val.csv.gz --list mp_near_hull.csv.gz` prints the figures of its card, from
+the hull as it was written: which phases of the list it lacks, and its E_hull against the published one of crystals that
+it was not made from.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-TARGET = Path(__file__).resolve().parents[1] / "src" / "cfx" / "resources" / "hulls" / "chgnet-mp.hull.npz"
+RESOURCES = Path(__file__).resolve().parents[1] / "src" / "cfx" / "resources"
+TARGET = RESOURCES / "hulls" / "chgnet-mp" / "chgnet-mp.hull.npz"
+
+YTTERBIUM = 5.4862
+"""Lattice parameter of face-centred cubic ytterbium, angstrom, which the list of elements lacks."""
 
 
 def main() -> None:
@@ -42,7 +46,7 @@ def make(crystals: Sequence[Path], elements: Path, target: Path) -> None:
     from cfx.cli.console import ConsoleReporter
     from cfx.runs.hull import build
 
-    target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         # Named like its source, for the hull says what it was made from.
         terminals = Path(directory) / elements.name.replace(".json.gz", ".jsonl")
@@ -51,9 +55,19 @@ def make(crystals: Sequence[Path], elements: Path, target: Path) -> None:
             for symbol, found in content.items():
                 for number, structure in enumerate(found["structure"]):
                     file.write(json.dumps({"id": f"{symbol}-{number}", "structure": structure}) + "\n")
+            if "Yb" not in content:
+                file.write(json.dumps({"id": "Yb-fcc", "structure": ytterbium().as_dict()}) + "\n")
         names = [str(path) for path in (*crystals, terminals)]
         hull = build(names, "chgnet", target, "chgnet-mp", "cpu", -1, ConsoleReporter())
     print(hull)
+
+
+def ytterbium():
+    """The crystal of the element, as a pymatgen Structure."""
+    from pymatgen.core import Lattice, Structure
+
+    lattice = Lattice.cubic(YTTERBIUM)
+    return Structure.from_spacegroup("Fm-3m", lattice, ["Yb"], [[0, 0, 0]]).get_primitive_structure()
 
 
 def count_missing(hull: Path, listed: Path) -> dict:

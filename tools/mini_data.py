@@ -1,10 +1,11 @@
-"""Writes the training data of the bundled model: MP-20 and the small cells of MPTS-52.
+r"""Writes the training data of the bundled model: MP-20 and the small cells of MPTS-52.
 
-    python tools/mini_data.py mp20_subset_train.csv.gz mpts52_subset.csv.gz --held-out mp20_subset_val.csv.gz -o mini_train.csv
+    python tools/mini_data.py mp20_subset_train.csv.gz mpts52_subset.csv.gz \
+        --held-out mp20_subset_val.csv.gz -o mini_train.csv
 
-Of MPTS-52 it takes what MP-20's own rules allow (at most 20 atoms in the primitive cell, near the hull) and what neither the
-training nor the held-out part of MP-20 holds: no entry of the same Materials Project id, and none that matches a held-out
-crystal of the same reduced composition.
+Of MPTS-52 it takes what MP-20's own rules allow (at most 20 atoms in the primitive cell, near the hull) and what neither
+part of MP-20 holds: no entry of the same Materials Project id, and none that matches a held-out crystal of the same
+reduced composition. With --balanced only crystals whose composition SMACT finds valid: what the last epochs see.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ def main() -> None:
     arguments.add_argument("mp20", type=Path)
     arguments.add_argument("mpts52", type=Path)
     arguments.add_argument("--held-out", type=Path, required=True)
+    arguments.add_argument("--balanced", action="store_true", help="only crystals of valid composition")
     arguments.add_argument("-o", "--output", type=Path, required=True)
     options = arguments.parse_args()
 
@@ -32,8 +34,21 @@ def main() -> None:
     more = more[~more.material_id.isin(set(mp20.material_id) | set(held_out.material_id))]
     small = unlike(more, held_out)
     table = pd.concat([mp20[["material_id", "cif"]], small[["material_id", "cif"]]])
-    table.to_csv(options.output, index=False)
     print(f"{len(mp20):,} crystals of MP-20, {len(small):,} of MPTS-52")
+    if options.balanced:
+        table = balanced(table)
+        print(f"{len(table):,} of valid composition")
+    table.to_csv(options.output, index=False)
+
+
+def balanced(table):
+    """The rows whose composition is valid."""
+    from pymatgen.core import Structure
+
+    from cfx.metrics.validity import composition_validity
+
+    records = composition_validity([Structure.from_str(cif, fmt="cif") for cif in table.cif])
+    return table[[record.valid for record in records]]
 
 
 def unlike(table, held_out):

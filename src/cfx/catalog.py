@@ -137,7 +137,7 @@ _ENTRIES = (
     Entry(
         "chgnet-mp",
         HULL,
-        "bundled; CHGNet's energies of 29,183 crystals of the Materials Project",
+        "bundled; CHGNet's energies of 29,167 crystals of the Materials Project",
         "CC-BY-4.0",
         "doi:10.1063/1.4812323",
         resource="hulls/chgnet-mp",

@@ -301,7 +301,8 @@ class EvalConfig:
     Attributes:
         reference: known crystals that novelty is judged against, as a file or a name; None: it is not judged.
         potential: interatomic potential that computes energies, see `cfx.potentials`; None: stability is not judged.
-        hull: phases that stability is judged against, as a file or a name; None: only energies are computed.
+        hull: phases that stability is judged against, as a file or a name; None: the bundled hull of CHGNet's energies
+            where the potential is chgnet, and else none; "none": only energies are computed.
         hull_scale: of the hull's energies where its file does not say: raw or mp2020.
         relax: judge the relaxed crystals, but for validity and space group.
         fmax: largest force of a relaxed crystal, eV/angstrom.
@@ -324,6 +325,10 @@ class EvalConfig:
         for name, needed in (("hull", "potential"), ("relax", "potential"), ("hull_scale", "hull")):
             if getattr(self, name) and not getattr(self, needed):
                 raise UsageError(f"{name.replace('_', '-')} needs a {needed}", f"name one with --{needed}")
+        if self.hull is None and self.potential == "chgnet":
+            object.__setattr__(self, "hull", "chgnet-mp")
+        if self.hull == "none":
+            object.__setattr__(self, "hull", None)
         if self.fmax <= 0 or self.steps < 1:
             raise UsageError("a relaxation has a largest force above 0 and at least one step")
 

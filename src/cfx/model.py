@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from cfx.core.likelihood import LogProb, init_params
 from cfx.errors import CheckpointError
 from cfx.io import models
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from cfx.io.resources import resource_directory
 from cfx.reporter import Reporter, Silent
 from cfx.sampling import Draws, Resumed, Wishes
 
@@ -160,7 +160,7 @@ def load_model(
     if entry is not None and entry.kind != MODEL:
         raise CheckpointError(f"{text} is no model but: {entry.summary}", f"choose one of: {', '.join(model_names())}")
     if entry is not None and entry.resource is not None:
-        directory = Path(str(files("cfx.resources"))) / entry.resource
+        directory = resource_directory(entry)
     elif entry is not None:
         directory = models.fetch_entry(entry, reporter, num_heads=num_heads, **sizes)
     elif is_hub_address(text):

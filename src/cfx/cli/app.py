@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli import data, eval, fetch, hull, plot, relax, retrieve, sample, score, train
+from cfx.cli import data, eval, fetch, hull, plot, relax, retrieve, rl, sample, score, train
 from cfx.errors import CfxError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("fetch")(fetch.command)
 app.command("train")(train.command)
 app.command("sample")(sample.command)
+app.command("rl")(rl.command)
 app.command("eval")(eval.command)
 app.command("score")(score.command)
 app.command("relax")(relax.command)

@@ -59,7 +59,10 @@ def command(
         str | None, typer.Option(help="Computes energies: chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY.")
     ] = None,
     hull: Annotated[
-        str | None, typer.Option(help="Phases that stability is judged against: a file, or a name.")
+        str | None,
+        typer.Option(
+            help="Phases that stability is judged against: a file, or a name; with chgnet, chgnet-mp. Or: none."
+        ),
     ] = None,
     hull_scale: Annotated[
         str | None, typer.Option("--hull-scale", help="Of a hull that does not say it: raw or mp2020.")

@@ -212,17 +212,11 @@ def _rewarded(run: Path, name: str, space_group: str, wishes: dict[str, Any], re
 
 def _judges(rewards: RewardConfig, reporter) -> tuple[Any, Any]:
     """The reward and what is added to it, ready to evaluate."""
-    from cfx.io.hulls import read_hull
     from cfx.rewards.compose import Diversity
     from cfx.rewards.load import load_reward
-    from cfx.runs.evaluate import read_reference
-    from cfx.runs.fetch import hull_path
+    from cfx.runs.evaluate import open_hull, read_reference
 
-    def hull():
-        with reporter.progress(f"reading {Path(rewards.hull).name}", None) as progress:
-            return read_hull(hull_path(rewards.hull, reporter), rewards.hull_scale, progress.update)
-
-    reward = load_reward(rewards, hull)
+    reward = load_reward(rewards, lambda potential: open_hull(rewards.hull, rewards.hull_scale, potential, reporter))
     reporter.message(f"reward {reward.name}: {reward.about}")
     known = read_reference(rewards.reference, -1, reporter) if rewards.reference else None
     return reward, Diversity(rewards.novelty_bonus, rewards.duplicate_penalty, known)

@@ -196,6 +196,12 @@ def encode(structures: Sequence, symprec: float = SYMPREC, n_max: int = 21) -> E
     return Encoded(batch, part.crystals["row"].astype(int) - 1, failures)
 
 
+def encode_all(crystals: Sequence[EncodedCrystal], n_max: int) -> CrystalBatch:
+    """Encoded crystals as a batch (numpy), in their order."""
+    part = pack([""] * len(crystals), list(crystals))
+    return _gather(part.crystals, part.sites, n_max)
+
+
 def load_dataset(
     path: Path,
     symprec: float = SYMPREC,

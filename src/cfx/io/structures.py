@@ -69,12 +69,12 @@ def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
         for file in sorted((entry for entry in path.rglob("*") if entry.is_file()), key=_numerically):
             if _kind(file.name):
                 with open(file, "rb") as stream:
-                    yield file.name, stream
+                    yield file.relative_to(path).as_posix(), stream
     elif path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
             for name in sorted((name for name in archive.namelist() if _kind(name)), key=_numerically):
                 with archive.open(name) as stream:
-                    yield Path(name).name, stream
+                    yield name, stream
     elif _kind(path.name):
         with open(path, "rb") as stream:
             yield path.name, stream

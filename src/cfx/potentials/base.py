@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -117,6 +118,20 @@ def split_scale(text: str) -> tuple[str, str]:
     """A name and the scale after its last colon; "raw" unless it says one."""
     name, _, last = text.rpartition(":")
     return (name, last) if last in SCALES else (text, "raw")
+
+
+OTHER_METHODS = {
+    "omat": "of OMat24's pseudopotentials, which differ from Materials Project's and Alexandria's",
+    "d3": "with a correction for dispersion",
+    "r2scan": "of the r2SCAN functional",
+    "matpes": "of MatPES, which has no Hubbard U and its own pseudopotentials",
+}
+"""Parts of names of models whose energies are not those of the PBE calculations that hulls are made of."""
+
+
+def other_method(name: str) -> str | None:
+    """What sets the energies of a potential apart from those of a PBE hull, as far as its name says."""
+    return next((what for part, what in OTHER_METHODS.items() if re.search(rf"\b{part}", name.lower())), None)
 
 
 def check_device(device: str) -> None:

@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 from cfx.config import RewardConfig
 from cfx.errors import DependencyError, UsageError
 from cfx.metrics.hull import Hull
+from cfx.potentials.base import Potential
 from cfx.rewards.base import Reward
 from cfx.rewards.compose import Weighted
 
@@ -20,19 +21,19 @@ NAMES = ("ehull", "fom", "gap", "dielectric", "property:MODEL", "force", "energy
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def load_reward(config: RewardConfig, read_hull: Callable[[], Hull]) -> Weighted:
+def load_reward(config: RewardConfig, open_hull: Callable[[Potential], Hull]) -> Weighted:
     """The reward of a configuration.
 
     Args:
         config: which, and its parts.
-        read_hull: gives the hull when a reward needs one.
+        open_hull: gives the hull for energies of a potential, when a reward needs one.
 
     Raises:
         UsageError: for a reward that does not exist, or lacks something.
         DependencyError: for a library that is not there.
         CheckpointError: for a model that is not there, or predicts what is known to be wrong.
     """
-    parts = tuple((_load(name, config, read_hull), weight) for name, weight in split(config.reward))
+    parts = tuple((_load(name, config, open_hull), weight) for name, weight in split(config.reward))
     return Weighted(parts, config.shape)
 
 
@@ -52,9 +53,9 @@ def split(text: str) -> list[tuple[str, float]]:
     return found
 
 
-def _load(name: str, config: RewardConfig, read_hull: Callable[[], Hull]) -> Reward:
+def _load(name: str, config: RewardConfig, open_hull: Callable[[Potential], Hull]) -> Reward:
     if name in ("ehull", "energy", "force"):
-        return _from_potential(name, config, read_hull)
+        return _from_potential(name, config, open_hull)
     if name in ("fom", "gap", "dielectric") or name.startswith("property:"):
         return _from_properties(name, config)
     registered = {point.name: point for point in entry_points(group=GROUP)}
@@ -66,19 +67,14 @@ def _load(name: str, config: RewardConfig, read_hull: Callable[[], Hull]) -> Rew
     raise UsageError(f"no reward is called {name}", f"there are: {', '.join(NAMES)}{others}; or MODULE:CLASS")
 
 
-def _from_potential(name: str, config: RewardConfig, read_hull: Callable[[], Hull]) -> Reward:
+def _from_potential(name: str, config: RewardConfig, open_hull: Callable[[Potential], Hull]) -> Reward:
     from cfx.potentials.base import load_potential
-    from cfx.potentials.canary import prove_scale
     from cfx.rewards.energy import EHull, Energy, Force
 
     potential = load_potential(config.potential, config.device)
     if name != "ehull":
         return (Energy if name == "energy" else Force)(potential)
-    hull = read_hull()
-    hull.check_potential(potential.scale)
-    if hull.info.potential != potential.name:
-        prove_scale(potential)
-    return EHull(potential, hull, config.e_hull_limit)
+    return EHull(potential, open_hull(potential), config.e_hull_limit)
 
 
 def _from_properties(name: str, config: RewardConfig) -> Reward:

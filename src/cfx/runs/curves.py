@@ -71,7 +71,8 @@ def read_run(path: Path) -> Curves:
     if not path.exists():
         raise DataError(f"there is no run {path}", "name the directory given to cfx train with -o, or: embeddings")
     file = path / "metrics.jsonl" if path.is_dir() else path
-    return training_curves(file.absolute().parent.name, read_lines(file))
+    name, lines = file.absolute().parent.name, read_lines(file)
+    return training_curves(name, lines) if "train" in lines[0] else reward_curves(name, lines)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -101,8 +102,8 @@ def _parse(text: str) -> dict[str, Any] | None:
         line = json.loads(text)
     except ValueError:
         return None
-    whole = isinstance(line, dict) and isinstance(line.get("step"), int) and isinstance(line.get("train"), dict)
-    return line if whole else None
+    whole = isinstance(line, dict) and isinstance(line.get("step"), int)
+    return line if whole and any(isinstance(line.get(kind), dict) for kind in ("train", "rl", "dpo")) else None
 
 
 def training_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
@@ -133,6 +134,58 @@ def training_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
     ]
     headline = f"lowest {source.label} loss {best:.2f} at {axis} {x:g}; metrics up to step {lines[-1]['step']}"
     return Curves(name, axis, tuple(filter(None, map(_without_empty, panels))), headline)
+
+
+def reward_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
+    """The curves of a `cfx rl`: reward and its parts, KL, what becomes of the crystals, entropy, seconds.
+
+    Raises:
+        DataError: if the metrics are of something else.
+    """
+    kind = "rl" if "rl" in lines[0] else "dpo"
+
+    def series(label: str, *keys: str, factor: float = 1.0) -> Series:
+        points = []
+        for line in lines:
+            value: Any = line.get(kind, {})
+            for key in keys:
+                value = value.get(key) if isinstance(value, dict) else None
+            if isinstance(value, (int, float)):
+                points.append((line["step"], factor * value))
+        return Series(label, [x for x, _ in points], [y for _, y in points])
+
+    if kind == "dpo":
+        panels = [
+            Panel("Loss", "", (series("loss", "loss"),), wide=True),
+            Panel(
+                "Pairs that moved towards the better crystal", "%", (series("pairs", "right", factor=100),), wide=True
+            ),
+            Panel("Margin", "nats", (series("margin", "margin"),), wide=True),
+        ]
+        return Curves(name, "step", tuple(filter(None, map(_without_empty, panels))), f"{lines[-1]['step']} updates")
+    last = lines[-1]["rl"]
+    parts = [part for part in last["parts"] if not part.endswith(", std")]
+    quantiles = [series(f"{q} % of the crystals below", f"reward_q{q}") for q in (10, 50, 90)]
+    panels = [
+        Panel("Reward", "", (series("mean, failures included", "reward"), *quantiles), wide=True),
+        *(Panel(f"Mean {part}", "", (series(part, "parts", part),), wide=True) for part in parts[:3]),
+        Panel("KL from the reference", NATS, (series("KL", "kl_reference"),), wide=True),
+        Panel(
+            "Crystals of a rollout",
+            "%",
+            tuple(
+                series(label, key, factor=100)
+                for label, key in (("valid", "valid"), ("unique", "unique"), ("novel", "novel"), ("failed", "failures"))
+            ),
+            wide=True,
+        ),
+        Panel("Entropy of the draws", NATS, tuple(series(NAMES[k], "entropy", k) for k in NAMES), wide=True),
+        Panel("Seconds", "", tuple(series(k, f"seconds_{k}") for k in ("sampling", "rewarding", "updating")), log=True),
+        Panel("Norm of the gradient", "", (series("norm", "grad_norm"),), log=True),
+    ]
+    first = lines[0]["rl"]["reward"]
+    headline = f"mean reward {first:.3f} at step {lines[0]['step']}, {last['reward']:.3f} at step {lines[-1]['step']}"
+    return Curves(name, "step", tuple(filter(None, map(_without_empty, panels))), headline)
 
 
 def _without_empty(panel: Panel) -> Panel | None:

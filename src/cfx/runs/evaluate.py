@@ -22,7 +22,7 @@ from cfx.metrics.hull import Hull, HullBatch
 from cfx.metrics.reference import Reference, cached_reference
 from cfx.metrics.rmsd import rms_displacement
 from cfx.metrics.summary import Thresholds, summarize
-from cfx.potentials.base import Potential, load_potential
+from cfx.potentials.base import Potential, load_potential, other_method
 from cfx.potentials.canary import prove_scale
 from cfx.reporter import Reporter
 from cfx.runs.energies import energies_as_they_are, energies_of_relaxed
@@ -98,19 +98,34 @@ def prepare(config: EvalConfig, reporter: Reporter) -> Judges:
     """
     validity.composition_validity([])  # complains if a library is missing
     potential = load_potential(config.potential, config.device) if config.potential else None
-    hull = None
-    if config.hull is not None:
-        with reporter.progress(f"reading {Path(config.hull).name}", None) as progress:
-            hull = read_hull(hull_path(config.hull, reporter), config.hull_scale, progress.update)
-        hull.check_potential(potential.scale)
-        if hull.info.potential != potential.name:
-            _prove(potential, hull, reporter)
+    hull = open_hull(config.hull, config.hull_scale, potential, reporter) if config.hull and potential else None
     reference = read_reference(config.reference, config.workers, reporter) if config.reference else None
     return Judges(config, reference, potential, hull)
 
 
+def open_hull(name: str, scale: str | None, potential: Potential, reporter: Reporter) -> Hull:
+    """A hull for energies of a potential.
+
+    Raises:
+        DataError: if it cannot be read.
+        UsageError: if potential and hull do not go together.
+        CheckpointError: if the potential's energies are not on the scale that it says.
+    """
+    with reporter.progress(f"reading {Path(name).name}", None) as progress:
+        hull = read_hull(hull_path(name, reporter), scale, progress.update)
+    hull.check_potential(potential.scale)
+    if hull.info.potential != potential.name:
+        _prove(potential, hull, reporter)
+    return hull
+
+
 def _prove(potential: Potential, hull: Hull, reporter: Reporter) -> None:
     """Makes sure that energies of a potential and of a hull made by something else mean the same."""
+    if (what := other_method(potential.name)) is not None:
+        reporter.warning(
+            f"energies of {potential.name} are {what}: their distances from the hull {hull.info.name} mean little; "
+            "build a hull with the potential itself (cfx hull build)"
+        )
     if not prove_scale(potential):
         reporter.warning(
             f"that energies of {potential.name} are on the scale {potential.scale} is taken on trust: it knows none of "

@@ -12,6 +12,7 @@ from cfx.io.addresses import HubAddress, parse
 from cfx.io.cache import remove_file
 from cfx.io.fetch import Request, fetch_file, fetched
 from cfx.io.lock import Digest, Locked, digest_of, forget, read_lock
+from cfx.io.resources import resource_directory
 from cfx.io.transfer import export_files, find_files
 from cfx.reporter import Reporter
 from cfx.runs.signals import interrupted_by_signals
@@ -43,10 +44,7 @@ def statuses() -> list[Status]:
 
 def _status(entry: Entry, records: dict[str, Locked]) -> Status:
     if entry.resource is not None:
-        from importlib.resources import files
-
-        resource = Path(str(files("cfx.resources"))) / entry.resource
-        return Status(entry, BUNDLED, sum(file.stat().st_size for file in resource.iterdir()))
+        return Status(entry, BUNDLED, sum(file.stat().st_size for file in resource_directory(entry).iterdir()))
     if entry.library is not None:
         return Status(entry, f"by {entry.library}", None)
     here = {address: _best(address, records) for address in entry.files.values()}
@@ -148,6 +146,8 @@ def _path(name: str | Path, kind: str, what: str, reporter: Reporter) -> Path:
         entry, part = found
         if entry.kind != kind:
             raise DataError(f"{text} is no {what} but: {entry.summary}")
+        if entry.resource is not None:
+            return next(resource_directory(entry).glob("*.npz"))
         address = entry.files[part]
     else:
         return Path(name)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError
 from cfx.io.crystals import load_crystals
 from cfx.io.hulls import read_hull, write_hull
@@ -18,6 +19,9 @@ from cfx.potentials.base import load_potential
 from cfx.reporter import Reporter
 from cfx.runs.fetch import data_path, hull_path
 from cfx.runs.signals import Interrupted, StopRequest
+
+FORMULAS = ("formula", "pretty_formula", "formula_pretty", "reduced_formula", "composition")
+"""Columns that hold formulas, as Materials Project and others call them."""
 
 CHUNK = 512
 """Crystals given to the potential at once: enough for batches of crystals of one size, seconds between two reports."""
@@ -62,12 +66,24 @@ def build(
         said = ", ".join(f"{count} x {reason}" for reason, count in left_out.most_common(5))
         reporter.warning(f"{left_out.total()} crystals are left out: {said}")
     sources = ", ".join(Path(name).name for name in names)
-    info = HullInfo(title, model.scale, model.name, version("cfx-crystal"), f"{len(kept)} crystals of {sources}")
+    made = f"{len(kept):,} crystals of {sources}, by cfx {version('cfx-crystal')}"
+    info = HullInfo(title, model.scale, model.name, provenance=made)
     hull = build_table(
         [structures[i] for i in kept], [energies[i] for i in kept], [crystals[i].name for i in kept], info
     )
+    if lacking := without_terminal(hull):
+        reporter.warning(
+            f"no phase of the pure element for {', '.join(lacking)}: crystals with one of these will have no "
+            "distance to the hull; add such crystals"
+        )
     write_hull(target, hull)
     return hull
+
+
+def without_terminal(hull: Hull) -> list[str]:
+    """Symbols of elements in the phases of a hull that have no phase of their own, in order of atomic number."""
+    pure = set(hull.phases.terminals)
+    return [SYMBOLS[number] for number in sorted(set(map(int, hull.phases.species)) - set(map(int, pure)))]
 
 
 def describe(name: str, scale: str | None, reference: Path | None, reporter: Reporter) -> dict[str, Any]:
@@ -94,6 +110,7 @@ def describe(name: str, scale: str | None, reference: Path | None, reporter: Rep
         "phases": len(hull.phases),
         "phases_by_number_of_elements": {str(size): elements[size] for size in sorted(elements)},
         "elements": len(hull.phases.terminals),
+        "elements_without_a_pure_phase": without_terminal(hull),
     }
     if reference is not None:
         formulas = read_formulas(reference)
@@ -103,7 +120,7 @@ def describe(name: str, scale: str | None, reference: Path | None, reporter: Rep
 
 
 def read_formulas(path: Path) -> list[str]:
-    """The column `formula` of a .csv or .csv.gz.
+    """The formulas of a .csv or .csv.gz, from the first of FORMULAS that it has.
 
     Raises:
         DataError: if it cannot be read, or has no such column.
@@ -112,8 +129,9 @@ def read_formulas(path: Path) -> list[str]:
     try:
         with open_text(path, "rt", encoding="utf-8", newline="") as file:
             rows = csv.DictReader(file)
-            if "formula" not in (rows.fieldnames or []):
-                raise DataError(f"{path} has no column `formula`")
-            return [row["formula"] for row in rows if row["formula"]]
+            column = next((name for name in FORMULAS if name in (rows.fieldnames or [])), None)
+            if column is None:
+                raise DataError(f"{path} has no column `formula`", f"or one of: {', '.join(FORMULAS[1:])}")
+            return [row[column] for row in rows if row[column]]
     except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
