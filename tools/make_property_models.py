@@ -246,9 +246,9 @@ def start_from(head: Head, member: int, level: float, seed: int) -> Network:
 # What is familiar, and how wide
 
 
-def familiarity(inputs: Inputs, formula: np.ndarray) -> dict[str, np.ndarray]:
-    """Principal axes of crystals, some of the crystals, and the distance within which one of another formula is nearly
-    always."""
+def familiarity(inputs: Inputs, data: Data) -> dict[str, np.ndarray]:
+    """Principal axes of crystals, some of the crystals, the distance within which one of another formula nearly always
+    is; how many crystals have each element."""
     places = summary(inputs).astype(float)
     values, vectors = np.linalg.eigh(np.cov(places.T))
     axes = (vectors[:, ::-1][:, :AXES] / np.sqrt(values[::-1][:AXES])).astype(np.float32)
@@ -259,8 +259,12 @@ def familiarity(inputs: Inputs, formula: np.ndarray) -> dict[str, np.ndarray]:
     nearest = []
     for i in others:
         distance = np.linalg.norm(where[chosen] - where[i], axis=1)
-        nearest.append(distance[formula[chosen] != formula[i]].min())
-    return {"axes": axes, "landmarks": where[chosen].astype(np.float16), "radius": np.quantile(nearest, FAMILIAR)}
+        nearest.append(distance[data.formula[chosen] != data.formula[i]].min())
+    seen = np.zeros(119, np.int32)
+    for one in data.features:
+        seen[np.unique(one.numbers)] += 1
+    landmarks = where[chosen].astype(np.float16)
+    return {"axes": axes, "landmarks": landmarks, "radius": np.quantile(nearest, FAMILIAR), "seen": seen}
 
 
 def out_of_fold(head: Head, data: Data) -> tuple[np.ndarray, np.ndarray]:
@@ -269,8 +273,7 @@ def out_of_fold(head: Head, data: Data) -> tuple[np.ndarray, np.ndarray]:
         [np.stack(head.members(head.inputs(data.features[i : i + 2000]))) for i in range(0, len(data.fold), 2000)], 2
     )
     rows = data.fold, np.arange(len(data.fold))
-    target = np.maximum(mean[rows], 0) if head.transform == "clip" else mean[rows]
-    return target, float(head.arrays["spread"]) * np.sqrt(2) * width[rows]
+    return mean[rows], float(head.arrays["spread"]) * np.sqrt(2) * width[rows]
 
 
 def calibrated(head: Head, data: Data, truth: np.ndarray) -> Head:
@@ -279,9 +282,19 @@ def calibrated(head: Head, data: Data, truth: np.ndarray) -> Head:
     Metals that are predicted to be metals, with errors of zero, do not count.
     """
     target, std = out_of_fold(head, data)
-    counts = target > 0.1 if head.transform == "clip" else np.full(len(target), True)
+    counts = target > 0.1 if head.transform == "identity" else np.full(len(target), True)
     spread = np.quantile((np.abs(target - truth) / std)[counts], 0.683)
     return replace(head, arrays=head.arrays | {"spread": np.float32(spread)})
+
+
+def far_from_other_formulas(head: Head, data: Data) -> np.ndarray:
+    """Which crystals would be outside if those of their own formula were not among the training data, bool [n]."""
+    places = summary(head.inputs(data.features)).astype(float) @ head.arrays["axes"]
+    nearest = [
+        np.linalg.norm(places[data.formula != formula] - place, axis=1).min()
+        for place, formula in zip(places, data.formula, strict=True)
+    ]
+    return np.array(nearest) > head.arrays["radius"]
 
 
 # The two models
@@ -291,18 +304,19 @@ def make_band_gap(data: Data) -> Head:
     """Networks from random weights, one without each fold."""
     elements = element_table()
     raw = raw_inputs(data.features, elements)
-    arrays: dict = {"elements": elements, "transform": np.array("clip"), "spread": np.float32(1)}
+    bounds = np.array([0, data.gap.max()])
+    arrays: dict = {"bounds": bounds, "elements": elements, "transform": np.array("identity"), "spread": np.float32(1)}
     for name, values in (("atom", raw.atoms), ("crystal", raw.crystals)):
         arrays |= {f"{name}_mean": values.mean(0, dtype=float), f"{name}_scale": values.std(0, dtype=float) + 1e-6}
     arrays = {name: value.astype(np.float32) if value.dtype == float else value for name, value in arrays.items()}
-    inputs = Head(arrays, "clip").inputs(data.features)
+    inputs = Head(arrays, "identity").inputs(data.features)
     networks = []
     for fold in range(FOLDS):
         torch.manual_seed(fold)
         network = Network(inputs.atoms.shape[1], inputs.crystals.shape[1])
         networks.append(train(network, inputs, data.gap, np.flatnonzero(data.fold != fold), GAP, fold, True))
         print(f"band gap: {fold + 1} of {FOLDS} networks", file=sys.stderr, flush=True)
-    return calibrated(Head(arrays | stacked(networks) | familiarity(inputs, data.formula), "clip"), data, data.gap)
+    return calibrated(Head(arrays | stacked(networks) | familiarity(inputs, data), "identity"), data, data.gap)
 
 
 def make_dielectric(gap: Head, data: Data, seed: int = 0, fold: np.ndarray | None = None) -> Head:
@@ -315,8 +329,9 @@ def make_dielectric(gap: Head, data: Data, seed: int = 0, fold: np.ndarray | Non
         network = start_from(gap, k, truth[rows].mean(), seed + k)
         networks.append(train(network, inputs, truth, rows, DIELECTRIC, seed + k, False))
         print(f"dielectric constant: {k + 1} of {FOLDS} networks", file=sys.stderr, flush=True)
-    arrays = gap.arrays | stacked(networks) | familiarity(inputs, data.formula)
-    return calibrated(Head(arrays | {"transform": np.array("log10"), "spread": np.float32(1)}, "log10"), data, truth)
+    arrays = gap.arrays | stacked(networks) | familiarity(inputs, data)
+    arrays |= {"transform": np.array("log10"), "spread": np.float32(1), "bounds": np.array([truth.min(), truth.max()])}
+    return calibrated(Head(arrays, "log10"), data, truth)
 
 
 # Figures
@@ -372,7 +387,7 @@ def dielectric_figures(gap: Head, head: Head, data: Data) -> dict:
     from scipy.stats import spearmanr
 
     truth, (target, std) = np.log10(data.dielectric), out_of_fold(head, data)
-    outside = head.distance(head.inputs(data.features)) > head.arrays["radius"]
+    outside = far_from_other_formulas(head, data)
     own, known = out_of_fold(gap, data)[0], data.gap
     merit, real = own * 10**target, known * data.dielectric
     best = set(np.argsort(-real)[: len(real) // 10].tolist())
@@ -399,14 +414,14 @@ def dielectric_figures(gap: Head, head: Head, data: Data) -> dict:
 def repeats(gap: Head, data: Data, count: int) -> dict:
     """The error of the logarithm with other seeds; with folds that tear formulas apart."""
     truth, rng = np.log10(data.dielectric), np.random.default_rng(0)
-    again, torn = [], []
+    again, torn = [], None
     for i in range(1, count + 1):
         again.append(out_of_fold(make_dielectric(gap, data, 100 * i), data)[0] - truth)
     if count:
         fold = rng.permutation(len(truth)) % FOLDS
         head = make_dielectric(gap, data, 0, fold)
         means = head.members(head.inputs(data.features))[0]
-        torn = [tidy(np.abs(means[fold, np.arange(len(truth))] - truth).mean())]
+        torn = tidy(np.abs(means[fold, np.arange(len(truth))] - truth).mean())
     maes = [np.abs(error).mean() for error in again]
     return {
         "other_seeds": [tidy(mae) for mae in maes],
@@ -444,6 +459,9 @@ def figures(options: argparse.Namespace) -> dict:
     if options.train:
         data = read(options.train, options.features_cache)
         found["band_gap"]["out_of_fold"] = errors(out_of_fold(gap, data)[0] - data.gap)
+        validation = read(options.validation, options.features_cache)
+        error = gap.predict(validation.features).value - validation.gap
+        found["band_gap"]["validation_new_formulas"] = errors(error[~np.isin(validation.formula, data.formula)])
     if options.dielectric:
         data = read(options.dielectric, options.features_cache)
         found["dielectric"] = dielectric_figures(gap, dielectric, data)

@@ -50,6 +50,7 @@ def head() -> Head:
     atoms, crystals = WIDTH + 2, 2 * 4 + 4
     shapes = [(atoms, 8), (8, 8), (8, 2), (8, 8), (16 + crystals, 8), (8, 4), (4, 2)]
     arrays = {"elements": rng.normal(size=(119, 2)).astype(np.float32), "spread": np.float32(1)}
+    arrays["seen"], arrays["bounds"] = np.full(119, 9), np.array([-20.0, 20.0])
     for name, (inputs, outputs) in zip(LAYERS, shapes, strict=True):
         arrays[f"{name}/w"] = rng.normal(0, 1 / np.sqrt(inputs), (3, inputs, outputs)).astype(np.float16)
         arrays[f"{name}/b"] = rng.normal(0, 0.3, (3, outputs)).astype(np.float16)
@@ -58,7 +59,7 @@ def head() -> Head:
         arrays[f"{name}_scale"] = rng.uniform(0.5, 2, width).astype(np.float32)
     arrays["axes"] = rng.normal(size=(atoms + crystals, 3)).astype(np.float32)
     arrays["landmarks"], arrays["radius"] = rng.normal(size=(5, 3)).astype(np.float16), np.float64(1)
-    return Head(arrays | {"transform": np.array("clip")}, "clip")
+    return Head(arrays | {"transform": np.array("identity")}, "identity")
 
 
 def with_constants(head: Head, means: list[float], log_width: float, **others) -> Head:
@@ -78,7 +79,7 @@ def test_as_the_network_that_is_trained(script):
     torch.manual_seed(0)
     networks = [script.Network(raw.atoms.shape[1], raw.crystals.shape[1]).eval() for _ in range(2)]
     still = {f"{name}_{part}": value for name in ("atom", "crystal") for part, value in (("mean", 0), ("scale", 1))}
-    head = Head(script.stacked(networks) | still | {"elements": table}, "clip")
+    head = Head(script.stacked(networks) | still | {"elements": table, "bounds": np.array([-20, 20])}, "identity")
     found = np.stack(head.members(head.inputs(features)))
     owner = torch.from_numpy(np.repeat(np.arange(4), raw.sizes))
     with torch.no_grad():
@@ -116,6 +117,21 @@ def test_what_is_known_of_the_crystal(head):
     assert found.atoms[:4, -1].tolist() == [11, 17, 11, 17] and found.sizes.tolist() == [4, 4]
 
 
+def test_electrons_are_those_of_a_formula_unit(head):
+    """37 in CuO, an odd number however many formula units the cell has."""
+    oxide = CrystalFeatures(np.zeros((2, WIDTH), np.float32), np.array([29, 8]), 10.0, -4.0)
+    found = raw_inputs([oxide, repeated(oxide, 2)], head.arrays["elements"])
+    assert found.crystals[:, -2].tolist() == [1, 1]
+
+
+def test_inputs_are_standardised(head):
+    features = some_features([3, 1])
+    raw, found = raw_inputs(features, head.arrays["elements"]), head.inputs(features)
+    for name, before, after in (("atom", raw.atoms, found.atoms), ("crystal", raw.crystals, found.crystals)):
+        again = after * head.arrays[f"{name}_scale"] + head.arrays[f"{name}_mean"]
+        np.testing.assert_allclose(again, before, atol=1e-4)
+
+
 def test_mean_and_width_of_a_mixture(head):
     """A Laplace distribution of width b has the variance 2 b^2; that of the members' means is added."""
     features = some_features([2, 3])
@@ -124,9 +140,10 @@ def test_mean_and_width_of_a_mixture(head):
     np.testing.assert_allclose(found.std, 3 * np.sqrt(2 * 0.25 + 14 / 3), rtol=1e-6)
 
 
-def test_below_zero_is_zero(head):
-    found = with_constants(head, [-5, -4, 3], 0).predict(some_features([2]))
-    assert found.value[0] == pytest.approx(1)
+def test_no_member_goes_beyond_the_training_data(head):
+    bounded = replace(head, arrays=head.arrays | {"bounds": np.array([0.0, 7.0])})
+    for means, value in (([-5, -4, 3], 1), ([1, 3, 5], 3), ([100, 7, 1], 5)):
+        assert with_constants(bounded, means, 0).predict(some_features([2])).value[0] == pytest.approx(value)
 
 
 def test_logarithms_become_numbers(head):
@@ -144,6 +161,15 @@ def test_far_from_all_landmarks_is_outside(head):
     assert near.predict(features).outside.tolist() == [False, False, bool(near.distance(places)[2] > 1)]
     narrow = replace(near, arrays=near.arrays | {"radius": np.float64(0.7)})
     assert narrow.predict(features).outside.tolist()[:2] == [False, True]
+
+
+def test_an_element_that_is_hardly_known_is_outside(head):
+    features = [replace(one, numbers=np.full(len(one.numbers), 11)) for one in some_features([2, 3, 1])]
+    features[1].numbers[2] = 12
+    wide = replace(head, arrays=head.arrays | {"radius": np.float64(1e9), "seen": np.full(119, 5)})
+    assert not wide.predict(features).outside.any()
+    wide.arrays["seen"][12] = 4
+    assert wide.predict(features).outside.tolist() == [False, True, False]
 
 
 def test_no_crystals(head):

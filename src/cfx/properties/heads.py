@@ -1,4 +1,4 @@
-"""Small networks from features to a property, in numpy: an ensemble, each with a width, and a sense of what is unfamiliar.
+"""Small networks from features to a property, in numpy: an ensemble, with widths and a sense of what is unfamiliar.
 
 A network transforms the features of each atom, takes the mean over atoms and means in which it weighs atoms itself
 (attention), adds what is known of the crystal as a whole, and ends in two numbers: the target, and the logarithm of the
@@ -29,13 +29,19 @@ OTHERS = (
     "axes",
     "landmarks",
     "radius",
+    "seen",
+    "bounds",
     "spread",
     "transform",
 )
-"""Further arrays of a head: a table [119, d] of the elements; mean and scale of inputs; where the training data lie."""
+"""Further arrays of a head: a table [119, d] of the elements; mean and scale of inputs; where the training data lie,
+how many crystals have each element, int [119], and between which bounds their targets are, [2]."""
 
-TRANSFORMS = ("clip", "log10")
-"""What a target is: the property itself, of which nothing below zero is meant; or its decimal logarithm."""
+TRANSFORMS = ("identity", "log10")
+"""What a target is: the property itself, or its decimal logarithm."""
+
+FEWEST = 5
+"""Crystals with an element that a model must have seen to know it."""
 
 WIDEST = 10.0
 """Bound of the logarithms of attention's weights."""
@@ -109,12 +115,10 @@ class Head:
             return Prediction(np.zeros(0), np.zeros(0), np.zeros(0, bool))
         inputs = self.inputs(features)
         mean, width = (np.asarray(part, float) for part in self.members(inputs))
-        if self.transform == "clip":
-            mean = np.maximum(mean, 0)
         # The variance of a mixture of Laplace distributions, rescaled to what errors on unseen crystals were.
         target = mean.mean(0)
         std = float(self.arrays["spread"]) * np.sqrt((2 * width**2).mean(0) + mean.var(0))
-        outside = self.distance(inputs) > float(self.arrays["radius"])
+        outside = self.outside(features, inputs)
         if self.transform == "log10":
             return Prediction(10**target, np.log(10) * 10**target * std, outside)
         return Prediction(target, std, outside)
@@ -127,10 +131,15 @@ class Head:
         return Inputs(atoms, crystals, raw.sizes)
 
     def members(self, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
-        """Targets and widths, each [members, n]."""
+        """Targets, of which none is beyond those of the training data, and widths; each [members, n]."""
         count = len(self.arrays["output/b"])
         found = np.stack([self._network(member, inputs) for member in range(count)])
-        return found[..., 0], np.exp(np.clip(found[..., 1], -6, 3))
+        return np.clip(found[..., 0], *self.arrays["bounds"]), np.exp(np.clip(found[..., 1], -6, 3))
+
+    def outside(self, features: Sequence[CrystalFeatures], inputs: Inputs) -> np.ndarray:
+        """Which crystals are far from the training data, or have an element that is hardly among them, bool [n]."""
+        fewest = np.array([self.arrays["seen"][one.numbers].min() for one in features])
+        return (fewest < FEWEST) | (self.distance(inputs) > float(self.arrays["radius"]))
 
     def distance(self, inputs: Inputs) -> np.ndarray:
         """To the nearest of the landmarks among the training data, along its principal axes, [n]."""
