@@ -3,7 +3,7 @@ r"""Writes the training data of the bundled model: MP-20 and the small cells of 
     python tools/mini_data.py mp20_subset_train.csv.gz mpts52_subset.csv.gz \
         --held-out mp20_subset_val.csv.gz -o mini_train.csv
 
-Of MPTS-52 it takes what MP-20's own rules allow (at most 20 atoms in the primitive cell, near the hull) and what neither
+Of MPTS-52 it takes what MP-20's own rules allow (at most 20 atoms in the primitive cell, near the hull) and what no
 part of MP-20 holds: no entry of the same Materials Project id, and none that matches a held-out crystal of the same
 reduced composition. With --balanced only crystals whose composition SMACT finds valid: what the last epochs see.
 """

@@ -75,7 +75,7 @@ _ENTRIES = (
     Entry(
         "mini",
         MODEL,
-        "bundled; 0.9 M parameters, trained on 15,482 crystals of MP-20",
+        "bundled; 0.9 M parameters, trained on 18,893 crystals of MP-20 and MPTS-52",
         "Apache-2.0",
         CRYSTALFORMER,
         resource="models/mini",

@@ -57,9 +57,7 @@ class BatchPlan:
         num_batches: in an epoch.
     """
 
-    def __init__(
-        self, num_sites: np.ndarray, n_max: int, token_budget: float, buckets: tuple[int, ...] = SLOT_BUCKETS
-    ):
+    def __init__(self, num_sites: np.ndarray, n_max: int, token_budget: float, buckets: tuple[int, ...] = SLOT_BUCKETS):
         """Plans for crystals with that many sites, in batches of about `token_budget` tokens."""
         self.slots = bucket_slots(num_sites, n_max, buckets)
         self.sizes = {int(slots): num_rows(int(slots), token_budget) for slots in np.unique(self.slots)}

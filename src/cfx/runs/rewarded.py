@@ -34,6 +34,7 @@ class CrystalLog:
         """A log in that directory that keeps so many of the best; nothing is read or written yet."""
         self.path, self.keep = directory / "crystals.jsonl", keep
         self.cache = RewardCache()
+        self._seen: set[bytes] = set()
         self._best: list[tuple[float, CrystalBatch, dict[str, Any]]] = []
 
     def append(self, step: int, rollout: Rollout) -> None:
@@ -90,9 +91,11 @@ class CrystalLog:
                 raise DataError(f"line {number} of {self.path} is damaged: {error}") from error
 
     def _consider(self, value: float, crystals: CrystalBatch, line: dict[str, Any]) -> None:
-        """Remembers a crystal if it may be among the best."""
-        if not np.isfinite(value):
+        """Remembers a crystal if it may be among the best and was not there before."""
+        key = fingerprint(crystals, 0)
+        if not np.isfinite(value) or key in self._seen:
             return
+        self._seen.add(key)
         self._best.append((value, crystals, line))
         if len(self._best) > 4 * POOL * self.keep:
             self._best = self._sorted()[: 2 * POOL * self.keep]
