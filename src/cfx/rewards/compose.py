@@ -50,6 +50,8 @@ class Weighted:
     @property
     def about(self) -> str:
         """What computes the parts."""
+        if len(self.parts) == 1:
+            return self.parts[0][0].about
         return "; ".join(f"{reward.name}: {reward.about}" for reward, _ in self.parts)
 
     @property

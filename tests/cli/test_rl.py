@@ -1,0 +1,77 @@
+"""cfx rl as a command: what it refuses, and a short run end to end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cfx.cli.app import app
+from cfx.errors import CfxError
+from cfx.runs.curves import read_run
+
+CONSTANT = """
+import numpy as np
+from cfx.rewards.base import make_batch
+
+class Density:
+    name, about, unit, kl_coef, failure = "density", "mass over volume", "g/cm3", 0.5, 0.0
+    def evaluate(self, structures):
+        value = [np.nan if one is None else float(one.density) for one in structures]
+        return make_batch(np.array(value), ["" if one is not None else "no cell" for one in structures])
+
+class Broken(Density):
+    def evaluate(self, structures):
+        return make_batch(np.full(len(structures), np.nan), [""] * len(structures))
+"""
+
+
+def run(*arguments: str):
+    result = CliRunner().invoke(app, ["rl", *arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.mark.parametrize(
+    "arguments, code, words",
+    [
+        ([], 2, "what is to be rewarded"),
+        (["--reward", "hardness", "--model", "mini"], 2, "no reward is called hardness"),
+        (["--reward", "ehull", "--preset", "large"], 2, "no preset 'large'"),
+        (["--reward", "ehull", "--algorithm", "a2c"], 2, "algorithm must be one of ppo, grpo"),
+        (["--reward", "ehull", "--clip-reward", "1"], 2, "no two numbers"),
+        (["--reward", "ehull", "--novelty-bonus", "1"], 2, "bonus for novelty needs known crystals"),
+        (["--reward", "ehull", "--algorithm", "dpo"], 2, "--reward does not go with this algorithm"),
+        (["--algorithm", "dpo", "--model", "mini"], 2, "dpo learns from pairs"),
+        (["--reward", "ehull", "--algorithm", "grpo", "--batch-size", "10"], 2, "does not divide into groups"),
+        (["--resume"], 2, "which run is to be continued"),
+        (["--reward", "ehull", "--model", "mini", "--hull", "nowhere.npz"], 3, "no such file: "),
+        (["--reward", "no_such_package:Reward", "--model", "mini"], 6, "cannot be imported"),
+        (["--reward", "ehull", "--model", "mini", "--sg", "231"], 2, "no space group 231"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CfxError, match=words) as caught:
+        run(*arguments)
+    assert caught.value.exit_code == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_with_a_reward_of_one_s_own(tmp_path, monkeypatch):
+    (tmp_path / "own_rl_reward.py").write_text(CONSTANT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", "mini", "--sg", "221", "--max-sites", "2", "--batch-size", "16", "--inner-epochs", "1"]
+    run("--reward", "own_rl_reward:Density", "--steps", "2", "-o", "run", *options)
+    lines = [json.loads(line)["rl"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    assert lines[0]["parts"] == {}
+    titles = [panel.title for panel in read_run(tmp_path / "run").panels]
+    assert titles[0] == "Reward"
+    assert "KL from the reference" in titles
+    with pytest.raises(CfxError, match="have no reward: 16 x the reward is no finite number") as caught:
+        run("--reward", "own_rl_reward:Broken", "--steps", "2", "-o", "broken", *options)
+    assert caught.value.exit_code == 7

@@ -1,0 +1,102 @@
+"""Rewards by name, their sums and their shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cfx.config import RewardConfig, Shape
+from cfx.errors import DependencyError, UsageError
+from cfx.rewards.base import make_batch
+from cfx.rewards.compose import Weighted, shape_values
+from cfx.rewards.load import load_reward, split
+
+
+class Constant:
+    """A reward of one value, and NaN for what is no structure."""
+
+    about, unit, kl_coef, failure = "a constant", "eV", 0.5, -1.0
+
+    def __init__(self, value: float = 2.0, name: str = "constant"):
+        self.value, self.name = value, name
+
+    def evaluate(self, structures):
+        value = [np.nan if one is None else self.value for one in structures]
+        return make_batch(np.array(value), ["" if one is not None else "none" for one in structures])
+
+
+def no_hull(potential):
+    raise AssertionError("no hull is needed")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("ehull", [("ehull", 1.0)]),
+        ("ehull:1,fom:0.2", [("ehull", 1.0), ("fom", 0.2)]),
+        ("property:/some/model:-0.5", [("property:/some/model", -0.5)]),
+        ("package.module:Class", [("package.module:Class", 1.0)]),
+        ("package.module:Class:1e-2, energy", [("package.module:Class", 0.01), ("energy", 1.0)]),
+    ],
+)
+def test_names_and_weights(text, expected):
+    assert split(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "ehull,", "ehull:0", ","])
+def test_a_name_or_a_weight_left_out_is_refused(text):
+    with pytest.raises(UsageError, match="is no reward with a weight"):
+        split(text)
+
+
+def test_unknown_rewards_are_refused():
+    with pytest.raises(UsageError, match="no reward is called hardness"):
+        load_reward(RewardConfig("hardness"), no_hull)
+    with pytest.raises(DependencyError, match="cannot be imported"):
+        load_reward(RewardConfig("no_such_module:Class"), no_hull)
+    with pytest.raises(UsageError, match="there is no Nothing"):
+        load_reward(RewardConfig("collections:Nothing"), no_hull)
+    with pytest.raises(UsageError, match="is no reward: it has no name"):
+        load_reward(RewardConfig("collections:OrderedDict"), no_hull)
+
+
+def test_one_s_own_reward(tmp_path, monkeypatch):
+    (tmp_path / "own_reward.py").write_text(
+        "import numpy as np\n"
+        "from cfx.rewards.base import make_batch\n"
+        "class Ones:\n"
+        "    name, about, unit, kl_coef, failure = 'ones', 'always 1', '', 0.1, 0.0\n"
+        "    def evaluate(self, structures):\n"
+        "        return make_batch(np.ones(len(structures)), [''] * len(structures))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reward = load_reward(RewardConfig("own_reward:Ones:3"), no_hull)
+    np.testing.assert_array_equal(reward.evaluate(["a", "b"]).value, [3, 3])
+    assert reward.about == "always 1"
+
+
+def test_sums_need_all_their_parts():
+    both = Weighted(((Constant(2.0, "one"), 1.0), (Constant(5.0, "two"), -0.5)))
+    batch = both.evaluate(["crystal", None])
+    np.testing.assert_allclose(batch.value, [-0.5, np.nan])
+    assert batch.ok.tolist() == [True, False]
+    assert batch.reasons == ["", "none"]
+    assert both.failure == pytest.approx(-1 + 0.5)
+    assert both.kl_coef == pytest.approx(0.75)
+    assert set(batch.metrics) == {"one reward", "two reward"}
+
+
+def test_shapes():
+    values = np.array([-3.0, 0.0, 2.0, np.nan])
+    np.testing.assert_allclose(shape_values(values, Shape((-1.0, 1.0))), [-1, 0, 1, np.nan])
+    np.testing.assert_allclose(shape_values(values, Shape(log1p=True)), [-np.log(4), 0, np.log(3), np.nan])
+    np.testing.assert_allclose(shape_values(values, Shape(threshold=0.0)), [0, 1, 1, np.nan])
+    with pytest.raises(UsageError, match="cannot be clipped"):
+        Shape((1.0, -1.0))
+
+
+def test_infinite_and_missing_values_are_failures():
+    batch = make_batch(np.array([1.0, np.inf, np.nan, 2.0]), ["", "", "", "broken"])
+    assert batch.ok.tolist() == [True, False, False, False]
+    assert batch.reasons == ["", *["the reward is no finite number"] * 2, "broken"]
+    assert np.isnan(batch.value[1:]).all()
