@@ -100,9 +100,17 @@ class Diversity:
     duplicate_penalty: float = 0.0
     reference: Reference | None = None
 
-    def evaluate(self, structures: Sequence[Structure | None]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """What to add for each crystal, float64 [n], and by name who is unique in the batch and who is novel (0, 1)."""
-        unique = np.array([record.unique for record in find_duplicates(structures, 1)], float)
+    def evaluate(
+        self, structures: Sequence[Structure | None], repeated: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """What to add for each crystal, float64 [n], and by name who is unique in the batch and who is novel (0, 1).
+
+        Args:
+            structures: n of them.
+            repeated: bool [n], crystals that are known to be copies of earlier ones, which need not be compared.
+        """
+        compared = [None if copy else one for one, copy in zip(structures, repeated, strict=True)]
+        unique = np.array([record.unique for record in find_duplicates(compared, 1)], float)
         there = np.array([one is not None for one in structures])
         added = -self.duplicate_penalty * ((unique == 0) & there)
         found = {"unique": unique}

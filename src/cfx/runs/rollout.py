@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -153,7 +154,9 @@ def roll_out(
     sampled = time.perf_counter()
     structures = primitive_cells(crystals)
     value, reasons, metrics, cached = cache.evaluate(reward, crystals, structures)
-    added, diverse = diversity.evaluate(structures)
+    keys = [fingerprint(crystals, row) for row in range(len(crystals))]
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}
+    added, diverse = diversity.evaluate(structures, np.array([first[key] != row for row, key in enumerate(keys)]))
     valid = np.array([record.valid for record in structure_validity(structures)], float)
     counted = np.where(np.isnan(value), reward.failure, value) + added
     seconds = {"sampling": sampled - start, "rewarding": time.perf_counter() - sampled}
@@ -168,8 +171,16 @@ def primitive_cells(crystals: CrystalBatch) -> list[Structure | None]:
     rows = np.flatnonzero(is_physical(crystals.lattice))
     structures: list[Structure | None] = [None] * len(crystals)
     for row, structure in zip(rows, crystals[rows].to_structures() if len(rows) else [], strict=True):
-        structures[row] = _primitive(structure)
+        structures[row] = _primitive(structure) if _is_centred(int(crystals.space_group[row])) else structure
     return structures
+
+
+@functools.cache
+def _is_centred(space_group: int) -> bool:
+    """Whether the conventional cell of a space group holds several lattice points."""
+    from pymatgen.symmetry.groups import sg_symbol_from_int_number
+
+    return sg_symbol_from_int_number(space_group)[0] != "P"
 
 
 def _primitive(structure: Structure) -> Structure:
