@@ -162,7 +162,7 @@ def test_directory(tmp_path):
     for name, text in MIXED.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert names(tmp_path) == ["a.cif", "b.cif", "POSCAR", "frames.extxyz#1", "frames.extxyz#2"]
+    assert names(tmp_path) == ["a.cif", "b.cif", "deep/POSCAR", "frames.extxyz#1", "frames.extxyz#2"]
     assert formulas(tmp_path) == ["NaCl", "CsCl", "NaCl", "NaCl", "CsCl"]
 
 
@@ -170,7 +170,7 @@ def test_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in MIXED.items():
             archive.writestr(name, text)
-    assert names(tmp_path / "all.zip") == ["a.cif", "b.cif", "POSCAR", "frames.extxyz#1", "frames.extxyz#2"]
+    assert names(tmp_path / "all.zip") == ["a.cif", "b.cif", "deep/POSCAR", "frames.extxyz#1", "frames.extxyz#2"]
     assert formulas(tmp_path / "all.zip") == ["NaCl", "CsCl", "NaCl", "NaCl", "CsCl"]
 
 
