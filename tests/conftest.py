@@ -80,6 +80,13 @@ def own_cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cfx-cache"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs():
+    """A module's compiled programs end with it: a process that keeps those of all modules is ended by the compiler."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session", params=["rotary", "absolute"])
 def golden(request) -> Golden:
     """The golden models, one after the other."""

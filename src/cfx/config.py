@@ -76,6 +76,13 @@ def _check_types(config: Any) -> None:
             raise UsageError(f"{field.name} must be of type {kind.__name__}, not {value!r}")
 
 
+def _check_choices(config: Any, choices: dict[str, tuple[str, ...]]) -> None:
+    """Refuses a value that is none of those a field may have."""
+    for name, values in choices.items():
+        if getattr(config, name) not in values:
+            raise UsageError(f"{name} must be one of {', '.join(values)}, not {getattr(config, name)!r}")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """How a model is trained.
@@ -144,9 +151,7 @@ class TrainConfig:
             "schedule": ("constant", "inverse", "cosine"),
             "precision": ("auto", "float32", "bfloat16"),
         }
-        for name, values in choices.items():
-            if getattr(self, name) not in values:
-                raise UsageError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
+        _check_choices(self, choices)
         if self.weight_decay and self.optimizer == "adam":
             raise UsageError("adam has no weight decay", "use --optimizer adamw")
         if self.decay and self.schedule != "inverse":
@@ -464,9 +469,7 @@ class RLConfig:
             if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name.replace('_', ' ')} must not be negative, not {getattr(self, name)}")
         choices = {"algorithm": ("ppo", "grpo"), "baseline": ("ema", "batch"), "likelihood": ("policy", "published")}
-        for name, values in choices.items():
-            if getattr(self, name) not in values:
-                raise UsageError(f"{name} must be one of {', '.join(values)}, not {getattr(self, name)!r}")
+        _check_choices(self, choices)
         if not 0 <= self.baseline_decay < 1 or not 0 < self.max_failures <= 1:
             raise UsageError("the decay of the baseline is below 1, the share of failures between 0 and 1")
         if not 0 <= self.seed < 2**63:

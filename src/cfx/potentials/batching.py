@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from cfx.potentials.screen import load, unfit
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+Result = TypeVar("Result")
 
 LARGEST_BATCH = {"cpu": 128.0, "cuda": 2048.0}
 """Of crystals' loads (see `screen.load`), by device: what keeps it busy. With CHGNet, 0.8 and 12 GB."""
@@ -50,49 +52,40 @@ class Model(Protocol):
         """All crystals at once; raises whatever it likes."""
 
 
-class BatchedPotential:
-    """A `Potential` made of a model: screens, batches, isolates crystals on which the model fails.
+class Batches:
+    """Crystals through a library: screened, batched, and those on which it fails isolated.
 
     Attributes:
-        name: of the model.
-        scale: of its energies.
-        largest_batch: sum of the loads of its crystals; halved for good when the memory runs out.
+        largest: sum of the loads of a batch; halved for good when the memory runs out.
     """
 
-    def __init__(self, model: Model, device: str = "cpu", largest_batch: float | None = None):
-        self.name, self.scale = model.name, model.scale
-        self.largest_batch = largest_batch or LARGEST_BATCH[device.partition(":")[0]]
-        self._model = model
+    def __init__(self, largest: float):
+        self.largest = largest
 
-    def evaluate(self, structures: Sequence[Structure | None], forces: bool = True) -> PotentialBatch:
-        """See `Potential.evaluate`."""
-        count = len(structures)
-        results: list[Output | str] = [unfit(structure, self._model.elements) for structure in structures]
-        fit = [i for i, reason in enumerate(results) if not reason]
-        for i, result in self._run(structures, fit, forces).items():
-            results[i] = result
-        energy, stress = np.full(count, np.nan), np.full((count, 3, 3), np.nan)
-        all_forces: list[np.ndarray | None] = [None] * count
-        for i, result in enumerate(results):
-            if not isinstance(result, str):
-                energy[i], all_forces[i] = result.energy, result.forces
-                stress[i] = np.nan if result.stress is None else result.stress
-        reasons = [result if isinstance(result, str) else "" for result in results]
-        return PotentialBatch(energy, all_forces, stress, np.array([not reason for reason in reasons], bool), reasons)
+    def run(
+        self,
+        compute: Callable[[list[Structure]], list[Result]],
+        structures: Sequence[Structure | None],
+        elements: frozenset[int] | None,
+    ) -> list[Result | str]:
+        """What a library says of each crystal, or why it says nothing.
 
-    def _run(self, structures: Sequence, fit: list[int], forces: bool) -> dict[int, Output | str]:
-        """Result or reason of each crystal that is fit, by its number."""
-        loads = {i: load(structures[i]) for i in fit}
-        waiting = plan(loads, self.largest_batch)[::-1]
-        results: dict[int, Output | str] = {}
+        Args:
+            compute: results of crystals, in their order; raises whatever it likes.
+            structures: screened first (see `screen`).
+            elements: atomic numbers that the library knows; None if it does not tell.
+        """
+        results: list[Result | str] = [unfit(structure, elements) for structure in structures]
+        loads = {i: load(structures[i]) for i, reason in enumerate(results) if not reason}
+        waiting = plan(loads, self.largest)[::-1]
         while waiting:
             batch = waiting.pop()
-            outcome: list[Output] | str = ""
-            if len(batch) == 1 or sum(loads[i] for i in batch) <= self.largest_batch:
-                outcome = self._attempt([structures[i] for i in batch], forces)
+            outcome: list[Result] | str = ""
+            if len(batch) == 1 or sum(loads[i] for i in batch) <= self.largest:
+                outcome = self._attempt(compute, [structures[i] for i in batch])
             if not isinstance(outcome, str):
-                pairs = zip(batch, outcome, strict=True)
-                results |= {i: checked(output, len(structures[i]), forces) for i, output in pairs}
+                for i, result in zip(batch, outcome, strict=True):
+                    results[i] = result
             elif len(batch) == 1:
                 results[batch[0]] = outcome
             else:
@@ -100,12 +93,12 @@ class BatchedPotential:
                 waiting += [batch[middle:], batch[:middle]]
         return results
 
-    def _attempt(self, structures: list, forces: bool) -> list[Output] | str:
-        """What the model says of a batch, or why it does not."""
+    def _attempt(self, compute: Callable[[list[Structure]], list[Result]], structures: list) -> list[Result] | str:
+        """What the library says of a batch, or why it does not."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return self._model.compute(structures, forces)
+                return compute(structures)
         except CfxError:
             raise
         # The one place that catches everything: libraries raise what they like, and the next crystal may be fine.
@@ -115,8 +108,43 @@ class BatchedPotential:
             release_memory()
             if len(structures) == 1:
                 return f"{len(structures[0])} atoms do not fit in memory"
-            self.largest_batch = min(self.largest_batch, sum(map(load, structures)) / 2)
+            self.largest = min(self.largest, sum(map(load, structures)) / 2)
         return reason
+
+
+class BatchedPotential:
+    """A `Potential` made of a model.
+
+    Attributes:
+        name: of the model.
+        scale: of its energies.
+    """
+
+    def __init__(self, model: Model, device: str = "cpu", largest_batch: float | None = None):
+        self.name, self.scale = model.name, model.scale
+        self._model, self._batches = model, Batches(largest_batch or LARGEST_BATCH[device.partition(":")[0]])
+
+    @property
+    def largest_batch(self) -> float:
+        """See `Batches.largest`."""
+        return self._batches.largest
+
+    def evaluate(self, structures: Sequence[Structure | None], forces: bool = True) -> PotentialBatch:
+        """See `Potential.evaluate`."""
+        count = len(structures)
+        outputs = self._batches.run(lambda part: self._model.compute(part, forces), structures, self._model.elements)
+        results = [
+            output if isinstance(output, str) else checked(output, len(structure), forces)
+            for output, structure in zip(outputs, structures, strict=True)
+        ]
+        energy, stress = np.full(count, np.nan), np.full((count, 3, 3), np.nan)
+        all_forces: list[np.ndarray | None] = [None] * count
+        for i, result in enumerate(results):
+            if not isinstance(result, str):
+                energy[i], all_forces[i] = result.energy, result.forces
+                stress[i] = np.nan if result.stress is None else result.stress
+        reasons = [result if isinstance(result, str) else "" for result in results]
+        return PotentialBatch(energy, all_forces, stress, np.array([not reason for reason in reasons], bool), reasons)
 
 
 def plan(loads: dict[int, float], largest: float) -> list[list[int]]:

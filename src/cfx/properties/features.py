@@ -16,9 +16,8 @@ import numpy as np
 
 from cfx.errors import CheckpointError, DependencyError
 from cfx.potentials.base import check_device
-from cfx.potentials.batching import LARGEST_BATCH
+from cfx.potentials.batching import LARGEST_BATCH, Batches
 from cfx.potentials.chgnet import ELEMENTS, _private
-from cfx.properties.batching import run_batched
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -79,14 +78,14 @@ class Features:
             )
         self.name = f"chgnet {chgnet.__version__} ({network.version})"
         self._network, self._device = network.eval(), device
-        self._largest_batch = LARGEST_BATCH[device.partition(":")[0]]
+        self._batches = Batches(LARGEST_BATCH[device.partition(":")[0]])
         self._seen: list = []
         for layer in (*network.atom_conv_layers[:-1], network.readout_norm):
             layer.register_forward_hook(lambda _layer, _inputs, output: self._seen.append(output))
 
     def evaluate(self, structures: Sequence[Structure | None]) -> list[CrystalFeatures | str]:
         """Features of each crystal, or why it has none, in the order of the crystals."""
-        return run_batched(self._compute, structures, ELEMENTS, self._largest_batch)
+        return self._batches.run(self._compute, structures, ELEMENTS)
 
     def _compute(self, structures: list[Structure]) -> list[CrystalFeatures | str]:
         import torch

@@ -13,11 +13,10 @@ from cfx.catalog import CANARIES
 from cfx.core.elements import SYMBOLS
 from cfx.errors import CheckpointError, DependencyError
 from cfx.potentials.base import check_device
-from cfx.potentials.batching import LARGEST_BATCH, explain
+from cfx.potentials.batching import LARGEST_BATCH, Batches, explain
 from cfx.potentials.matgl_files import FORM, load_files
 from cfx.potentials.screen import unfit
 from cfx.properties.base import PropertyBatch
-from cfx.properties.batching import run_batched
 from cfx.properties.canary import known_structure, prove
 
 if TYPE_CHECKING:
@@ -88,6 +87,7 @@ class MatglProperty:
         inner = getattr(network, "model", network)
         self.name, self.property, self.unit = name, property, UNITS.get(property, "")
         self._network, self._device = network.to(device).eval(), device
+        self._batches = Batches(LARGEST_BATCH[device.partition(":")[0]])
         self._elements = frozenset(SYMBOLS.index(symbol) for symbol in inner.element_types)
         self._convert = Structure2Graph(inner.element_types, inner.cutoff).get_graph
         self._has_labels = getattr(getattr(inner, "embedding", None), "ntypes_state", None) is not None
@@ -104,8 +104,8 @@ class MatglProperty:
 
     def evaluate(self, structures: Sequence[Structure | None]) -> PropertyBatch:
         """See `PropertyModel`. The network knows neither its uncertainty nor what it was trained on."""
-        largest, count = LARGEST_BATCH[self._device.partition(":")[0]], len(structures)
-        results = run_batched(self._compute, structures, self._elements, largest)
+        count = len(structures)
+        results = self._batches.run(self._compute, structures, self._elements)
         reasons = [one if isinstance(one, str) else "" for one in results]
         value = np.array([np.nan if isinstance(one, str) else one for one in results], float)
         ok = np.array([not reason for reason in reasons], bool)

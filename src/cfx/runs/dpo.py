@@ -8,20 +8,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
 from cfx.core.batches import Batch, BatchPlan, fill, mean_tokens
-from cfx.core.finetune import FineTuneState, dpo_gradient, init_state, update
+from cfx.core.finetune import FineTuneState, dpo_gradient, update
 from cfx.errors import NumericsError
-from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.io.pairs import read_pairs
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.rlconfig import PairsRun
-from cfx.runs.rundir import RunDirectory
+from cfx.runs.policyrun import PolicyRun
 from cfx.runs.signals import Interrupted, StopRequest
 
 
@@ -50,12 +47,12 @@ def learn_preferences(run: Path, config: PairsRun, model: Model, reporter: Repor
         NumericsError: if a gradient is not finite.
         Interrupted: after a signal, once the work is saved.
     """
-    return _Run(RunDirectory(run), config, model, reporter).execute(resume)
+    return _Run(PolicyRun(run, config, model, "dpo"), config, model, reporter).execute(resume)
 
 
 class _Run:
-    def __init__(self, files: RunDirectory, config: PairsRun, model: Model, reporter: Reporter):
-        self.files, self.run_config, self.config, self.model, self.reporter = files, config, config.dpo, model, reporter
+    def __init__(self, files: PolicyRun, config: PairsRun, model: Model, reporter: Reporter):
+        self.files, self.config, self.model, self.reporter = files, config.dpo, model, reporter
         self.pairs = read_pairs(Path(config.pairs), model.config.n_max)
         if self.pairs.failures:
             row, why = self.pairs.failures[0]
@@ -67,7 +64,12 @@ class _Run:
 
     def execute(self, resume: bool) -> DPOResult:
         """Runs to the last epoch."""
-        state, step = self._restore() if resume else self._begin()
+        if resume:
+            state, saved = self.files.restore()
+            step = saved["step"]
+        else:
+            state, step = self.files.begin(), 0
+            self.files.save(state, self._saved(step))
         per_epoch, sums, right = self.plan.num_batches, {}, math.nan
         total = per_epoch * self.config.epochs
         with StopRequest() as stop, self.reporter.progress("fine-tuning on pairs", total) as progress:
@@ -83,12 +85,15 @@ class _Run:
                     self.files.append_metrics({"step": step, "epoch": step // per_epoch, "dpo": means})
                     right, sums = means["right"], {}
                 if stop or step % self.config.checkpoint_steps == 0:
-                    self._save(state, step)
+                    self.files.save(state, self._saved(step))
                 if stop.signum is not None and step < total:
                     raise Interrupted(stop.signum, f"stopped at step {step}; continue with --resume")
-        self._save(state, step)
-        self._checkpoint(self.files.path / "final", state, step)
+        self.files.save(state, self._saved(step))
+        self.files.finish(state, self._saved(step))
         return DPOResult(len(self.pairs.chosen), step, right)
+
+    def _saved(self, step: int) -> dict[str, int]:
+        return {"step": step, "pairs": len(self.pairs.chosen)}
 
     def _step(self, state: FineTuneState, batch: Batch, step: int) -> tuple[FineTuneState, dict[str, float]]:
         rows, weight = fill(batch)
@@ -112,34 +117,3 @@ class _Run:
     def _score(self, crystals) -> np.ndarray:
         """Log-probabilities under the reference, nats, float32 [pairs]."""
         return np.asarray(self.model.log_prob(crystals).total, np.float32)
-
-    def _begin(self) -> tuple[FineTuneState, int]:
-        self.files.create(self.run_config)
-        save_checkpoint(
-            self.files.path / "reference", Checkpoint(self.model.config, self.model.params, self.model.info)
-        )
-        state = init_state(self.model.params, self.config.learning_rate, self.config.clip_norm)
-        self._save(state, 0)
-        return state, 0
-
-    def _restore(self) -> tuple[FineTuneState, int]:
-        path = self.files.latest()
-        checkpoint = load_checkpoint(path)
-        state = init_state(checkpoint.params, self.config.learning_rate, self.config.clip_norm)
-        state = state._replace(opt_state=jax.tree.map(jax.numpy.asarray, load_opt_state(path, state.opt_state)))
-        step = checkpoint.info["dpo"]["step"]
-        self.files.tidy()
-        self.files.drop_metrics_after(step)
-        return state, step
-
-    def _save(self, state: FineTuneState, step: int) -> None:
-        self._checkpoint(self.files.checkpoint(step), state, step, state.opt_state)
-        self.files.rotate(self.config.keep_checkpoints)
-
-    def _checkpoint(self, path: Path, state: FineTuneState, step: int, opt_state: Any = None) -> None:
-        info = {
-            **self.model.info,
-            "dpo": {"step": step, "pairs": len(self.pairs.chosen)},
-            "run": self.run_config.tables(),
-        }
-        save_checkpoint(path, Checkpoint(self.model.config, jax.device_get(state.params), info), opt_state)

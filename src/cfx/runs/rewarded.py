@@ -48,7 +48,7 @@ class CrystalLog:
             parts = {name: _number(values[row]) for name, values in rollout.metrics.items()}
             line = {"step": step, "reward": _number(value), "reason": rollout.reasons[row], "parts": parts}
             lines.append(json.dumps(line | _crystal(rollout.crystals, row)) + "\n")
-            self._consider(float(value), rollout.crystals[row : row + 1], line)
+            self._consider(float(value), rollout.keys[row], rollout.crystals[row : row + 1], line)
         try:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.writelines(lines)
@@ -76,8 +76,9 @@ class CrystalLog:
                 for name, part in line["parts"].items()
                 if name not in ("valid", "unique", "novel")
             }
-            self.cache.known.setdefault(fingerprint(crystals, 0), (value, line["reason"], parts))
-            self._consider(value, crystals, {name: line[name] for name in ("step", "reward", "reason", "parts")})
+            key = fingerprint(crystals, 0)
+            self.cache.known.setdefault(key, (value, line["reason"], parts))
+            self._consider(value, key, crystals, {name: line[name] for name in ("step", "reward", "reason", "parts")})
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         texts = self.path.read_text(encoding="utf-8").split("\n")
@@ -90,9 +91,8 @@ class CrystalLog:
                     return  # half a line, of a process that was killed
                 raise DataError(f"line {number} of {self.path} is damaged: {error}") from error
 
-    def _consider(self, value: float, crystals: CrystalBatch, line: dict[str, Any]) -> None:
+    def _consider(self, value: float, key: bytes, crystals: CrystalBatch, line: dict[str, Any]) -> None:
         """Remembers a crystal if it may be among the best and was not there before."""
-        key = fingerprint(crystals, 0)
         if not np.isfinite(value) or key in self._seen:
             return
         self._seen.add(key)

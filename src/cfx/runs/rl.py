@@ -13,23 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from cfx.core import objectives
 from cfx.core.batches import BatchPlan, fill, num_tokens
-from cfx.core.finetune import FineTuneState, Sums, add, init_state, ppo_gradient, score, update
+from cfx.core.finetune import FineTuneState, Sums, add, ppo_gradient, score, update
 from cfx.core.objectives import group_advantage
-from cfx.errors import NumericsError, UsageError
-from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
+from cfx.errors import NumericsError
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.rewards.base import Reward
 from cfx.rewards.compose import Diversity
 from cfx.rlconfig import RewardRun
+from cfx.runs.policyrun import PolicyRun
 from cfx.runs.rewarded import CrystalLog
 from cfx.runs.rollout import Rollout, roll_out
-from cfx.runs.rundir import RunDirectory
 from cfx.runs.signals import Interrupted, StopRequest
 from cfx.sampling import prepare
 
@@ -85,12 +83,13 @@ def fine_tune(
         OutputError: if something cannot be written.
         Interrupted: after a signal, once the work is saved.
     """
-    return _Run(RunDirectory(run), config, model, reward, diversity, reporter).execute(resume)
+    files = PolicyRun(run, config, model, "rl")
+    return _Run(files, config, model, reward, diversity, reporter).execute(resume)
 
 
 class _Run:
-    def __init__(self, files: RunDirectory, config: RewardRun, model: Model, reward, diversity, reporter):
-        self.files, self.run_config, self.config = files, config, config.rl
+    def __init__(self, files: PolicyRun, config: RewardRun, model: Model, reward, diversity, reporter):
+        self.files, self.sample, self.config = files, config.sample, config.rl
         self.reference, self.reward, self.diversity, self.reporter = model, reward, diversity, reporter
         self.wishes = prepare(config.sample, model.config)
         published = config.rl.likelihood == "published"
@@ -117,12 +116,12 @@ class _Run:
                 if stop or ended:
                     break
                 if step % self.config.checkpoint_steps == 0:
-                    self._save(state, step)
-            self._save(state, step)
+                    self.files.save(state, self._saved(step))
+            self.files.save(state, self._saved(step))
             best = self.log.write_best(self.files.path / "best.cif")
             if stop.signum is not None and step < self.config.steps:
                 raise Interrupted(stop.signum, f"stopped at step {step}; continue with --resume")
-        self._checkpoint(self.files.path / "final", state, step)
+        self.files.finish(state, self._saved(step))
         return RLResult(step, first, last, best, ended)
 
     # A step.
@@ -131,7 +130,7 @@ class _Run:
         policy = Model("policy", self.reference.config, state.params, self.reference.info)
         rollout = roll_out(
             policy,
-            self.run_config.sample,
+            self.sample,
             self.config,
             step,
             self.reward,
@@ -252,41 +251,19 @@ class _Run:
     # Files of the run.
 
     def _begin(self) -> tuple[FineTuneState, int]:
-        self.files.create(self.run_config)
-        save_checkpoint(
-            self.files.path / "reference",
-            Checkpoint(self.reference.config, self.reference.params, self.reference.info),
-        )
-        state = init_state(self.reference.params, self.config.learning_rate, self.config.clip_norm)
-        self._save(state, 0)
+        state = self.files.begin()
+        self.files.save(state, self._saved(0))
         return state, 0
 
     def _restore(self) -> tuple[FineTuneState, int]:
-        path = self.files.latest()
-        checkpoint = load_checkpoint(path)
-        state = init_state(checkpoint.params, self.config.learning_rate, self.config.clip_norm)
-        state = state._replace(opt_state=jax.tree.map(jax.numpy.asarray, load_opt_state(path, state.opt_state)))
-        try:
-            step, self.baseline = checkpoint.info["rl"]["step"], checkpoint.info["rl"]["baseline"]
-        except KeyError:
-            raise UsageError(f"{path} is no checkpoint of cfx rl", "name the directory of such a run") from None
-        self.files.tidy()
-        self.files.drop_metrics_after(step)
+        state, saved = self.files.restore()
+        step, self.baseline = saved["step"], saved["baseline"]
         self.log.restore(step, self.reference.config.n_max)
         self.reporter.message(f"resuming {self.files.path} at step {step} of {self.config.steps}")
         return state, step
 
-    def _save(self, state: FineTuneState, step: int) -> None:
-        self._checkpoint(self.files.checkpoint(step), state, step, state.opt_state)
-        self.files.rotate(self.config.keep_checkpoints)
-
-    def _checkpoint(self, path: Path, state: FineTuneState, step: int, opt_state: Any = None) -> None:
-        info = {
-            **self.reference.info,
-            "rl": {"step": step, "baseline": self.baseline, "kl_coef": self.kl_coef, "reward": self.reward.about},
-            "run": self.run_config.tables(),
-        }
-        save_checkpoint(path, Checkpoint(self.reference.config, jax.device_get(state.params), info), opt_state)
+    def _saved(self, step: int) -> dict[str, Any]:
+        return {"step": step, "baseline": self.baseline, "kl_coef": self.kl_coef, "reward": self.reward.about}
 
 
 def _summary(line: dict[str, Any], reward: Reward) -> str:

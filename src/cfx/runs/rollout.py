@@ -37,6 +37,7 @@ class Rollout:
 
     Attributes:
         crystals: as drawn (numpy).
+        keys: their fingerprints.
         reward: float64 [B]; what failed counts as the reward's `failure`; with what diversity adds.
         value: the reward alone, NaN where it failed.
         reasons: why it failed, "" where it did not.
@@ -47,6 +48,7 @@ class Rollout:
     """
 
     crystals: CrystalBatch
+    keys: list[bytes]
     reward: np.ndarray
     value: np.ndarray
     reasons: list[str]
@@ -72,10 +74,15 @@ class RewardCache:
     known: dict[bytes, tuple[float, str, dict[str, float]]] = field(default_factory=dict)
 
     def evaluate(
-        self, reward: Reward, crystals: CrystalBatch, structures: Sequence[Structure | None]
+        self, reward: Reward, keys: Sequence[bytes], structures: Sequence[Structure | None]
     ) -> tuple[np.ndarray, list[str], dict[str, np.ndarray], int]:
-        """Values, reasons and parts of crystals, and how many were known; one evaluation of those that were not."""
-        keys = [fingerprint(crystals, row) for row in range(len(crystals))]
+        """Values, reasons and parts of crystals, and how many were known; one evaluation of those that were not.
+
+        Args:
+            reward: of those that were not.
+            keys: fingerprint of each crystal.
+            structures: of each.
+        """
         new = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self.known}
         rows = sorted(new.values())
         if rows:
@@ -83,7 +90,7 @@ class RewardCache:
         found = [self.known[key] for key in keys]
         names = dict.fromkeys(name for _, _, parts in found for name in parts)
         metrics = {name: np.array([parts.get(name, np.nan) for _, _, parts in found]) for name in names}
-        return np.array([each[0] for each in found]), [each[1] for each in found], metrics, len(crystals) - len(rows)
+        return np.array([each[0] for each in found]), [each[1] for each in found], metrics, len(keys) - len(rows)
 
     def _learn(self, reward: Reward, keys: list[bytes], structures: list[Structure | None]) -> None:
         batch = reward.evaluate(structures)
@@ -153,14 +160,16 @@ def roll_out(
         crystals = crystals[turns.T.reshape(-1)]
     sampled = time.perf_counter()
     structures = primitive_cells(crystals)
-    value, reasons, metrics, cached = cache.evaluate(reward, crystals, structures)
     keys = [fingerprint(crystals, row) for row in range(len(crystals))]
+    value, reasons, metrics, cached = cache.evaluate(reward, keys, structures)
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     added, diverse = diversity.evaluate(structures, np.array([first[key] != row for row, key in enumerate(keys)]))
     valid = np.array([record.valid for record in structure_validity(structures)], float)
     counted = np.where(np.isnan(value), reward.failure, value) + added
     seconds = {"sampling": sampled - start, "rewarding": time.perf_counter() - sampled}
-    return Rollout(crystals, counted, value, reasons, metrics | {"valid": valid} | diverse, entropy, cached, seconds)
+    return Rollout(
+        crystals, keys, counted, value, reasons, metrics | {"valid": valid} | diverse, entropy, cached, seconds
+    )
 
 
 def primitive_cells(crystals: CrystalBatch) -> list[Structure | None]:
