@@ -23,8 +23,8 @@ UNTRAINED_FACTOR = 1.5
 class Similarity:
     """Cosine similarity of the species embeddings of n elements.
 
-    The embeddings are taken as they are, none subtracted: in the first `mini` their mean is a tenth as long as they are, and
-    without it pairs of one group stand out no better (ROC area 0.884, with it 0.883).
+    The embeddings are taken as they are, none subtracted: in the first `mini` their mean is a tenth as long as they
+    are, and without it pairs of one group stand out no better (ROC area 0.884, with it 0.883).
 
     Attributes:
         model: name of the model.
