@@ -8,7 +8,7 @@ crystals: .venv/core  ## install cfx and draw ten crystals with the bundled mode
 	$(BIN)/cfx sample --model mini --sg 194 --n 10 -o crystals.cif --force
 
 test: .venv/all  ## install cfx with everything it can use, and run the tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/all
 	$(BIN)/ruff check src tests tools benchmarks
