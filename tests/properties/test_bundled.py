@@ -13,13 +13,12 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from cfx.errors import UsageError
-from cfx.properties.base import load_property
+from cfx.properties.base import evaluate_all, load_property
 
 pytest.importorskip("chgnet", reason="chgnet is not installed")
 
 from cfx.properties.bundled import load_bundled
 from cfx.properties.canary import prove
-from cfx.properties.features import Features
 
 PUBLISHED = Path(os.environ.get("CFX_DATA", "")) / "mp20_subset_val.csv.gz"
 
@@ -47,27 +46,26 @@ STRANGE = {
 }
 
 
-@pytest.fixture(scope="module")
-def features() -> Features:
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
     import torch
 
     torch.set_num_threads(1)
-    return Features()
 
 
 @pytest.fixture(scope="module", params=["band_gap", "dielectric"])
-def model(request, features):
-    return load_bundled(request.param, features=features)
+def model(request):
+    return load_bundled(request.param)
 
 
 @pytest.fixture(scope="module")
-def band_gap(features):
-    return load_bundled("band_gap", features=features)
+def band_gap():
+    return load_bundled("band_gap")
 
 
 @pytest.fixture(scope="module")
-def dielectric(features):
-    return load_bundled("dielectric", features=features)
+def dielectric():
+    return load_bundled("dielectric")
 
 
 def test_gaps_of_the_textbook(band_gap):
@@ -128,6 +126,18 @@ def test_broken_crystals_have_reasons(model):
     assert batch.reasons == ["no structure", "", "atoms 0.00 angstrom apart"]
     assert np.isnan(batch.value[[0, 2]]).all() and np.isnan(batch.std[[0, 2]]).all() and not batch.outside[[0, 2]].any()
     np.testing.assert_allclose(batch.value[1], model.evaluate([TEXTBOOK["MgO"]]).value[0], rtol=1e-4)
+
+
+def test_two_models_compute_features_once(band_gap, dielectric, monkeypatch):
+    crystals = [*TEXTBOOK.values(), None]
+    alone = [model.evaluate(crystals) for model in (band_gap, dielectric)]
+    calls = []
+    evaluate = band_gap.features.evaluate
+    monkeypatch.setattr(band_gap.features, "evaluate", lambda found: calls.append(len(found)) or evaluate(found))
+    for one, other in zip(evaluate_all([band_gap, dielectric], crystals), alone, strict=True):
+        np.testing.assert_array_equal(one.value, other.value)
+        assert one.reasons == other.reasons
+    assert calls == [len(crystals)]
 
 
 def test_no_crystals(model):

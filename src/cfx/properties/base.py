@@ -60,6 +60,21 @@ class PropertyModel(Protocol):
         """
 
 
+def evaluate_all(models: Sequence[PropertyModel], structures: Sequence[Structure | None]) -> list[PropertyBatch]:
+    """What each model says of the crystals; bundled models that share their features compute them once."""
+    computed: dict[int, list] = {}
+    batches = []
+    for model in models:
+        features = getattr(model, "features", None)
+        if features is None:
+            batches.append(model.evaluate(structures))
+            continue
+        if id(features) not in computed:
+            computed[id(features)] = features.evaluate(structures)
+        batches.append(model.predict(computed[id(features)]))
+    return batches
+
+
 def load_property(property: str, text: str = "bundled", device: str = "cpu") -> PropertyModel:
     """The model of a property.
 

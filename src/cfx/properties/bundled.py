@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cfx.properties.base import PropertyBatch
-from cfx.properties.features import Features
+from cfx.properties.features import CrystalFeatures, Features
 from cfx.properties.heads import Head, load_head
 
 if TYPE_CHECKING:
@@ -28,16 +29,20 @@ class BundledModel:
         name: of the model, with what makes its features.
         property: that it predicts.
         unit: of the property.
+        features: that its head reads; what they are of a crystal can be handed to several models.
     """
 
     def __init__(self, property: str, features: Features, head: Head):
         self.name = f"cfx {property} {VERSION} on {features.name}"
         self.property, self.unit = property, UNITS[property]
-        self._features, self._head = features, head
+        self.features, self._head = features, head
 
     def evaluate(self, structures: Sequence[Structure | None]) -> PropertyBatch:
         """See `PropertyModel.evaluate`."""
-        found = self._features.evaluate(structures)
+        return self.predict(self.features.evaluate(structures))
+
+    def predict(self, found: Sequence[CrystalFeatures | str]) -> PropertyBatch:
+        """The property of crystals with these features, or without any for a reason."""
         reasons = [one if isinstance(one, str) else "" for one in found]
         ok = np.array([not reason for reason in reasons], bool)
         prediction = self._head.predict([one for one in found if not isinstance(one, str)])
@@ -46,13 +51,18 @@ class BundledModel:
         return PropertyBatch(value, std, outside, ok, reasons)
 
 
-def load_bundled(property: str, device: str = "cpu", features: Features | None = None) -> BundledModel:
+@functools.cache
+def shared_features(device: str) -> Features:
+    """CHGNet on a device, once for all bundled models."""
+    return Features(device)
+
+
+def load_bundled(property: str, device: str = "cpu") -> BundledModel:
     """The bundled model of a property.
 
     Args:
         property: `band_gap` or `dielectric`.
         device: for CHGNet.
-        features: CHGNet, if it has been loaded already.
 
     Raises:
         DependencyError: without CHGNet or the device.
@@ -61,4 +71,4 @@ def load_bundled(property: str, device: str = "cpu", features: Features | None =
     file = resources.files("cfx") / "resources" / "properties" / f"{property}.npz"
     with resources.as_file(file) as path:
         head = load_head(path)
-    return BundledModel(property, features or Features(device), head)
+    return BundledModel(property, shared_features(device), head)

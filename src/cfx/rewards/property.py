@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfx.properties.base import PropertyModel
+from cfx.properties.base import PropertyModel, evaluate_all
 from cfx.rewards.base import RewardBatch, make_batch
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class FigureOfMerit:
 
     def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
         """See `Reward`."""
-        batches = [model.evaluate(structures) for model in self._models]
+        batches = evaluate_all(self._models, structures)
         gap, dielectric = (np.asarray(batch.value, float) for batch in batches)
         reasons = [
             one or other or ("unlike the crystals that the model of the gap learnt from" if far else "")

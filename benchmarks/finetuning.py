@@ -1,0 +1,196 @@
+"""The two demonstrations of CrystalFormer-RL on a model: fine-tune, draw anew, judge before and after.
+
+    python benchmarks/finetuning.py ehull OUT --reference mini_train.csv [--second ase:sevenn.calculator:...] [--relaxed 100]
+    python benchmarks/finetuning.py fom OUT --reference mini_train.csv
+
+Runs the commands of cfx that a user would: `cfx rl` (continued where OUT/run exists), `cfx sample` from the model and from
+the policy with a seed that the run never used and the run's space groups, unphysical draws kept, `cfx eval` for validity,
+uniqueness and novelty, for `fom` also `cfx retrieve`. The reward is computed anew for all draws; one without a value counts as
+what it counts in the run, and as unstable. With --second, stability is judged by another potential on the same hull as well;
+with --relaxed, by how far the first so many valid crystals of each are above themselves when CHGNet has relaxed them. Writes
+OUT/result.json and OUT/figure.svg. Intervals are of 95 %: Wilson's for shares, of 2,000 bootstrap samples for means.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from cfx.config import RewardConfig
+from cfx.io.crystals import load_crystals
+from cfx.metrics.statistics import wilson_interval
+from cfx.potentials.base import Potential
+from cfx.reporter import Mute
+from cfx.rewards.load import load_reward
+from cfx.runs.evaluate import open_hull
+
+SEED = 20_261_124
+STABLE = 0.1
+"""E_hull up to which the paper counts a crystal, eV/atom."""
+
+COMMON = ["--lr", "1e-3", "--inner-epochs", "1", "--duplicate-penalty", "0.5"]
+OPTIONS = {
+    "ehull": ["--sg", "data:model", "--steps", "200", *COMMON],
+    "fom": ["--sg", "225", "--steps", "100", *COMMON],
+}
+GOOD = (10.0, 20.0)
+"""Figures of merit to count crystals above, eV."""
+
+
+def cfx(*words: str | Path, capture: bool = False) -> str:
+    """Runs a command of cfx; its output, if captured."""
+    words = tuple(map(str, words))
+    print("$ cfx", *words, flush=True)
+    command = [sys.executable, "-c", "from cfx.cli import main; main()", *words]
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE if capture else None).stdout or ""
+
+
+def share(found: np.ndarray) -> dict:
+    """How many of all are, and the interval."""
+    low, high = wilson_interval(int(found.sum()), len(found))
+    return {"share": float(found.mean()), "interval": [low, high]}
+
+
+def mean(values: np.ndarray) -> dict:
+    """Their mean, and the interval."""
+    rng = np.random.default_rng(0)
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(2000)]
+    return {"mean": float(values.mean()), "interval": np.quantile(means, [0.025, 0.975]).tolist()}
+
+
+def judge(name: str, draws: Path, options: argparse.Namespace) -> tuple[dict, dict[str, np.ndarray]]:
+    """What draws are worth, in sum and by crystal."""
+    report = json.loads(cfx("eval", draws, "--reference", options.reference, "--hull", "none", "--json", capture=True))
+    rates = report["files"][0]["rates"] if "files" in report else report["rates"]
+
+    def hull(potential: Potential):
+        return open_hull("chgnet-mp", None, potential, Mute())
+
+    reward = load_reward(RewardConfig(name), hull)
+    structures = [one.structure for one in load_crystals(draws)]
+    batch = reward.evaluate(structures)
+    counted = np.where(batch.ok, batch.value, reward.failure)
+    found = {"evaluated": share(batch.ok), "reward": mean(counted), "rates": rates}
+    if name == "ehull":
+        below = batch.ok & (batch.metrics["E_hull (eV/atom)"] <= STABLE)
+        found |= {"below 0.1": share(below), "median E_hull": float(np.nanmedian(batch.metrics["E_hull (eV/atom)"]))}
+    else:
+        found |= {f"above {limit:g}": share(batch.ok & (batch.value > limit)) for limit in GOOD}
+        found["best"] = best(structures, batch)
+    return found, {"value": batch.value, **batch.metrics}
+
+
+def best(structures: list, batch, n: int = 10) -> list[dict]:
+    """The crystals of highest figure of merit, each formula once."""
+    listed: dict[str, dict] = {}
+    for row in np.argsort(-np.where(batch.ok, batch.value, -np.inf)):
+        formula = structures[row].composition.reduced_formula if batch.ok[row] else None
+        if formula is None or formula in listed:
+            continue
+        parts = {key: round(float(values[row]), 3) for key, values in batch.metrics.items()}
+        listed[formula] = {"formula": formula, **parts}
+        if len(listed) == n:
+            break
+    return list(listed.values())
+
+
+def second_opinion(draws: Path, potential: str, out: Path) -> dict:
+    """Stability by another potential on the same hull."""
+    cfx("eval", draws, "--potential", potential, "--hull", "chgnet-mp", "-o", out, "--force", "--json", capture=True)
+    with open(out, newline="") as file:
+        column = [row["e_above_hull"] for row in csv.DictReader(file)]
+    height = np.array([float(text) if text else np.nan for text in column])
+    return {"potential": potential, "below 0.1": share(height <= STABLE), "median": float(np.nanmedian(height))}
+
+
+def relaxation(draws: Path, n: int) -> dict:
+    """How far the first n valid crystals are above themselves relaxed, eV/atom, by CHGNet."""
+    from cfx.metrics.validity import structure_validity
+    from cfx.potentials.base import load_potential
+    from cfx.potentials.relax import relax
+
+    structures = [one.structure for one in load_crystals(draws)]
+    valid = [s for s, record in zip(structures, structure_validity(structures), strict=True) if record.valid][:n]
+    potential = load_potential("chgnet")
+    before = potential.evaluate(valid, forces=False).energy
+    after = np.array([one.energy for one in relax(potential, valid)], float)
+    drop = (before - after) / np.array([len(one) for one in valid])
+    return {"crystals": len(valid), "relaxed": int(np.isfinite(drop).sum()), **mean(drop[np.isfinite(drop)])}
+
+
+def draw_figure(name: str, run: Path, values: dict[str, dict[str, np.ndarray]], path: Path) -> None:
+    """The reward during the run, and its distribution before and after."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    from cfx.runs.plot import COLOURS, STYLE
+
+    lines = [json.loads(line)["rl"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    step = np.arange(1, len(lines) + 1)
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
+        middle = [line["reward_q50"] for line in lines]
+        low, high = ([line[f"reward_q{q}"] for line in lines] for q in (10, 90))
+        left.fill_between(step, low, high, color=COLOURS[0], alpha=0.15, lw=0, label="10 to 90 % of the crystals")
+        left.plot(step, middle, color=COLOURS[0], alpha=0.5, lw=1, label="median")
+        left.plot(step, [line["reward"] for line in lines], color=COLOURS[0], label="mean, failures included")
+        left.set(title=f"Reward, {'eV/atom' if name == 'ehull' else 'eV'}", xlabel="step")
+        left.legend(loc="best", fontsize=8)
+        key = "E_hull (eV/atom)" if name == "ehull" else "figure of merit (eV)"
+        bins = np.linspace(-0.5, 4, 46) if name == "ehull" else np.linspace(0, 40, 41)
+        for colour, (label, found) in zip(COLOURS, values.items(), strict=False):
+            shown = np.clip(found[key], bins[0], bins[-1])
+            right.hist(shown[np.isfinite(shown)], bins, color=colour, alpha=0.5, label=label)
+        right.set(title=f"{key[0].upper()}{key[1:]} of new draws", ylabel="crystals")
+        right.legend()
+        figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("demonstration", choices=tuple(OPTIONS))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--model", default="mini")
+    parser.add_argument("--reference", required=True, help="known crystals: what the model was trained on")
+    parser.add_argument("--second", help="a potential for a second opinion on stability")
+    parser.add_argument("--relaxed", type=int, default=0, help="crystals to relax")
+    parser.add_argument("-n", type=int, default=1000, help="draws to judge by")
+    options = parser.parse_args()
+
+    name, run = options.demonstration, options.out / "run"
+    options.out.mkdir(parents=True, exist_ok=True)
+    if run.exists():
+        cfx("rl", "-o", run, "--resume")
+    else:
+        cfx("rl", "--reward", name, "--model", options.model, *OPTIONS[name], "-o", run)
+    groups = OPTIONS[name][1]
+    result, values = {"options": OPTIONS[name], "n": options.n, "seed": SEED}, {}
+    for moment, model in (("before", options.model), ("after", run / "final")):
+        draws = options.out / f"{moment}.jsonl"
+        cfx("sample", "--model", model, "--sg", groups, "-n", options.n, "--seed", SEED, "--keep-invalid", "-o", draws, "--force")
+        result[moment], values[moment] = judge(name, draws, options)
+        if options.second:
+            result[moment]["second"] = second_opinion(draws, options.second, options.out / f"{moment}_second.csv")
+        if options.relaxed:
+            result[moment]["above relaxed"] = relaxation(draws, options.relaxed)
+    if name == "fom":
+        files = [word for moment in ("before", "after") for word in ("--from", options.out / f"{moment}.jsonl")]
+        plot = options.out / "retrieval.svg"
+        words = ("--reference", options.reference, "--property", "fom", "--plot", plot, "--force", "--json")
+        result["retrieval"] = json.loads(cfx("retrieve", *files, *words, capture=True))
+    draw_figure(name, run, values, options.out / "figure.svg")
+    (options.out / "result.json").write_text(json.dumps(result, indent=1))
+    for moment in ("before", "after"):
+        print(moment, json.dumps({key: value for key, value in result[moment].items() if key != "rates"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
