@@ -175,7 +175,21 @@ def main() -> None:
     result, values = {"options": OPTIONS[name], "n": options.n, "seed": SEED}, {}
     for moment, model in (("before", options.model), ("after", run / "final")):
         draws = options.out / f"{moment}.jsonl"
-        cfx("sample", "--model", model, "--sg", groups, "-n", options.n, "--seed", SEED, "--keep-invalid", "-o", draws, "--force")
+        cfx(
+            "sample",
+            "--model",
+            model,
+            "--sg",
+            groups,
+            "-n",
+            options.n,
+            "--seed",
+            SEED,
+            "--keep-invalid",
+            "-o",
+            draws,
+            "--force",
+        )
         result[moment], values[moment] = judge(name, draws, options)
         if options.second:
             result[moment]["second"] = second_opinion(draws, options.second, options.out / f"{moment}_second.csv")

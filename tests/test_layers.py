@@ -111,6 +111,8 @@ def loaded_after(code: str) -> set[str]:
         ["rl", "--help"],
         ["relax", "--help"],
         ["retrieve", "--help"],
+        ["view", "--help"],
+        ["doctor", "--help"],
         ["hull", "build", "--help"],
         ["--version"],
     ],

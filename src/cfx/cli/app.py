@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli import data, eval, fetch, hull, plot, relax, retrieve, rl, sample, score, train
+from cfx.cli import data, doctor, eval, fetch, hull, plot, relax, retrieve, rl, sample, score, train, view
 from cfx.errors import CfxError
 
 app = typer.Typer(
@@ -30,6 +30,8 @@ app.add_typer(hull.app, name="hull")
 app.command("data")(data.command)
 app.command("plot")(plot.command)
 app.command("retrieve")(retrieve.command)
+app.command("view")(view.command)
+app.command("doctor")(doctor.command)
 
 
 def _version(wanted: bool) -> None:

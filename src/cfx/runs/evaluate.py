@@ -28,6 +28,7 @@ from cfx.reporter import Reporter
 from cfx.runs.energies import energies_as_they_are, energies_of_relaxed
 from cfx.runs.fetch import data_path, hull_path
 from cfx.runs.signals import Interrupted, StopRequest
+from cfx.runs.view import as_drawn
 
 READ = 64
 """Known crystals read between two looks at the clock."""
@@ -365,9 +366,7 @@ def _gallery(records: Sequence[dict[str, Any]], structures: Sequence) -> list[di
     return [
         {
             **{key: records[i][key] for key in ("name", "formula", "space_group", "e_above_hull")},
-            "cell": structures[i].lattice.matrix.round(5).tolist(),
-            "species": [site.specie.symbol for site in structures[i]],
-            "frac_coords": structures[i].frac_coords.round(5).tolist(),
+            **as_drawn(structures[i]),
         }
         for i in best
     ]

@@ -1,0 +1,42 @@
+"""cfx view: crystals that turn under the mouse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cfx.cli.options import DATA_HELP
+from cfx.errors import UsageError
+
+
+def command(
+    crystals: Annotated[str, typer.Argument(help=f"Crystals: {DATA_HELP}")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="An .html file; else named after the crystals.")
+    ] = None,
+    first: Annotated[int, typer.Option("-n", "--first", help="Crystals on the page, at most.", min=1)] = 200,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the page.")] = False,
+) -> None:
+    """Make a page of crystals to turn, zoom and measure; one file that needs no network.
+
+    The space group is the one that a symmetry search finds.
+    """
+    from cfx.cli.console import ConsoleReporter
+    from cfx.cli.eval import check_file
+    from cfx.runs.view import write_viewer
+
+    page = output or Path(f"{Path(crystals).name.partition('.')[0] or 'crystals'}.html")
+    if page.suffix != ".html":
+        raise UsageError(f"cannot write {page}", "name an .html file")
+    check_file(page, force)
+    reporter = ConsoleReporter()
+    shown, total = write_viewer(crystals, page, first, reporter)
+    more = f", the first of {total:,}; -n shows more" if shown == first < total else ""
+    reporter.message(f"{shown:,} crystals{more}: {page}")
+    if browser:
+        import webbrowser
+
+        webbrowser.open(page.resolve().as_uri())
