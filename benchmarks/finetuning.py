@@ -1,14 +1,15 @@
 """The two demonstrations of CrystalFormer-RL on a model: fine-tune, draw anew, judge before and after.
 
-    python benchmarks/finetuning.py ehull OUT --reference mini_train.csv [--second ase:sevenn.calculator:...] [--relaxed 100]
+    python benchmarks/finetuning.py ehull OUT --reference mini_train.csv --second ase:sevenn.calculator:SevenNetCalculator
     python benchmarks/finetuning.py fom OUT --reference mini_train.csv
 
-Runs the commands of cfx that a user would: `cfx rl` (continued where OUT/run exists), `cfx sample` from the model and from
-the policy with a seed that the run never used and the run's space groups, unphysical draws kept, `cfx eval` for validity,
-uniqueness and novelty, for `fom` also `cfx retrieve`. The reward is computed anew for all draws; one without a value counts as
-what it counts in the run, and as unstable. With --second, stability is judged by another potential on the same hull as well;
-with --relaxed, by how far the first so many valid crystals of each are above themselves when CHGNet has relaxed them. Writes
-OUT/result.json and OUT/figure.svg. Intervals are of 95 %: Wilson's for shares, of 2,000 bootstrap samples for means.
+Runs the commands of cfx that a user would: `cfx rl` (continued where OUT/run exists), `cfx sample` from the model and
+from the policy with a seed that the run never used and the run's space groups, unphysical draws kept, `cfx eval` for
+validity, uniqueness and novelty, for `fom` also `cfx retrieve`. The reward is computed anew for all draws; one without
+a value counts as what it counts in the run, and as unstable. With --second, stability is judged by another potential on
+the same hull as well; with --relaxed 100, by how far the first 100 valid crystals of each are above themselves when
+CHGNet has relaxed them. Writes OUT/result.json and OUT/figure.svg. Intervals are of 95 %: Wilson's for shares, of 2,000
+bootstrap samples for means.
 """
 
 from __future__ import annotations

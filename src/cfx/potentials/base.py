@@ -134,6 +134,13 @@ def other_method(name: str) -> str | None:
     return next((what for part, what in OTHER_METHODS.items() if re.search(rf"\b{part}", name.lower())), None)
 
 
+def torch_devices() -> list[str]:
+    """Names of the devices that torch has."""
+    import torch
+
+    return ["cpu", *(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count()))]
+
+
 def check_device(device: str) -> None:
     """Makes sure that torch has a device.
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from cfx.catalog import MODEL
 from cfx.errors import OutputError
 from cfx.io.cache import cache_directory
+from cfx.potentials.base import torch_devices
 from cfx.runs.fetch import BUNDLED, CACHED, statuses
 
 
@@ -61,7 +62,7 @@ def examine() -> dict[str, Any]:
     """
     libraries = [_library(one) for one in LIBRARIES]
     here = {one["package"] for one in libraries if one["version"]}
-    devices = {"jax": _jax_devices() if "jax" in here else [], "torch": _torch_devices() if "torch" in here else []}
+    devices = {"jax": _jax_devices() if "jax" in here else [], "torch": torch_devices() if "torch" in here else []}
     cache = _cache()
     return {
         "cfx": version("cfx-crystal"),
@@ -91,12 +92,6 @@ def _jax_devices() -> list[str]:
     import jax
 
     return [f"{device.platform}:{device.id} {device.device_kind}" for device in jax.devices()]
-
-
-def _torch_devices() -> list[str]:
-    import torch
-
-    return ["cpu", *(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count()))]
 
 
 def _cache() -> dict[str, Any]:
