@@ -1,6 +1,6 @@
 """The two demonstrations of CrystalFormer-RL on a model: fine-tune, draw anew, judge before and after.
 
-    python benchmarks/finetuning.py ehull OUT --reference mini_train.csv --second ase:sevenn.calculator:SevenNetCalculator
+    python benchmarks/finetuning.py ehull OUT --reference mini_train.csv --second ase:MODULE:FACTORY
     python benchmarks/finetuning.py fom OUT --reference mini_train.csv
 
 Runs the commands of cfx that a user would: `cfx rl` (continued where OUT/run exists), `cfx sample` from the model and
@@ -35,10 +35,10 @@ SEED = 20_261_124
 STABLE = 0.1
 """E_hull up to which the paper counts a crystal, eV/atom."""
 
-COMMON = ["--lr", "1e-3", "--inner-epochs", "1", "--duplicate-penalty", "0.5"]
+COMMON = ["--lr", "3e-4", "--inner-epochs", "2", "--batch-size", "256"]
 OPTIONS = {
-    "ehull": ["--sg", "data:model", "--steps", "200", *COMMON],
-    "fom": ["--sg", "225", "--steps", "100", *COMMON],
+    "ehull": ["--sg", "data:model", "--steps", "120", *COMMON, "--e-hull-limit", "0.5", "--duplicate-penalty", "0.1"],
+    "fom": ["--sg", "225", "--steps", "60", *COMMON, "--duplicate-penalty", "2"],
 }
 GOOD = (10.0, 20.0)
 """Figures of merit to count crystals above, eV."""
@@ -68,7 +68,7 @@ def mean(values: np.ndarray) -> dict:
 def judge(name: str, draws: Path, options: argparse.Namespace) -> tuple[dict, dict[str, np.ndarray]]:
     """What draws are worth, in sum and by crystal."""
     report = json.loads(cfx("eval", draws, "--reference", options.reference, "--hull", "none", "--json", capture=True))
-    rates = report["files"][0]["rates"] if "files" in report else report["rates"]
+    rates = report["files"][0]["summary"]
 
     def hull(potential: Potential):
         return open_hull("chgnet-mp", None, potential, Mute())

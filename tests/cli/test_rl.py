@@ -75,3 +75,23 @@ def test_a_run_with_a_reward_of_one_s_own(tmp_path, monkeypatch):
     with pytest.raises(CfxError, match="have no reward: 16 x the reward is no finite number") as caught:
         run("--reward", "own_rl_reward:Broken", "--steps", "2", "-o", "broken", *options)
     assert caught.value.exit_code == 7
+
+
+def test_a_run_on_a_prototype_keeps_its_sites_and_resumes(tmp_path, monkeypatch):
+    """Species and lattice are drawn, sites are given: log-probabilities are of what is drawn, and the ratio is exact."""
+    from pymatgen.core import Lattice, Structure
+
+    (tmp_path / "own_rl_reward.py").write_text(CONSTANT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sites = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
+    Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], sites).to("perovskite.cif")
+    options = ["--model", "mini", "--from", "perovskite.cif", "--redraw", "lattice", "--batch-size", "16"]
+    run("--reward", "own_rl_reward:Density", "--steps", "1", "--inner-epochs", "1", "-o", "run", *options)
+    drawn = [json.loads(line) for line in (tmp_path / "run" / "crystals.jsonl").read_text().splitlines()]
+    assert {(one["space_group"], len(one["species"])) for one in drawn} == {(221, 3)}
+    assert len({tuple(one["wyckoff"]) for one in drawn}) == 1 and len({tuple(one["species"]) for one in drawn}) > 8
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])["rl"]
+    assert abs(line["kl_reference"]) < 1e-3 and line["clipped"] == 0, "the policy is the reference, the ratio is 1"
+    with pytest.raises(CfxError, match="brings its own space group"):
+        run("--reward", "own_rl_reward:Density", "--sg", "221", *options)

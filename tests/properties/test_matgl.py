@@ -14,9 +14,11 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from cfx.catalog import CANARIES
+from cfx.config import RewardConfig
 from cfx.errors import CheckpointError, DependencyError, NetworkError, UnsafeError, UsageError
 from cfx.properties.base import load_property
 from cfx.properties.canary import known_structure
+from cfx.rewards.load import load_reward
 
 from ..internet import COMMITS, Repo
 
@@ -194,6 +196,21 @@ def test_a_property_of_which_nothing_is_known_is_said_to_be_trusted(gap_director
     with pytest.warns(UserWarning, match="no crystals are known that would prove a model of hardness"):
         model = load_property("hardness", f"matgl:{gap_directory}")
     assert (model.property, model.unit) == ("hardness", "")
+
+
+def test_rewards_from_directories(gap_directory, tensor_directory, oxides):
+    def no_hull(potential):
+        raise AssertionError("no reward here needs a hull")
+
+    config = RewardConfig("fom", gap_model=f"matgl:{gap_directory}", dielectric_model=f"matgl:{tensor_directory}")
+    merit = load_reward(config, no_hull).evaluate([*oxides, None])
+    gap, dielectric = (merit.metrics[key][:-1] for key in ("band gap (eV)", "dielectric constant"))
+    np.testing.assert_allclose(merit.value[:-1], np.maximum(gap, 0) * np.maximum(dielectric, 0))
+    assert not merit.ok[-1] and merit.reasons[-1]
+
+    with pytest.warns(UserWarning, match="hardness"):
+        reward = load_reward(RewardConfig(f"property:{gap_directory}", property_name="hardness", target=2.0), no_hull)
+    np.testing.assert_allclose(reward.evaluate(oxides).value, -((gap - 2.0) ** 2), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_no_property_model(tmp_path, monkeypatch):

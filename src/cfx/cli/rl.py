@@ -37,8 +37,8 @@ def command(
         str, typer.Option(help=f"{', '.join(PRESETS)} (the paper's: 200 steps of 1000 crystals).")
     ] = "mini",
     space_group: Annotated[
-        str, typer.Option("--sg", help="As in cfx sample; data:model is what the model was trained on.")
-    ] = "data:model",
+        str | None, typer.Option("--sg", help="As in cfx sample. [data:model, what the model was trained on]")
+    ] = None,
     batch_size: Annotated[int | None, _option("Crystals in a rollout; with dpo, pairs.", "batch_size")] = None,
     inner_epochs: Annotated[int | None, _option("Passes over a rollout.", "inner_epochs")] = None,
     minibatches: Annotated[int | None, _option("Updates in a pass.", "minibatches")] = None,
@@ -89,6 +89,11 @@ def command(
     max_atoms: Annotated[int | None, _option("Most atoms in the conventional cell.")] = None,
     max_sites: Annotated[int | None, _option("Most symmetry-inequivalent sites.")] = None,
     wyckoff: Annotated[str | None, _option("The letters of all sites: a,b,c.")] = None,
+    sites: Annotated[Path | None, _option("JSON with `atom_mask` and `constraints`, as in cfx sample.")] = None,
+    prototype: Annotated[
+        Path | None, typer.Option("--from", help="A structure whose group and sites are kept, and species redrawn.")
+    ] = None,
+    redraw: Annotated[str | None, _option("With --from, draw these again too: coords,lattice.")] = None,
     pairs: Annotated[Path | None, _option("Of dpo: a .jsonl or .csv with columns chosen and rejected.")] = None,
     epochs: Annotated[int | None, _option("Of dpo: passes over the pairs.", "epochs", PAIRS)] = None,
     beta: Annotated[float | None, _option("Of dpo: weight of the reference.", "beta", PAIRS)] = None,
@@ -150,6 +155,10 @@ def command(
         reference,
         device,
     )
+    template, own_group = options.template(wyckoff, sites, prototype, redraw)
+    if space_group and own_group:
+        raise UsageError("--from brings its own space group", "leave --sg out")
+    groups = space_group or (str(own_group) if own_group else "data:model")
     wishes = {
         "temperature": temperature,
         "elements": options.words(elements),
@@ -158,10 +167,10 @@ def command(
         "bias": options.bias(bias),
         "max_atoms": max_atoms,
         "max_sites": max_sites,
-        "template": options.template(wyckoff, None, None, None)[0],
+        "template": template,
     }
     start_jax(reporter)
-    _rewarded(run or Path(f"rl-{_slug(reward)}"), model or "auto", space_group, wishes, rewards, rl, reporter)
+    _rewarded(run or Path(f"rl-{_slug(reward)}"), model or "auto", groups, wishes, rewards, rl, reporter)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
