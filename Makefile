@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: crystals test lint clean
+.PHONY: crystals test lint docs clean
 
 crystals: .venv/core  ## install cfx and draw ten crystals with the bundled model
 	$(BIN)/cfx sample --model mini --sg 194 --n 10 -o crystals.cif --force
@@ -13,6 +13,9 @@ test: .venv/all  ## install cfx with everything it can use, and run the tests
 lint: .venv/all
 	$(BIN)/ruff check src tests tools benchmarks
 	$(BIN)/ruff format --check src tests tools benchmarks
+
+docs: .venv/docs  ## build these pages into site/; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -26,6 +29,10 @@ lint: .venv/all
 .venv/all: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet -e '.[all,dev]'
+	touch $@
+
+.venv/docs: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	touch $@
 
 clean:

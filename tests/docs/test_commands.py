@@ -1,0 +1,224 @@
+"""Every command of the documentation is run, or at least parsed by the program.
+
+The tutorial is run as it stands, from its first line to its last, by real processes in one directory, with the smaller
+numbers of SMALLER. Lines of other pages that need nothing a fresh clone lacks are run too. All others are parsed up to
+the point where the command would be called: an option that does not exist, a value of the wrong type, a space group,
+formula, bias or name that is none fails. REASONS says why such a line is not run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from cfx import catalog
+from cfx.cli import options
+from cfx.cli.app import app
+
+from .pages import PAGES, ROOT, Block, Line, blocks, cfx_lines, command_lines
+
+TUTORIAL = "docs/tutorial.md"
+SMALLER = {
+    "--n 100": "--n 4",
+    "-n 20": "-n 2",
+    "--n 20": "--n 2",
+    "--epochs 10": "--epochs 1",
+    "--steps 100": "--steps 1",
+    "--steps 5 --batch-size 64": "--steps 1 --batch-size 8 --inner-epochs 1 --max-sites 2",
+    "n=20": "n=2",
+    "n=100": "n=2",
+    "len(one) <= 8": "len(one) <= 2",
+}
+"""What the tests run instead of what the pages say, so that they take seconds."""
+
+RUN = (
+    "cfx doctor",
+    "cfx doctor --json",
+    "cfx fetch --list",
+    "cfx plot embeddings mini",
+    "cfx hull show chgnet-mp",
+)
+"""Lines of other pages that need no file and little time."""
+
+PUBLISHED = {name for name, entry in catalog.CATALOG.items() if entry.files}
+FILES = re.compile(r"[^-].*\.(csv|jsonl|cif|zip|a?extxyz|json|npz|pkl|parquet|lmdb|toml)")
+DIRECTORIES = ("run", "tuned", "fom", "light", "stable", "rl-", "stick", "grpo")
+REASONS = (
+    ("continues a run of the user's", lambda line: "--resume" in line.words),
+    ("a download", lambda line: line.words[1] == "fetch"),
+    ("needs a published file", lambda line: any(re.split("[/:]", word)[0] in PUBLISHED for word in line.words[2:])),
+    ("needs a file of the hub", lambda line: any(word.startswith("hf:") for word in line.words)),
+    ("reads a file of the user's", lambda line: any(map(FILES.fullmatch, inputs(line)))),
+    ("reads a run of the user's", lambda line: any(word.startswith(DIRECTORIES) for word in inputs(line))),
+    ("hours of fine-tuning", lambda line: line.words[1] == "rl"),
+    (
+        "draws many crystals: tests/cli/test_sample.py draws few with each option",
+        lambda line: line.words[1] == "sample",
+    ),
+    ("written elsewhere: tests/cli/test_plot.py", lambda line: line.words[1] == "plot" and "-o" in line.words),
+)
+"""Why a line is not run; the first that holds."""
+
+
+def inputs(line: Line) -> list[str]:
+    """Words of a line without the outputs, which it makes itself."""
+    words = line.words[2:]
+    return [word for before, word in zip(("", *words), words, strict=False) if before not in ("-o", "--html", "--plot")]
+
+
+def why_not(line: Line) -> str | None:
+    """Why a line is not run, None if it is."""
+    if line.page == TUTORIAL or " ".join(line.words) in RUN:
+        return None
+    return next((reason for reason, holds in REASONS if holds(line)), None)
+
+
+def smaller(text: str) -> str:
+    """With the numbers of SMALLER."""
+    for words, fewer in SMALLER.items():
+        text = re.sub(rf"{re.escape(words)}(?!\d)", fewer, text)
+    return text
+
+
+def parse(line: Line) -> dict[str, object]:
+    """The parameters that the command of a line would be called with."""
+    command, words = get_command(app), list(line.words[1:])
+    while words and words[0].startswith("-"):
+        words.pop(0)
+    if not words:
+        return {}
+    while hasattr(command, "commands"):
+        command = command.commands[words.pop(0)]
+    return command.make_context(command.name, words).params
+
+
+VALUES = {
+    "space_group": lambda text: text.startswith("data:") or options.space_groups(text),
+    "formula": options.formula,
+    "bias": options.bias,
+    "shard": options.shard,
+    "elements": options.words,
+    "require": options.words,
+    "exclude": options.words,
+    "redraw": options.words,
+}
+"""What commands do with the text of these options before anything else."""
+
+
+@pytest.mark.parametrize("line", cfx_lines(), ids=str)
+def test_a_line_is_parsed(line):
+    if "--help" in line.words or "--version" in line.words:
+        return
+    given = parse(line)
+    for name, read in VALUES.items():
+        if isinstance(given.get(name), str):
+            read(given[name])
+    if isinstance(model := given.get("model"), str) and not Path(model).suffix and "/" not in model:
+        assert model in {"auto", *DIRECTORIES} or catalog.CATALOG[model].kind == catalog.MODEL
+    assert line.page == TUTORIAL or " ".join(line.words) in RUN or why_not(line), "run it, or say in REASONS why not"
+
+
+def test_an_option_that_does_not_exist_is_noticed():
+    wrong = Line("page.md", 1, (), ("cfx", "sample", "--sg", "194", "--number", "3"))
+    with pytest.raises(Exception, match="--number"):
+        parse(wrong)
+    with pytest.raises(Exception, match="valid integer"):
+        parse(Line("page.md", 1, (), ("cfx", "sample", "--n", "many")))
+
+
+def option_names(command) -> set[str]:
+    """Of a command and of those below it."""
+    own = {name for parameter in command.params for name in parameter.opts if name.startswith("--")}
+    return own.union(*map(option_names, getattr(command, "commands", {}).values()), {"--help", "--version", "--debug"})
+
+
+FOREIGN = {"--ideas", "--check", "--no-index", "--find-links", "--held-out", "--balanced"}
+"""Options of other programs that the pages name in passing: benchmarks/, tools/, pip."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_options_in_the_text_exist(page):
+    command = get_command(app)
+    for code in re.findall(r"(?<!`)`([^`\n]+)`(?!`)", page.read_text()):
+        words = re.match(r"cfx ([a-z]+)(?: (build|show))?\b", code)
+        assert not words or words[1] in command.commands, code
+        known = option_names(command.commands[words[1]] if words else command) | FOREIGN
+        assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) <= known, code
+
+
+class Desk:
+    """A directory in which the lines of pages are run."""
+
+    def __init__(self, directory: Path):
+        self.directory, self.environment = directory, dict(os.environ)
+        self.environment |= {"CFX_CACHE": str(directory / "cache"), "HF_HUB_OFFLINE": "1"}
+        self.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{self.environment['PATH']}"
+
+    def run(self, *words: str) -> subprocess.CompletedProcess:
+        """Runs a program; one that fails fails the test."""
+        programs = {"cfx": (sys.executable, "-c", "from cfx.cli import main; main()"), "python": (sys.executable,)}
+        command = [*programs[words[0]], *words[1:]]
+        done = subprocess.run(
+            command, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, (words, done.stdout, done.stderr)
+        return done
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory) -> Desk:
+    return Desk(tmp_path_factory.mktemp("desk"))
+
+
+def script_name(text: str) -> str | None:
+    """Of a script that says in its first line where it is saved."""
+    match = re.match(r"# (\w+\.py)\b", text)
+    return match and match[1]
+
+
+def test_the_tutorial_from_top_to_bottom(desk):
+    pytest.importorskip("chgnet")
+    pytest.importorskip("smact")
+    for block in blocks(ROOT / TUTORIAL):
+        if block.language == "python":
+            name = script_name(block.text)
+            (desk.directory / (name or "snippet.py")).write_text(smaller(block.text))
+            if not name:
+                desk.run("python", "snippet.py")
+        for line in command_lines(block):
+            if line.words[0] == "pipx":  # cfx is installed where the tests run
+                continue
+            desk.run(*smaller(" ".join(line.words)).split())
+    made = {path.name for path in desk.directory.iterdir()}
+    assert made >= {
+        "first.html",
+        "report.html",
+        "records.csv",
+        "scores.csv",
+        "nickelates.extxyz",
+        "tuned.cif",
+        "stable.cif",
+    }
+
+
+@pytest.mark.parametrize("text", [text for text in RUN if text in {" ".join(line.words) for line in cfx_lines()}])
+def test_lines_that_need_nothing(desk, text):
+    assert desk.run(*text.split()).stdout
+
+
+def scripts() -> list[Block]:
+    """Python of other pages that is no class of a reward and is not saved under a name."""
+    found = [block for page in PAGES for block in blocks(page) if block.language == "python" and block.page != TUTORIAL]
+    return [block for block in found if "def evaluate" not in block.text and script_name(block.text) is None]
+
+
+@pytest.mark.parametrize("block", scripts(), ids=lambda block: f"{block.page}:{block.line}")
+def test_scripts(desk, block):
+    (desk.directory / "snippet.py").write_text(smaller(block.text))
+    desk.run("python", "snippet.py")
