@@ -35,9 +35,12 @@ SEED = 20_261_124
 STABLE = 0.1
 """E_hull up to which the paper counts a crystal, eV/atom."""
 
-COMMON = ["--lr", "3e-4", "--inner-epochs", "2", "--batch-size", "256"]
+COMMON = ["--batch-size", "256", "--lr", "5e-4", "--inner-epochs", "1", "--minibatches", "2"]
 OPTIONS = {
-    "ehull": ["--sg", "data:model", "--steps", "120", *COMMON, "--e-hull-limit", "0.5", "--duplicate-penalty", "0.1"],
+    "ehull": [
+        *("--sg", "data:model", "--steps", "100", *COMMON, "--baseline", "group"),
+        *("--e-hull-limit", "4", "--log1p", "--kl-coef", "0.03", "--duplicate-penalty", "0.2"),
+    ],
     "fom": ["--sg", "225", "--steps", "60", *COMMON, "--duplicate-penalty", "2"],
 }
 GOOD = (10.0, 20.0)

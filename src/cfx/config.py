@@ -424,7 +424,8 @@ class RLConfig:
         clip_norm: largest global norm of the gradient.
         clip_range: epsilon of the clipped objective.
         kl_coef: tau, in units of the reward; None: the reward's own.
-        baseline: ema, a moving average of the mean reward, or batch, the mean reward of the rollout.
+        baseline: ema, a moving average of the mean reward; group, one for each space group; or batch, the mean reward
+            of the rollout.
         baseline_decay: of the moving average.
         likelihood: policy, the exact one of what is drawn, or published.
         target_kl: mean KL from the policy that drew the rollout at which its inner epochs end, nats; 0: never.
@@ -446,7 +447,7 @@ class RLConfig:
     clip_norm: float = 1.0
     clip_range: float = 0.2
     kl_coef: float | None = None
-    baseline: Literal["ema", "batch"] = "ema"
+    baseline: Literal["ema", "group", "batch"] = "ema"
     baseline_decay: float = 0.95
     likelihood: Literal["policy", "published"] = "policy"
     target_kl: float = 0.0
@@ -468,8 +469,8 @@ class RLConfig:
         for name in ("kl_coef", "target_kl", "max_kl"):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name.replace('_', ' ')} must not be negative, not {getattr(self, name)}")
-        choices = {"algorithm": ("ppo", "grpo"), "baseline": ("ema", "batch"), "likelihood": ("policy", "published")}
-        _check_choices(self, choices)
+        choices = {"algorithm": ("ppo", "grpo"), "baseline": ("ema", "group", "batch")}
+        _check_choices(self, choices | {"likelihood": ("policy", "published")})
         if not 0 <= self.baseline_decay < 1 or not 0 < self.max_failures <= 1:
             raise UsageError("the decay of the baseline is below 1, the share of failures between 0 and 1")
         if not 0 <= self.seed < 2**63:

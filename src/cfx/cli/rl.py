@@ -47,7 +47,7 @@ def command(
     kl_coef: Annotated[float | None, _option("tau, in units of the reward; by default the reward's own.")] = None,
     clip_range: Annotated[float | None, _option("Epsilon of the clipped objective.", "clip_range")] = None,
     clip_norm: Annotated[float | None, _option("Largest global norm of the gradient.", "clip_norm")] = None,
-    baseline: Annotated[str | None, _option("ema or batch.", "baseline")] = None,
+    baseline: Annotated[str | None, _option("ema, group (an average by space group), or batch.", "baseline")] = None,
     likelihood: Annotated[str | None, _option("policy, exact, or published.", "likelihood")] = None,
     target_kl: Annotated[
         float | None, _option("KL (nats) from the rollout's policy that ends its passes [none].")

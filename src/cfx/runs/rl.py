@@ -25,6 +25,7 @@ from cfx.reporter import Reporter
 from cfx.rewards.base import Reward
 from cfx.rewards.compose import Diversity
 from cfx.rlconfig import RewardRun
+from cfx.runs.baseline import Baseline
 from cfx.runs.policyrun import PolicyRun
 from cfx.runs.rewarded import CrystalLog
 from cfx.runs.rollout import Rollout, roll_out
@@ -96,7 +97,7 @@ class _Run:
         self.policy = None if published else self.wishes.policy
         self.kl_coef = config.rl.kl_coef if config.rl.kl_coef is not None else reward.kl_coef
         self.log = CrystalLog(files.path, config.rl.keep)
-        self.baseline: float | None = None
+        self.baseline = Baseline(config.rl)
 
     def execute(self, resume: bool) -> RLResult:
         """Runs from the beginning, or from the latest checkpoint, to the last step."""
@@ -139,7 +140,7 @@ class _Run:
             self.wishes,
         )
         self._check(rollout, step)
-        advantage = self._advantage(rollout.reward)
+        advantage = self._advantage(rollout)
         start = time.perf_counter()
         state, learnt = self._learn(state, rollout, advantage, step)
         seconds = rollout.seconds | {"updating": time.perf_counter() - start}
@@ -159,16 +160,12 @@ class _Run:
             "see whether reward and hull fit what the model draws; --max-failures allows more",
         )
 
-    def _advantage(self, reward: np.ndarray) -> np.ndarray:
+    def _advantage(self, rollout: Rollout) -> np.ndarray:
         """Rewards about their baseline, float32 [B]."""
         if self.config.algorithm == "grpo":
-            return group_advantage(reward, self.config.group_size).astype(np.float32)
-        mean, keep = float(reward.mean()), self.config.baseline_decay
-        if self.config.baseline == "batch" or self.baseline is None:
-            self.baseline = mean
-        else:
-            self.baseline = keep * self.baseline + (1 - keep) * mean
-        return (reward - self.baseline).astype(np.float32)
+            return group_advantage(rollout.reward, self.config.group_size).astype(np.float32)
+        baseline = self.baseline.update(rollout.reward, rollout.crystals.space_group)
+        return (rollout.reward - baseline).astype(np.float32)
 
     def _learn(
         self, state: FineTuneState, rollout: Rollout, advantage: np.ndarray, step: int
@@ -235,7 +232,7 @@ class _Run:
     def _describe(self, rollout: Rollout) -> dict[str, Any]:
         """The line of metrics of a rollout; parts of the reward are means over the crystals that have them."""
         ok = np.isfinite(rollout.value)
-        line: dict[str, Any] = {"reward": float(rollout.reward.mean()), "baseline": self.baseline}
+        line: dict[str, Any] = {"reward": float(rollout.reward.mean()), "baseline": self.baseline.mean}
         for quantile in QUANTILES:
             line[f"reward_q{100 * quantile:.0f}"] = float(np.quantile(rollout.value[ok], quantile))
         line["failures"] = 1 - float(ok.mean())
@@ -257,13 +254,14 @@ class _Run:
 
     def _restore(self) -> tuple[FineTuneState, int]:
         state, saved = self.files.restore()
-        step, self.baseline = saved["step"], saved["baseline"]
+        step = saved["step"]
+        self.baseline.restore(saved["baseline"])
         self.log.restore(step, self.reference.config.n_max)
         self.reporter.message(f"resuming {self.files.path} at step {step} of {self.config.steps}")
         return state, step
 
     def _saved(self, step: int) -> dict[str, Any]:
-        return {"step": step, "baseline": self.baseline, "kl_coef": self.kl_coef, "reward": self.reward.about}
+        return {"step": step, "baseline": self.baseline.saved(), "kl_coef": self.kl_coef, "reward": self.reward.about}
 
 
 def _summary(line: dict[str, Any], reward: Reward) -> str:
