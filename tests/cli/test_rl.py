@@ -77,8 +77,8 @@ def test_a_run_with_a_reward_of_one_s_own(tmp_path, monkeypatch):
     assert caught.value.exit_code == 7
 
 
-def test_a_run_on_a_prototype_keeps_its_sites_and_resumes(tmp_path, monkeypatch):
-    """Species and lattice are drawn, sites are given: log-probabilities are of what is drawn, and the ratio is exact."""
+def test_a_run_on_a_prototype_keeps_its_sites(tmp_path, monkeypatch):
+    """Species and lattice are drawn, sites are given; log-probabilities are of what is drawn."""
     from pymatgen.core import Lattice, Structure
 
     (tmp_path / "own_rl_reward.py").write_text(CONSTANT)

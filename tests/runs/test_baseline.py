@@ -34,7 +34,7 @@ def test_a_group_is_held_against_itself_once_it_is_known():
     seen = {225: 2 / 0.05, 1: 4 / 0.05}  # crystals in memory: n each step, fading by 0.95
     for group, own in ((225, 0.0), (1, -1.0)):
         expected = (seen[group] * own + PRIOR * mean) / (seen[group] + PRIOR)
-        assert found[GROUPS == group] == pytest.approx(expected, abs=0.05)
+        assert found[group == GROUPS] == pytest.approx(expected, abs=0.05)
 
 
 def test_a_group_that_is_new_is_drawn_towards_all():
