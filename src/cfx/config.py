@@ -370,6 +370,8 @@ class RewardConfig:
         hull: of ehull, as a file or a name.
         hull_scale: of its energies where the file does not say: raw or mp2020.
         e_hull_limit: up to which E_hull counts, eV/atom; a crystal without one counts as that.
+        e_hull_floor: below which E_hull is not believed, eV/atom: that far under all known phases are gaps of the hull
+            and errors of the potential.
         gap_model: of gap and fom: bundled, matgl:NAME or matgl:/directory.
         dielectric_model: of dielectric and fom, likewise.
         property_name: what the model of property:MODEL predicts.
@@ -387,6 +389,7 @@ class RewardConfig:
     hull: str = "chgnet-mp"
     hull_scale: str | None = None
     e_hull_limit: float = 2.0
+    e_hull_floor: float = -0.2
     gap_model: str = "bundled"
     dielectric_model: str = "bundled"
     property_name: str = "property"
@@ -402,6 +405,8 @@ class RewardConfig:
             raise UsageError(f"the distance from a target is square or absolute, not {self.distance!r}")
         if not 0 < self.e_hull_limit < math.inf:
             raise UsageError(f"the limit of E_hull must be positive, not {self.e_hull_limit}")
+        if not -math.inf < self.e_hull_floor < 0:
+            raise UsageError(f"the floor of E_hull must be negative, not {self.e_hull_floor}")
         if self.novelty_bonus and self.reference is None:
             raise UsageError("a bonus for novelty needs known crystals", "name them with --reference")
         for name in ("novelty_bonus", "duplicate_penalty"):

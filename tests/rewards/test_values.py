@@ -58,6 +58,17 @@ def test_ehull_is_minus_the_height_up_to_the_limit():
     assert load_reward(RewardConfig("ehull", e_hull_limit=0.3), hull_of).failure == -0.3
 
 
+def test_what_lies_far_below_all_known_phases_is_not_believed():
+    """The bundled hull knows no compound of sodium and fluorine, which is what a policy finds out first."""
+    salt = rock_salt("Na", "F", 4.7)
+    reward = load_reward(RewardConfig("ehull"), hull_of)
+    batch = reward.evaluate([salt])
+    assert not batch.ok[0] and batch.reasons == ["more than 0.2 eV/atom below all known phases"]
+    assert batch.metrics["E_hull (eV/atom)"][0] < -1
+    believed = load_reward(RewardConfig("ehull", e_hull_floor=-10.0), hull_of).evaluate([salt])
+    assert believed.ok[0] and believed.value[0] > 1
+
+
 def test_energy_is_that_of_the_potential_for_an_atom():
     from cfx.potentials.base import load_potential
 

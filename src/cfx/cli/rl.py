@@ -67,6 +67,9 @@ def command(
     e_hull_limit: Annotated[
         float, typer.Option(help="Up to which E_hull counts, eV/atom; the paper has 10.")
     ] = REWARDS.e_hull_limit,
+    e_hull_floor: Annotated[
+        float, typer.Option(help="Below which E_hull is not believed, eV/atom: there the hull has gaps.")
+    ] = REWARDS.e_hull_floor,
     gap_model: Annotated[str, typer.Option(help="bundled, matgl:NAME or matgl:/directory.")] = REWARDS.gap_model,
     dielectric_model: Annotated[str, typer.Option(help="Likewise.")] = REWARDS.dielectric_model,
     property_name: Annotated[str, typer.Option(help="What the model of property:MODEL predicts.")] = "property",
@@ -145,6 +148,7 @@ def command(
         hull,
         hull_scale,
         e_hull_limit,
+        e_hull_floor,
         gap_model,
         dielectric_model,
         property_name,

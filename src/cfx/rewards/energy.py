@@ -19,16 +19,20 @@ FORCE_LIMIT = 20.0
 
 
 class EHull:
-    """Minus the energy above the hull of the crystal as it is, eV/atom (2504.02367, Section "Reward")."""
+    """Minus the energy above the hull of the crystal as it is, eV/atom (2504.02367, Section "Reward").
+
+    A crystal far below all known phases is a failure: a policy finds the gaps of a hull, and what a potential gets
+    wrong, faster than stable crystals.
+    """
 
     name, unit = "ehull", "eV/atom"
     kl_coef = 0.1
 
-    def __init__(self, potential: Potential, hull: Hull, limit: float):
-        """Rewards between -limit and limit, eV/atom; failures score worst."""
-        self.about = f"energies by {potential.name}, above the hull {hull}, up to {limit:g} eV/atom"
+    def __init__(self, potential: Potential, hull: Hull, limit: float, floor: float):
+        """Rewards between -limit and -floor, eV/atom; failures score worst."""
+        self.about = f"energies by {potential.name}, above the hull {hull}, from {floor:g} up to {limit:g} eV/atom"
         self.failure = -limit
-        self._potential, self._hull, self._limit = potential, hull, limit
+        self._potential, self._hull, self._limit, self._floor = potential, hull, limit, floor
 
     def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
         """See `Reward`."""
@@ -36,7 +40,12 @@ class EHull:
         judged = [one if ok else None for one, ok in zip(structures, batch.ok, strict=True)]
         heights = self._hull.evaluate(judged, batch.energy.tolist(), self._potential.scale)
         reasons = [one or other for one, other in zip(batch.reasons, heights.reasons, strict=True)]
-        value = np.clip(-heights.e_above_hull, -self._limit, self._limit)
+        under = f"more than {-self._floor:g} eV/atom below all known phases"
+        reasons = [
+            reason or (under if height < self._floor else "")
+            for reason, height in zip(reasons, heights.e_above_hull, strict=True)
+        ]
+        value = np.clip(-heights.e_above_hull, -self._limit, -self._floor)
         metrics = {"E_hull (eV/atom)": heights.e_above_hull, "energy (eV/atom)": _per_atom(batch, structures)}
         return make_batch(value, reasons, metrics)
 

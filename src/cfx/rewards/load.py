@@ -74,7 +74,7 @@ def _from_potential(name: str, config: RewardConfig, open_hull: Callable[[Potent
     potential = load_potential(config.potential, config.device)
     if name != "ehull":
         return (Energy if name == "energy" else Force)(potential)
-    return EHull(potential, open_hull(potential), config.e_hull_limit)
+    return EHull(potential, open_hull(potential), config.e_hull_limit, config.e_hull_floor)
 
 
 def _from_properties(name: str, config: RewardConfig) -> Reward:
