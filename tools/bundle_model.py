@@ -1,9 +1,10 @@
-"""Turns a finished training run into a bundled model.
+"""Turns a finished run of cfx train, or of cfx rl with a reward, into a bundled model.
 
     python tools/bundle_model.py RUN mini
 
-Copies RUN/best into src/cfx/resources/models/NAME with half-precision storage, keeps what the model card reports,
-and checks that rounding to float16 changed the validation loss by less than 0.01 nats if --validation is given.
+Copies RUN/best, of cfx rl RUN/final, into src/cfx/resources/models/NAME with half-precision storage and keeps what the
+model card reports. With --validation it checks that rounding to float16 changed the loss of these crystals by less than
+0.01 nats.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ def main() -> None:
     arguments.add_argument("--validation", type=Path, help="crystals to measure the rounding with")
     options = arguments.parse_args()
 
-    best = load_checkpoint(options.run / "best")
     lines = [json.loads(line) for line in (options.run / "metrics.jsonl").read_text().splitlines()]
-    chosen = next(line for line in lines if line["step"] == best.info["step"])
-    info = {key: best.info[key] for key in ("step", "epoch", "run", "space_groups", "elements")} | {
-        "metrics": {part: chosen[part] for part in ("train", "validation")},
-    }
+    fine_tuned = "rl" in lines[-1]
+    best = load_checkpoint(options.run / ("final" if fine_tuned else "best"))
+    step = best.info["rl"]["step"] if fine_tuned else best.info["step"]
+    chosen = next(line for line in lines if line["step"] == step)
+    kept = {key: best.info[key] for key in ("step", "epoch", "rl", "space_groups", "elements") if key in best.info}
+    metrics = {part: chosen[part] for part in ("train", "validation", "rl") if part in chosen}
+    info = kept | {"run": anonymous(best.info["run"]), "metrics": metrics}
     target = MODELS / options.name
     target.parent.mkdir(exist_ok=True)
     card = target / "README.md"
@@ -40,6 +43,13 @@ def main() -> None:
     if options.validation:
         measure_rounding(best, target, options.validation)
     print(json.dumps(info["metrics"], indent=1))
+
+
+def anonymous(run: dict) -> dict:
+    """What the run did, with files by their names alone."""
+    if isinstance(run, dict):
+        return {key: anonymous(value) for key, value in run.items()}
+    return Path(run).name if isinstance(run, str) and Path(run).is_absolute() else run
 
 
 def measure_rounding(best: Checkpoint, target: Path, validation: Path) -> None:

@@ -80,6 +80,22 @@ _ENTRIES = (
         CRYSTALFORMER,
         resource="models/mini",
     ),
+    Entry(
+        "mini-rl-ehull",
+        MODEL,
+        "bundled; mini, fine-tuned for a low energy above the hull (CHGNet on chgnet-mp)",
+        "Apache-2.0",
+        CRYSTALFORMER_RL,
+        resource="models/mini-rl-ehull",
+    ),
+    Entry(
+        "mini-rl-fom",
+        MODEL,
+        "bundled; mini, fine-tuned in space group 225 for dielectric constant times band gap",
+        "Apache-2.0",
+        CRYSTALFORMER_RL,
+        resource="models/mini-rl-fom",
+    ),
     _published(
         "alex20",
         "alex20/PBE/epoch_005500.pkl",

@@ -12,7 +12,7 @@ from cfx.config import DPOConfig, RewardConfig, RLConfig, SampleConfig, Shape, T
 from cfx.errors import UsageError
 
 PRESETS = {
-    "mini": RLConfig(),
+    "mini": RLConfig(learning_rate=5e-4, inner_epochs=1, minibatches=2, baseline="group"),
     "published": RLConfig(steps=200, batch_size=1000, likelihood="published"),
 }
 """By name: for the bundled model on a few cores; the paper's figures (tau 0.1 is its, too: --kl-coef 0.1)."""

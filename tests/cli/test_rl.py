@@ -86,7 +86,18 @@ def test_a_run_on_a_prototype_keeps_its_sites(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sites = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
     Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], sites).to("perovskite.cif")
-    options = ["--model", "mini", "--from", "perovskite.cif", "--redraw", "lattice", "--batch-size", "16"]
+    options = [
+        "--model",
+        "mini",
+        "--from",
+        "perovskite.cif",
+        "--redraw",
+        "lattice",
+        "--batch-size",
+        "16",
+        "--minibatches",
+        "1",
+    ]
     run("--reward", "own_rl_reward:Density", "--steps", "1", "--inner-epochs", "1", "-o", "run", *options)
     drawn = [json.loads(line) for line in (tmp_path / "run" / "crystals.jsonl").read_text().splitlines()]
     assert {(one["space_group"], len(one["species"])) for one in drawn} == {(221, 3)}

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from cfx.cli import options
-from cfx.config import DPOConfig, RewardConfig, RLConfig, Shape
+from cfx.config import DPOConfig, RewardConfig, Shape
 from cfx.errors import UsageError
 from cfx.rlconfig import PRESETS
 
-DEFAULTS, PAIRS, REWARDS = RLConfig(), DPOConfig(), RewardConfig()
+DEFAULTS, PAIRS, REWARDS = PRESETS["mini"], DPOConfig(), RewardConfig()
 
 
 def _option(text: str, field: str | None = None, config: Any = DEFAULTS) -> Any:
@@ -43,7 +43,7 @@ def command(
     inner_epochs: Annotated[int | None, _option("Passes over a rollout.", "inner_epochs")] = None,
     minibatches: Annotated[int | None, _option("Updates in a pass.", "minibatches")] = None,
     group_size: Annotated[int | None, _option("Crystals in a group of grpo.", "group_size")] = None,
-    lr: Annotated[float | None, _option("Learning rate of Adam.", "learning_rate")] = None,
+    lr: Annotated[float | None, _option("Learning rate of Adam; of dpo 0.0001.", "learning_rate")] = None,
     kl_coef: Annotated[float | None, _option("tau, in units of the reward; by default the reward's own.")] = None,
     clip_range: Annotated[float | None, _option("Epsilon of the clipped objective.", "clip_range")] = None,
     clip_norm: Annotated[float | None, _option("Largest global norm of the gradient.", "clip_norm")] = None,
