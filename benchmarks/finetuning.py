@@ -39,7 +39,7 @@ COMMON = ["--batch-size", "256", "--lr", "5e-4", "--inner-epochs", "1", "--minib
 OPTIONS = {
     "ehull": [
         *("--sg", "data:model", "--steps", "80", *COMMON, "--baseline", "group"),
-        *("--e-hull-limit", "4", "--log1p", "--kl-coef", "0.03", "--duplicate-penalty", "0.5"),
+        *("--threshold=-0.1", "--kl-coef", "0.03", "--composition-penalty", "0.3"),
     ],
     "fom": ["--sg", "225", "--steps", "60", *COMMON, "--duplicate-penalty", "2"],
 }

@@ -379,6 +379,7 @@ class RewardConfig:
         distance: from it: square or absolute.
         novelty_bonus: added for a crystal that is not in `reference`.
         duplicate_penalty: taken off for a crystal that matches an earlier one of its batch.
+        composition_penalty: taken off for one of an earlier one's reduced composition, whatever its structure.
         reference: known crystals, as a file or a name.
         device: of potentials and models: cpu or cuda.
     """
@@ -397,6 +398,7 @@ class RewardConfig:
     distance: Literal["square", "absolute"] = "square"
     novelty_bonus: float = 0.0
     duplicate_penalty: float = 0.0
+    composition_penalty: float = 0.0
     reference: str | None = None
     device: str = "cpu"
 
@@ -409,7 +411,7 @@ class RewardConfig:
             raise UsageError(f"the floor of E_hull must be negative, not {self.e_hull_floor}")
         if self.novelty_bonus and self.reference is None:
             raise UsageError("a bonus for novelty needs known crystals", "name them with --reference")
-        for name in ("novelty_bonus", "duplicate_penalty"):
+        for name in ("novelty_bonus", "duplicate_penalty", "composition_penalty"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name.replace('_', ' ')} must not be negative, not {getattr(self, name)}")
 

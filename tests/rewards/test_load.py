@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pymatgen.core import Lattice, Structure
 
 from cfx.config import RewardConfig, Shape
 from cfx.errors import DependencyError, UsageError
 from cfx.rewards.base import make_batch
-from cfx.rewards.compose import Weighted, shape_values
+from cfx.rewards.compose import Diversity, Weighted, shape_values
 from cfx.rewards.load import load_reward, split
 
 
@@ -100,3 +101,17 @@ def test_infinite_and_missing_values_are_failures():
     assert batch.ok.tolist() == [True, False, False, False]
     assert batch.reasons == ["", *["the reward is no finite number"] * 2, "broken"]
     assert np.isnan(batch.value[1:]).all()
+
+
+def test_penalties_for_a_repeated_structure_and_a_repeated_composition():
+    def salt(edge: float, coordinate: float = 0.5, symbols=("Na", "Cl")) -> Structure:
+        return Structure(Lattice.cubic(edge), symbols, [[0, 0, 0], [coordinate] * 3])
+
+    other = Structure(Lattice.hexagonal(4, 9), ["Na", "Na", "Cl", "Cl"], [[0, 0, z] for z in (0, 0.1, 0.4, 0.8)])
+    crystals = [salt(3.5), salt(3.5), other, None, salt(3.5, symbols=("K", "Cl")), None]
+    nothing = np.zeros(6, bool)
+    added, found = Diversity(composition_penalty=0.3).evaluate(crystals, nothing)
+    np.testing.assert_allclose(added, [0, -0.3, -0.3, 0, 0, 0])
+    assert found["unique"][:3].tolist() == [1, 0, 1]
+    added, _ = Diversity(duplicate_penalty=1, composition_penalty=0.3).evaluate(crystals, nothing)
+    np.testing.assert_allclose(added, [0, -1.3, -0.3, 0, 0, 0])

@@ -81,6 +81,7 @@ def command(
     reference: Annotated[str | None, _option("Known crystals, for the novelty in the log and its bonus.")] = None,
     novelty_bonus: Annotated[float, typer.Option(help="Added for crystals not in --reference.")] = 0.0,
     duplicate_penalty: Annotated[float, typer.Option(help="Taken off for repeats in a rollout.")] = 0.0,
+    composition_penalty: Annotated[float, typer.Option(help="Taken off for repeated compositions.")] = 0.0,
     device: Annotated[str, typer.Option(help="Of potential and property models: cpu or cuda.")] = "cpu",
     temperature: Annotated[float, typer.Option(help="Of the draws.")] = 1.0,
     elements: Annotated[str | None, _option("Elements allowed: La,Ni,O.")] = None,
@@ -156,6 +157,7 @@ def command(
         distance,
         novelty_bonus,
         duplicate_penalty,
+        composition_penalty,
         reference,
         device,
     )
@@ -232,7 +234,7 @@ def _judges(rewards: RewardConfig, reporter) -> tuple[Any, Any]:
     reward = load_reward(rewards, lambda potential: open_hull(rewards.hull, rewards.hull_scale, potential, reporter))
     reporter.message(f"reward {reward.name}: {reward.about}")
     known = read_reference(rewards.reference, -1, reporter) if rewards.reference else None
-    return reward, Diversity(rewards.novelty_bonus, rewards.duplicate_penalty, known)
+    return reward, Diversity(rewards.novelty_bonus, rewards.duplicate_penalty, rewards.composition_penalty, known)
 
 
 def _resume(run: Path, reporter) -> None:

@@ -93,11 +93,13 @@ class Diversity:
     Attributes:
         novelty_bonus: for a crystal that matches none of `reference`.
         duplicate_penalty: for a crystal that matches an earlier one of its batch.
+        composition_penalty: for a crystal that has the reduced composition of an earlier one of its batch.
         reference: known crystals.
     """
 
     novelty_bonus: float = 0.0
     duplicate_penalty: float = 0.0
+    composition_penalty: float = 0.0
     reference: Reference | None = None
 
     def evaluate(
@@ -113,9 +115,21 @@ class Diversity:
         unique = np.array([record.unique for record in find_duplicates(compared, 1)], float)
         there = np.array([one is not None for one in structures])
         added = -self.duplicate_penalty * ((unique == 0) & there)
+        if self.composition_penalty:
+            added = added - self.composition_penalty * _repeats([one and one.composition for one in structures])
         found = {"unique": unique}
         if self.reference is not None:
             novel = np.array([bool(record.novel) for record in find_novel(structures, self.reference, 1)], float)
             found["novel"] = novel
             added = added + self.novelty_bonus * novel
         return added, found
+
+
+def _repeats(compositions: Sequence) -> np.ndarray:
+    """Whether an earlier one is the same up to a factor, float64 [n]; None never is."""
+    seen, repeats = set(), np.zeros(len(compositions))
+    for i, one in enumerate(compositions):
+        formula = None if one is None else one.reduced_formula
+        repeats[i] = formula is not None and formula in seen
+        seen.add(formula)
+    return repeats
