@@ -15,12 +15,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from typer.main import get_command
 
 from cfx import catalog
 from cfx.cli import options
 from cfx.cli.app import app
+from cfx.io.resources import resource_directory
 
 from .pages import PAGES, ROOT, Block, Line, blocks, cfx_lines, command_lines
 
@@ -30,12 +33,15 @@ SMALLER = {
     "-n 20": "-n 2",
     "--n 20": "--n 2",
     "--epochs 10": "--epochs 1",
-    "--steps 5 --batch-size 64": "--steps 1 --batch-size 8 --inner-epochs 1 --max-sites 1",
+    "--steps 5 --batch-size 64": "--steps 1 --batch-size 8 --inner-epochs 1 --max-sites 1 --max-failures 1",
+    "--model mini": "--model small",
+    "--from mini": "--from small",
+    'load_model("mini")': 'load_model("small")',
     "n=20": "n=2",
     "n=100": "n=2",
     "len(one) <= 8": "len(one) <= 1",
 }
-"""What the tests run instead of what the pages say, so that they take seconds."""
+"""What the tests run instead of what the pages say, so that they take seconds; small is mini with a single layer."""
 
 RUN = (
     "cfx fetch --list",
@@ -154,6 +160,20 @@ def test_options_in_the_text_exist(page):
         assert set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code)) <= known, code
 
 
+def write_small(target: Path) -> None:
+    """Writes the bundled model without most of its layers, which compiles faster."""
+    bundled = resource_directory(catalog.CATALOG["mini"])
+    described = json.loads((bundled / "checkpoint.json").read_text())
+    described["model"]["num_layers"] = 1
+    params = load_file(bundled / "params.safetensors")
+    few = {
+        name: np.ascontiguousarray(leaf[:1]) if name.startswith("blocks/") else leaf for name, leaf in params.items()
+    }
+    target.mkdir()
+    (target / "checkpoint.json").write_text(json.dumps(described))
+    save_file(few, target / "params.safetensors")
+
+
 class Desk:
     """A directory in which the lines of pages are run."""
 
@@ -165,6 +185,7 @@ class Desk:
         self.environment["JAX_COMPILATION_CACHE_DIR"] = str(directory / "cache" / "compiled")
         self.environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
+        write_small(directory / "small")
         starter = [sys.executable, str(Path(__file__).parent / "starter.py")]
         self.starter = subprocess.Popen(
             starter, cwd=directory, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
