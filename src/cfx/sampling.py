@@ -196,7 +196,7 @@ def _judge(request: SampleConfig, wished: Constraints, drawn: Drawn) -> list[str
         if not finite[row]:
             reasons.append("numbers that are not finite")
         elif not wanted[row]:
-            reasons.append("constraints not met")
+            reasons.append("against the constraints")
         elif request.keep_invalid:
             reasons.append(None)
         elif not physical[row]:

@@ -136,7 +136,7 @@ def test_masks_leave_out_and_steer(drawn):
     has_oxygen = np.array([[8 in row for row in drawn[name].crystals.species] for name in ("plain", "bias")])
     assert has_oxygen[1].mean() > 0.5 > has_oxygen[0].mean()
     for found in drawn.values():
-        assert set(found.rejected) <= {"constraints not met"}
+        assert set(found.rejected) <= {"against the constraints"}
     for name in ("element mask", "max sites", "max atoms", "letters", "tied", "kept"):
         assert not drawn[name].rejected, name
     assert drawn["require"].rejected  # no mask: draws that lack an element do not count
@@ -392,7 +392,7 @@ def test_draws_are_distributed_as_the_policy_and_exact_ones_as_the_filtered_mode
     assert 0.05 < filtered.sum() < 0.95
     drawn = {wish: collect(small, wish) for wish in (SMALL, exact)}
     assert not drawn[SMALL].rejected
-    share = exact.n / (exact.n + drawn[exact].rejected["constraints not met"])
+    share = exact.n / (exact.n + drawn[exact].rejected["against the constraints"])
     assert share == pytest.approx(filtered.sum(), abs=0.02)
     observed = {wish: counts(found.crystals, outcomes) for wish, found in drawn.items()}
     assert p_value(observed[SMALL], masked) > FALSE_ALARM

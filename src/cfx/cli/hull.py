@@ -63,7 +63,12 @@ def show(
         return
     missing = content.pop("missing", None)
     for key, value in content.items():
-        print(f"{key.replace('_', ' ')}: {value}")
+        if isinstance(value, dict):
+            value = ", ".join(f"{size}: {count:,}" for size, count in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(value) or "none"
+        if value not in (None, ""):
+            print(f"{key.replace('_', ' ')}: {value}")
     if missing is not None:
         few = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         print(f"missing: {len(missing)}{': ' * bool(few)}{few}")

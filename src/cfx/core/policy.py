@@ -1,7 +1,7 @@
 """The distributions that crystals are drawn from: the model's, under a request's constraints and sharpness.
 
 The published log-probability (`likelihood`) is what training minimises. The policy's is the exact one of what the
-decoder draws (MODEL: 2504.02367, Section "Method"; where the two differ is said in docs/architecture.md): coordinates
+decoder draws (MODEL: 2504.02367, Section "Method"; where the two differ is said in docs/science.md): coordinates
 tied to another one are not drawn, the lattice comes from one component for all six parameters, and masks, biases,
 temperature and top-p are in force. A step with one possible outcome contributes zero.
 """

@@ -116,5 +116,5 @@ def _checked(name: str, found: object) -> Reward:
         part for part in ("name", "about", "unit", "kl_coef", "failure", "evaluate") if not hasattr(reward, part)
     ]
     if missing:
-        raise UsageError(f"{name} is no reward: it has no {', '.join(missing)}", "see docs/rewards.md for the protocol")
+        raise UsageError(f"{name} is no reward: it has no {', '.join(missing)}", "see docs/howto/own-reward.md")
     return reward
