@@ -38,8 +38,8 @@ STABLE = 0.1
 COMMON = ["--batch-size", "256", "--lr", "5e-4", "--inner-epochs", "1", "--minibatches", "2"]
 OPTIONS = {
     "ehull": [
-        *("--sg", "data:model", "--steps", "80", *COMMON, "--baseline", "group"),
-        *("--threshold=-0.1", "--kl-coef", "0.03", "--composition-penalty", "0.3"),
+        *("--sg", "data:model", "--steps", "60", *COMMON, "--baseline", "group"),
+        *("--e-hull-limit", "4", "--log1p", "--kl-coef", "0.03", "--composition-penalty", "0.3"),
     ],
     "fom": ["--sg", "225", "--steps", "60", *COMMON, "--duplicate-penalty", "2"],
 }
