@@ -41,7 +41,7 @@ OPTIONS = {
         *("--sg", "data:model", "--steps", "60", *COMMON, "--baseline", "group"),
         *("--e-hull-limit", "4", "--log1p", "--kl-coef", "0.03", "--composition-penalty", "0.3"),
     ],
-    "fom": ["--sg", "225", "--steps", "60", *COMMON, "--duplicate-penalty", "2"],
+    "fom": ["--sg", "225", "--steps", "60", *COMMON, "--composition-penalty", "3"],
 }
 GOOD = (10.0, 20.0)
 """Figures of merit to count crystals above, eV."""

@@ -64,7 +64,7 @@ def test_an_evaluation_of_relaxed_crystals(cfx, tmp_path):
 
 
 def test_an_interrupted_run_is_continued(cfx, start_cfx, tmp_path):
-    crystals = {f"c{i}": (l12("Cu", "Au", 3.9 + i / 1000) * (2, 2, 1)).perturb(0.05) for i in range(150)}
+    crystals = {f"c{i}": (l12("Cu", "Au", 3.9 + i / 1000) * (2, 2, 1)).perturb(0.05) for i in range(90)}
     write(tmp_path / "many.jsonl", **crystals)
     arguments = ["relax", "many.jsonl", "--potential", EMT, "--steps", 30, "-o", "out.jsonl", "--workers", 1]
     process = start_cfx(*arguments)
@@ -77,11 +77,11 @@ def test_an_interrupted_run_is_continued(cfx, start_cfx, tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 143 and "continue with --resume" in stderr
     done = len(partial.read_text().splitlines()) - 1
-    assert 0 < done < 150 and not (tmp_path / "out.jsonl").exists()
+    assert 0 < done < 90 and not (tmp_path / "out.jsonl").exists()
     assert cfx(*arguments).returncode == 8  # an unfinished run is not lost
     assert cfx(*arguments, "--fmax", 0.2, "--resume").returncode == 2
     with open(partial, "a") as file:
-        file.write('{"row": 149, "na')  # as a kill leaves it
+        file.write('{"row": 89, "na')  # as a kill leaves it
     result = cfx(*arguments, "--resume")
     assert result.returncode == 0, result.stderr
     resumed = (tmp_path / "out.jsonl").read_text()
