@@ -41,7 +41,10 @@ OPTIONS = {
         *("--sg", "data:model", "--steps", "60", *COMMON, "--baseline", "group"),
         *("--e-hull-limit", "4", "--log1p", "--kl-coef", "0.03", "--composition-penalty", "0.3"),
     ],
-    "fom": ["--sg", "225", "--steps", "60", *COMMON, "--composition-penalty", "3"],
+    "fom": [
+        *("--sg", "225", "--steps", "8", "--lr", "3e-4", "--inner-epochs", "1", "--minibatches", "2"),
+        *("--kl-coef", "2", "--composition-penalty", "15"),
+    ],
 }
 GOOD = (10.0, 20.0)
 """Figures of merit to count crystals above, eV."""
@@ -70,7 +73,7 @@ def mean(values: np.ndarray) -> dict:
 
 def judge(name: str, draws: Path, options: argparse.Namespace) -> tuple[dict, dict[str, np.ndarray]]:
     """What draws are worth, in sum and by crystal."""
-    report = json.loads(cfx("eval", draws, "--reference", options.reference, "--hull", "none", "--json", capture=True))
+    report = json.loads(cfx("eval", draws, "--reference", options.reference, "--json", capture=True))
     rates = report["files"][0]["summary"]
 
     def hull(potential: Potential):
@@ -148,14 +151,15 @@ def draw_figure(name: str, run: Path, values: dict[str, dict[str, np.ndarray]], 
         left.fill_between(step, low, high, color=COLOURS[0], alpha=0.15, lw=0, label="10 to 90 % of the crystals")
         left.plot(step, middle, color=COLOURS[0], alpha=0.5, lw=1, label="median")
         left.plot(step, [line["reward"] for line in lines], color=COLOURS[0], label="mean, failures included")
-        left.set(title=f"Reward, {'eV/atom' if name == 'ehull' else 'eV'}", xlabel="step")
+        left.set(title="Reward, -log(1 + E_hull)" if name == "ehull" else "Reward, eV", xlabel="step")
         left.legend(loc="best", fontsize=8)
         key = "E_hull (eV/atom)" if name == "ehull" else "figure of merit (eV)"
         bins = np.linspace(-0.5, 4, 46) if name == "ehull" else np.linspace(0, 40, 41)
         for colour, (label, found) in zip(COLOURS, values.items(), strict=False):
             shown = np.clip(found[key], bins[0], bins[-1])
             right.hist(shown[np.isfinite(shown)], bins, color=colour, alpha=0.5, label=label)
-        right.set(title=f"{key[0].upper()}{key[1:]} of new draws", ylabel="crystals")
+        title = f"{key[0].upper()}{key[1:]} of new draws"
+        right.set(title=title, ylabel="crystals", xlabel="what is beyond is in the first and last bar")
         right.legend()
         figure.savefig(path, metadata={"Date": None})
 
@@ -166,6 +170,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--reference", required=True, help="known crystals: what the model was trained on")
+    parser.add_argument("--known", help="known crystals to be found again, if not the reference")
     parser.add_argument("--second", help="a potential for a second opinion on stability")
     parser.add_argument("--relaxed", type=int, default=0, help="crystals to relax")
     parser.add_argument("-n", type=int, default=1000, help="draws to judge by")
@@ -204,7 +209,16 @@ def main() -> None:
     if name == "fom":
         files = [word for moment in ("before", "after") for word in ("--from", options.out / f"{moment}.jsonl")]
         plot = options.out / "retrieval.svg"
-        words = ("--reference", options.reference, "--property", "fom", "--plot", plot, "--force", "--json")
+        words = (
+            "--reference",
+            options.known or options.reference,
+            "--property",
+            "fom",
+            "--plot",
+            plot,
+            "--force",
+            "--json",
+        )
         result["retrieval"] = json.loads(cfx("retrieve", *files, *words, capture=True))
     draw_figure(name, run, values, options.out / "figure.svg")
     (options.out / "result.json").write_text(json.dumps(result, indent=1))

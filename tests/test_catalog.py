@@ -67,3 +67,16 @@ def test_addresses():
 def test_addresses_that_lead_nowhere(text):
     with pytest.raises(UsageError, match="names no file"):
         parse(text)
+
+
+@pytest.mark.parametrize("name", ["mini", "mini-rl-ehull", "mini-rl-fom"])
+def test_bundled_models_are_there_with_their_cards(name):
+    from cfx.io.resources import resource_directory
+    from cfx.model import load_model
+
+    model, card = load_model(name), resource_directory(CATALOG[name]) / "README.md"
+    assert model.config == load_model("mini").config
+    assert f"Model card: {name}\n" in card.read_text()
+    assert ("rl" in model.info) == ("-rl-" in name)
+    crystals = model.sample(225, n=4, seed=0)
+    assert len(crystals) == 4 and (crystals.space_group == 225).all()

@@ -31,6 +31,8 @@ def main() -> None:
     step = best.info["rl"]["step"] if fine_tuned else best.info["step"]
     chosen = next(line for line in lines if line["step"] == step)
     kept = {key: best.info[key] for key in ("step", "epoch", "rl", "space_groups", "elements") if key in best.info}
+    if fine_tuned:
+        kept["rl"] = {key: value for key, value in kept["rl"].items() if key != "baseline"}
     metrics = {part: chosen[part] for part in ("train", "validation", "rl") if part in chosen}
     info = kept | {"run": anonymous(best.info["run"]), "metrics": metrics}
     target = MODELS / options.name

@@ -14,6 +14,8 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parent.parent
 ELSEWHERE = {
     "src/cfx/resources/models/mini/README.md": "cards/mini.md",
+    "src/cfx/resources/models/mini-rl-ehull/README.md": "cards/mini-rl-ehull.md",
+    "src/cfx/resources/models/mini-rl-fom/README.md": "cards/mini-rl-fom.md",
     "src/cfx/resources/hulls/chgnet-mp/README.md": "cards/chgnet-mp.md",
     "src/cfx/resources/properties/README.md": "cards/properties.md",
     "CHANGELOG.md": "changelog.md",

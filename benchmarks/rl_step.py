@@ -1,0 +1,85 @@
+"""What an update of cfx rl costs at the size of a model, as JSON.
+
+    python benchmarks/rl_step.py DATA [--crystals 128]
+
+A step scores its crystals twice, under the policy and the reference, and makes `inner epochs` passes of gradients. Both
+are timed after compilation, in the batches that cfx rl makes, on crystals of DATA (lengths decide, so weights may be
+random): for `mini` and for the published Alex-20 size, with the passes of the preset `mini` and of the paper. Drawing
+as many crystals is printed by benchmarks/sampling.py; what a reward costs is in the metrics of a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cfx.config import ModelConfig
+from cfx.core import objectives
+from cfx.core.batches import BatchPlan, fill, num_tokens
+from cfx.core.finetune import ppo_gradient, score
+from cfx.core.likelihood import init_params
+from cfx.io.dataset import load_dataset
+from cfx.model import load_model
+from cfx.rlconfig import PRESETS
+from cfx.runs.rl import LENGTHS
+
+
+def seconds(run) -> float:
+    """The shorter of two times, after one call that compiles."""
+    run()
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def measure(params, config: ModelConfig, crystals) -> dict[str, float]:
+    """Seconds of scoring and of a pass of gradients, with the published likelihood."""
+    tokens = max(len(crystals) // 8, 8) * num_tokens(6)
+    batches = BatchPlan(crystals.num_sites, config.n_max, tokens, LENGTHS).epoch()
+
+    def scoring():
+        for batch in batches:
+            rows, _ = fill(batch)
+            jax.block_until_ready(score(params, config, crystals.take(rows, batch.slots), None))
+
+    def gradients():
+        for batch in batches:
+            rows, weight = fill(batch)
+            rollout = objectives.Rollout(*(np.zeros(len(rows), np.float32),) * 3)
+            part = crystals.take(rows, batch.slots)
+            coefs = (np.float32(0.1), np.float32(0.2))
+            jax.block_until_ready(ppo_gradient(params, part, weight, rollout, None, *coefs, config=config))
+
+    found = {"scoring": seconds(scoring), "gradients": seconds(gradients)}
+    for name in PRESETS:
+        found[f"step, preset {name}"] = 2 * found["scoring"] + PRESETS[name].inner_epochs * found["gradients"]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--crystals", type=int, default=128)
+    options = parser.parse_args()
+    data = load_dataset(options.data, n_max=21)
+    rows = np.random.default_rng(0).choice(len(data), options.crystals, replace=False)
+    crystals = data.take(np.sort(rows), 21)
+    mini, alex20 = load_model("mini"), ModelConfig()
+    result = {
+        "crystals": options.crystals,
+        "mini": measure(mini.params, mini.config, crystals),
+        "alex20": measure(init_params(alex20, jax.random.key(0)), alex20, crystals),
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
