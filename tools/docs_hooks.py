@@ -32,12 +32,12 @@ def on_files(files, config):
 
 def on_page_markdown(markdown: str, page, **_) -> str:
     """Leads links to these files to their pages."""
-    here = posixpath.dirname(posixpath.join("docs", page.file.src_uri))
+    sources = {address: source for source, address in ELSEWHERE.items()}
+    source = sources.get(page.file.src_uri, posixpath.join("docs", page.file.src_uri))
+    here = posixpath.dirname(page.file.src_uri)
 
     def lead(match: re.Match) -> str:
-        target = posixpath.normpath(posixpath.join(here, match[1]))
-        if target not in ELSEWHERE:
-            return match[0]
-        return f"]({posixpath.relpath(posixpath.join('docs', ELSEWHERE[target]), here)})"
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[1]))
+        return f"]({posixpath.relpath(ELSEWHERE[target], here or '.')})" if target in ELSEWHERE else match[0]
 
     return re.sub(r"\]\(((?:\.\./)+[^)#]+\.md)\)", lead, markdown)
