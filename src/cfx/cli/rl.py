@@ -222,7 +222,8 @@ def _rewarded(run: Path, name: str, space_group: str, wishes: dict[str, Any], re
     sample = SampleConfig(groups[0], weights=groups[1], **wishes)
     config = with_whole_paths(RewardRun(name, sample, rewards, rl))
     reward, diversity = _judges(rewards, reporter)
-    _tell(fine_tune(run, config, model, reward, diversity, reporter), run, reward, reporter)
+    result = fine_tune(run, config, model, reward, diversity, reporter)
+    _tell(result, run, sample.space_groups, reward, reporter)
 
 
 def _judges(rewards: RewardConfig, reporter) -> tuple[Any, Any]:
@@ -252,7 +253,8 @@ def _resume(run: Path, reporter) -> None:
     from cfx.runs.rl import fine_tune
 
     reward, diversity = _judges(config.reward, reporter)
-    _tell(fine_tune(run, config, model, reward, diversity, reporter, resume=True), run, reward, reporter)
+    result = fine_tune(run, config, model, reward, diversity, reporter, resume=True)
+    _tell(result, run, config.sample.space_groups, reward, reporter)
 
 
 def _pairs(run: Path, name: str, pairs: Path | None, dpo: DPOConfig, reporter) -> None:
@@ -269,7 +271,7 @@ def _pairs(run: Path, name: str, pairs: Path | None, dpo: DPOConfig, reporter) -
     _tell_policy(run, reporter)
 
 
-def _tell(result, run: Path, reward, reporter) -> None:
+def _tell(result, run: Path, groups: tuple[int, ...], reward, reporter) -> None:
     """Says at the end what became of the reward."""
     if result.ended:
         reporter.warning(f"ended at step {result.step}: {result.ended}")
@@ -277,8 +279,8 @@ def _tell(result, run: Path, reward, reporter) -> None:
         unit = f" {reward.unit}" if reward.unit else ""
         reporter.message(f"mean reward {result.first:.3f}{unit} in the first step, {result.last:.3f} in the last")
     reporter.message(f"{result.best} crystals of highest reward: {run}/best.cif")
-    _tell_policy(run, reporter)
+    _tell_policy(run, reporter, str(groups[0]) if len(groups) == 1 else "data:model")
 
 
-def _tell_policy(run: Path, reporter) -> None:
-    reporter.message(f"sample from the policy with: cfx sample --model {run}/final --sg data:model -n 10")
+def _tell_policy(run: Path, reporter, groups: str = "data:model") -> None:
+    reporter.message(f"sample from the policy with: cfx sample --model {run}/final --sg {groups} -n 10")
