@@ -6,12 +6,12 @@ are looked at before. Arrays and arguments come through torch's restricted unpic
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import pickle
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def load_files(text: str):
         import matgl
     except ImportError as error:
         raise DependencyError(f"matgl cannot be imported: {error}", "pip install 'cfx-crystal[matgl]'") from error
+    _hush_warp()
     directory = _directory(text)
     with _known_globals():
         _check_classes(directory, text)
@@ -55,6 +56,14 @@ def load_files(text: str):
             while error.__cause__ is not None:
                 error = error.__cause__
             raise _unreadable(text, error) from error
+
+
+def _hush_warp() -> None:
+    """Keeps Warp, with which matgl finds neighbours where it can, from greeting on stdout when it is first used."""
+    with contextlib.suppress(ImportError):
+        import warp
+
+        warp.config.quiet = True
 
 
 def _directory(text: str) -> Path:
@@ -83,7 +92,7 @@ def _only_model(folder: Path, text: str) -> Path:
     return found[0]
 
 
-@contextmanager
+@contextlib.contextmanager
 def _known_globals() -> Iterator[None]:
     """Lets torch rebuild what property models keep besides arrays: how their targets were scaled."""
     import numpy as np
