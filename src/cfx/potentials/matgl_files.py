@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import json
 import pickle
 import re
@@ -59,11 +60,11 @@ def load_files(text: str):
 
 
 def _hush_warp() -> None:
-    """Keeps Warp, with which matgl finds neighbours where it can, from greeting on stdout when it is first used."""
-    with contextlib.suppress(ImportError):
+    """Starts Warp, with which matgl finds neighbours, where it is; it greets on stdout, where results go."""
+    with contextlib.suppress(ImportError), contextlib.redirect_stdout(io.StringIO()):
         import warp
 
-        warp.config.quiet = True
+        warp.init()
 
 
 def _directory(text: str) -> Path:
