@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
 import json
 import pickle
 import re
@@ -60,11 +59,14 @@ def load_files(text: str):
 
 
 def _hush_warp() -> None:
-    """Starts Warp, with which matgl finds neighbours, where it is; it greets on stdout, where results go."""
-    with contextlib.suppress(ImportError), contextlib.redirect_stdout(io.StringIO()):
+    """Keeps Warp, with which matgl finds neighbours where it is, from telling stdout what it does: results go there."""
+    with contextlib.suppress(ImportError):
         import warp
 
-        warp.init()
+        if hasattr(warp.config, "log_level"):
+            warp.config.log_level = warp.LOG_WARNING
+        else:
+            warp.config.quiet = True
 
 
 def _directory(text: str) -> Path:
