@@ -97,3 +97,10 @@ def test_figure_of_merit_is_the_product():
     np.testing.assert_allclose(batch.value, gap.value * dielectric.value)
     assert batch.ok[4] and batch.value[4] == pytest.approx(4.5 * 10, rel=0.4)
     assert {"band gap (eV)", "dielectric constant", "band gap (eV), std"} <= set(batch.metrics)
+
+
+def test_a_crystal_unlike_all_that_is_known_has_no_merit():
+    strange = rock_salt("Xe", "Pu", 6.0)
+    batch = load_reward(RewardConfig("fom"), hull_of).evaluate([strange, MAGNESIA])
+    assert batch.ok.all() and batch.value[0] == 0 < batch.value[1]
+    assert batch.metrics["unlike known crystals"].tolist() == [1, 0]
