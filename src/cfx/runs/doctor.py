@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from cfx.catalog import MODEL
 from cfx.errors import OutputError
 from cfx.io.cache import cache_directory
+from cfx.io.hub import is_offline
 from cfx.potentials.base import torch_devices
 from cfx.runs.fetch import BUNDLED, CACHED, statuses
 
@@ -74,7 +75,7 @@ def examine() -> dict[str, Any]:
         "models": [one.entry.name for one in statuses() if one.entry.kind == MODEL and one.cached in (BUNDLED, CACHED)]
         if cache["ok"]
         else [],
-        "offline": os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"),
+        "offline": "huggingface-hub" in here and is_offline(),
         "advice": _advice(libraries, devices, cache),
         "healthy": cache["ok"] and all(one["version"] for one in libraries if not one["extra"]),
     }
