@@ -163,31 +163,38 @@ def test_a_full_disk(data, own_cache, expected, monkeypatch):
     assert content(own_cache / "encoded") == expected
 
 
-def test_workers_end_when_the_callback_raises(data, own_cache, expected):
+@pytest.fixture
+def much_data(tmp_path) -> Path:
+    """So many rows that workers are still at it when the first are committed."""
+    rows = "".join(json.dumps({"cif": TEXTS["m"]}) + "\n" for _ in range(400))
+    (tmp_path / "data.jsonl").write_text(rows)
+    return tmp_path / "data.jsonl"
+
+
+def test_workers_end_when_the_callback_raises(much_data, own_cache):
+    """At once, not when they were idle for long."""
     with pytest.raises(Stop), warnings.catch_warnings(action="error"):
-        load_dataset(data, num_workers=2, on_progress=stop_after(2))
+        load_dataset(much_data, num_workers=2, on_progress=stop_after(2))
+    assert workers.IDLE_SECONDS > 20
     deadline = time.monotonic() + 20
     while children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not children()
-    load_dataset(data, num_workers=2)
-    assert content(own_cache / "encoded") == expected
+    assert len(load_dataset(much_data, num_workers=2)) == 400
 
 
-def test_a_worker_that_is_killed(tmp_path, own_cache):
+def test_a_worker_that_is_killed(much_data, own_cache):
     """One line and a hint; what was committed is kept."""
-    rows = "".join(json.dumps({"cif": TEXTS["m"]}) + "\n" for _ in range(400))
-    (tmp_path / "data.jsonl").write_text(rows)
 
     def kill(done: int) -> None:
         for pid in children():
             os.kill(pid, signal.SIGKILL)
 
     with pytest.raises(CfxError, match="a process that encodes was killed") as error:
-        load_dataset(tmp_path / "data.jsonl", num_workers=2, on_progress=kill)
+        load_dataset(much_data, num_workers=2, on_progress=kill)
     assert "again" in error.value.hint
     progress: list[int] = []
-    assert len(load_dataset(tmp_path / "data.jsonl", num_workers=1, on_progress=progress.append)) == 400
+    assert len(load_dataset(much_data, num_workers=1, on_progress=progress.append)) == 400
     assert progress[0] > 2
 
 

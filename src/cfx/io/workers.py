@@ -35,7 +35,7 @@ def encode_part(records: Sequence[Record], symprec: float, max_sites: int) -> Pa
 def encode_in_parallel(
     records: Iterator[Record], symprec: float, max_sites: int, num_workers: int = -1
 ) -> Iterator[Part]:
-    """Records as parts, in order; closing the iterator ends the workers.
+    """Records as parts, in order; closing the iterator ends workers that are not idle.
 
     Args:
         records: read while workers encode, a few chunks ahead.
