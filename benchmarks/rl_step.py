@@ -19,13 +19,13 @@ import jax
 import numpy as np
 
 from cfx.config import ModelConfig
+from cfx.config.finetuning import PRESETS
 from cfx.core import objectives
 from cfx.core.batches import BatchPlan, fill, num_tokens
 from cfx.core.finetune import ppo_gradient, score
 from cfx.core.likelihood import init_params
 from cfx.io.dataset import load_dataset
 from cfx.model import load_model
-from cfx.rlconfig import PRESETS
 from cfx.runs.rl import LENGTHS
 
 

@@ -26,12 +26,12 @@ import numpy as np
 
 import cfx
 from cfx.config import ModelConfig
+from cfx.config.training import PRESETS
 from cfx.core import continuous, decode, incremental
 from cfx.core.constraints import unconstrained
 from cfx.core.continuous import Decoder, Job
 from cfx.core.likelihood import init_params, output_rows
 from cfx.core.policy import Policy, Sharpness
-from cfx.runconfig import PRESETS
 
 MP20_SITES = [26, 1816, 6258, 2920, 1497, 1005, 527, 400, 276, 225, 88, 146, 36, 34, 29, 45, 12, 79, 18, 45]
 """Crystals of MP-20 (15,482 of its training part) with 1, 2, ..., 20 symmetry-inequivalent sites."""

@@ -25,12 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx.config import ModelConfig
+from cfx.config.training import PRESETS
 from cfx.core import network
 from cfx.core.batches import Batch, BatchPlan, mean_tokens, num_tokens
 from cfx.core.likelihood import init_params
 from cfx.core.optim import gradient, init_state, update
 from cfx.io.dataset import load_dataset
-from cfx.runconfig import PRESETS
 from cfx.runs.parallel import Devices
 
 PUBLIC = 2.8

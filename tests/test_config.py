@@ -12,15 +12,19 @@ import tomli_w
 from cfx import errors
 from cfx.config import (
     DataConfig,
+    DPOConfig,
+    EvalConfig,
     ModelConfig,
+    RewardConfig,
+    RLConfig,
     SampleConfig,
     Template,
     TrainConfig,
     from_dict,
     to_dict,
 )
+from cfx.config.training import MINI, PRESETS, TrainRun, read_toml
 from cfx.errors import UsageError
-from cfx.runconfig import MINI, PRESETS, RunConfig, read_toml
 
 
 @pytest.mark.parametrize(
@@ -100,6 +104,21 @@ def test_published_sizes():
         (SampleConfig, {"space_groups": (1,), "max_atoms": 0}),
         (SampleConfig, {"space_groups": (1,), "max_sites": 0}),
         (SampleConfig, {"space_groups": (1,), "max_attempts": 0}),
+        (EvalConfig, {"fmax": 0.0}),
+        (EvalConfig, {"steps": 0}),
+        (RewardConfig, {"e_hull_limit": 0.0}),
+        (RewardConfig, {"e_hull_floor": 0.1}),
+        (RewardConfig, {"duplicate_penalty": -1.0}),
+        (RewardConfig, {"distance": "cubic"}),
+        (RLConfig, {"steps": 0}),
+        (RLConfig, {"batch_size": 2.5}),
+        (RLConfig, {"kl_coef": -0.1}),
+        (RLConfig, {"baseline": "median"}),
+        (RLConfig, {"baseline_decay": 1.0}),
+        (RLConfig, {"max_failures": 0.0}),
+        (RLConfig, {"seed": 2**63}),
+        (DPOConfig, {"beta": 0.0}),
+        (DPOConfig, {"epochs": 0}),
     ],
 )
 def test_values_out_of_range(cls, values):
@@ -136,7 +155,7 @@ def test_requests_that_cannot_be_meant(values, message):
 
 # Configurations of training runs.
 
-FULL = RunConfig(
+FULL = TrainRun(
     ModelConfig(num_layers=3, position="absolute", sigma_min=0.01),
     TrainConfig(epochs=7, optimizer="adamw", weight_decay=0.1, learning_rate=3e-4, ema_decay=0.99, accumulate=2),
     DataConfig("crystals: a, b.csv", "validation.csv", symprec=0.1),
@@ -145,30 +164,30 @@ FULL = RunConfig(
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_the_model_and_how_it_is_trained(name):
-    config = RunConfig.layered({"preset": name})
+    config = TrainRun.layered({"preset": name})
     assert (config.model, config.train) == (PRESETS[name].model, PRESETS[name].train)
     assert (config.data, config.start) == (DataConfig(), None)
 
 
 def test_nothing_said_is_the_small_model():
-    assert RunConfig.layered() == RunConfig.layered({"preset": "mini"})
+    assert TrainRun.layered() == TrainRun.layered({"preset": "mini"})
 
 
 def test_later_layers_win():
     """Field by field: a table does not replace the whole of an earlier one, and a preset is below all of them."""
     file = {"train": {"epochs": 3, "seed": 5}, "model": {"num_layers": 2}, "data": {"train": "a.csv"}}
     options = {"preset": "mp20", "train": {"seed": 6}, "data": {"validation": "b.csv"}}
-    config = RunConfig.layered(file, options)
+    config = TrainRun.layered(file, options)
     published = PRESETS["mp20"]
     assert config.train == dataclasses.replace(published.train, epochs=3, seed=6)
     assert config.model == dataclasses.replace(published.model, num_layers=2)
     assert config.data == DataConfig("a.csv", "b.csv")
-    assert RunConfig.layered(options, file).train.seed == 5
+    assert TrainRun.layered(options, file).train.seed == 5
     assert file["train"] == {"epochs": 3, "seed": 5}
 
 
 def test_a_model_that_is_trained_further_keeps_its_architecture():
-    config = RunConfig.layered({"preset": "alex20"}, {"from": "alex20", "train": {"epochs": 2}})
+    config = TrainRun.layered({"preset": "alex20"}, {"from": "alex20", "train": {"epochs": 2}})
     assert (config.start, config.model) == ("alex20", None)
     assert config.train == dataclasses.replace(PRESETS["alex20"].train, epochs=2)
     for layers in [
@@ -177,7 +196,7 @@ def test_a_model_that_is_trained_further_keeps_its_architecture():
         [{"model": {"num_layers": 2}}, {"from": "alex20"}],
     ]:
         with pytest.raises(UsageError, match="keeps its architecture") as error:
-            RunConfig.layered(*layers)
+            TrainRun.layered(*layers)
         assert "--from" in error.value.hint
 
 
@@ -195,12 +214,12 @@ def test_a_model_that_is_trained_further_keeps_its_architecture():
 )
 def test_names_and_values_that_do_not_belong_there(layer, message, hint):
     with pytest.raises(UsageError, match=message) as error:
-        RunConfig.layered(layer)
+        TrainRun.layered(layer)
     assert hint in error.value.hint
 
 
 def test_decay_is_for_the_schedule_and_the_optimizer_that_have_it():
-    train = RunConfig.layered({"preset": "alex20", "train": {"decay": 0.5}}).train
+    train = TrainRun.layered({"preset": "alex20", "train": {"decay": 0.5}}).train
     assert (train.schedule, train.decay) == ("inverse", 0.5)
     assert TrainConfig(optimizer="adamw", weight_decay=0.1).weight_decay == 0.1
 
@@ -208,52 +227,52 @@ def test_decay_is_for_the_schedule_and_the_optimizer_that_have_it():
 @pytest.mark.parametrize(
     ("table", "values", "kind"),
     [
-        ("train", {"epochs": True}, "int"),
-        ("train", {"epochs": 3.0}, "int"),
-        ("train", {"epochs": "3"}, "int"),
-        ("train", {"learning_rate": "1e-3"}, "float"),
-        ("train", {"learning_rate": True}, "float"),
-        ("train", {"dropout": [0.1]}, "float"),
-        ("train", {"schedule": 1}, "str"),
-        ("train", {"seed": {"a": 1}}, "int"),
-        ("data", {"train": 3}, "str"),
-        ("data", {"train": ["a.csv"]}, "str"),
-        ("data", {"symprec": "0.1"}, "float"),
-        ("model", {"num_layers": True}, "whole number"),
-        ("model", {"num_layers": 2.0}, "whole number"),
-        ("model", {"num_layers": "2"}, "whole number"),
-        ("model", {"position": 3}, "rotary or absolute"),
+        ("train", {"epochs": True}, "a whole number"),
+        ("train", {"epochs": 3.0}, "a whole number"),
+        ("train", {"epochs": "3"}, "a whole number"),
+        ("train", {"learning_rate": "1e-3"}, "a number"),
+        ("train", {"learning_rate": True}, "a number"),
+        ("train", {"dropout": [0.1]}, "a number"),
+        ("train", {"schedule": 1}, "one of constant, inverse, cosine"),
+        ("train", {"seed": {"a": 1}}, "a whole number"),
+        ("data", {"train": 3}, "text"),
+        ("data", {"train": ["a.csv"]}, "text"),
+        ("data", {"symprec": "0.1"}, "a number"),
+        ("model", {"num_layers": True}, "a whole number"),
+        ("model", {"num_layers": 2.0}, "a whole number"),
+        ("model", {"num_layers": "2"}, "a whole number"),
+        ("model", {"position": 3}, "one of rotary, absolute"),
     ],
 )
 def test_values_of_another_type(table, values, kind):
     with pytest.raises(UsageError, match=next(iter(values))) as error:
-        RunConfig.layered({table: values})
+        TrainRun.layered({table: values})
     assert kind in error.value.message and repr(next(iter(values.values()))) in error.value.message
 
 
 def test_a_whole_number_will_do_for_a_float():
-    config = RunConfig.layered({"train": {"learning_rate": 1, "dropout": 0}, "data": {"symprec": 1}})
+    config = TrainRun.layered({"train": {"learning_rate": 1, "dropout": 0}, "data": {"symprec": 1}})
     assert (config.train.learning_rate, config.train.dropout, config.data.symprec) == (1.0, 0.0, 1.0)
 
 
 @pytest.mark.parametrize(
     "config",
-    [FULL, RunConfig(None, TrainConfig(), DataConfig("a.csv"), "alex20"), RunConfig.layered({"preset": "mp20"})],
+    [FULL, TrainRun(None, TrainConfig(), DataConfig("a.csv"), "alex20"), TrainRun.layered({"preset": "mp20"})],
     ids=["full", "from", "preset"],
 )
 def test_tables_are_the_configuration_again(config, tmp_path):
     """Directly, and through a file, where there is no None."""
-    assert RunConfig.layered(config.tables()) == config
+    assert TrainRun.layered(config.tables()) == config
     path = tmp_path / "config.toml"
     path.write_text(tomli_w.dumps(config.tables()))
     assert read_toml(path) == config.tables()
-    assert RunConfig.layered(read_toml(path)) == config
+    assert TrainRun.layered(read_toml(path)) == config
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RunConfig)])
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(TrainRun)])
 def test_tables_of_different_runs_differ(field):
     """A resumed run is refused by them."""
-    other = RunConfig(None, TrainConfig(epochs=8), DataConfig(), "alex20")
+    other = TrainRun(None, TrainConfig(epochs=8), DataConfig(), "alex20")
     assert dataclasses.replace(FULL, **{field: getattr(other, field)}).tables() != FULL.tables()
 
 
@@ -313,7 +332,7 @@ def test_errors_keep_message_hint_and_exit_code(name):
 )
 def test_layers_that_are_no_configuration(layer):
     with pytest.raises(UsageError, match=next(iter(layer))):
-        RunConfig.layered(layer)
+        TrainRun.layered(layer)
 
 
 @pytest.mark.parametrize("value", ["x", -1.0, 0.0, float("nan"), None])

@@ -17,7 +17,7 @@ import cfx
 
 ROOT = Path(cfx.__file__).parent
 LEVELS = [
-    {"config", "runconfig", "rlconfig", "catalog", "errors", "reporter"},
+    {"config", "catalog", "errors", "reporter"},
     {"core"},
     {"io", "potentials", "properties", "rewards", "metrics", "report"},
     {"sampling"},

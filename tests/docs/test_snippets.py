@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from cfx.config.training import TrainRun
 from cfx.rewards.load import _checked
-from cfx.runconfig import RunConfig
 
 from .pages import PAGES, ROOT, blocks
 from .test_commands import TUTORIAL, script_name
@@ -49,7 +49,7 @@ def test_what_is_good_is_kept(tmp_path, monkeypatch):
 def test_configurations(block):
     content = tomllib.loads(block.text)
     if "project" not in content:
-        RunConfig.layered(content)
+        TrainRun.layered(content)
 
 
 def test_no_block_is_forgotten():

@@ -10,11 +10,11 @@ from pymatgen.core import Lattice, Structure
 
 import cfx
 from cfx.config import DPOConfig, ModelConfig
+from cfx.config.finetuning import PairsRun
 from cfx.errors import DataError
 from cfx.io.pairs import read_pairs
 from cfx.model import Model, load_model
 from cfx.reporter import Mute
-from cfx.rlconfig import PairsRun
 from cfx.runs.dpo import learn_preferences
 
 TINY = ModelConfig(

@@ -14,12 +14,12 @@ from safetensors.numpy import load_file
 
 import cfx
 from cfx.config import DataConfig, ModelConfig, TrainConfig
+from cfx.config.training import TrainRun
 from cfx.core.elements import FAMILIES, SYMBOLS, group_number
 from cfx.errors import DataError, OutputError, UsageError
 from cfx.io.dataset import load_dataset
 from cfx.model import Model, load_model
 from cfx.reporter import Silent
-from cfx.runconfig import RunConfig
 from cfx.runs.curves import NAMES, read_run
 from cfx.runs.embeddings import learned_elements, species_similarity
 from cfx.runs.plot import check_figure, draw_curves, draw_similarity, save_figure
@@ -121,7 +121,7 @@ def test_a_real_run_is_drawn(tmp_path):
         (tmp_path / "data" / f"{i}.cif").write_text(entries[i]["cif"])
     data = load_dataset(tmp_path / "data", num_workers=1)
     tiny = ModelConfig(num_layers=1, num_heads=1, key_size=4, model_size=8, embed_size=4, first_hidden=8)
-    config = RunConfig(tiny, TrainConfig(epochs=2, batch_size=4), DataConfig())
+    config = TrainRun(tiny, TrainConfig(epochs=2, batch_size=4), DataConfig())
     result = train(tmp_path / "run", config, data, data, Silent())
     found = panels(tmp_path / "run")
     training, validation = found["Loss"].series

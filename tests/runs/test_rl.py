@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cfx.config import ModelConfig, RewardConfig, RLConfig, SampleConfig, Template
+from cfx.config.finetuning import RewardRun, read_run
 from cfx.core.crystal import CrystalBatch
 from cfx.errors import NumericsError, UsageError
 from cfx.io.checkpoint import load_checkpoint
@@ -17,7 +18,6 @@ from cfx.model import Model, load_model
 from cfx.reporter import Mute
 from cfx.rewards.base import RewardBatch, make_batch
 from cfx.rewards.compose import Diversity, Weighted
-from cfx.rlconfig import RewardRun, read_run
 from cfx.runs import rl as rl_module
 from cfx.runs.rl import fine_tune
 from cfx.runs.rollout import step_request

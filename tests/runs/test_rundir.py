@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from cfx.config import DataConfig, ModelConfig, TrainConfig
+from cfx.config.training import TrainRun
 from cfx.errors import CheckpointError, OutputError, UsageError
-from cfx.runconfig import RunConfig
 from cfx.runs.rundir import RunDirectory
 
-CONFIG = RunConfig(
+CONFIG = TrainRun(
     ModelConfig(num_layers=2, sigma_min=0.01),
     TrainConfig(optimizer="adamw", weight_decay=0.1, learning_rate=3e-4),
     DataConfig("Å crystals/train.csv", symprec=0.1),
@@ -49,7 +49,7 @@ def test_the_configuration_is_kept(run):
 
 
 def test_a_run_that_trains_a_model_further_is_kept(tmp_path):
-    config = RunConfig(None, TrainConfig(), DataConfig(), "alex20")
+    config = TrainRun(None, TrainConfig(), DataConfig(), "alex20")
     RunDirectory(tmp_path).create(config)  # an empty directory will do
     assert RunDirectory(tmp_path).config() == config
 
@@ -62,7 +62,7 @@ def test_what_is_there_already_is_not_touched(run, tmp_path):
     make_checkpoints(run, 0)
     for path in (run.path, tmp_path / "hidden", tmp_path / "file"):
         with pytest.raises(UsageError, match="is not empty") as error:
-            RunDirectory(path).create(RunConfig.layered())
+            RunDirectory(path).create(TrainRun.layered())
         assert "--resume" in error.value.hint
     assert run.config() == CONFIG
     assert [path.name for path in (tmp_path / "hidden").iterdir()] == [".keep"]

@@ -10,8 +10,8 @@ import typer
 
 from cfx.cli import options
 from cfx.config import DPOConfig, RewardConfig, Shape
+from cfx.config.finetuning import PRESETS
 from cfx.errors import UsageError
-from cfx.rlconfig import PRESETS
 
 DEFAULTS, PAIRS, REWARDS = PRESETS["mini"], DPOConfig(), RewardConfig()
 
@@ -208,7 +208,7 @@ def _slug(text: str) -> str:
 def _rewarded(run: Path, name: str, space_group: str, wishes: dict[str, Any], rewards, rl, reporter) -> None:
     from cfx.cli.start import load
     from cfx.config import SampleConfig
-    from cfx.rlconfig import RewardRun, with_whole_paths
+    from cfx.config.finetuning import RewardRun
     from cfx.runs.rl import fine_tune
     from cfx.runs.rundir import RunDirectory
     from cfx.runs.score import space_group_counts
@@ -220,7 +220,7 @@ def _rewarded(run: Path, name: str, space_group: str, wishes: dict[str, Any], re
     else:
         groups = options.space_groups(space_group)
     sample = SampleConfig(groups[0], weights=groups[1], **wishes)
-    config = with_whole_paths(RewardRun(name, sample, rewards, rl))
+    config = RewardRun(name, sample, rewards, rl).with_whole_paths()
     reward, diversity = _judges(rewards, reporter)
     result = fine_tune(run, config, model, reward, diversity, reporter)
     _tell(result, run, sample.space_groups, reward, reporter)
@@ -239,8 +239,8 @@ def _judges(rewards: RewardConfig, reporter) -> tuple[Any, Any]:
 
 
 def _resume(run: Path, reporter) -> None:
+    from cfx.config.finetuning import PairsRun, read_run
     from cfx.model import load_model
-    from cfx.rlconfig import PairsRun, read_run
 
     config = read_run(run)
     model = load_model(run / "reference")
@@ -259,14 +259,14 @@ def _resume(run: Path, reporter) -> None:
 
 def _pairs(run: Path, name: str, pairs: Path | None, dpo: DPOConfig, reporter) -> None:
     from cfx.cli.start import load
-    from cfx.rlconfig import PairsRun
+    from cfx.config.finetuning import PairsRun
     from cfx.runs.dpo import learn_preferences
     from cfx.runs.rundir import RunDirectory
 
     if pairs is None:
         raise UsageError("dpo learns from pairs of crystals", "name a file with --pairs")
     RunDirectory(run).check_free()
-    result = learn_preferences(run, PairsRun(name, str(pairs.absolute()), dpo), load(name, reporter), reporter)
+    result = learn_preferences(run, PairsRun(name, str(pairs), dpo).with_whole_paths(), load(name, reporter), reporter)
     reporter.message(f"{result.pairs} pairs: {100 * result.right:.0f} % moved towards the better crystal")
     _tell_policy(run, reporter)
 

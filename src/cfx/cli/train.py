@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from cfx.cli import options
+from cfx.config.training import PRESETS
 from cfx.errors import DataError, UsageError
-from cfx.runconfig import PRESETS
 
 DEFAULTS = PRESETS["mini"].train
 DATA_HELP = f"Crystals: {options.DATA_HELP}"
@@ -100,7 +100,7 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
 
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import load, start_jax
-    from cfx.runconfig import RunConfig, read_toml
+    from cfx.config.training import TrainRun, read_toml
 
     if resume and (file or flags["train"] or set(flags) - {"train", "data"}):
         raise UsageError("--resume goes on with the options of the first run", "leave the other options out")
@@ -117,9 +117,9 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
 
     files = RunDirectory(run)
     if resume:
-        config = RunConfig.layered(files.config().tables(), flags)
+        config = TrainRun.layered(files.config().tables(), flags)
     else:
-        config = RunConfig.layered(*([read_toml(file)] if file else []), flags)
+        config = TrainRun.layered(*([read_toml(file)] if file else []), flags)
         files.check_free()
     if config.data.train is None:
         raise UsageError("there is no data to train on", "name a file: cfx train DATA -o RUN")

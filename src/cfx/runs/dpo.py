@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from cfx.config.finetuning import PairsRun
 from cfx.core.batches import Batch, BatchPlan, fill, mean_tokens
 from cfx.core.finetune import FineTuneState, dpo_gradient, update
 from cfx.errors import NumericsError
 from cfx.io.pairs import read_pairs
 from cfx.model import Model
 from cfx.reporter import Reporter
-from cfx.rlconfig import PairsRun
 from cfx.runs.policyrun import PolicyRun
 from cfx.runs.signals import Interrupted, StopRequest
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import jax
 
+from cfx.config.finetuning import PairsRun, RewardRun
 from cfx.core.finetune import FineTuneState, init_state
 from cfx.errors import UsageError
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.model import Model
-from cfx.rlconfig import PairsRun, RewardRun
 from cfx.runs.rundir import RunDirectory
 
 

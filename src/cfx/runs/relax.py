@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cfx.config.checks import not_negative, positive
 from cfx.errors import DataError, OutputError, UsageError
 from cfx.io.cache import replace_atomically
 from cfx.io.crystals import Loaded, load_crystals
@@ -42,8 +43,8 @@ class RelaxSettings:
     fix_symmetry: bool = False
 
     def __post_init__(self):
-        if not 0 < self.fmax < math.inf or self.steps < 0:
-            raise UsageError("a relaxation has a largest force above 0 and no negative number of steps")
+        positive(self, "fmax")
+        not_negative(self, "steps")
 
 
 def relax_file(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cfx.config.finetuning import RewardRun
 from cfx.core import objectives
 from cfx.core.batches import BatchPlan, fill, num_tokens
 from cfx.core.finetune import FineTuneState, Sums, add, ppo_gradient, score, update
@@ -24,10 +25,9 @@ from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.rewards.base import Reward
 from cfx.rewards.compose import Diversity
-from cfx.rlconfig import RewardRun
 from cfx.runs.baseline import Baseline
+from cfx.runs.crystallog import CrystalLog
 from cfx.runs.policyrun import PolicyRun
-from cfx.runs.rewarded import CrystalLog
 from cfx.runs.rollout import Rollout, roll_out
 from cfx.runs.signals import Interrupted, StopRequest
 from cfx.sampling import prepare

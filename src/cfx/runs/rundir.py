@@ -16,9 +16,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from cfx.config.training import TrainRun, read_toml
 from cfx.errors import CheckpointError, OutputError, UsageError
 from cfx.io.cache import replace_atomically
-from cfx.runconfig import RunConfig, read_toml
 
 
 class RunDirectory:
@@ -40,7 +40,7 @@ class RunDirectory:
         ):
             raise UsageError(f"{self.path} is not empty", "continue it with --resume, or choose another directory")
 
-    def create(self, config: RunConfig) -> None:
+    def create(self, config: TrainRun) -> None:
         """Makes the directory and writes the configuration.
 
         Raises:
@@ -60,7 +60,7 @@ class RunDirectory:
         except OSError as error:
             raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
 
-    def config(self) -> RunConfig:
+    def config(self) -> TrainRun:
         """The configuration that the run was started with.
 
         Raises:
@@ -68,7 +68,7 @@ class RunDirectory:
         """
         if not (self.path / "config.toml").exists():
             raise UsageError(f"{self.path} is no training run (config.toml is missing)")
-        return RunConfig.layered(read_toml(self.path / "config.toml"))
+        return TrainRun.layered(read_toml(self.path / "config.toml"))
 
     @property
     def best(self) -> Path:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from cfx.config import ModelConfig
+from cfx.config.training import TrainRun
 from cfx.core.batches import Batch, BatchPlan, mean_tokens, scoring_plan
 from cfx.core.elements import SYMBOLS
 from cfx.core.likelihood import init_params
@@ -34,7 +35,6 @@ from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_
 from cfx.io.dataset import EncodedDataset
 from cfx.model import Model
 from cfx.reporter import Reporter
-from cfx.runconfig import RunConfig
 from cfx.runs.parallel import Devices
 from cfx.runs.rundir import RunDirectory
 from cfx.runs.signals import Interrupted, StopRequest
@@ -64,7 +64,7 @@ class TrainResult:
 
 def train(
     run: Path,
-    config: RunConfig,
+    config: TrainRun,
     data: EncodedDataset,
     validation: EncodedDataset | None,
     reporter: Reporter,
@@ -92,7 +92,7 @@ def train(
 
 
 class _Run:
-    def __init__(self, files: RunDirectory, config: RunConfig, data, validation, reporter):
+    def __init__(self, files: RunDirectory, config: TrainRun, data, validation, reporter):
         self.files, self.config, self.reporter = files, config.train, reporter
         self.run_config, self.model = config, config.model
         self.data, self.validation = data, validation
@@ -276,8 +276,8 @@ class _Run:
         path = self.files.latest()
         checkpoint = load_checkpoint(path)
         saved = checkpoint.info["run"]
-        # Through RunConfig, which fills in what an older version did not have.
-        tables = RunConfig.layered({key: saved[key] for key in ("from", "model", "train") if key in saved}).tables()
+        # Through TrainRun, which fills in what an older version did not have.
+        tables = TrainRun.layered({key: saved[key] for key in ("from", "model", "train") if key in saved}).tables()
         saved = {**saved, **tables, "data": saved["data"]}
         if changed := [key for key, value in self.settings.items() if saved.get(key) != value]:
             raise UsageError(

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,36 @@ from cfx.runs.rollout import RewardCache, Rollout, fingerprint, primitive_cells
 NOT_CIF = re.compile(r"[^A-Za-z0-9]+")
 """What a name in a CIF cannot have."""
 
+COPIES = 4
+"""Crystals of the same sites and species that are remembered; thousands may differ by the cell only."""
+
 POOL = 4
-"""Crystals that are looked at for each one kept, since some repeat others."""
+"""Arrangements that are remembered for each crystal kept, since some repeat others in another setting."""
+
+
+class Candidate(NamedTuple):
+    """A crystal that may be among the best.
+
+    Attributes:
+        reward: its value.
+        crystals: a batch of one.
+        line: its step, reward, reason and parts, as in crystals.jsonl.
+    """
+
+    reward: float
+    crystals: CrystalBatch
+    line: dict[str, Any]
+
+
+def _by_reward(one: Candidate) -> float:
+    """Sorts the highest first; sorts are stable, so that of equals the earlier one comes first."""
+    return -one.reward
+
+
+def _arrangement(crystals: CrystalBatch) -> bytes:
+    """What crystals share that differ in coordinates and cell only."""
+    parts = (crystals.space_group, crystals.wyckoff[0], crystals.species[0])
+    return np.concatenate(parts).astype(np.int32).tobytes()
 
 
 class CrystalLog:
@@ -35,7 +63,7 @@ class CrystalLog:
         self.path, self.keep = directory / "crystals.jsonl", keep
         self.cache = RewardCache()
         self._seen: set[bytes] = set()
-        self._best: list[tuple[float, CrystalBatch, dict[str, Any]]] = []
+        self._best: dict[bytes, list[Candidate]] = {}
 
     def append(self, step: int, rollout: Rollout) -> None:
         """Adds the crystals of a step, counted from 1.
@@ -96,26 +124,29 @@ class CrystalLog:
         if not np.isfinite(value) or key in self._seen:
             return
         self._seen.add(key)
-        self._best.append((value, crystals, line))
-        if len(self._best) > 4 * POOL * self.keep:
-            self._best = self._sorted()[: 2 * POOL * self.keep]
-
-    def _sorted(self) -> list[tuple[float, CrystalBatch, dict[str, Any]]]:
-        return sorted(self._best, key=lambda one: -one[0])  # a stable sort: of equals, the earlier one first
+        copies = self._best.setdefault(_arrangement(crystals), [])
+        copies.append(Candidate(value, crystals, line))
+        copies.sort(key=_by_reward)
+        del copies[COPIES:]
+        if len(self._best) > 2 * POOL * self.keep:
+            ranked = sorted(self._best.items(), key=lambda item: _by_reward(item[1][0]))
+            self._best = dict(ranked[: POOL * self.keep])
 
     def best(self) -> list[Record]:
         """The crystals of highest reward, none twice, with what it was made of."""
-        ranked = self._sorted()[: POOL * self.keep]
-        if not ranked:
-            return []
-        structures = primitive_cells(concatenate([crystals for _, crystals, _ in ranked]))
-        unique = [one for one, record in zip(ranked, find_duplicates(structures, 1), strict=True) if record.unique]
+        ranked = sorted((one for copies in self._best.values() for one in copies), key=_by_reward)
+        looked_at, unique = 0, []
+        while len(unique) < self.keep and looked_at < len(ranked):
+            looked_at = min(max(POOL * self.keep, 2 * looked_at), len(ranked))
+            structures = primitive_cells(concatenate([one.crystals for one in ranked[:looked_at]]))
+            found = find_duplicates(structures, 1)
+            unique = [one for one, record in zip(ranked, found, strict=False) if record.unique]
         records = []
-        for index, (value, crystals, line) in enumerate(unique[: self.keep]):
+        for index, one in enumerate(unique[: self.keep]):
             parts = {
-                NOT_CIF.sub("_", name).strip("_"): part for name, part in line["parts"].items() if part is not None
+                NOT_CIF.sub("_", name).strip("_"): part for name, part in one.line["parts"].items() if part is not None
             }
-            records.append(Record(index, crystals, {"step": line["step"], "reward": value, **parts}))
+            records.append(Record(index, one.crystals, {"step": one.line["step"], "reward": one.reward, **parts}))
         return records
 
     def write_best(self, path: Path) -> int:

@@ -1,15 +1,99 @@
-"""What a training run is asked to do: presets, configuration files, and flags on top of them."""
+"""What a training run is asked to do: its parts, presets, configuration files, and flags on top of them."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from cfx.config import DataConfig, ModelConfig, TrainConfig, from_dict, to_dict
+from cfx.config.checks import at_least, below_one, check_fields, check_seed, not_negative, positive
+from cfx.config.model import ModelConfig
+from cfx.config.plain import from_dict, to_dict, whole_path
 from cfx.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained.
+
+    Attributes:
+        epochs: passes over the training data.
+        batch_size: crystals in a batch on average; every batch has about as many tokens as that many average crystals.
+        accumulate: batches a step.
+        optimizer: adam, or adamw with `weight_decay`.
+        learning_rate: its peak.
+        schedule: constant; inverse, learning_rate / (1 + decay * step), as published; or cosine, a linear warm-up and
+            then half a cosine to 1 % of the peak.
+        warmup_steps: of the cosine schedule; a tenth of the run at most.
+        decay: of the inverse schedule.
+        weight_decay: decoupled, of the weights of linear layers and embeddings; for adamw.
+        clip_norm: largest global norm of the gradient.
+        dropout: rate after attention and after the MLP.
+        attention_dropout: rate on the attention weights.
+        ema_decay: of an exponential moving average of the weights, which is then validated and kept as the best; 0 for
+            none.
+        precision: of matrix products in training: float32, bfloat16 (sums and everything else in float32), or auto,
+            bfloat16 on accelerators.
+        seed: of the initial weights, the order of the data and dropout.
+        log_steps: steps between two lines of metrics; the end of an epoch has one too.
+        checkpoint_steps: steps between two checkpoints.
+        keep_checkpoints: how many of the latest checkpoints stay on disk; the best stays apart from them.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    accumulate: int = 1
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "inverse", "cosine"] = "cosine"
+    warmup_steps: int = 200
+    decay: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    ema_decay: float = 0.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = 0
+    log_steps: int = 100
+    checkpoint_steps: int = 1000
+    keep_checkpoints: int = 2
+
+    def __post_init__(self):
+        check_fields(self)
+        at_least(self, 1, "epochs", "batch_size", "accumulate", "log_steps", "checkpoint_steps", "keep_checkpoints")
+        positive(self, "learning_rate", "clip_norm")
+        below_one(self, "dropout", "attention_dropout", "ema_decay")
+        not_negative(self, "warmup_steps", "decay", "weight_decay")
+        check_seed(self.seed, 32)
+        if self.weight_decay and self.optimizer == "adam":
+            raise UsageError("adam has no weight decay", "use --optimizer adamw")
+        if self.decay and self.schedule != "inverse":
+            raise UsageError(f"the {self.schedule} schedule has no decay", "use --schedule inverse")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a model is trained on.
+
+    Attributes:
+        train: file of crystals, or None: not said yet.
+        validation: another, to choose the best epoch by.
+        symprec: tolerance of the symmetry search, angstrom.
+    """
+
+    train: str | None = None
+    validation: str | None = None
+    symprec: float = 0.01
+
+    def __post_init__(self):
+        check_fields(self)
+        if not 0 < self.symprec < math.inf:
+            raise UsageError(f"symprec must be a length in angstrom, not {self.symprec}")
+
 
 MINI = ModelConfig(num_layers=4, num_heads=4, key_size=32, model_size=128, first_hidden=128)
 """Architecture of the bundled model, sized for two CPU cores."""
@@ -38,7 +122,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class TrainRun:
     """What a training run does: the content of a configuration file.
 
     Attributes:
@@ -54,7 +138,7 @@ class RunConfig:
     start: str | None = None
 
     @classmethod
-    def layered(cls, *layers: dict[str, Any]) -> RunConfig:
+    def layered(cls, *layers: dict[str, Any]) -> TrainRun:
         """Merges tables as `read_toml` returns them; later layers win over earlier ones, and all over the preset.
 
         Raises:
@@ -77,17 +161,15 @@ class RunConfig:
             merged["from"],
         )
 
-    def with_whole_paths(self) -> RunConfig:
+    def with_whole_paths(self) -> TrainRun:
         """The same with absolute paths, so that the run can be resumed from another directory; names stay."""
-
-        def whole(text: str | None) -> str | None:
-            return str(Path(text).absolute()) if text is not None and Path(text).exists() else text
-
-        data = dataclasses.replace(self.data, train=whole(self.data.train), validation=whole(self.data.validation))
-        return dataclasses.replace(self, data=data, start=whole(self.start))
+        data = dataclasses.replace(
+            self.data, train=whole_path(self.data.train), validation=whole_path(self.data.validation)
+        )
+        return dataclasses.replace(self, data=data, start=whole_path(self.start))
 
     def tables(self) -> dict[str, Any]:
-        """As `read_toml` returns them: `RunConfig.layered(config.tables())` is the configuration again."""
+        """As `read_toml` returns them: `TrainRun.layered(config.tables())` is the configuration again."""
         content = {"from": self.start, "model": self.model and to_dict(self.model), "train": to_dict(self.train)}
         content["data"] = {key: value for key, value in to_dict(self.data).items() if value is not None}
         return {key: value for key, value in content.items() if value is not None}
