@@ -29,7 +29,7 @@ from cfx.metrics.statistics import wilson_interval
 from cfx.potentials.base import Potential
 from cfx.reporter import Mute
 from cfx.rewards.load import load_reward
-from cfx.runs.evaluate import open_hull
+from cfx.runs.judges import open_hull
 
 SEED = 20_261_124
 STABLE = 0.1
@@ -39,11 +39,21 @@ COMMON = ["--batch-size", "256", "--lr", "5e-4", "--inner-epochs", "1", "--minib
 OPTIONS = {
     "ehull": [
         *("--sg", "data:model", "--steps", "60", *COMMON, "--baseline", "group"),
-        *("--e-hull-limit", "4", "--log1p", "--kl-coef", "0.03", "--composition-penalty", "0.3"),
+        *(
+            "--e-hull-limit",
+            "4",
+            "--log1p",
+            "--kl-coef",
+            "0.03",
+            "--duplicate-penalty",
+            "0",
+            "--composition-penalty",
+            "0.3",
+        ),
     ],
     "fom": [
         *("--sg", "225", "--steps", "8", "--lr", "3e-4", "--inner-epochs", "1", "--minibatches", "2"),
-        *("--kl-coef", "2", "--composition-penalty", "15"),
+        *("--kl-coef", "2", "--duplicate-penalty", "0", "--composition-penalty", "15"),
     ],
 }
 GOOD = (10.0, 20.0)

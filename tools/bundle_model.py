@@ -57,10 +57,10 @@ def anonymous(run: dict) -> dict:
 def measure_rounding(best: Checkpoint, target: Path, validation: Path) -> None:
     """Prints and bounds the loss that half precision costs."""
     from cfx.io.dataset import load_dataset
-    from cfx.runs.train import evaluate
+    from cfx.runs.train import mean_loss
 
     data = load_dataset(validation, n_max=best.config.n_max)
-    losses = [evaluate(c.params, c.config, data, 64)["loss"] for c in (best, load_checkpoint(target))]
+    losses = [mean_loss(c.params, c.config, data, 64)["loss"] for c in (best, load_checkpoint(target))]
     print(f"validation loss {losses[0]:.4f} nats, {losses[1]:.4f} after rounding")
     assert abs(losses[1] - losses[0]) < 0.01
 

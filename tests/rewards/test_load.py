@@ -109,9 +109,15 @@ def test_penalties_for_a_repeated_structure_and_a_repeated_composition():
 
     other = Structure(Lattice.hexagonal(4, 9), ["Na", "Na", "Cl", "Cl"], [[0, 0, z] for z in (0, 0.1, 0.4, 0.8)])
     crystals = [salt(3.5), salt(3.5), other, None, salt(3.5, symbols=("K", "Cl")), None]
-    nothing = np.zeros(6, bool)
-    added, found = Diversity(composition_penalty=0.3).evaluate(crystals, nothing)
-    np.testing.assert_allclose(added, [0, -0.3, -0.3, 0, 0, 0])
+    value, nothing = np.array([3.0, 3.0, 2.0, -5.0, 3.0, -5.0]), np.zeros(6, bool)
+
+    def taken_off(**penalties) -> np.ndarray:
+        return value - Diversity(**penalties).apply(value, -5.0, crystals, nothing)[0]
+
+    _, found = Diversity().apply(value, -5.0, crystals, nothing)
     assert found["unique"][:3].tolist() == [1, 0, 1]
-    added, _ = Diversity(duplicate_penalty=1, composition_penalty=0.3).evaluate(crystals, nothing)
-    np.testing.assert_allclose(added, [0, -1.3, -0.3, 0, 0, 0])
+    np.testing.assert_allclose(taken_off(), 0)
+    np.testing.assert_allclose(taken_off(composition_penalty=0.3), [0, 0.3, 0.3, 0, 0, 0])
+    np.testing.assert_allclose(taken_off(duplicate_penalty=1, composition_penalty=0.3), [0, 1.3, 0.3, 0, 0, 0])
+    np.testing.assert_allclose(taken_off(duplicate_penalty=None), [0, 8, 0, 0, 0, 0])  # as a failure
+    np.testing.assert_allclose(taken_off(duplicate_penalty=None, composition_penalty=0.3), [0, 8.3, 0.3, 0, 0, 0])

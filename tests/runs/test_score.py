@@ -15,7 +15,7 @@ from cfx.core.likelihood import LogProb
 from cfx.io.dataset import load_dataset
 from cfx.model import Model
 from cfx.runs.score import Scores
-from cfx.runs.train import evaluate
+from cfx.runs.train import mean_loss
 
 PARTS = ("wyckoff", "species", "coords", "lattice")
 
@@ -101,7 +101,7 @@ def test_nll_is_the_validation_loss_of_training(rotary, tmp_path):
     data = load_dataset(tmp_path / "data", num_workers=1)
     model = Model("golden", rotary.config, rotary.params)
     overall = Scores(data, model.log_prob(data.batch)).summary()[0]
-    loss = evaluate(rotary.params, rotary.config, data, 16)
+    loss = mean_loss(rotary.params, rotary.config, data, 16)
     assert overall["crystals"] == 20 and overall["nll"] == pytest.approx(loss["loss"], rel=1e-5)
     for name in PARTS:
         assert overall[f"nll_{name}"] == pytest.approx(loss[name], rel=1e-4, abs=1e-5)

@@ -20,7 +20,7 @@ from cfx.io.dataset import load_dataset
 from cfx.model import Model, load_model
 from cfx.reporter import Silent
 from cfx.runs.signals import Interrupted
-from cfx.runs.train import evaluate, train
+from cfx.runs.train import mean_loss, train
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = ModelConfig(
@@ -145,7 +145,7 @@ def test_the_reported_loss_is_the_mean_log_probability(uninterrupted, data):
     model = load_model(run / "best")
     assert -model.log_prob(data.batch).total.mean() == pytest.approx(result.best_loss, rel=1e-5)
     raw = load_checkpoint(last_checkpoint(run)).params
-    assert abs(evaluate(raw, TINY, data, 16)["loss"] - result.validation_loss) > 1e-4
+    assert abs(mean_loss(raw, TINY, data, 16)["loss"] - result.validation_loss) > 1e-4
 
 
 @pytest.mark.parametrize(("signum", "step"), [(2, 5), (15, 13)])

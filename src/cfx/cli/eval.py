@@ -91,11 +91,12 @@ def command(
     _check(records, html, force)
     reporter = ConsoleReporter()
 
-    from cfx.runs.evaluate import as_result, check_inputs, evaluate, prepare
+    from cfx.runs.evaluate import as_result, evaluate
+    from cfx.runs.judges import check_inputs, load_judges
 
     check_inputs(files, reporter)
     with _cluster(scheduler):
-        judges = prepare(config, reporter)
+        judges = load_judges(config, reporter)
         result = as_result([evaluate(name, judges, reporter) for name in files])
     _write(result, records, html, reporter)
     if as_json:

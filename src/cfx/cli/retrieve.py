@@ -70,8 +70,9 @@ def command(
 
     drawn = _Drawn(models or [], space_group, n, seed, temperature, reporter)
 
-    from cfx.runs.evaluate import check_inputs
-    from cfx.runs.retrieve import as_curves, as_result, read_known, read_structures, retrieve
+    from cfx.runs.judges import check_inputs
+    from cfx.runs.ranking import read_known
+    from cfx.runs.retrieve import as_curves, as_result, read_structures, retrieve
 
     check_inputs(crystals or [], reporter)
     predictors = {"band_gap": gap_model, "dielectric": dielectric_model}

@@ -80,7 +80,9 @@ def command(
     threshold: Annotated[float | None, _option("Reward 1 from here on, 0 below.")] = None,
     reference: Annotated[str | None, _option("Known crystals, for the novelty in the log and its bonus.")] = None,
     novelty_bonus: Annotated[float, typer.Option(help="Added for crystals not in --reference.")] = 0.0,
-    duplicate_penalty: Annotated[float, typer.Option(help="Taken off for repeats in a rollout.")] = 0.0,
+    duplicate_penalty: Annotated[
+        float | None, _option("Taken off for repeats in a rollout. [they count as failures]")
+    ] = None,
     composition_penalty: Annotated[float, typer.Option(help="Taken off for repeated compositions.")] = 0.0,
     device: Annotated[str, typer.Option(help="Of potential and property models: cpu or cuda.")] = "cpu",
     temperature: Annotated[float, typer.Option(help="Of the draws.")] = 1.0,
@@ -230,7 +232,7 @@ def _judges(rewards: RewardConfig, reporter) -> tuple[Any, Any]:
     """The reward and what is added to it, ready to evaluate."""
     from cfx.rewards.compose import Diversity
     from cfx.rewards.load import load_reward
-    from cfx.runs.evaluate import open_hull, read_reference
+    from cfx.runs.judges import open_hull, read_reference
 
     reward = load_reward(rewards, lambda potential: open_hull(rewards.hull, rewards.hull_scale, potential, reporter))
     reporter.message(f"reward {reward.name}: {reward.about}")

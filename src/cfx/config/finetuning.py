@@ -55,7 +55,8 @@ class RewardConfig:
         target: value that a property is to have; None: the larger the better.
         distance: from it: square or absolute.
         novelty_bonus: added for a crystal that is not in `reference`.
-        duplicate_penalty: taken off for a crystal that matches an earlier one of its batch.
+        duplicate_penalty: taken off for a crystal that matches an earlier one of its batch; None: it counts as a
+            failure.
         composition_penalty: taken off for one of an earlier one's reduced composition, whatever its structure.
         reference: known crystals, as a file or a name.
         device: of potentials and models: cpu or cuda.
@@ -74,7 +75,7 @@ class RewardConfig:
     target: float | None = None
     distance: Literal["square", "absolute"] = "square"
     novelty_bonus: float = 0.0
-    duplicate_penalty: float = 0.0
+    duplicate_penalty: float | None = None
     composition_penalty: float = 0.0
     reference: str | None = None
     device: str = "cpu"

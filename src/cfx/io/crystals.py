@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def load_crystals(
         on_progress: called with the number of crystals read so far.
 
     Raises:
-        DataError: if the file cannot be read, or holds nothing.
+        DataError: if the file cannot be read, or nothing in it is a crystal.
     """
     loaded: list[Loaded] = []
     for one in iterate_crystals(path, num_workers):
@@ -73,6 +74,9 @@ def load_crystals(
             on_progress(len(loaded))
     if not loaded:
         raise DataError(f"{path} holds no crystals")
+    if all(one.structure is None for one in loaded):
+        reason, count = Counter(one.reason for one in loaded).most_common(1)[0]
+        raise DataError(f"none of the {len(loaded)} crystals of {path} can be read: {count} x {reason}")
     on_progress(len(loaded))
     return loaded
 

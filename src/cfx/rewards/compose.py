@@ -88,41 +88,47 @@ class Weighted:
 
 @dataclass(frozen=True)
 class Diversity:
-    """What is added to rewards so that the policy does not collapse onto one crystal, or onto known ones.
+    """What becomes of rewards so that the policy does not collapse onto one crystal, or onto known ones.
 
     Attributes:
         novelty_bonus: for a crystal that matches none of `reference`.
-        duplicate_penalty: for a crystal that matches an earlier one of its batch.
+        duplicate_penalty: for a crystal that matches an earlier one of its batch; None: it counts as a failure does, so
+            that of copies one is worth something, whatever the unit of the reward.
         composition_penalty: for a crystal that has the reduced composition of an earlier one of its batch.
         reference: known crystals.
     """
 
     novelty_bonus: float = 0.0
-    duplicate_penalty: float = 0.0
+    duplicate_penalty: float | None = 0.0
     composition_penalty: float = 0.0
     reference: Reference | None = None
 
-    def evaluate(
-        self, structures: Sequence[Structure | None], repeated: np.ndarray
+    def apply(
+        self, value: np.ndarray, failure: float, structures: Sequence[Structure | None], repeated: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """What to add for each crystal, float64 [n], and by name who is unique in the batch and who is novel (0, 1).
+        """The rewards to learn from, float64 [n], and by name who is unique in the batch and who is novel (0, 1).
 
         Args:
-            structures: n of them.
+            value: float64 [n], rewards as they are; failures count as `failure` already.
+            failure: what a failure counts as.
+            structures: n of them, None where there is none.
             repeated: bool [n], crystals that are known to be copies of earlier ones, which need not be compared.
         """
         compared = [None if copy else one for one, copy in zip(structures, repeated, strict=True)]
         unique = np.array([record.unique for record in find_duplicates(compared, 1)], float)
-        there = np.array([one is not None for one in structures])
-        added = -self.duplicate_penalty * ((unique == 0) & there)
+        copies = (unique == 0) & np.array([one is not None for one in structures])
+        if self.duplicate_penalty is None:
+            value = np.where(copies, failure, value)
+        else:
+            value = value - self.duplicate_penalty * copies
         if self.composition_penalty:
-            added = added - self.composition_penalty * _repeats([one and one.composition for one in structures])
+            value = value - self.composition_penalty * _repeats([one and one.composition for one in structures])
         found = {"unique": unique}
         if self.reference is not None:
             novel = np.array([bool(record.novel) for record in find_novel(structures, self.reference, 1)], float)
             found["novel"] = novel
-            added = added + self.novelty_bonus * novel
-        return added, found
+            value = value + self.novelty_bonus * novel
+        return value, found
 
 
 def _repeats(compositions: Sequence) -> np.ndarray:

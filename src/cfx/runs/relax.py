@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cfx.config.checks import not_negative, positive
-from cfx.errors import DataError, OutputError, UsageError
+from cfx.errors import OutputError, UsageError
 from cfx.io.cache import replace_atomically
 from cfx.io.crystals import Loaded, load_crystals
 from cfx.metrics.rmsd import rms_displacement
@@ -73,8 +73,6 @@ def relax_file(
     partial = target.with_name(f"{target.name}.partial")
     potential = load_potential(settings.potential, device)
     crystals = load_crystals(data_path(settings.source, reporter), workers)
-    if not any(one.structure is not None for one in crystals):
-        raise DataError(f"none of the {len(crystals)} crystals of {settings.source} can be read: {crystals[0].reason}")
     header = {**asdict(settings), "model": potential.name, "crystals": len(crystals)}
     rows = _resumed(partial, header) if resume else {}
     todo = [i for i in range(len(crystals)) if i not in rows]

@@ -38,7 +38,7 @@ class Rollout:
     Attributes:
         crystals: as drawn (numpy).
         keys: their fingerprints.
-        reward: float64 [B]; what failed counts as the reward's `failure`; with what diversity adds.
+        reward: float64 [B], to learn from: what failed counts as the reward's `failure`, and diversity has its say.
         value: the reward alone, NaN where it failed.
         reasons: why it failed, "" where it did not.
         metrics: parts of the reward and, as 0 or 1, `valid`, `unique` and `novel`; float64 [B].
@@ -163,9 +163,11 @@ def roll_out(
     keys = [fingerprint(crystals, row) for row in range(len(crystals))]
     value, reasons, metrics, cached = cache.evaluate(reward, keys, structures)
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
-    added, diverse = diversity.evaluate(structures, np.array([first[key] != row for row, key in enumerate(keys)]))
+    repeated = np.array([first[key] != row for row, key in enumerate(keys)])
+    counted, diverse = diversity.apply(
+        np.where(np.isnan(value), reward.failure, value), reward.failure, structures, repeated
+    )
     valid = np.array([record.valid for record in structure_validity(structures)], float)
-    counted = np.where(np.isnan(value), reward.failure, value) + added
     seconds = {"sampling": sampled - start, "rewarding": time.perf_counter() - sampled}
     return Rollout(
         crystals, keys, counted, value, reasons, metrics | {"valid": valid} | diverse, entropy, cached, seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -155,7 +156,8 @@ def _open(model: Model, request: SampleConfig, output: Path | None, resume: bool
     if output is None:
         return StandardOutput(), SampleResult(), Resumed()
     asked = {key: value for key, value in to_dict(request).items() if key not in ("batch_size", "max_attempts")}
-    target = GrowingOutput(output, _plain({"model": _digest(model), **asked}), keep=request.unique)
+    header = json.loads(json.dumps({"model": _digest(model), **asked}))  # as it will be read again
+    target = GrowingOutput(output, header, keep=request.unique)
     if not resume:
         target.begin()
         return target, SampleResult(), Resumed()
@@ -173,19 +175,12 @@ def _digest(model: Model) -> str:
     return digest.hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    """With lists for tuples, as JSON gives them back."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
 def _records(model: Model, request: SampleConfig, draws: Draws, result: SampleResult) -> list[Record]:
     """The crystals of a batch, counted and described."""
     records = []
     for row, job in enumerate(draws.jobs):
         crystals = draws.crystals[row : row + 1]
-        found = find_space_group(conventional_cell(crystals, 0)) if is_physical(crystals.lattice)[0] else None
+        found = find_space_group(_conventional_cell(crystals, 0)) if is_physical(crystals.lattice)[0] else None
         result.asked[job.space_group] += 1
         if found == job.space_group:
             result.as_asked += 1
@@ -209,7 +204,7 @@ def _records(model: Model, request: SampleConfig, draws: Draws, result: SampleRe
     return records
 
 
-def conventional_cell(crystals: CrystalBatch, row: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def _conventional_cell(crystals: CrystalBatch, row: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Row vectors (angstrom), coordinates [n, 3] and atomic numbers [n] of all atoms of one crystal."""
     coords, site = crystals.atoms(row)
     vectors = cell_vectors(np.asarray(crystals.lattice[row : row + 1], float))[0]

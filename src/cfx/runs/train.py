@@ -206,7 +206,7 @@ class _Run:
         line: dict[str, Any] = {"step": done, "epoch": done / self.steps_per_epoch, "train": means}
         self.epoch_losses.append((means["loss"], float(state.totals["crystals"])))
         if end_of_epoch and self.validation is not None:
-            line["validation"] = evaluate(
+            line["validation"] = mean_loss(
                 state.best_params, self.model, self.validation, self.config.batch_size, self.devices
             )
         if self.devices.writes:
@@ -360,7 +360,7 @@ def choose_precision(precision: str) -> str:
     return precision
 
 
-def evaluate(
+def mean_loss(
     params, model: ModelConfig, data: EncodedDataset, batch_size: int, devices: Devices | None = None
 ) -> dict[str, float]:
     """Mean loss and its parts over a data set, nats a crystal, without dropout."""

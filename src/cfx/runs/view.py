@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfx.errors import DataError
 from cfx.io.cache import replace_atomically
 from cfx.io.crystals import load_crystals
 from cfx.metrics.symmetry import find_space_groups
@@ -44,8 +43,6 @@ def write_viewer(name: str, output: Path, first: int, reporter: Reporter) -> tup
     with warnings.catch_warnings(action="ignore"), reporter.progress(f"reading {path.name}", None) as progress:
         crystals = load_crystals(path, on_progress=progress.update)
         shown = [one for one in crystals if one.structure is not None][:first]
-        if not shown:
-            raise DataError(f"none of the {len(crystals)} crystals of {name} can be read: {crystals[0].reason}")
         groups = find_space_groups([one.structure for one in shown])
         gallery = [
             {

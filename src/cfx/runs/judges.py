@@ -1,0 +1,140 @@
+"""What crystals are held against: known crystals, a potential and a hull, read and made sure of before the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cfx.config import EvalConfig
+from cfx.errors import DataError
+from cfx.io.cache import cache_directory, content_digest
+from cfx.io.crystals import iterate_crystals
+from cfx.io.hulls import read_hull
+from cfx.metrics import symmetry, validity
+from cfx.metrics.hull import Hull
+from cfx.metrics.reference import Reference, cached_reference
+from cfx.metrics.summary import Thresholds
+from cfx.potentials.base import Potential, load_potential, other_method
+from cfx.potentials.canary import prove_scale
+from cfx.reporter import Reporter
+from cfx.runs.fetch import data_path, hull_path
+
+READ = 64
+"""Known crystals read between two looks at the clock."""
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What crystals are held against; None where there is nothing.
+
+    Attributes:
+        config: how.
+        reference: known crystals, and what they are called.
+        potential: computes energies.
+        hull: phases.
+    """
+
+    config: EvalConfig
+    reference: Reference | None
+    potential: Potential | None
+    hull: Hull | None
+
+    def settings(self) -> dict[str, str | float | bool]:
+        """What a reader of the numbers has to know."""
+        config = self.config
+        settings: dict[str, str | float | bool] = {
+            "structure validity": f"atoms > {validity.MIN_DISTANCE} angstrom apart, volume > 0.1 angstrom^3",
+            "composition validity": validity.SMACT_SETTING,
+            "duplicates": "pymatgen StructureMatcher, default tolerances",
+            "symmetry tolerance": f"{symmetry.SYMPREC} angstrom",
+            "stable": f"at most {Thresholds().stable:g} eV/atom above the hull",
+        }
+        if self.reference is not None:
+            settings["reference"] = f"{config.reference} ({len(self.reference):,} crystals)"
+        if self.potential is not None:
+            settings["potential"] = f"{self.potential.name}, energies on the scale {self.potential.scale}"
+        if self.hull is not None:
+            settings["hull"] = str(self.hull)
+        if config.relax:
+            settings["relaxed"] = f"to {config.fmax:g} eV/angstrom, at most {config.steps} steps; judged as relaxed"
+        return settings
+
+
+def check_inputs(names: Sequence[str], reporter: Reporter) -> None:
+    """Finds out before the work whether all files are there, fetching those that are only named.
+
+    Raises:
+        DataError: if one is not.
+        NetworkError: if one cannot be fetched.
+    """
+    for name in names:
+        if not (path := data_path(name, reporter)).exists():
+            raise DataError(f"no such file or directory: {path}")
+
+
+def load_judges(config: EvalConfig, reporter: Reporter) -> Judges:
+    """All that a configuration names.
+
+    Raises:
+        DataError: if a file cannot be read.
+        UsageError: if potential and hull do not go together.
+        DependencyError: if a library is missing.
+    """
+    validity.composition_validity([])  # complains if a library is missing
+    potential = load_potential(config.potential, config.device) if config.potential else None
+    hull = open_hull(config.hull, config.hull_scale, potential, reporter) if config.hull and potential else None
+    reference = read_reference(config.reference, config.workers, reporter) if config.reference else None
+    return Judges(config, reference, potential, hull)
+
+
+def open_hull(name: str, scale: str | None, potential: Potential, reporter: Reporter) -> Hull:
+    """A hull for energies of a potential.
+
+    Raises:
+        DataError: if it cannot be read.
+        UsageError: if potential and hull do not go together.
+        CheckpointError: if the potential's energies are not on the scale that it says.
+    """
+    with reporter.progress(f"reading {Path(name).name}", None) as progress:
+        hull = read_hull(hull_path(name, reporter), scale, progress.update)
+    hull.check_potential(potential.scale)
+    if hull.info.potential != potential.name:
+        _prove(potential, hull, reporter)
+    return hull
+
+
+def _prove(potential: Potential, hull: Hull, reporter: Reporter) -> None:
+    """Makes sure that energies of a potential and of a hull made by something else mean the same."""
+    if (what := other_method(potential.name)) is not None:
+        reporter.warning(
+            f"energies of {potential.name} are {what}: their distances from the hull {hull.info.name} mean little; "
+            "build a hull with the potential itself (cfx hull build)"
+        )
+    if not prove_scale(potential):
+        reporter.warning(
+            f"that energies of {potential.name} are on the scale {potential.scale} is taken on trust: it knows none of "
+            f"the crystals that would prove it, and the hull is of {hull.info.potential}"
+        )
+
+
+def read_reference(name: str, workers: int, reporter: Reporter) -> Reference:
+    """Known crystals, from the cache where they are there.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    path = data_path(name, reporter)
+
+    def structures():
+        with reporter.progress(f"reading {name}", None) as progress:
+            for done, one in enumerate(iterate_crystals(path, workers), start=1):
+                if done % READ == 0:
+                    progress.update(done)
+                yield one.structure
+
+    reference = cached_reference(structures, content_digest(path, ["reference", path.name]), cache_directory("known"))
+    if not len(reference):
+        raise DataError(f"{name} holds no crystals to compare with")
+    reporter.message(f"{name}: {len(reference):,} known crystals")
+    return reference
