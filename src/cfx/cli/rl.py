@@ -109,7 +109,7 @@ def command(
 
     The run keeps the policy (RUN/final), the crystals of highest reward (best.cif), all crystals with the parts of
     their rewards (crystals.jsonl), and metrics.jsonl: see cfx plot RUN. The model it started from stays the reference
-    of the KL term. What failed counts as the worst, and is never drawn again.
+    of the KL term. What failed counts as the worst, and so do repeats within a rollout.
     """
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import start_jax
