@@ -98,7 +98,7 @@ def test_an_interrupted_run_is_continued(cfx, start_cfx, tmp_path):
         (["nowhere.cif", "-o", "x.jsonl"], 3, "nowhere.cif"),
         (["bad.jsonl", "-o", "x.jsonl"], 3, "can be read"),
         (["good.jsonl", "-o", "x.xyz"], 2, "x.xyz"),
-        (["good.jsonl", "-o", "x.jsonl", "--fmax", "0"], 2, "largest force"),
+        (["good.jsonl", "-o", "x.jsonl", "--fmax", "0"], 2, "fmax must be positive"),
         (["good.jsonl", "-o", "x.jsonl", "--resume"], 8, "nothing to continue"),
     ],
 )

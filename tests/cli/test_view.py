@@ -48,7 +48,7 @@ def test_a_page_of_crystals(cfx, crystals, tmp_path):
 
 def test_pages_that_cannot_be(cfx, crystals, tmp_path):
     wrong = cfx("view", "crystals", "-o", "page.pdf")
-    assert wrong.returncode == 2 and "name an .html file" in wrong.stderr
+    assert wrong.returncode == 2 and "name a file that ends in .html" in wrong.stderr
     missing = cfx("view", "nothing.cif")
     assert missing.returncode in (2, 3) and "nothing.cif" in missing.stderr
     broken = cfx("view", "crystals/c.cif", "-o", "c.html")

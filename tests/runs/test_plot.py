@@ -18,11 +18,12 @@ from cfx.config.training import TrainRun
 from cfx.core.elements import FAMILIES, SYMBOLS, group_number
 from cfx.errors import DataError, OutputError, UsageError
 from cfx.io.dataset import load_dataset
+from cfx.io.targets import check_file
 from cfx.model import Model, load_model
 from cfx.reporter import Silent
 from cfx.runs.curves import NAMES, read_run
 from cfx.runs.embeddings import learned_elements, species_similarity
-from cfx.runs.plot import check_figure, draw_curves, draw_similarity, save_figure
+from cfx.runs.plot import SUFFIXES, draw_curves, draw_similarity, save_figure
 from cfx.runs.train import train
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -170,13 +171,13 @@ def test_a_figure_that_cannot_be_written_leaves_nothing(write, tmp_path, monkeyp
 def test_targets_are_checked_before_the_work(tmp_path):
     (tmp_path / "old.png").write_bytes(b"older")
     with pytest.raises(OutputError, match="exists"):
-        check_figure(tmp_path / "old.png", force=False)
-    check_figure(tmp_path / "old.png", force=True)
+        check_file(tmp_path / "old.png", SUFFIXES, force=False)
+    check_file(tmp_path / "old.png", SUFFIXES, force=True)
     for name in ("run.jpg", "run", ".png"):
         with pytest.raises(UsageError, match="suffix"):
-            check_figure(tmp_path / name, force=False)
+            check_file(tmp_path / name, SUFFIXES, force=False)
     with pytest.raises(OutputError, match="no directory"):
-        check_figure(tmp_path / "no" / "run.png", force=False)
+        check_file(tmp_path / "no" / "run.png", SUFFIXES, force=False)
 
 
 def test_groups_are_those_of_the_periodic_table():

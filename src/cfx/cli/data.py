@@ -35,13 +35,11 @@ def command(
     """
     from cfx.cli.console import ConsoleReporter
     from cfx.errors import UsageError
-    from cfx.io.outputs import check_target
+    from cfx.io.targets import check_file
 
-    if failures is not None and failures.suffix != ".csv":
-        raise UsageError(f"cannot write {failures}", "name a .csv file")
     if n_max < 2 or n_max > 255:
         raise UsageError(f"--n-max {n_max} is no number of slots", "write one from 2 to 255; published models have 21")
-    check_target(failures, force)
+    check_file(failures, (".csv",), force)
 
     from cfx.runs.data import read, summarize
 

@@ -12,7 +12,6 @@ import typer
 
 from cfx.cli.options import DATA_HELP
 from cfx.config import EvalConfig
-from cfx.errors import UsageError
 
 WORDS = {
     "avg_structure_validity": "valid structure",
@@ -112,31 +111,12 @@ def _check(records: Path | None, html: Path | None, force: bool) -> None:
     from importlib.util import find_spec
 
     from cfx.errors import DependencyError
+    from cfx.io.targets import check_file
 
-    for path, suffixes in ((records, (".csv", ".parquet")), (html, (".html",))):
-        if path is not None and path.suffix not in suffixes:
-            raise UsageError(f"cannot write {path}", f"name a {' or '.join(suffixes)} file")
-        check_file(path, force)
+    check_file(records, (".csv", ".parquet"), force)
+    check_file(html, (".html",), force)
     if records is not None and records.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise DependencyError("writing Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'")
-
-
-def check_file(path: Path | None, force: bool) -> None:
-    """Finds out before the work whether a file may be written.
-
-    Raises:
-        OutputError: if it is there, or cannot be made.
-    """
-    import os
-
-    from cfx.errors import OutputError
-
-    if path is None:
-        return
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists", "overwrite it with --force, or name another file")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise OutputError(f"cannot write {path}", "name a file in a directory that exists")
 
 
 @contextmanager

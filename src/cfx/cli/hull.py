@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from cfx.cli.options import DATA_HELP
-from cfx.errors import UsageError
 
 app = typer.Typer(help="Phases that stability is judged against: build such a hull, or look at one.")
 SHOWN = 20
@@ -29,11 +28,9 @@ def build(
     Energies of candidates by the same potential are then on the same footing. Elements must be among the crystals.
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.cli.eval import check_file
+    from cfx.io.targets import check_file
 
-    if output.suffix != ".npz":
-        raise UsageError(f"cannot write {output}", "name a .npz file")
-    check_file(output, force)
+    check_file(output, (".npz",), force)
     from cfx.runs.hull import build as build_hull
 
     reporter = ConsoleReporter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 from cfx.config import Template
@@ -31,20 +31,6 @@ def words(text: str | None) -> tuple[str, ...]:
     return parts
 
 
-def distribution(text: str, counts: Callable[[str], dict[int, int]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Space groups and weights of data:NAME.
-
-    Args:
-        text: as above.
-        counts: crystals by space group of what stands behind `data:`.
-    """
-    name = text.removeprefix("data:")
-    if not name:
-        raise UsageError("data: names no data set", "write data:FILE or data:model")
-    found = {group: count for group, count in sorted(counts(name).items()) if count}
-    return tuple(found), tuple(float(count) for count in found.values())
-
-
 def space_groups(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Space groups and weights: 194, or 2,14,62, or 1-230, or uniform.
 
@@ -60,12 +46,36 @@ def space_groups(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
                 f"{part!r} is no space group", "write 194, or 2,14,62, or 1-230, or uniform, or data:DATA_SET"
             )
         first, last = int(match[1]), int(match[2] or match[1])
-        if last > 230:
-            raise UsageError(f"there is no space group {last}", "space groups run from 1 to 230")
+        for group in (first, last):
+            if not 1 <= group <= 230:
+                raise UsageError(f"there is no space group {group}", "space groups run from 1 to 230")
         if last < first:
             raise UsageError(f"the range {part} is empty", f"write {last}-{first}")
         groups += range(first, last + 1)
     return tuple(groups), ()
+
+
+def space_group_text(groups: Sequence[int]) -> str:
+    """Space groups as --sg takes them, ranges where there are some: 2,14,62-65."""
+    runs: list[list[int]] = []
+    for group in groups:
+        if runs and group == runs[-1][-1] + 1:
+            runs[-1].append(group)
+        else:
+            runs.append([group])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def check_space_groups(text: str) -> None:
+    """Finds out what is wrong with a --sg before anything slow starts; data:NAME is read later.
+
+    Raises:
+        UsageError: if it names no space groups.
+    """
+    if not text.startswith("data:"):
+        space_groups(text)
+    elif text == "data:":
+        raise UsageError("data: names no data set", "write data:FILE or data:model")
 
 
 def formula(text: str | None) -> tuple[tuple[str, int], ...]:

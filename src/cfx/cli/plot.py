@@ -1,4 +1,4 @@
-"""cfx plot: how a training goes, and what a model has learned of the elements."""
+"""cfx plot: how a run goes, and what a model has learned of the elements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ PLAIN_MARKERS, PLAIN_WIDTH = "o+x*", 80
 
 def command(
     what: Annotated[
-        str, typer.Argument(help="The directory of a cfx train, or its metrics.jsonl; or the word: embeddings.")
+        str,
+        typer.Argument(help="The directory of a run, or its metrics.jsonl; or the word: embeddings."),
     ],
     model: Annotated[
         str | None, typer.Argument(help="Of the embeddings: a name (auto), a checkpoint directory, or a .pkl file.")
@@ -34,7 +35,8 @@ def command(
 ) -> None:
     """Draw the metrics of a run, or the similarity of elements in a model.
 
-    A run: loss and its parts in nats per crystal, learning rate, norm of the gradient; a run that is going on will do.
+    A training: loss and its parts in nats per crystal, learning rate, norm of the gradient. A fine-tuning: reward and
+    its parts, KL, what becomes of the crystals, entropy. A run that is going on will do.
 
     embeddings: cosine similarity of the species embeddings, as they are (no mean is subtracted), of the elements that
     the model has learned. The terminal gets means by family and the nearest elements; -o FILE a heat map of all.
@@ -42,9 +44,10 @@ def command(
     from cfx.errors import UsageError
 
     if output is not None:
-        from cfx.runs.plot import check_figure
+        from cfx.io.targets import check_file
+        from cfx.runs.plot import SUFFIXES
 
-        check_figure(output, force)
+        check_file(output, SUFFIXES, force)
     if what == "embeddings":
         subject = _similarity(model or "auto")
     elif model is not None or as_json:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cfx.cli.options import DATA_HELP
-from cfx.errors import OutputError, UsageError
+from cfx.errors import OutputError
 
 
 def command(
@@ -29,12 +29,10 @@ def command(
     RMSD to the start, and why something failed; the other formats hold the crystals that have an energy.
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.cli.eval import check_file
+    from cfx.io.targets import check_file
     from cfx.runs.relax import SUFFIXES, RelaxSettings, relax_file
 
-    if output.suffix not in SUFFIXES:
-        raise UsageError(f"cannot write {output}", f"name a file that ends in {', '.join(SUFFIXES)}")
-    check_file(output, force)
+    check_file(output, SUFFIXES, force)
     partial = output.with_name(f"{output.name}.partial")
     if partial.exists() and not (force or resume):
         raise OutputError(f"{partial} holds an unfinished run", "continue it with --resume, or start anew with --force")

@@ -13,7 +13,6 @@ from cfx.cli import options
 from cfx.errors import UsageError
 
 if TYPE_CHECKING:
-    from cfx.config import SampleConfig
     from cfx.reporter import Reporter
 
 FEW = 10
@@ -118,7 +117,7 @@ def _check(
     force: bool,
 ) -> None:
     """What can be known to be wrong before anything slow starts."""
-    from cfx.cli.eval import check_file
+    from cfx.io.targets import check_file
 
     names = [*models, *crystals]
     if not names:
@@ -129,13 +128,11 @@ def _check(
         raise UsageError("give space groups to draw from with --sg", "for example --sg 194, or --sg data:model")
     if not models and space_group is not None:
         raise UsageError("--sg says what models draw, but no model is named", "name one, or leave out --sg")
-    if output is not None and output.suffix not in (".csv", ".parquet"):
-        raise UsageError(f"cannot write {output}", "name a .csv or .parquet file")
-    check_file(output, force)
+    check_file(output, (".csv", ".parquet"), force)
     if plot is not None:
-        from cfx.runs.plot import COLOURS, check_figure
+        from cfx.runs.plot import COLOURS, SUFFIXES
 
-        check_figure(plot, force)
+        check_file(plot, SUFFIXES, force)
         if property is None:
             raise UsageError("without a property nothing is ranked, and there is nothing to draw", "name a --property")
         if len(names) > len(COLOURS):
@@ -155,28 +152,22 @@ class _Drawn:
         self._request = functools.partial(SampleConfig, n=n, seed=seed, temperature=temperature)
         if not names:
             return
-        self._groups = None if space_group.startswith("data:") else options.space_groups(space_group)
-        self._ask(*(self._groups or ((1,), ())))
+        options.check_space_groups(space_group)
+        self._request((1,))
 
         from cfx.cli.start import load, start_jax
 
         start_jax(reporter)
         self._models = [(name, load(name, reporter)) for name in names]
 
-    def _ask(self, groups: tuple[int, ...], weights: tuple[float, ...]) -> SampleConfig:
-        return self._request(groups, weights=weights)
-
     def __iter__(self) -> Iterator[tuple[str, list]]:
         """Names and structures."""
         for name, model in self._models:
+            from cfx.cli.start import space_groups
             from cfx.runs.retrieve import sample_structures
-            from cfx.runs.score import space_group_counts
 
-            groups = self._groups
-            if groups is None:
-                count = functools.partial(space_group_counts, model, reporter=self._reporter)
-                groups = options.distribution(self._space_group, count)
-            yield name, sample_structures(model, self._ask(*groups), self._reporter)
+            groups, weights = space_groups(self._space_group, model, self._reporter)
+            yield name, sample_structures(model, self._request(groups, weights=weights), self._reporter)
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cfx.cli import options
-from cfx.config import DPOConfig, RewardConfig, Shape
+from cfx.config import DPOConfig, RewardConfig, SampleConfig, Shape
 from cfx.config.finetuning import PRESETS
 from cfx.errors import UsageError
 
@@ -145,28 +145,29 @@ def command(
         ),
     )
     rewards = RewardConfig(
-        reward,
-        Shape(_limits(clip_reward), log1p, threshold),
-        potential,
-        hull,
-        hull_scale,
-        e_hull_limit,
-        e_hull_floor,
-        gap_model,
-        dielectric_model,
-        property_name,
-        target,
-        distance,
-        novelty_bonus,
-        duplicate_penalty,
-        composition_penalty,
-        reference,
-        device,
+        reward=reward,
+        shape=Shape(_limits(clip_reward), log1p, threshold),
+        potential=potential,
+        hull=hull,
+        hull_scale=hull_scale,
+        e_hull_limit=e_hull_limit,
+        e_hull_floor=e_hull_floor,
+        gap_model=gap_model,
+        dielectric_model=dielectric_model,
+        property_name=property_name,
+        target=target,
+        distance=distance,
+        novelty_bonus=novelty_bonus,
+        duplicate_penalty=duplicate_penalty,
+        composition_penalty=composition_penalty,
+        reference=reference,
+        device=device,
     )
     template, own_group = options.template(wyckoff, sites, prototype, redraw)
     if space_group and own_group:
         raise UsageError("--from brings its own space group", "leave --sg out")
     groups = space_group or (str(own_group) if own_group else "data:model")
+    options.check_space_groups(groups)
     wishes = {
         "temperature": temperature,
         "elements": options.words(elements),
@@ -208,24 +209,19 @@ def _slug(text: str) -> str:
 
 
 def _rewarded(run: Path, name: str, space_group: str, wishes: dict[str, Any], rewards, rl, reporter) -> None:
-    from cfx.cli.start import load
-    from cfx.config import SampleConfig
+    from cfx.cli.start import load, space_groups
     from cfx.config.finetuning import RewardRun
     from cfx.runs.rl import fine_tune
     from cfx.runs.rundir import RunDirectory
-    from cfx.runs.score import space_group_counts
 
     RunDirectory(run).check_free()
     model = load(name, reporter)
-    if space_group.startswith("data:"):
-        groups = options.distribution(space_group, lambda data: space_group_counts(model, data, reporter))
-    else:
-        groups = options.space_groups(space_group)
-    sample = SampleConfig(groups[0], weights=groups[1], **wishes)
+    groups, weights = space_groups(space_group, model, reporter)
+    sample = SampleConfig(groups, weights=weights, **wishes)
     config = RewardRun(name, sample, rewards, rl).with_whole_paths()
     reward, diversity = _judges(rewards, reporter)
     result = fine_tune(run, config, model, reward, diversity, reporter)
-    _tell(result, run, sample.space_groups, reward, reporter)
+    _tell(result, run, sample, reward, reporter)
 
 
 def _judges(rewards: RewardConfig, reporter) -> tuple[Any, Any]:
@@ -256,7 +252,7 @@ def _resume(run: Path, reporter) -> None:
 
     reward, diversity = _judges(config.reward, reporter)
     result = fine_tune(run, config, model, reward, diversity, reporter, resume=True)
-    _tell(result, run, config.sample.space_groups, reward, reporter)
+    _tell(result, run, config.sample, reward, reporter)
 
 
 def _pairs(run: Path, name: str, pairs: Path | None, dpo: DPOConfig, reporter) -> None:
@@ -273,7 +269,7 @@ def _pairs(run: Path, name: str, pairs: Path | None, dpo: DPOConfig, reporter) -
     _tell_policy(run, reporter)
 
 
-def _tell(result, run: Path, groups: tuple[int, ...], reward, reporter) -> None:
+def _tell(result, run: Path, sample: SampleConfig, reward, reporter) -> None:
     """Says at the end what became of the reward."""
     if result.ended:
         reporter.warning(f"ended at step {result.step}: {result.ended}")
@@ -281,7 +277,7 @@ def _tell(result, run: Path, groups: tuple[int, ...], reward, reporter) -> None:
         unit = f" {reward.unit}" if reward.unit else ""
         reporter.message(f"mean reward {result.first:.3f}{unit} in the first step, {result.last:.3f} in the last")
     reporter.message(f"{result.best} crystals of highest reward: {run}/best.cif")
-    _tell_policy(run, reporter, str(groups[0]) if len(groups) == 1 else "data:model")
+    _tell_policy(run, reporter, "data:model" if sample.weights else options.space_group_text(sample.space_groups))
 
 
 def _tell_policy(run: Path, reporter, groups: str = "data:model") -> None:

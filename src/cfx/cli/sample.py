@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Annotated
 
@@ -71,8 +72,9 @@ def command(
     Draws that do not count, as lattices that close no cell, are drawn again and counted by reason.
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.cli.start import load, start_jax
+    from cfx.cli.start import load, space_groups, start_jax
     from cfx.config import SampleConfig
+    from cfx.io.outputs import check_target
 
     template, own_group = options.template(wyckoff, sites, prototype, redraw)
     if (space_group is None) == (own_group is None):
@@ -82,54 +84,42 @@ def command(
         )
     reporter = ConsoleReporter()
 
-    def request(groups: tuple[int, ...], weights: tuple[float, ...]) -> SampleConfig:
-        return SampleConfig(
-            groups,
-            n=n,
-            seed=seed,
-            temperature=temperature,
-            top_p=top_p,
-            batch_size=batch_size,
-            weights=weights,
-            shard=options.shard(shard),
-            elements=options.words(elements),
-            exclude=options.words(exclude),
-            radioactive=not no_radioactive,
-            require=options.words(require),
-            formula=options.formula(formula),
-            bias=options.bias(bias),
-            max_atoms=max_atoms,
-            max_sites=max_sites,
-            template=template,
-            exact=exact,
-            refine=refine,
-            unique=unique,
-            min_distance=min_distance,
-            keep_invalid=keep_invalid,
-            max_attempts=max_attempts,
-        )
-
+    request = functools.partial(
+        SampleConfig,
+        n=n,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        batch_size=batch_size,
+        shard=options.shard(shard),
+        elements=options.words(elements),
+        exclude=options.words(exclude),
+        radioactive=not no_radioactive,
+        require=options.words(require),
+        formula=options.formula(formula),
+        bias=options.bias(bias),
+        max_atoms=max_atoms,
+        max_sites=max_sites,
+        template=template,
+        exact=exact,
+        refine=refine,
+        unique=unique,
+        min_distance=min_distance,
+        keep_invalid=keep_invalid,
+        max_attempts=max_attempts,
+    )
     # What is wrong with numbers and combinations is found before anything slow starts.
-    groups: tuple[tuple[int, ...], tuple[float, ...]] | None = None
-    if own_group is not None:
-        groups = ((own_group,), ())
-    elif not space_group.startswith("data:"):
-        groups = options.space_groups(space_group)
-    first = request(*(groups or ((1,), ())))
-
-    from cfx.io.outputs import check_target
-
-    check_target(output, force, first.keep_invalid, resume)
+    request((own_group or 1,))
+    if space_group is not None:
+        options.check_space_groups(space_group)
+    check_target(output, force, keep_invalid, resume)
     start_jax(reporter)
 
     from cfx.runs.sample import sample
-    from cfx.runs.score import space_group_counts
 
     loaded = load(model, reporter)
-
-    if groups is None:
-        groups = options.distribution(space_group, lambda name: space_group_counts(loaded, name, reporter))
-    result = sample(loaded, request(*groups), output, reporter, force, resume)
+    groups, weights = ((own_group,), ()) if space_group is None else space_groups(space_group, loaded, reporter)
+    result = sample(loaded, request(groups, weights=weights), output, reporter, force, resume)
     for line in summary(result, loaded.name, seed, output):
         reporter.message(line)
 

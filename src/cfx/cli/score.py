@@ -38,9 +38,10 @@ def command(
     """
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import load, start_jax
+    from cfx.io.targets import check_file
 
     reporter = ConsoleReporter()
-    _check(output, force)
+    check_file(output, (".csv",), force)
     start_jax(reporter)
 
     from cfx.runs.score import score
@@ -52,15 +53,6 @@ def command(
     total = scores.log_prob.total
     mean = f"nll {-total.mean():.3f}" if summary else f"{total.mean():.3f}"
     reporter.message(f"{len(total)} crystals, {mean} nats each on average by model {loaded.name}")
-
-
-def _check(output: Path | None, force: bool) -> None:
-    from cfx.errors import UsageError
-    from cfx.io.outputs import check_target
-
-    if output is not None and output.suffix != ".csv":
-        raise UsageError(f"cannot write {output}", "name a .csv file")
-    check_target(output, force)
 
 
 def _write(rows: list[dict], output: Path | None, as_json: bool, print_rows: Callable[[list[dict]], None]) -> None:

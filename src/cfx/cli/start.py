@@ -1,4 +1,4 @@
-"""What happens to JAX before a command first uses it."""
+"""What commands do before their own work: make JAX ready, load a model, find out the space groups to draw."""
 
 from __future__ import annotations
 
@@ -35,3 +35,21 @@ def load(name: str, reporter: Reporter) -> Model:
 
     with interrupted_by_signals(f"stopped loading {name}; run the same command again to go on where it was"):
         return load_model(name, reporter=reporter)
+
+
+def space_groups(text: str, model: Model, reporter: Reporter) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Space groups and weights of what --sg says; of data:NAME, as often as they are in a data set.
+
+    Raises:
+        UsageError: if it names no space groups.
+        DataError: if the data set cannot be read.
+    """
+    from cfx.cli import options
+    from cfx.runs.score import space_group_counts
+
+    options.check_space_groups(text)
+    if not text.startswith("data:"):
+        return options.space_groups(text)
+    counts = space_group_counts(model, text.removeprefix("data:"), reporter)
+    found = {group: count for group, count in sorted(counts.items()) if count}
+    return tuple(found), tuple(float(count) for count in found.values())

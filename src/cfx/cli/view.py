@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from cfx.cli.options import DATA_HELP
-from cfx.errors import UsageError
 
 
 def command(
@@ -25,13 +24,11 @@ def command(
     The space group is the one that a symmetry search finds.
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.cli.eval import check_file
+    from cfx.io.targets import check_file
     from cfx.runs.view import write_viewer
 
     page = output or Path(f"{Path(crystals).name.partition('.')[0] or 'crystals'}.html")
-    if page.suffix != ".html":
-        raise UsageError(f"cannot write {page}", "name an .html file")
-    check_file(page, force)
+    check_file(page, (".html",), force)
     reporter = ConsoleReporter()
     shown, total = write_viewer(crystals, page, first, reporter)
     more = f", the first of {total:,}; -n shows more" if shown == first < total else ""

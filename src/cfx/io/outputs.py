@@ -27,6 +27,7 @@ from cfx.core.symmetry import LETTERS
 from cfx.errors import OutputError, UsageError
 from cfx.io.cache import replace_atomically
 from cfx.io.cif import cif_block
+from cfx.io.targets import check_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,10 +197,7 @@ def check_target(path: Path | None, force: bool, keep_invalid: bool = False, res
     partial = path.with_name(path.name + ".partial")
     if partial.exists() and not (force or resume):
         raise OutputError(f"{partial} holds an unfinished run", "continue it with --resume, or start anew with --force")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: no directory {path.parent}", f"create it with: mkdir -p {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"cannot write {path}: no permission to write in {path.parent}")
+    check_directory(path)
 
 
 class StandardOutput:

@@ -69,7 +69,7 @@ def read_run(path: Path) -> Curves:
         DataError: if there is no such run, or it has no metrics.
     """
     if not path.exists():
-        raise DataError(f"there is no run {path}", "name the directory given to cfx train with -o, or: embeddings")
+        raise DataError(f"there is no run {path}", "name the directory given with -o, or: embeddings")
     file = path / "metrics.jsonl" if path.is_dir() else path
     name, lines = file.absolute().parent.name, read_lines(file)
     return training_curves(name, lines) if "train" in lines[0] else reward_curves(name, lines)
@@ -93,7 +93,10 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
             f"line {lines.index(None) + 1} of {file} is no line of metrics", "name the metrics.jsonl of a run"
         )
     if not lines:
-        raise DataError(f"there are no metrics in {file} yet", "cfx train adds them during the first epoch")
+        raise DataError(
+            f"there are no metrics in {file} yet",
+            "they come with the first epoch or step",
+        )
     return lines
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cfx.errors import OutputError, UsageError
 from cfx.io.cache import replace_atomically
 from cfx.runs.curves import Curves, Panel
 from cfx.runs.embeddings import Similarity
@@ -41,21 +40,6 @@ STYLE = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
 }
-
-
-def check_figure(path: Path, force: bool) -> None:
-    """Finds out before the work whether a figure can be written.
-
-    Raises:
-        UsageError: for a suffix that is no picture's.
-        OutputError: if the file exists and `force` is False, or its directory does not exist.
-    """
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"cannot draw {path}: unknown suffix {path.suffix!r}", "name a .png, .svg or .pdf file")
-    if path.is_dir() or (path.exists() and not force):
-        raise OutputError(f"{path} exists", "choose another name, or overwrite a file with --force")
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: no directory {path.parent}", f"create it with: mkdir -p {path.parent}")
 
 
 def save_figure(subject: Curves | Similarity, path: Path) -> None:
