@@ -120,11 +120,6 @@ class Model:
         """Writes a checkpoint directory; `dtype` is the storage type, as "float16"."""
         save_checkpoint(Path(path), Checkpoint(self.config, self.params, self.info), dtype=dtype)
 
-    @property
-    def num_parameters(self) -> int:
-        """How many numbers the weights are."""
-        return sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
-
     def trained_on(self, space_group: int) -> int | None:
         """Crystals of a space group in the training data, or None if the checkpoint does not say."""
         counts = self.info.get("space_groups")

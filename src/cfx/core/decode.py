@@ -1,4 +1,4 @@
-"""The sampler's kernels: slots that draw their crystals site by site (MODEL: 2403.15734, Algorithm 1).
+"""The sampler's kernels: slots that draw their crystals site by site (2403.15734, Algorithm 1).
 
 A slot is one crystal under way. Slots that advance together are at the same kind of token and may be at different
 sites: a finished slot is given the next crystal while the others go on. `continuous` decides who goes where.

@@ -1,4 +1,4 @@
-"""What a raw output row means: masked, normalised distributions with names (MODEL: 2403.15734, Section "Heads").
+"""What a raw output row means: masked, normalised distributions with names (2403.15734, Section "Heads").
 
 Logits that come out of here are log-probabilities: masked entries are -inf and the rest sums to one.
 """

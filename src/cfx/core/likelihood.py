@@ -1,4 +1,4 @@
-"""The published log-probability of crystals under a model (MODEL: 2403.15734, Eq. 1)."""
+"""The published log-probability of crystals under a model (2403.15734, Eq. 1)."""
 
 from __future__ import annotations
 
@@ -149,6 +149,10 @@ def von_mises_log_prob(mixture: heads.VonMisesMixture, x: jax.Array) -> jax.Arra
 
 def normal_log_prob(mixture: heads.LatticeMixture, value: jax.Array) -> jax.Array:
     """Log-density of each lattice parameter on its own, [..., 6], under mixtures [..., Kl, 6]."""
+    return logsumexp(mixture.logits[..., None] + normal_components(mixture, value), axis=-2)
+
+
+def normal_components(mixture: heads.LatticeMixture, value: jax.Array) -> jax.Array:
+    """Log-density of lattice parameters [..., 6] under each component by itself, [..., Kl, 6]."""
     z = (value[..., None, :] - mixture.mean) / mixture.sigma
-    component = -0.5 * z**2 - jnp.log(mixture.sigma) - 0.5 * jnp.log(2 * jnp.pi)
-    return logsumexp(mixture.logits[..., None] + component, axis=-2)
+    return -0.5 * z**2 - jnp.log(mixture.sigma) - 0.5 * jnp.log(2 * jnp.pi)

@@ -1,4 +1,4 @@
-"""Markov-chain Monte Carlo on species and coordinates, with the model as the target (MODEL: 2403.15734, Section IV).
+"""Markov-chain Monte Carlo on species and coordinates, with the model as the target (2403.15734, Section IV).
 
 The letters stay. Moves are symmetric: another species on a site, two sites' species exchanged, a site moved anywhere, a
 site moved a little. They are accepted by the probability of drawing the crystal from the model at the request's

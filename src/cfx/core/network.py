@@ -1,4 +1,4 @@
-"""The CrystalFormer transformer: the forward pass of training and scoring (MODEL: 2403.15734, Section "Transformer").
+"""The CrystalFormer transformer: the forward pass of training and scoring (2403.15734, Section "Transformer").
 
 A crystal is the token sequence W_0 A_0 X_0 Y_0 Z_0 W_1 ...; the output row of a token predicts the next one. The
 decoder runs the same network a token at a time: `incremental`.

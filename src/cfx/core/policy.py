@@ -1,7 +1,7 @@
 """The distributions that crystals are drawn from: the model's, under a request's constraints and sharpness.
 
 The published log-probability (`likelihood`) is what training minimises. The policy's is the exact one of what the
-decoder draws (MODEL: 2504.02367, Section "Method"; where the two differ is said in docs/science.md): coordinates
+decoder draws (2504.02367, Section "Method"; where the two differ is said in docs/science.md): coordinates
 tied to another one are not drawn, the lattice comes from one component for all six parameters, and masks, biases,
 temperature and top-p are in force. A step with one possible outcome contributes zero.
 """
@@ -19,7 +19,7 @@ from cfx.config import ModelConfig
 from cfx.core import heads, lattice, network
 from cfx.core.constraints import Constraints, Prefix, letter_mask, prefixes, species_mask
 from cfx.core.crystal import CrystalBatch
-from cfx.core.likelihood import LogProb, output_rows, pick, von_mises_log_prob
+from cfx.core.likelihood import LogProb, normal_components, output_rows, pick, von_mises_log_prob
 from cfx.core.symmetry import symmetry_table
 
 
@@ -111,8 +111,7 @@ def nucleus(log_probs: jax.Array, top_p: jax.Array) -> jax.Array:
 def joint_lattice_log_prob(mixture: heads.LatticeMixture, model_frame: jax.Array, space_group: jax.Array) -> jax.Array:
     """Log-density [B] of the free parameters of lattices [B, 6], model frame; one component makes all of them."""
     free = jnp.asarray(lattice.FREE_DIMENSIONS)[lattice.crystal_system(space_group)]
-    z = (model_frame[:, None] - mixture.mean) / mixture.sigma
-    each = -0.5 * z**2 - jnp.log(mixture.sigma) - 0.5 * jnp.log(2 * jnp.pi)
+    each = normal_components(mixture, model_frame)
     return logsumexp(mixture.logits + jnp.where(free[:, None], each, 0.0).sum(-1), axis=-1)
 
 
@@ -121,8 +120,6 @@ def policy_log_prob(
     config: ModelConfig,
     batch: CrystalBatch,
     policy: Policy,
-    rng_key: jax.Array | None = None,
-    dropout: network.Dropout = network.NO_DROPOUT,
 ) -> LogProb:
     """Log-probability of drawing each crystal, nats, in the order of its sites.
 
@@ -131,10 +128,8 @@ def policy_log_prob(
         config: its architecture.
         batch: B crystals as drawn, in n_max slots; the last slot of each is a pad.
         policy: what was in force.
-        rng_key: for dropout.
-        dropout: rates; none outside training.
     """
-    constraints, raw = policy.constraints, output_rows(params, config, batch, rng_key, dropout)
+    constraints, raw = policy.constraints, output_rows(params, config, batch)
     after = {kind: raw.rows[:, i :: network.TOKENS_PER_SITE] for i, kind in enumerate(network.TOKEN_KINDS)}
     before, group = prefixes(batch, config.num_species), batch.space_group
     following = heads.next_letter_logits(after["z"], group[:, None], batch.wyckoff[:, :-1], config.num_letters)

@@ -14,6 +14,7 @@ import re
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ from cfx.errors import CfxError, NetworkError, OutputError, UsageError
 from cfx.io.addresses import HubAddress
 from cfx.io.cache import remove_file
 from cfx.io.download import OnProgress, Remote, Unreachable, download, matches, patiently
-from cfx.io.lock import Digest, digest_of
+from cfx.io.lock import Digest, digest_of, held
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -190,24 +191,12 @@ def _folder(address: HubAddress) -> Path:
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=address.repo, repo_type=address.repo_type)
 
 
-@contextlib.contextmanager
-def _locked(path: Path):
+def _locked(path: Path) -> AbstractContextManager[None]:
     """The lock that the hub's client takes for a content, too; a cache that cannot be written needs none."""
-    from filelock import FileLock
-
-    if path.parent.parent.parent.exists() and not os.access(path.parent.parent.parent, os.W_OK):
-        yield
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise OutputError(f"cannot lock {path}: {error}", "set HF_HOME to a directory you can write") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    cache = path.parent.parent.parent
+    if cache.exists() and not os.access(cache, os.W_OK):
+        return contextlib.nullcontext()
+    return held(path, "set HF_HOME to a directory you can write")
 
 
 def _checked(blob: Path, remote: Remote) -> Digest | None:

@@ -74,7 +74,7 @@ class Locked:
         """The inverse of `as_json`.
 
         Raises:
-            KeyError: or TypeError or ValueError, if the content is something else.
+            KeyError, TypeError, ValueError: if the content is something else.
         """
         files = {check_relative(name): Digest(**digest) for name, digest in content["files"].items()}
         directory = content.get("directory")
@@ -218,19 +218,35 @@ def exclusively(name: str, on_wait: Callable[[], None] = lambda: None) -> Iterat
     Raises:
         OutputError: if the file system cannot lock.
     """
+    key = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:16]
+    with held(cache_directory("locks") / f"{key}.lock", "set CFX_CACHE to a local directory", on_wait):
+        yield
+
+
+@contextlib.contextmanager
+def held(path: Path, hint: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """A block in which this process alone has locked a file.
+
+    Args:
+        path: of the file, which is created.
+        hint: what to do where it cannot be locked.
+        on_wait: called once if another process has it.
+
+    Raises:
+        OutputError: if the file system cannot lock.
+    """
     from filelock import FileLock, Timeout
 
-    key = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:16]
-    path = cache_directory("locks") / f"{key}.lock"
-    lock = FileLock(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             on_wait()
             lock.acquire()
     except (OSError, NotImplementedError) as error:
-        raise OutputError(f"cannot lock {path}: {error}", "set CFX_CACHE to a local directory") from error
+        raise OutputError(f"cannot lock {path}: {error}", hint) from error
     try:
         yield
     finally:

@@ -17,21 +17,11 @@ from cfx.metrics.distributions import distribution_distance
 from cfx.metrics.statistics import mean, rate
 
 Record = Mapping[str, Any]
-"""What is known of one row, see `RECORD_KEYS`."""
+"""What is known of one row; a key that is missing is None.
 
-RECORD_KEYS = (
-    "valid_structure",
-    "valid_composition",
-    "unique",
-    "novel",
-    "e_above_hull",
-    "rmsd_to_relaxed",
-    "space_group",
-    "space_group_asked",
-    "density",
-    "num_elements",
-)
-"""What `summarize` looks at: bools, eV/atom, angstrom, 1..230, g/cm3; a key that is missing is None."""
+valid_structure, valid_composition, unique, novel: bools. e_above_hull: eV/atom. rmsd_to_relaxed: angstrom. space_group,
+space_group_asked: 1..230. density: g/cm3. num_elements: a number.
+"""
 
 NOT_EVALUATED = ("coverage_recall", "coverage_precision")
 """Metrics of others that cfx does not compute: they need matminer's fingerprints."""
@@ -56,7 +46,7 @@ def summarize(
     """All metrics of a file, by name.
 
     Args:
-        records: one for each row of the input, see `RECORD_KEYS`.
+        records: one for each row of the input, see `Record`.
         thresholds: what counts as stable; default 0.1 eV/atom, and 0 for the hull.
         reference: `density` (g/cm3) and `num_elements` of known crystals, if there are any.
 
