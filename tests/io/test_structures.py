@@ -629,3 +629,13 @@ def test_sites_that_are_no_crystal(tmp_path, row):
     [record] = read(tmp_path / "out.csv")
     with pytest.raises(ValueError, match="no crystal in the columns L, X, A, W, G"):
         parse_structure(record)
+
+
+def test_the_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "good.cif").write_text("data_x\n")
+    (tmp_path / "data" / "bad.csv.gz").write_bytes(b"no gzip")
+    with pytest.raises(DataError, match=r"data/bad\.csv\.gz: "):
+        list(read_records(tmp_path / "data"))
+    with pytest.raises(DataError, match=r"data/bad\.csv\.gz: "):
+        list(read_records(tmp_path / "data" / "bad.csv.gz"))

@@ -52,11 +52,13 @@ def read_records(path: Path) -> Iterator[Record]:
     path = Path(path)
     if not path.exists():
         raise DataError(f"no such file or directory: {path}")
+    place = path
     try:
         for name, file in _files(path):
+            place = path if path.name == name else path / name
             yield from _parse_file(name, file)
     except UNREADABLE as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+        raise DataError(f"cannot read {place}: {error}") from error
 
 
 UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error, csv.Error, RuntimeError)

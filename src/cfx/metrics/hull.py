@@ -235,20 +235,19 @@ def build_table(structures: Sequence, energies: Sequence[float], ids: Sequence[s
     return Hull(Phases.lowest(compositions, per_atom, ids), info)
 
 
-def missing_phases(hull: Hull, reference: Iterable[Sequence[str] | str]) -> list[str]:
+def missing_phases(hull: Hull, formulas: Iterable[str]) -> list[str]:
     """Reduced formulas of a reference list that the hull has no phase of, each once, in the order of the list.
 
     Args:
         hull: the hull.
-        reference: formulas, or rows that begin with one.
+        formulas: of the reference list.
 
     Raises:
         DataError: if one is no formula.
     """
     known = {hull.phases.composition(row) for row in range(len(hull.phases))}
     lacking: dict[Reduced, str] = {}
-    for row in reference:
-        text = row if isinstance(row, str) else row[0]
+    for text in formulas:
         composition, reduced = _parse(text)
         if composition not in known:
             lacking.setdefault(composition, reduced)

@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from cfx.errors import DependencyError, UsageError
+from cfx.metrics.hull import SCALES
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-SCALES = ("raw", "mp2020")
-"""Energies as the DFT code gives them, or with the corrections of Materials Project's 2020 scheme."""
 
 NAMES = "chgnet; orb, orb:NAME or orb:/path/to/weights; matgl:NAME or matgl:/directory; ase:MODULE:FACTORY"
 
@@ -45,7 +43,7 @@ class Potential(Protocol):
 
     Attributes:
         name: which model, and which version of it.
-        scale: of its energies, one of SCALES.
+        scale: of its energies, one of `metrics.hull.SCALES`.
     """
 
     name: str

@@ -12,6 +12,7 @@ from cfx.potentials.base import check_device
 from cfx.potentials.batching import BatchedPotential, Output
 
 if TYPE_CHECKING:
+    from chgnet.model.model import CHGNet
     from pymatgen.core import Structure
 
 EV_PER_CUBIC_ANGSTROM = 160.21766208
@@ -27,6 +28,15 @@ def load_chgnet(device: str) -> BatchedPotential:
     Raises:
         DependencyError: without the package or the device.
     """
+    return BatchedPotential(_Model(*load_network(device)), device)
+
+
+def load_network(device: str) -> tuple[CHGNet, str]:
+    """The network of the package, and what it is called: the versions of the package and of its weights.
+
+    Raises:
+        DependencyError: without the package or the device.
+    """
     try:
         import chgnet
         from chgnet.model.model import CHGNet
@@ -35,7 +45,7 @@ def load_chgnet(device: str) -> BatchedPotential:
     check_device(device)
     with contextlib.redirect_stdout(io.StringIO()):
         network = CHGNet.load(use_device=device, verbose=False)
-    return BatchedPotential(_Model(network, f"chgnet {chgnet.__version__} ({network.version})"), device)
+    return network, f"chgnet {chgnet.__version__} ({network.version})"
 
 
 class _Model:
@@ -52,7 +62,7 @@ class _Model:
         """See `Model.compute`."""
         import torch
 
-        graphs = [self._network.graph_converter(_private(structure)) for structure in structures]
+        graphs = [self._network.graph_converter(unwritable(structure)) for structure in structures]
         with torch.set_grad_enabled(forces):
             found = self._network.predict_graph(graphs, task="efs" if forces else "e", batch_size=len(graphs))
         found = [found] if len(graphs) == 1 else found
@@ -65,7 +75,7 @@ def _output(found: dict, atoms: int) -> Output:
     return Output(float(found["e"]) * atoms, found.get("f"), stress)
 
 
-def _private(structure: Structure) -> Structure:
+def unwritable(structure: Structure) -> Structure:
     """A copy that cannot be written: CHGNet puts a crystal on which it fails into the working directory."""
     from pymatgen.core import Structure
 

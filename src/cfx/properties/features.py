@@ -6,8 +6,6 @@ neighbourhoods that it needs for these tell much of other properties too.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,9 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cfx.errors import CheckpointError, DependencyError
-from cfx.potentials.base import check_device
 from cfx.potentials.batching import LARGEST_BATCH, Batches
-from cfx.potentials.chgnet import ELEMENTS, _private
+from cfx.potentials.chgnet import ELEMENTS, load_network, unwritable
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -61,22 +58,14 @@ class Features:
             CheckpointError: if the package brings other weights.
         """
         try:
-            import chgnet
-            from chgnet.model.model import CHGNet
-        except ImportError as error:
-            raise DependencyError(
-                f"the bundled property models need CHGNet, which cannot be imported: {error}",
-                "pip install 'cfx-crystal[chgnet]'",
-            ) from error
-        check_device(device)
-        with contextlib.redirect_stdout(io.StringIO()):
-            network = CHGNet.load(use_device=device, verbose=False)
+            network, self.name = load_network(device)
+        except DependencyError as error:
+            raise DependencyError(f"the bundled property models need CHGNet: {error.message}", error.hint) from error
         if network.version != VERSION:
             raise CheckpointError(
                 f"CHGNet's weights are {network.version}, the bundled property models need {VERSION}",
                 "pip install 'chgnet>=0.4,<0.5'",
             )
-        self.name = f"chgnet {chgnet.__version__} ({network.version})"
         self._network, self._device = network.eval(), device
         self._batches = Batches(LARGEST_BATCH[device.partition(":")[0]])
         self._seen: list = []
@@ -90,7 +79,7 @@ class Features:
     def _compute(self, structures: list[Structure]) -> list[CrystalFeatures | str]:
         import torch
 
-        graphs = [self._network.graph_converter(_private(one)).to(self._device) for one in structures]
+        graphs = [self._network.graph_converter(unwritable(one)).to(self._device) for one in structures]
         self._seen.clear()
         with torch.no_grad():
             found = self._network(graphs, task="em", return_site_energies=True)
