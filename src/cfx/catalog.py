@@ -67,7 +67,10 @@ def _published(name: str, path: str, summary: str, citation: str, config: ModelC
     return Entry(name, MODEL, summary, "Apache-2.0", citation, {"": address}, config=config)
 
 
-_MEGNET = "hf:materialyze/MEGNet-MP-2019.4.1-BandGap-mfi"
+def _of_matgl(repository: str) -> dict[str, str]:
+    return {name: f"hf:materialyze/{repository}/{name}" for name in ("model.json", "model.pt", "state.pt")}
+
+
 _ALEX = "hf:datasets/zdcao/alex-20"
 _MP20 = "https://raw.githubusercontent.com/txie-93/cdvae/main/data/mp_20"
 
@@ -182,7 +185,7 @@ _ENTRIES = (
         "band gap, eV (MEGNet-MP-2019.4.1-BandGap-mfi)",
         "BSD-3-Clause",
         "doi:10.1038/s43588-020-00002-x",
-        {name: f"{_MEGNET}/{name}" for name in ("model.json", "model.pt", "state.pt")},
+        _of_matgl("MEGNet-MP-2019.4.1-BandGap-mfi"),
         needs="matgl",
     ),
     Entry(
@@ -224,10 +227,10 @@ _ENTRIES = (
     Entry(
         "tensornet",
         POTENTIAL,
-        "TensorNet-MatPES-PBE",
+        "TensorNet-PES-MatPES-PBE-2025.2, of matgl",
         "BSD-3-Clause",
         "arXiv:2503.04070",
-        library="matgl",
+        _of_matgl("TensorNet-PES-MatPES-PBE-2025.2"),
         needs="matgl",
     ),
 )

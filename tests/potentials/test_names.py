@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cfx.errors import CheckpointError, DependencyError, NetworkError, UsageError
-from cfx.potentials.base import load_potential, split_scale
+from cfx.potentials.base import load_potential, other_method, split_scale
 
 from .conftest import ORB, matgl_directory, orb_weights
 
@@ -125,3 +125,11 @@ class TestMatgl:
             load_potential(f"matgl:{directory}")
         with pytest.raises(NetworkError, match="finds no M3GNet-9999"):
             load_potential("matgl:M3GNet-9999")
+
+    def test_a_name_of_the_catalog_is_called_as_published(self):
+        """So that what it was trained on is known, and warned of on somebody else's hull."""
+        from cfx.potentials.matgl_files import model_name
+
+        assert model_name("tensornet") == "TensorNet-PES-MatPES-PBE-2025.2"
+        assert "MatPES" in other_method(model_name("tensornet"))
+        assert model_name("M3GNet-9999") == "M3GNet-9999"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfx.core.elements import SYMBOLS
 from cfx.errors import CheckpointError, DependencyError, UsageError
 from cfx.potentials.base import check_device
 from cfx.potentials.batching import BatchedPotential, Output
-from cfx.potentials.matgl_files import FORM, load_files
+from cfx.potentials.matgl_files import FORM, load_files, model_name
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -42,8 +41,8 @@ def load_matgl(text: str, scale: str, device: str) -> BatchedPotential:
         raise CheckpointError(f"{text} is a {kind} that predicts a property, and no potential", FORM)
     if getattr(loaded.model, "include_state", False) or loaded.calc_charge:
         raise CheckpointError(f"{text} wants a state or charges besides the crystal", "take another potential of matgl")
-    name = Path(text).name if Path(text).exists() else text
-    return BatchedPotential(_Model(loaded.to(device).eval(), f"matgl {matgl.__version__} ({name})", scale), device)
+    name = f"matgl {matgl.__version__} ({model_name(text)})"
+    return BatchedPotential(_Model(loaded.to(device).eval(), name, scale), device)
 
 
 class _Model:

@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cfx.catalog import REWARD, find
+from cfx.catalog import POTENTIAL, REWARD, find
 from cfx.errors import CheckpointError, DependencyError, NetworkError, UnsafeError
+from cfx.io.addresses import HubAddress, parse
 from cfx.io.fetch import fetch_file
 from cfx.reporter import Silent
 
@@ -58,6 +59,16 @@ def load_files(text: str):
             raise _unreadable(text, error) from error
 
 
+def model_name(text: str) -> str:
+    """What a model is called: its directory, or its repository on the hub."""
+    if Path(text).exists():
+        return Path(text).name
+    entry = find(text, REWARD, POTENTIAL)
+    if entry is not None and isinstance(address := parse(entry.address), HubAddress):
+        return address.repo.partition("/")[2]
+    return text
+
+
 def _hush_warp() -> None:
     """Keeps Warp, with which matgl finds neighbours where it is, from telling stdout what it does: results go there."""
     with contextlib.suppress(ImportError):
@@ -76,7 +87,7 @@ def _directory(text: str) -> Path:
         if missing := [name for name in FILES if not (path / name).is_file()]:
             raise CheckpointError(f"there is no {missing[0]} in {text}", FORM)
         return path
-    entry = find(text, REWARD)
+    entry = find(text, REWARD, POTENTIAL)
     repo = text if "/" in text else f"{OWNER}/{text}"
     addresses = list(entry.files.values()) if entry is not None else [f"hf:{repo}/{name}" for name in FILES]
     try:

@@ -87,9 +87,8 @@ def _load(function, path: Path | None, device: str):
 class _Model:
     """An Orb model as a `Model`.
 
-    orb-models 0.5 returns a model, which holds the settings of its graphs; 0.7 returns a model and an adapter that
-    makes graphs. The second way follows the published source and was never run: 0.7 needs Python 3.12, and other
-    versions of much else.
+    orb-models 0.5 returns a model, which holds the settings of its graphs; 0.7, for Python 3.12 and later, returns a
+    model and an adapter that makes graphs.
     """
 
     scale = "raw"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,7 @@ from cfx.core.elements import SYMBOLS
 from cfx.errors import CheckpointError, DependencyError
 from cfx.potentials.base import check_device
 from cfx.potentials.batching import LARGEST_BATCH, Batches, explain
-from cfx.potentials.matgl_files import FORM, load_files
+from cfx.potentials.matgl_files import FORM, load_files, model_name
 from cfx.potentials.screen import unfit
 from cfx.properties.base import PropertyBatch
 from cfx.properties.canary import known_structure, prove
@@ -61,8 +60,7 @@ def load_matgl_property(text: str, property: str, device: str) -> MatglProperty:
         network = load_files(text)
     if isinstance(network, Potential):
         raise CheckpointError(f"{text} is a potential, and predicts no {property}", FORM)
-    name = Path(text).name if Path(text).exists() else text
-    model = MatglProperty(network, f"matgl {matgl.__version__} ({name})", property, device)
+    model = MatglProperty(network, f"matgl {matgl.__version__} ({model_name(text)})", property, device)
     if property not in CANARIES:
         warnings.warn(f"no crystals are known that would prove a model of {property}: {text} is trusted", stacklevel=2)
     prove(model)
