@@ -71,7 +71,7 @@ def first_difference(one, other, row: int) -> tuple[int, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--n", type=int, default=2000)
     arguments = parser.parse_args()

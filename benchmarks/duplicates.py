@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cfx.metrics.duplicates import find_duplicates, same_crystal
+from cfx.metrics.duplicates import find_duplicates
+from cfx.metrics.matching import same_crystal
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "v042_dev_cifs.json"
 
@@ -31,7 +32,7 @@ def load(data: Path | None, count: int) -> list:
     """The first `count` ordered crystals of the data, or of the tests' own."""
     from pymatgen.core import Structure
 
-    from cfx.io.structures import parse_structure, read_records
+    from cfx.io.inputs import parse_structure, read_records
 
     if data is None:
         texts = [record["cif"] for record in json.loads(GOLDEN.read_text())]
@@ -92,7 +93,7 @@ def timed(function, *arguments) -> tuple[list[bool], float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--bases", type=int, default=150)
     arguments = parser.parse_args()

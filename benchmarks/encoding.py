@@ -33,7 +33,7 @@ import numpy as np
 
 from cfx.core.elements import SYMBOLS
 from cfx.io.encode import encode_structure
-from cfx.io.structures import parse_structure, read_records
+from cfx.io.inputs import parse_structure, read_records
 
 
 def by_pyxtal(structure) -> list[tuple]:

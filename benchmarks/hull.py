@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -87,14 +88,14 @@ def to_entries(hull: Hull) -> list[PDEntry]:
 
 def table_figures(hull: Hull) -> dict[str, float]:
     """Size and times of the compact table."""
-    path = Path("benchmark.hull.npz")
-    start = time.perf_counter()
-    write_hull(path, hull)
-    written = time.perf_counter()
-    read_hull(path)
-    end = time.perf_counter()
-    size = path.stat().st_size
-    path.unlink()
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "benchmark.hull.npz"
+        start = time.perf_counter()
+        write_hull(path, hull)
+        written = time.perf_counter()
+        read_hull(path)
+        end = time.perf_counter()
+        size = path.stat().st_size
     return {"megabytes": size / 1e6, "write_s": written - start, "read_s": end - written}
 
 

@@ -1,15 +1,16 @@
 """How fast crystals are drawn, against what the machine could do, as JSON.
 
-    python benchmarks/sampling.py [--architecture alex20] [--n 1000] [--batch-size 128] [--naive 2]
+    python benchmarks/sampling.py [--architecture alex20] [--n 2000] [--batch-size 128] [--naive 8] [--ideas]
 
 `alex20` is the published architecture with random weights, drawn in P1, its pad logits set (one column of the output
 layer and its bias, by least squares on the network's own rows) so that the numbers of sites follow MP-20 as nearly as
 they go; both distributions are printed. `mini` is the bundled model in all space groups it was trained on.
 
 Reported: compilation cold and from the persistent cache; crystals and tokens a second (a crystal of n sites is 5 n + 1
-tokens) at the batch size, and what is left without each idea of the decoder; the matrix-multiply peak of the same
-machine in the same run and the share of it reached (by the weights' products alone, 2 multiply-adds a weight a token);
-and the same for a decoder without a cache, which runs the full network over all 105 tokens for every token it draws.
+tokens) at the batch size, and with `--ideas` also with one pool, with two, and at other batch sizes; the
+matrix-multiply peak of the same machine in the same run and the share of it reached (by the weights' products alone, 2
+operations a weight a token); and the rate of a decoder without a cache, which runs the full network over all 105 tokens
+for every token it draws.
 """
 
 from __future__ import annotations
@@ -156,14 +157,14 @@ def matmul_peak(size: int = 2048) -> float:
 
 
 def weight_flops(config: ModelConfig) -> int:
-    """Multiply-adds (times 2) of a token with the decoder's weights: values and output are one matrix."""
+    """Floating-point operations of a token with the decoder's weights: values and output are one matrix."""
     heads = config.num_heads * config.key_size
     block = 2 * heads + config.num_heads * config.model_size + 2 * config.widening * config.model_size
     return 2 * config.model_size * (config.num_layers * block + config.output_size)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architecture", default="alex20", choices=["alex20", "mini"])
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=128)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
@@ -47,11 +48,11 @@ def main() -> None:
     print(json.dumps(info["metrics"], indent=1))
 
 
-def anonymous(run: dict) -> dict:
-    """What the run did, with files by their names alone."""
-    if isinstance(run, dict):
-        return {key: anonymous(value) for key, value in run.items()}
-    return Path(run).name if isinstance(run, str) and Path(run).is_absolute() else run
+def anonymous(setting: Any) -> Any:
+    """A run's settings, or one of them, with files by their names alone."""
+    if isinstance(setting, dict):
+        return {key: anonymous(value) for key, value in setting.items()}
+    return Path(setting).name if isinstance(setting, str) and Path(setting).is_absolute() else setting
 
 
 def measure_rounding(best: Checkpoint, target: Path, validation: Path) -> None:

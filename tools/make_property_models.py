@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cfx.properties.features import CrystalFeatures, Features
+from cfx.properties.features import CrystalFeatures, FeatureExtractor
 from cfx.properties.heads import LAYERS, WIDEST, Head, Inputs, load_head, raw_inputs, summary
 
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "cfx" / "resources" / "properties"
@@ -57,7 +57,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Passes, crystals in a batch, rate of learning, steps until it is reached, weight of the widths in the loss."""
+    """Epochs, batch size, learning rate, steps of its warm-up, weight of the widths in the loss."""
 
     epochs: int
     batch: int
@@ -102,7 +102,7 @@ def extract(structures: list, cache: Path | None) -> list[CrystalFeatures | str]
     """Features of crystals or reasons, from a file that is written where it is missing."""
     if cache is None or not cache.exists():
         torch.set_num_threads(1)
-        found = Features().evaluate(structures)
+        found = FeatureExtractor().evaluate(structures)
         if cache is None:
             return found
         good = [one for one in found if not isinstance(one, str)]

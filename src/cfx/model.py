@@ -14,7 +14,7 @@ from cfx import sampling
 from cfx.catalog import MODEL, find, is_hub_address, model_names
 from cfx.config import ModelConfig, SampleConfig
 from cfx.core import likelihood, policy
-from cfx.core.batches import iterate
+from cfx.core.batches import scoring_batches
 from cfx.core.crystal import CrystalBatch, concatenate, empty_batch, validate
 from cfx.core.likelihood import LogProb, init_params
 from cfx.errors import CheckpointError
@@ -87,6 +87,12 @@ class Model:
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.
 
+        Args:
+            batch: crystals in any number of slots up to n_max; plain arrays will do.
+            request: whose constraints, temperature and top-p are in force; with a formula, its space groups must be
+                those of the crystals.
+            batch_size: crystals scored at once, if they have 5 sites; more of shorter ones, fewer of longer ones.
+
         Raises:
             DataError: if they are no crystals the model can read.
             UsageError: if the request cannot be met.
@@ -99,7 +105,7 @@ class Model:
 
         Args:
             batch: crystals in any number of slots up to n_max; plain arrays will do.
-            batch_size: crystals scored at once.
+            batch_size: crystals scored at once, if they have 5 sites; more of shorter ones, fewer of longer ones.
 
         Raises:
             DataError: if they are no crystals the model can read.
@@ -110,7 +116,7 @@ class Model:
         batch = batch.numpy().with_slots(self.config.n_max)
         validate(batch, self.config.num_species)
         result = np.zeros((4, len(batch)), np.float32)
-        for rows, part, _ in iterate(batch, self.config.n_max, batch_size):
+        for rows, part, _ in scoring_batches(batch, self.config.n_max, batch_size):
             with jax.default_matmul_precision("float32"):  # by itself JAX would take less on some GPUs
                 scored = score(part).parts()
             result[:, rows] = np.stack(list(scored.values()))[:, : len(rows)]
@@ -146,7 +152,7 @@ def load_model(
         CheckpointError: if there is no such model, or it cannot be trusted or read.
         NetworkError: if it has to be fetched, and cannot be.
         OutputError: if what is fetched cannot be written.
-        UsageError: if an address or a token is none.
+        UsageError: if an address of the hub, or the token for it, is malformed.
         DataError: if the record of what was fetched is damaged.
     """
     reporter = reporter or Silent()

@@ -26,7 +26,7 @@ from cfx.core.mcmc import Target, refine
 from cfx.core.policy import Policy, Sharpness
 from cfx.errors import DependencyError, UsageError
 
-LADDERS = {"cpu": (64, 128), "gpu": (64, 512, 2048), "tpu": (64, 512, 2048)}
+BATCH_SIZES = {"cpu": (64, 128), "gpu": (64, 512, 2048), "tpu": (64, 512, 2048)}
 """Batch sizes by kind of device: the smallest that holds the request, or the largest."""
 
 
@@ -85,8 +85,10 @@ def prepare(request: SampleConfig, config: ModelConfig) -> Wishes:
     reasons = {group: steering.why_impossible(constraints, group) for group in wanted}
     impossible = {group: reason for group, reason in reasons.items() if reason is not None}
     if len(impossible) == len(reasons):
-        more = "" if len(impossible) == 1 else f" (nor can the {len(impossible) - 1} other space groups)"
-        raise UsageError(next(iter(impossible.values())) + more, "ask for another space group, or for less")
+        first, *others = impossible.values()
+        if others:
+            first += f"; {len(others)} other space group{'s' * (len(others) > 1)} cannot meet the request either"
+        raise UsageError(first, "ask for another space group, or for less")
     sharpness = Sharpness(np.float32(request.temperature), np.float32(request.top_p))
     return Wishes(constraints, Policy(unconstrained(config) if request.exact else constraints, sharpness), impossible)
 
@@ -111,7 +113,7 @@ def draw(
     config: ModelConfig,
     request: SampleConfig,
     wishes: Wishes | None = None,
-    done: Resumed | None = None,
+    resumed: Resumed | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Draws]:
     """The crystals of a request, in order, as they are ready.
@@ -121,15 +123,15 @@ def draw(
         config: its architecture.
         request: what to draw.
         wishes: of the request, if they are prepared already.
-        done: what an earlier session has written already.
+        resumed: what an earlier session has written already.
         stop: asked after every step; True ends the crystals here.
 
     Raises:
         UsageError: if the request cannot be met.
         NumericsError: if the model gives no acceptable crystal.
     """
-    wishes, done = wishes or prepare(request, config), done or Resumed()
-    numbers = range(request.numbers.start + done.num_crystals, request.numbers.stop)
+    wishes, resumed = wishes or prepare(request, config), resumed or Resumed()
+    numbers = range(request.numbers.start + resumed.num_crystals, request.numbers.stop)
     ledger = Ledger(
         numbers,
         _space_groups(request, wishes.impossible),
@@ -137,16 +139,18 @@ def draw(
         _Fingerprint if request.unique else None,
         request.max_attempts,
     )
-    ledger.rejected.update(done.rejected)
-    for crystals in done.kept:
+    ledger.rejected.update(resumed.rejected)
+    for crystals in resumed.kept:
         ledger.remember(crystals)
     policy, key = wishes.policy, request_key(request.seed)
-    weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)
+    with jax.default_matmul_precision("float32"):
+        weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)
     target, moves = Target(weights.params, wishes.constraints, policy.sharpness), np.zeros(2)
     crew = _Crew(weights, config, policy, key, request)
     for jobs, drawn in crew.work(ledger):
         if jobs and request.refine:
-            drawn, shares = refine(target, config, key, jobs, drawn, request.refine)
+            with jax.default_matmul_precision("float32"):
+                drawn, shares = refine(target, config, key, jobs, drawn, request.refine)
             moves += (shares.sum(), len(shares))
         with crew.changed:
             if jobs:
@@ -225,7 +229,7 @@ class _Fingerprint:
         self._structure = crystals.to_structures()[0] if is_physical(crystals.lattice)[0] else None
 
     def same(self, other: _Fingerprint) -> bool:
-        from cfx.metrics.duplicates import same_crystal
+        from cfx.metrics.matching import same_crystal
 
         both = self._structure is not None and other._structure is not None
         return both and same_crystal(self._structure, other._structure)
@@ -236,10 +240,10 @@ class _Crew:
 
     def __init__(self, weights, config: ModelConfig, policy: Policy, key: jax.Array, request: SampleConfig):
         self.devices = jax.local_devices()
-        self.ladder = LADDERS.get(self.devices[0].platform, LADDERS["gpu"])
+        self.sizes = BATCH_SIZES.get(self.devices[0].platform, BATCH_SIZES["gpu"])
         self.notes: list[str] = []
         wanted = -(-len(request.numbers) // len(self.devices))
-        chosen = next((size for size in self.ladder if size >= wanted), self.ladder[-1])
+        chosen = next((size for size in self.sizes if size >= wanted), self.sizes[-1])
         self.batch_size = request.batch_size or chosen
         self.make: Callable[[int, jax.Device], Decoder] = functools.partial(Decoder, weights, config, policy, key)
         self.changed = threading.Condition()  # holds the ledger's lock, and tells of new work
@@ -267,7 +271,7 @@ class _Crew:
                 decoder = decoder or self.make(size, device)
                 finished = decoder.step(take)
             except jax.errors.JaxRuntimeError as error:
-                smaller = [rung for rung in self.ladder if rung < size]
+                smaller = [each for each in self.sizes if each < size]
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
                 if not smaller:

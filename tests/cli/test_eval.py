@@ -113,7 +113,9 @@ def test_a_table_and_several_files(cfx, samples, tmp_path):
     missing = dict(line.split(": ") for line in lines if line.startswith("not evaluated"))
     assert missing["not evaluated"] == "space group as asked"
     assert missing["not evaluated without --reference"].startswith("novel; novel and unique; distance of densities")
-    assert missing["not evaluated without --potential, --hull"] == "stable; on the hull; energy above hull"
+    assert missing["not evaluated without --potential, --hull"] == (
+        "metastable (0.1 eV/atom); stable (on the hull); energy above hull"
+    )
     assert missing["not evaluated without --potential, --relax"] == "RMSD to relaxed"
     import pyarrow.parquet
 

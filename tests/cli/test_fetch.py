@@ -83,7 +83,7 @@ class Machine:
         return [file.read_bytes() for file in files if not file.is_symlink() and ".incomplete" not in file.name]
 
     def lock(self) -> dict:
-        """The records of the lock file."""
+        """The records of the lockfile."""
         return json.loads((self.cache / "fetched.json").read_text())["records"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from cfx.cli.score import _print_summary
 from cfx.core.elements import formula
 from cfx.io.dataset import load_dataset
-from cfx.io.outputs import FORMATS, Record
+from cfx.io.outputs import FORMATS, OutputRecord
 from cfx.model import load_model
 
 COLUMNS = ["name", "formula", "space_group", "sites", "log_prob"]
@@ -31,7 +31,7 @@ def crystals(tmp_path: Path, rotary) -> Path:
     """Six crystals as cfx writes them, and a block that is none."""
     batch = rotary.batch.numpy()
     rows = np.flatnonzero(batch.num_atoms <= 12)[:6]
-    blocks = [FORMATS[".cif"].render(Record(i, batch[row : row + 1], {})) for i, row in enumerate(rows)]
+    blocks = [FORMATS[".cif"].render(OutputRecord(i, batch[row : row + 1], {})) for i, row in enumerate(rows)]
     path = tmp_path / "crystals.cif"
     path.write_text("".join([*blocks[:2], "data_nothing\n_cell_length_a 3\n\n", *blocks[2:]]))
     return path

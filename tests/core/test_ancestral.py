@@ -83,7 +83,7 @@ def ancestral(model, groups, seed: int) -> CrystalBatch:
     mixture = heads.lattice_mixture(raw, config)
     component = choose(rng, mixture.logits)
     drawn = at(mixture.mean, component) + at(mixture.sigma, component) * rng.normal(size=(num, 6))
-    cell = lattice.impose_system(lattice.to_physical_frame(drawn, crystals.num_atoms), crystals.space_group)
+    cell = lattice.impose_family(lattice.to_physical_frame(drawn, crystals.num_atoms), crystals.space_group)
     return dataclasses.replace(crystals, lattice=cell)
 
 
@@ -131,7 +131,7 @@ def test_letters_and_species(both, group):
 @pytest.mark.parametrize("group", GROUPS)
 def test_coordinates(both, group):
     """Of the general position, where all are free, at the first site and the second."""
-    general = TABLE.num_letters[group - 1]
+    general = TABLE.last_letter[group - 1]
     for site in (0, 1):
         one, other = (
             crystals.frac_coords[(crystals.space_group == group) & (crystals.wyckoff[:, site] == general), site]
@@ -146,6 +146,6 @@ def test_coordinates(both, group):
 @pytest.mark.parametrize("group", GROUPS)
 def test_lattices(both, group):
     one, other = (crystals.lattice[crystals.space_group == group] for crystals in both)
-    free = lattice.FREE_DIMENSIONS[lattice.crystal_system(group)]
+    free = lattice.FREE_DIMENSIONS[lattice.crystal_family(group)]
     for dimension in np.flatnonzero(free):
         assert stats.ks_2samp(one[:, dimension], other[:, dimension]).pvalue > FALSE_ALARM

@@ -14,10 +14,10 @@ from cfx.core.batches import (
     BatchPlan,
     bucket_slots,
     fill,
-    iterate,
     mean_tokens,
     num_rows,
     num_tokens,
+    scoring_batches,
 )
 from cfx.core.crystal import CrystalBatch, validate
 
@@ -174,9 +174,9 @@ def test_take_brings_crystals_into_fewer_slots():
 
 
 @given(site_counts, st.integers(1, 16))
-def test_iterate_visits_every_crystal_once(num_sites, batch_size):
+def test_scoring_visits_every_crystal_once(num_sites, batch_size):
     batch, seen, lengths = crystals(num_sites), [], []
-    for rows, part, weight in iterate(batch, N_MAX, batch_size):
+    for rows, part, weight in scoring_batches(batch, N_MAX, batch_size):
         assert weight.tolist() == [1] * len(rows) + [0] * (len(part) - len(rows))
         assert (part.num_sites < part.num_slots).all()
         assert row_ids(part)[: len(rows)] == rows.tolist()
@@ -188,18 +188,18 @@ def test_iterate_visits_every_crystal_once(num_sites, batch_size):
 
 
 @given(st.integers(1, 20), site_counts, st.integers(1, 16))
-def test_shapes_of_iterate_do_not_depend_on_the_other_crystals(count, others, batch_size):
+def test_shapes_of_scoring_do_not_depend_on_the_other_crystals(count, others, batch_size):
     """A score must not: it differs in its last digits between shapes."""
-    [alone] = [part.wyckoff.shape for _, part, _ in iterate(crystals([count]), N_MAX, batch_size)]
-    parts = iterate(crystals([*others, count]), N_MAX, batch_size)
+    [alone] = [part.wyckoff.shape for _, part, _ in scoring_batches(crystals([count]), N_MAX, batch_size)]
+    parts = scoring_batches(crystals([*others, count]), N_MAX, batch_size)
     shapes = [part.wyckoff.shape for rows, part, _ in parts if len(others) in rows]
     assert shapes == [alone]
 
 
-def test_iterate_takes_about_batch_size_crystals_of_five_sites():
-    [(rows, part, _)] = iterate(crystals([5] * 64), N_MAX, 64)
+def test_scoring_takes_about_batch_size_crystals_of_five_sites():
+    [(rows, part, _)] = scoring_batches(crystals([5] * 64), N_MAX, 64)
     assert (len(rows), part.wyckoff.shape) == (64, (64, 6))
 
 
-def test_iterate_over_no_crystals():
-    assert list(iterate(crystals([]), N_MAX, 4)) == []
+def test_scoring_no_crystals():
+    assert list(scoring_batches(crystals([]), N_MAX, 4)) == []

@@ -42,7 +42,7 @@ satisfied_jax = jax.jit(lambda constraints, crystals: satisfied(constraints, cry
 
 def letter_sequences(group: int, num_letters: int, most: int) -> list[tuple[int, ...]]:
     """All letters of at most `most` sites: they never decrease, and one without a free coordinate serves once."""
-    letters = range(1, min(num_letters, int(TABLE.num_letters[group - 1]) + 1))
+    letters = range(1, min(num_letters, int(TABLE.last_letter[group - 1]) + 1))
     return [
         sequence
         for sites in range(1, most + 1)
@@ -226,7 +226,7 @@ def test_a_crystal_of_the_wrong_size_is_not_wanted():
 
 def test_unconstrained_allows_everything_the_slots_hold():
     constraints = unconstrained(CONFIG)
-    assert constraints.num_sites == CONFIG.n_max - 1
+    assert constraints.max_sites == CONFIG.n_max - 1
     for group in (99, 221):
         crystals = universe(group)
         assert satisfied(constraints, crystals).all()

@@ -115,6 +115,7 @@ def test_valid_crystals_pass():
         ("a space group outside 1..230", {"space_group": ((), 0)}),
         ("a letter that its space group lacks", {"wyckoff": (1, 5)}),  # 186 ends at d
         ("a letter that its space group lacks", {"wyckoff": (1, -1)}),
+        ("no sites", {"wyckoff": (slice(None), 0), "species": (slice(None), 0)}),
         ("a pad before a site", {"wyckoff": (0, 0), "species": (0, 0)}),
         ("an atomic number out of range", {"species": (1, 119)}),
         ("an atomic number out of range", {"species": (1, 0)}),  # a site without an element

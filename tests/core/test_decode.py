@@ -89,8 +89,8 @@ def test_coordinates_lie_on_op_0(crystals):
     assert not crystals.frac_coords[crystals.wyckoff == 0].any()
 
 
-def test_lattices_obey_the_crystal_system(crystals):
-    np.testing.assert_array_equal(lattice.impose_system(crystals.lattice, crystals.space_group), crystals.lattice)
+def test_lattices_obey_the_crystal_family(crystals):
+    np.testing.assert_array_equal(lattice.impose_family(crystals.lattice, crystals.space_group), crystals.lattice)
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 0.9)])
@@ -187,7 +187,7 @@ def assert_most_likely(model, drawn: CrystalBatch, coords: bool):
         assert distance[filled & own].max() < 1e-3
     mixture = heads.lattice_mixture(raw.rows[np.arange(len(drawn)), 5 * drawn.num_sites], config)
     mean = np.asarray(mixture.mean)[np.arange(len(drawn)), np.argmax(mixture.logits, -1)]
-    cell = lattice.impose_system(lattice.to_physical_frame(mean, drawn.num_atoms), group)
+    cell = lattice.impose_family(lattice.to_physical_frame(mean, drawn.num_atoms), group)
     np.testing.assert_allclose(drawn.lattice, cell, rtol=1e-3, atol=1e-3)
 
 

@@ -43,7 +43,7 @@ def test_first_letter_is_one_that_the_group_has():
     raw = 5 * jax.random.normal(jax.random.key(0), (230, CONFIG.num_letters))
     log_probs = heads.first_letter_logits(raw, groups)
     assert_normalised(log_probs)
-    expected = ["".join(LETTERS[1 : last + 1]) for last in TABLE.num_letters]
+    expected = ["".join(LETTERS[1 : last + 1]) for last in TABLE.last_letter]
     assert allowed(log_probs) == expected
 
 
@@ -78,7 +78,7 @@ def test_next_letter_of_every_position():
     names = "-" + LETTERS[1:]
     for group, letter, found in zip(groups, letters, allowed(log_probs), strict=True):
         free = TABLE.free_mask[group, letter].any()
-        assert found == "-" + names[letter + (not free) : TABLE.num_letters[group] + 1]
+        assert found == "-" + names[letter + (not free) : TABLE.last_letter[group] + 1]
 
 
 def test_a_pad_follows_a_pad_for_certain():

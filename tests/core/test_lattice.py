@@ -51,13 +51,13 @@ def test_frames_agree_between_numpy_and_jax():
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_impose_system(name):
+def test_impose_family(name):
     first, last, expected = SYSTEMS[name]
     groups = np.array([first, last])
-    imposed = lattice.impose_system(np.repeat(CELL, 2, axis=0), groups)
+    imposed = lattice.impose_family(np.repeat(CELL, 2, axis=0), groups)
     np.testing.assert_array_equal(imposed, [expected, expected])
-    np.testing.assert_array_equal(lattice.impose_system(imposed, groups), imposed)
-    in_jax = lattice.impose_system(jnp.asarray(np.repeat(CELL, 2, axis=0)), jnp.asarray(groups), jnp)
+    np.testing.assert_array_equal(lattice.impose_family(imposed, groups), imposed)
+    in_jax = lattice.impose_family(jnp.asarray(np.repeat(CELL, 2, axis=0)), jnp.asarray(groups), jnp)
     np.testing.assert_allclose(in_jax, imposed, rtol=1e-6)
 
 
@@ -66,19 +66,19 @@ def test_free_dimensions_by_space_group():
     expected = {1: "111111", 2: "111111", 3: "111010", 15: "111010", 16: "111000", 74: "111000", 75: "101000"}
     expected |= {142: "101000", 143: "101000", 194: "101000", 195: "100000", 230: "100000"}
     groups = np.array(list(expected))
-    free = lattice.FREE_DIMENSIONS[lattice.crystal_system(groups)]
+    free = lattice.FREE_DIMENSIONS[lattice.crystal_family(groups)]
     assert ["".join(map(str, row.astype(int))) for row in free] == list(expected.values())
 
 
 @given(cells, st.integers(1, 230))
 @settings(deadline=None)
 def test_only_free_dimensions_matter(cell, group):
-    """What impose_system keeps is what the likelihood counts."""
+    """What impose_family keeps is what the likelihood counts."""
     cell = np.array([cell])
-    free = lattice.FREE_DIMENSIONS[lattice.crystal_system(np.array([group]))]
+    free = lattice.FREE_DIMENSIONS[lattice.crystal_family(np.array([group]))]
     other = np.where(free, cell, 77.0)
     np.testing.assert_array_equal(
-        lattice.impose_system(cell, np.array([group])), lattice.impose_system(other, np.array([group]))
+        lattice.impose_family(cell, np.array([group])), lattice.impose_family(other, np.array([group]))
     )
 
 

@@ -202,7 +202,7 @@ def test_lattice_density_is_a_mixture_for_each_parameter():
 def test_dependent_lattice_parameters_do_not_count(golden, scored, dtype, cast):
     """Nonsense in the entries that the crystal system fixes leaves the log-probability alone."""
     batch = golden.batch[:]
-    free = lattice.FREE_DIMENSIONS[lattice.crystal_system(batch.space_group)]
+    free = lattice.FREE_DIMENSIONS[lattice.crystal_family(batch.space_group)]
     nonsense = np.where(free, batch.lattice, 77.0)
     assert (~free).any(1).sum() > 100
     changed = cast(type(batch)(batch.space_group, nonsense, batch.frac_coords, batch.species, batch.wyckoff), dtype)

@@ -31,7 +31,7 @@ compiled = functools.partial(jax.jit, static_argnames="config")
 
 @compiled
 def forward(params, config, tokens):
-    return hk.transform(lambda: network.transform(config, tokens)).apply(params, None)
+    return hk.transform(lambda: network.transformer(config, tokens)).apply(params, None)
 
 
 prepare = compiled(incremental.prepare)
@@ -286,7 +286,7 @@ def test_dropout_keeps_the_type(dtype):
 
 def test_no_dropout_needs_no_key(tiny):
     config, params, tokens = tiny
-    run = hk.transform(lambda: network.transform(config, tokens, Dropout(0.0, 0.0)))
+    run = hk.transform(lambda: network.transformer(config, tokens, Dropout(0.0, 0.0)))
     np.testing.assert_array_equal(jax.jit(run.apply)(params, None), forward(params, config, tokens))
 
 

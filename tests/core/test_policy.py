@@ -295,7 +295,7 @@ def test_joint_lattice_density(group):
     weights, mean, sigma = rng.dirichlet(np.ones(3)), rng.normal(size=(3, 6)), rng.uniform(0.2, 2, (3, 6))
     mixture = heads.LatticeMixture(np.log(weights)[None], mean[None], sigma[None])
     point = rng.normal(size=(1, 6))
-    free = np.flatnonzero(lattice.FREE_DIMENSIONS[lattice.crystal_system(np.array(group))])
+    free = np.flatnonzero(lattice.FREE_DIMENSIONS[lattice.crystal_family(np.array(group))])
     expected = logsumexp(np.log(weights) + stats.norm.logpdf(point, mean, sigma)[:, free].sum(-1))
     found = policy.joint_lattice_log_prob(jax.tree.map(jnp.asarray, mixture), jnp.asarray(point), np.array([group]))
     np.testing.assert_allclose(found, [expected], rtol=1e-5)
@@ -305,9 +305,9 @@ def test_temperature_of_continuous_draws():
     """It divides concentrations and multiplies variances; the lattice's and coordinates' components are sharpened."""
     logits = jnp.log(jnp.array([0.8, 0.2]))
     hot = Policy(unconstrained(ModelConfig()), Sharpness(4.0, 1.0))
-    angle = policy.coordinate(hot, heads.VonMisesMixture(logits, jnp.ones(2), jnp.array([2.0, 30.0])))
+    angle = policy.sharpen_coordinate(hot, heads.VonMisesMixture(logits, jnp.ones(2), jnp.array([2.0, 30.0])))
     np.testing.assert_allclose(angle.kappa, [0.5, 7.5])
-    cell = policy.cell(hot, heads.LatticeMixture(logits, jnp.ones((2, 6)), jnp.full((2, 6), 0.3)))
+    cell = policy.sharpen_lattice(hot, heads.LatticeMixture(logits, jnp.ones((2, 6)), jnp.full((2, 6), 0.3)))
     np.testing.assert_allclose(cell.sigma, 0.6, rtol=1e-6)
     expected = np.array([0.8, 0.2]) ** 0.25
     for mixture in (angle, cell):

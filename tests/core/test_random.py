@@ -14,6 +14,7 @@ from scipy import stats
 
 from cfx.core import policy, random
 from cfx.core.heads import LatticeMixture, VonMisesMixture
+from cfx.core.symmetry import wrap
 
 FALSE_ALARM = 1e-4
 N = 20_000
@@ -34,12 +35,12 @@ def categorical(keys, log_probs, in_force):
 
 @jax.jit
 def coordinate(keys, mixture, in_force):
-    return random.coordinate(keys, policy.coordinate(in_force, mixture))
+    return random.coordinate(keys, policy.sharpen_coordinate(in_force, mixture))
 
 
 @jax.jit
 def draw_lattice(keys, mixture, in_force):
-    return random.lattice(keys, policy.cell(in_force, mixture))
+    return random.lattice(keys, policy.sharpen_lattice(in_force, mixture))
 
 
 von_mises = jax.jit(random.von_mises)
@@ -170,7 +171,7 @@ def test_coordinate_lies_in_the_unit_interval(loc):
 
 
 def test_wrap():
-    points = random.wrap(jnp.array([-0.25, 1.0, 2.5, -1e-9, 0.0]))
+    points = wrap(jnp.array([-0.25, 1.0, 2.5, -1e-9, 0.0]), jnp)
     assert points.tolist() == [0.75, 0.0, 0.5, 0.0, 0.0]
 
 

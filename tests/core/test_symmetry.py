@@ -10,7 +10,7 @@ from pymatgen.core.operations import SymmOp
 from cfx.core.symmetry import LETTERS, operation_text, orbit, symmetry_table, wrap
 
 TABLE = symmetry_table()
-POSITIONS = [(group, letter) for group in range(1, 231) for letter in range(1, TABLE.num_letters[group - 1] + 1)]
+POSITIONS = [(group, letter) for group in range(1, 231) for letter in range(1, TABLE.last_letter[group - 1] + 1)]
 
 
 def op_0(group: int, letter: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,11 +136,11 @@ def test_textbook_positions():
 def test_letters():
     assert len(LETTERS) == 28
     assert (LETTERS[0], LETTERS[1], LETTERS[26], LETTERS[27]) == (" ", "a", "z", "A")
-    assert TABLE.num_letters[47 - 1] == 27 == LETTERS.index("A")
-    assert TABLE.num_letters.max() == 27
-    assert TABLE.num_letters[1 - 1] == 1
+    assert TABLE.last_letter[47 - 1] == 27 == LETTERS.index("A")
+    assert TABLE.last_letter.max() == 27
+    assert TABLE.last_letter[1 - 1] == 1
     for group in range(1, 231):
-        last = TABLE.num_letters[group - 1]
+        last = TABLE.last_letter[group - 1]
         assert (TABLE.multiplicity[group - 1, 1 : last + 1] > 0).all()
         assert (TABLE.multiplicity[group - 1, last + 1 :] == 0).all()
         rotation, translation = op_0(group, last)
@@ -150,7 +150,7 @@ def test_letters():
 
 @pytest.mark.parametrize("group", [1, 15, 62, 100, 148, 166, 176, 194, 214, 225, 227, 230])
 def test_operation_text_reads_back(group):
-    for letter in range(1, TABLE.num_letters[group - 1] + 1):
+    for letter in range(1, TABLE.last_letter[group - 1] + 1):
         rotations, translations = TABLE.operations(group, letter)
         for rotation, translation in zip(rotations, translations, strict=True):
             text = operation_text(rotation, translation)

@@ -11,8 +11,9 @@ from pymatgen.core import Lattice, Structure
 
 import cfx
 from cfx.errors import DataError
-from cfx.io.crystals import MIXED, load_crystals
-from cfx.io.outputs import Record, render_cif, render_csv, render_extxyz, render_jsonl
+from cfx.io.crystals import load_crystals
+from cfx.io.encode import DISORDERED
+from cfx.io.outputs import OutputRecord, render_cif, render_csv, render_extxyz, render_jsonl
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 MIXED_SALT = Structure(Lattice.cubic(4), [{"Na": 0.5, "K": 0.5}], [[0, 0, 0]])
@@ -30,7 +31,7 @@ def test_order_names_and_reasons(tmp_path):
     assert [one.name for one in loaded] == [f"gen_{i}.cif" for i in [*range(7), *range(8, 150), 200, 201]]
     assert seen == sorted(seen) and seen[-1] == len(loaded)
     assert loaded[0].structure == load_crystals(tmp_path / "all.zip", 1)[0].structure
-    assert loaded[-2].reason == MIXED and loaded[-2].structure is None
+    assert loaded[-2].reason == DISORDERED and loaded[-2].structure is None
     assert loaded[-1].structure is None and loaded[-1].reason
     assert all(one.space_group_asked is None for one in loaded)
 
@@ -41,7 +42,7 @@ def written():
     crystals = cfx.load_model("mini").sample(194, seed=1)
     parts = dict.fromkeys(("wyckoff", "species", "coords", "lattice"), 0.0)
     remarks = {"model": "mini", "log_prob": 0.0, **{f"log_prob_{name}": value for name, value in parts.items()}}
-    return crystals, Record(0, crystals, remarks)
+    return crystals, OutputRecord(0, crystals, remarks)
 
 
 @pytest.mark.parametrize(

@@ -166,10 +166,10 @@ def test_all_rows_failing(tmp_path):
 
 def test_no_rows(tmp_path):
     (tmp_path / "data.csv").write_text("id,cif\n")
-    with pytest.raises(DataError, match="none of 0 rows"):
+    with pytest.raises(DataError, match="holds no crystals"):
         load(tmp_path / "data.csv")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="none of 0 rows"):
+    with pytest.raises(DataError, match="holds no crystals"):
         load(tmp_path / "empty")
 
 

@@ -17,7 +17,7 @@ from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 
 from cfx.errors import DataError, OutputError, UsageError
-from cfx.io import entries as stream
+from cfx.io import computed_entries
 from cfx.io.hulls import read_hull, write_hull
 from cfx.metrics.hull import Hull, HullInfo, build_table
 from cfx.metrics.phases import Phases, reduce_counts
@@ -283,7 +283,7 @@ def test_pieces_of_any_size_make_the_same(tmp_path, monkeypatch, chunk):
     before = {"a": [1, {"entries": []}], "b": "text [", "c": -12.5e3}
     path = put(tmp_path / "hull.json", "\n " + json.dumps(before | {"entries": alexandria()}, indent=1) + "\n")
     whole = read_hull(path)
-    monkeypatch.setattr(stream, "CHUNK", chunk)
+    monkeypatch.setattr(computed_entries, "CHUNK", chunk)
     same(whole, read_hull(path))
 
 

@@ -200,7 +200,7 @@ def test_a_missing_key(rotary, tmp_path):
 
 
 def test_no_crystals(tmp_path, rotary):
-    with pytest.raises(DataError, match="none of 0 rows"):
+    with pytest.raises(DataError, match="holds no crystals"):
         load(write(tmp_path / "data.lmdb", pickled([array[:0] for array in arrays(rotary, 1)])))
 
 

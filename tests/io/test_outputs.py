@@ -22,8 +22,8 @@ from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS
 from cfx.errors import OutputError, UsageError
-from cfx.io.outputs import FORMATS, GrowingOutput, Record, StandardOutput, check_target
-from cfx.io.structures import parse_structure, read_records
+from cfx.io.inputs import parse_structure, read_records
+from cfx.io.outputs import FORMATS, GrowingOutput, OutputRecord, StandardOutput, check_output
 
 REQUEST = {"space_groups": [1, 2], "n": 6, "seed": 0, "template": {"letters": []}}
 NAMES = ["out.cif", "out.zip", "out.extxyz", "out.jsonl", "out.csv", "out"]
@@ -40,10 +40,10 @@ def crystals(rotary) -> CrystalBatch:
 
 
 @pytest.fixture(scope="module")
-def records(crystals) -> list[Record]:
+def records(crystals) -> list[OutputRecord]:
     """Those crystals with remarks of every type."""
     return [
-        Record(
+        OutputRecord(
             i,
             crystals[i : i + 1],
             {"model": "a model", "seed": 7, "draw": 3 * i, "space_group_found": "none"}
@@ -53,7 +53,7 @@ def records(crystals) -> list[Record]:
     ]
 
 
-def write(path: Path, records: list[Record], **options) -> Path:
+def write(path: Path, records: list[OutputRecord], **options) -> Path:
     """A whole output, in batches of five."""
     output = GrowingOutput(path, REQUEST, **options)
     output.begin()
@@ -199,36 +199,36 @@ def test_stdout_gets_the_blocks_of_a_cif(tmp_path, records, capsys):
 @pytest.mark.parametrize("name", ["out.docx", "out.cif.gz", "out.CIF"])
 def test_unknown_suffixes_are_refused(tmp_path, name):
     with pytest.raises(UsageError, match="unknown suffix") as error:
-        check_target(tmp_path / name, force=True)
+        check_output(tmp_path / name, force=True)
     assert all(suffix in error.value.hint for suffix in FORMATS)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_targets_that_can_be_written(tmp_path, name):
-    check_target(tmp_path / name, force=False)
-    check_target(None, force=False, keep_invalid=True)
+    check_output(tmp_path / name, force=False)
+    check_output(None, force=False, keep_invalid=True)
     if name == "out":
         (tmp_path / name).mkdir()
     else:
         (tmp_path / name).write_text("")
-    check_target(tmp_path / name, force=True)
+    check_output(tmp_path / name, force=True)
     with pytest.raises(OutputError, match="exists") as error:
-        check_target(tmp_path / name, force=False)
+        check_output(tmp_path / name, force=False)
     assert "--force" in error.value.hint
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_lattices_that_close_no_cell_need_a_format_that_can_hold_them(tmp_path, name):
     if FORMATS[Path(name).suffix].any_cell:
-        check_target(tmp_path / name, force=False, keep_invalid=True)
+        check_output(tmp_path / name, force=False, keep_invalid=True)
     else:
         with pytest.raises(UsageError, match="close a cell"):
-            check_target(tmp_path / name, force=False, keep_invalid=True)
+            check_output(tmp_path / name, force=False, keep_invalid=True)
 
 
 def test_a_missing_directory_is_named(tmp_path):
     with pytest.raises(OutputError, match="no directory") as error:
-        check_target(tmp_path / "no" / "such" / "out.cif", force=False)
+        check_output(tmp_path / "no" / "such" / "out.cif", force=False)
     assert f"mkdir -p {tmp_path / 'no' / 'such'}" in error.value.hint
 
 
@@ -236,7 +236,7 @@ def test_a_missing_directory_is_named(tmp_path):
 def test_a_directory_without_permission_is_named(tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(OutputError, match=r"no permission to write in .*locked"):
-        check_target(tmp_path / "locked" / "out.cif", force=False)
+        check_output(tmp_path / "locked" / "out.cif", force=False)
 
 
 @pytest.mark.parametrize("name", ["out", "out.cif"])
@@ -245,7 +245,7 @@ def test_a_file_is_no_directory_and_the_other_way_round(tmp_path, name):
     (tmp_path / "out").write_text("precious")
     (tmp_path / "out.cif").mkdir()
     with pytest.raises((OutputError, UsageError), match=re.escape(name)):
-        check_target(tmp_path / name, force=True)
+        check_output(tmp_path / name, force=True)
 
 
 def test_an_older_result_stays_until_the_new_one_is_complete(tmp_path, records):
@@ -370,9 +370,9 @@ def test_an_unfinished_run_is_not_thrown_away(tmp_path):
     """A forgotten --resume, or two shards under one name."""
     (tmp_path / "out.cif.partial").write_text("data_1\n")
     with pytest.raises(OutputError, match="unfinished run"):
-        check_target(tmp_path / "out.cif", force=False)
-    check_target(tmp_path / "out.cif", force=False, resume=True)
-    check_target(tmp_path / "out.cif", force=True)
+        check_output(tmp_path / "out.cif", force=False)
+    check_output(tmp_path / "out.cif", force=False, resume=True)
+    check_output(tmp_path / "out.cif", force=True)
 
 
 def test_what_cannot_be_continued_is_said(tmp_path):
@@ -382,9 +382,10 @@ def test_what_cannot_be_continued_is_said(tmp_path):
     state.write_text(json.dumps({"request": {"n": 1}, "size": 100, "progress": {}}))
     with pytest.raises(OutputError, match="shorter than it was"):
         output.resume()
-    state.write_text("{")
-    with pytest.raises(OutputError, match="cannot continue"):
-        output.resume()
+    for damaged in ("{", "[]", "{}"):
+        state.write_text(damaged)
+        with pytest.raises(OutputError, match="cannot continue"):
+            output.resume()
     state.unlink()
     with pytest.raises(OutputError, match="cannot continue"):
         output.resume()

@@ -1,4 +1,4 @@
-"""When two structures are one crystal, and which of many are duplicates."""
+"""Which of many crystals are duplicates."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import random
 
 import joblib
 import numpy as np
-import pytest
 from pymatgen.core import Lattice, Structure
 
-from cfx.metrics.duplicates import UNREAD, Uniqueness, composition_key, find_duplicates, same_crystal, what_is_wrong
+from cfx.metrics.duplicates import Uniqueness, find_duplicates
+from cfx.metrics.matching import same_crystal
+from cfx.metrics.screen import UNREAD
 
 from .crystals import DISGUISES, caesium_chloride, displaced, rock_salt
 
@@ -36,16 +37,6 @@ def crowd(golden_structures: list, bases: int, seed: int = 0) -> list:
         structures += [displaced(base, rng, 0.3 + 0.2 * (i % 5))]
     random.Random(seed).shuffle(structures)
     return structures
-
-
-def test_another_cell_and_another_origin_are_the_same_crystal():
-    moved = rock_salt(5.64).get_primitive_structure().translate_sites(range(2), [0.1, 0.2, 0.3])
-    assert same_crystal(rock_salt(5.64), moved)
-
-
-def test_another_arrangement_or_element_is_another_crystal():
-    assert not same_crystal(rock_salt(5.64), caesium_chloride())
-    assert not same_crystal(rock_salt(5.64), rock_salt(5.64, "K"))
 
 
 def test_the_answer_is_that_of_all_pairs(golden_structures):
@@ -140,14 +131,3 @@ def test_partial_occupancies_are_compared_among_themselves():
     alloy = Structure(Lattice.cubic(3), [{"Fe": 0.5, "Co": 0.5}], [[0, 0, 0]])
     richer = Structure(Lattice.cubic(3), [{"Fe": 0.75, "Co": 0.25}], [[0, 0, 0]])
     assert unique([alloy, alloy.copy(), richer]) == [True, False, True]
-
-
-def test_composition_key_is_of_the_reduced_formula():
-    small = rock_salt().get_primitive_structure()
-    assert composition_key(rock_salt()) == composition_key(small) == ((11, 1), (17, 1))
-    assert composition_key(rock_salt(cation="K")) != composition_key(small)
-
-
-@pytest.mark.parametrize("structure", [rock_salt(), caesium_chloride()])
-def test_nothing_is_wrong_with_a_crystal(structure):
-    assert what_is_wrong(structure) == ""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from cfx.metrics.duplicates import UNREAD, composition_key, same_crystal
+from cfx.metrics.matching import composition_key, same_crystal
 from cfx.metrics.novelty import find_novel
 from cfx.metrics.reference import cached_reference, make_reference, open_reference
+from cfx.metrics.screen import UNREAD
 
 from .crystals import DISGUISES, caesium_chloride, displaced, rock_salt
 
@@ -99,6 +103,19 @@ def test_a_stored_reference_is_not_made_again(known, tmp_path):
     cached_reference(structures, "another", tmp_path)
     assert len(made) == 2
     assert len(list(tmp_path.iterdir())) == 2  # and nothing half made
+
+
+def test_another_process_may_be_faster(known, tmp_path, monkeypatch):
+    rename = os.rename
+
+    def late(source, target):
+        shutil.copytree(source, target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", late)
+    assert len(cached_reference(lambda: known, "digest", tmp_path)) == len(known)
+    (path,) = tmp_path.iterdir()
+    assert len(open_reference(path)) == len(known)
 
 
 def test_a_damaged_reference_is_made_again(known, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cfx.io.structures import parse_structure, read_records
+from cfx.io.inputs import parse_structure, read_records
 from cfx.metrics.duplicates import find_duplicates
 from cfx.metrics.novelty import find_novel
 from cfx.metrics.reference import make_reference

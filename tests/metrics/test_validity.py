@@ -10,7 +10,7 @@ import pytest
 from pymatgen.core import Composition, DummySpecies, Lattice, Structure
 
 from cfx.metrics import validity
-from cfx.metrics.duplicates import UNREAD
+from cfx.metrics.screen import UNREAD
 from cfx.metrics.validity import composition_validity, structure_validity, wrong_formula
 
 from .crystals import rock_salt

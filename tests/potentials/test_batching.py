@@ -8,7 +8,7 @@ from pymatgen.core import Lattice, Structure
 
 from cfx.errors import DependencyError
 from cfx.potentials.batching import BatchedPotential, Output, explain, plan
-from cfx.potentials.screen import load
+from cfx.potentials.screen import memory_load
 
 
 def chain(atoms: int) -> Structure:
@@ -46,10 +46,10 @@ def test_dense_crystals_count_more():
     diamond = Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.57), ["C"], [[0, 0, 0]])
     copper = Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]])
     # Measured with CHGNet: 76 MB for the forces of each atom, and 17 MB.
-    assert load(diamond) / 8 / (load(copper) / 4) == pytest.approx(76 / 17, rel=0.1)
-    assert load(chain(7)) == pytest.approx(7)
+    assert memory_load(diamond) / 8 / (memory_load(copper) / 4) == pytest.approx(76 / 17, rel=0.1)
+    assert memory_load(chain(7)) == pytest.approx(7)
     airy = Structure(Lattice.cubic(4), ["Cu"], [[0, 0, 0]])
-    assert load(airy) == pytest.approx(20 / 64)
+    assert memory_load(airy) == pytest.approx(20 / 64)
 
 
 def test_culprits_are_found_among_many_and_results_stay_in_place():

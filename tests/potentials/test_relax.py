@@ -13,7 +13,7 @@ from pymatgen.core import Lattice, Structure
 from cfx.potentials.ase import to_atoms
 from cfx.potentials.batching import BatchedPotential, Output
 from cfx.potentials.relax import Relaxed, relax
-from cfx.potentials.symmetry import find_invariance
+from cfx.potentials.symmetry import find_symmetry
 
 
 def by_ase(structure: Structure, calculator, optimiser, fmax: float) -> tuple[float, int]:
@@ -120,14 +120,14 @@ def quartz() -> Structure:
 
 
 def test_what_is_symmetric_is_not_changed():
-    crystal, invariance = find_invariance(quartz())
-    assert len(invariance.images) == 6 and len(crystal) == 9
+    crystal, symmetry = find_symmetry(quartz())
+    assert len(symmetry.images) == 6 and len(crystal) == 9
     centre, neighbour, image, distance = crystal.get_neighbor_list(5.0)
     vectors = crystal.frac_coords[neighbour] + image - crystal.frac_coords[centre]
     pulls = np.zeros((9, 3))
     np.add.at(pulls, centre, crystal.lattice.get_cartesian_coords(vectors) * np.exp(-distance)[:, None])
     assert np.abs(pulls).max() > 0.05
-    np.testing.assert_allclose(invariance.of_vectors(pulls), pulls, atol=1e-3)
+    np.testing.assert_allclose(symmetry.symmetrize_vectors(pulls), pulls, atol=1e-3)
 
 
 def test_an_exact_crystal_is_near_the_given_one():
@@ -139,19 +139,19 @@ def test_an_exact_crystal_is_near_the_given_one():
         noisy.frac_coords + rng.normal(0, 0.0003, (4, 3)) + [0, 0, 3],
         site_properties=noisy.site_properties,
     )
-    exact, invariance = find_invariance(noisy)
+    exact, symmetry = find_symmetry(noisy)
     assert space_group(noisy, 0.01) == 186 and space_group(noisy, 1e-4) == 1
-    assert len(invariance.rotations) == 12 and exact.site_properties == noisy.site_properties
+    assert len(symmetry.rotations) == 12 and exact.site_properties == noisy.site_properties
     np.testing.assert_allclose(exact.cart_coords, noisy.cart_coords, atol=0.02)
     np.testing.assert_allclose(
-        invariance.rotations @ invariance.rotations.transpose(0, 2, 1), np.tile(np.eye(3), (12, 1, 1)), atol=1e-9
+        symmetry.rotations @ symmetry.rotations.transpose(0, 2, 1), np.tile(np.eye(3), (12, 1, 1)), atol=1e-9
     )
     forces = rng.normal(size=(4, 3))
-    kept = invariance.of_vectors(forces)
-    np.testing.assert_allclose(invariance.of_vectors(kept), kept, atol=1e-12)
+    kept = symmetry.symmetrize_vectors(forces)
+    np.testing.assert_allclose(symmetry.symmetrize_vectors(kept), kept, atol=1e-12)
     np.testing.assert_allclose(kept[:, :2], 0, atol=1e-4)  # on threefold axes along z, or nearly
     assert np.abs(kept[:, 2]).max() > 0.01
-    stress = invariance.of_tensor(rng.normal(size=(3, 3)))
+    stress = symmetry.symmetrize_tensor(rng.normal(size=(3, 3)))
     assert (
         stress[0, 0] == pytest.approx(stress[1, 1], abs=1e-3)
         and abs(stress[0, 1]) < 1e-3

@@ -132,8 +132,8 @@ def test_two_models_compute_features_once(band_gap, dielectric, monkeypatch):
     crystals = [*TEXTBOOK.values(), None]
     alone = [model.evaluate(crystals) for model in (band_gap, dielectric)]
     calls = []
-    evaluate = band_gap.features.evaluate
-    monkeypatch.setattr(band_gap.features, "evaluate", lambda found: calls.append(len(found)) or evaluate(found))
+    evaluate = band_gap.extractor.evaluate
+    monkeypatch.setattr(band_gap.extractor, "evaluate", lambda found: calls.append(len(found)) or evaluate(found))
     for one, other in zip(evaluate_all([band_gap, dielectric], crystals), alone, strict=True):
         np.testing.assert_array_equal(one.value, other.value)
         assert one.reasons == other.reasons

@@ -16,10 +16,10 @@ import pytest
 from pymatgen.core import Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from cfx.catalog import CANARIES, KnownCrystal
 from cfx.errors import CheckpointError
 from cfx.properties.base import PropertyBatch
-from cfx.properties.canary import known_structure, prove
+from cfx.properties.canary import prove
+from cfx.properties.known import CANARIES, KnownCrystal
 
 ROCK_SALTS, ZINC_BLENDES = ("MgO", "NaCl", "LiF", "RbCl", "SrS"), ("AlAs", "BeO", "GaN")
 GROUPS = {"Cu": "Fm-3m", "Si": "Fd-3m", "TiCoSb": "F-43m"}
@@ -53,7 +53,7 @@ def known(property: str, shift: float = 0.0, factor: float = 1.0) -> dict[str, f
 
 @pytest.mark.parametrize("crystal", EVERY.values(), ids=lambda crystal: crystal.formula)
 def test_the_crystals_are_what_they_are_called(crystal: KnownCrystal):
-    structure = known_structure(crystal)
+    structure = crystal.structure()
     assert structure.composition.reduced_formula == crystal.formula
     found = SpacegroupAnalyzer(structure)
     assert found.get_space_group_symbol() == GROUPS[crystal.formula]

@@ -8,15 +8,15 @@ from pymatgen.core import Lattice, Structure
 
 pytest.importorskip("chgnet", reason="chgnet is not installed")
 
-from cfx.properties.features import WIDTH, Features
+from cfx.properties.features import WIDTH, FeatureExtractor
 
 
 @pytest.fixture(scope="module")
-def features() -> Features:
+def features() -> FeatureExtractor:
     import torch
 
     torch.set_num_threads(1)
-    return Features()
+    return FeatureExtractor()
 
 
 @pytest.fixture(scope="module")

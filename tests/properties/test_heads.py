@@ -200,8 +200,11 @@ def test_files_that_are_none(head, tmp_path, change, words):
     assert error.value.hint and "\n" not in str(error.value)
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_files_that_are_not_there_or_damaged(head, tmp_path):
     (tmp_path / "text.npz").write_text("no arrays")
-    for name in ("nothing.npz", "text.npz"):
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.savez(tmp_path / "head.npz", **head.arrays)
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "head.npz").read_bytes()[:1000])
+    for name in ("nothing.npz", "text.npz", "empty.npz", "cut.npz"):
         with pytest.raises(CheckpointError, match="cannot be read"):
             load_head(tmp_path / name)

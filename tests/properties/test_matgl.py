@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from cfx.catalog import CANARIES
 from cfx.config import RewardConfig
 from cfx.errors import CheckpointError, DependencyError, NetworkError, UnsafeError, UsageError
 from cfx.properties.base import load_property
-from cfx.properties.canary import known_structure
+from cfx.properties.known import CANARIES
 from cfx.rewards.load import load_reward
 
 from ..internet import COMMITS, Repo
@@ -57,7 +56,7 @@ def save_taught(network, property: str, folder: Path) -> Path:
     from torch_geometric.data import Batch
 
     known = CANARIES[property]
-    batch = Batch.from_data_list(list(graphs(network, map(known_structure, known))))
+    batch = Batch.from_data_list(list(graphs(network, (crystal.structure() for crystal in known))))
     value = torch.tensor([crystal.value for crystal in known])
     scale = transformer.Normalizer(float(value.mean()), float(value.std()))
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
@@ -111,7 +110,7 @@ def oxides() -> list[Structure]:
 def test_a_model_that_knows_what_is_known_is_loaded(gap, gap_directory):
     assert gap.name == f"matgl {matgl.__version__} ({gap_directory.name})"
     assert (gap.property, gap.unit) == ("band_gap", "eV")
-    batch = gap.evaluate([known_structure(crystal) for crystal in CANARIES["band_gap"]])
+    batch = gap.evaluate([crystal.structure() for crystal in CANARIES["band_gap"]])
     assert batch.ok.all() and batch.reasons == [""] * 6 and batch.value.dtype == np.float64
     np.testing.assert_allclose(batch.value, [crystal.value for crystal in CANARIES["band_gap"]], atol=0.5)
     assert np.isnan(batch.std).all() and not batch.outside.any()

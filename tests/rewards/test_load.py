@@ -9,8 +9,8 @@ from pymatgen.core import Lattice, Structure
 from cfx.config import RewardConfig, Shape
 from cfx.errors import DependencyError, UsageError
 from cfx.rewards.base import make_batch
-from cfx.rewards.compose import Diversity, Weighted, shape_values
-from cfx.rewards.load import load_reward, split
+from cfx.rewards.compose import Diversity, WeightedSum, shape_values
+from cfx.rewards.load import load_reward, parse_rewards
 
 
 class Constant:
@@ -41,13 +41,13 @@ def no_hull(potential):
     ],
 )
 def test_names_and_weights(text, expected):
-    assert split(text) == expected
+    assert parse_rewards(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "ehull,", "ehull:0", ","])
 def test_a_name_or_a_weight_left_out_is_refused(text):
     with pytest.raises(UsageError, match="is no reward with a weight"):
-        split(text)
+        parse_rewards(text)
 
 
 def test_unknown_rewards_are_refused():
@@ -57,6 +57,9 @@ def test_unknown_rewards_are_refused():
         load_reward(RewardConfig("no_such_module:Class"), no_hull)
     with pytest.raises(UsageError, match="there is no Nothing"):
         load_reward(RewardConfig("collections:Nothing"), no_hull)
+    for name in (":Class", "collections:", ".collections:OrderedDict"):
+        with pytest.raises(UsageError, match="does not name a class"):
+            load_reward(RewardConfig(name), no_hull)
     with pytest.raises(UsageError, match="is no reward: it has no name"):
         load_reward(RewardConfig("collections:OrderedDict"), no_hull)
 
@@ -77,7 +80,7 @@ def test_one_s_own_reward(tmp_path, monkeypatch):
 
 
 def test_sums_need_all_their_parts():
-    both = Weighted(((Constant(2.0, "one"), 1.0), (Constant(5.0, "two"), -0.5)))
+    both = WeightedSum(((Constant(2.0, "one"), 1.0), (Constant(5.0, "two"), -0.5)))
     batch = both.evaluate(["crystal", None])
     np.testing.assert_allclose(batch.value, [-0.5, np.nan])
     assert batch.ok.tolist() == [True, False]

@@ -55,5 +55,5 @@ def test_rows_that_hold_no_crystal_are_left_out(tmp_path):
     assert len(pairs.chosen) == len(pairs.rejected) == 1
     assert {row for row, _ in pairs.failures} == {2}
     (tmp_path / "bad.csv").write_text("chosen,other\na,b\n")
-    with pytest.raises(DataError, match="no chosen and rejected crystal"):
+    with pytest.raises(DataError, match=r"row 1 of .* has no chosen and rejected crystal"):
         read_pairs(tmp_path / "bad.csv", 3)

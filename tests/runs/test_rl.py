@@ -17,7 +17,7 @@ from cfx.io.checkpoint import load_checkpoint
 from cfx.model import Model, load_model
 from cfx.reporter import Mute
 from cfx.rewards.base import RewardBatch, make_batch
-from cfx.rewards.compose import Diversity, Weighted
+from cfx.rewards.compose import Diversity, WeightedSum
 from cfx.runs import rl as rl_module
 from cfx.runs.rl import fine_tune
 from cfx.runs.rollout import step_request
@@ -53,7 +53,7 @@ REWARDS = dict(zip(ELEMENTS, (0.0, 0.5, 1.0, 1.5), strict=True))
 
 
 def run_it(path, model, rl, sample=ONE_SITE, reward=None, diversity=None, resume=False):
-    parts = Weighted(((reward or Lookup(REWARDS), 1.0),))
+    parts = WeightedSum(((reward or Lookup(REWARDS), 1.0),))
     config = RewardRun("tiny", sample, RewardConfig("lookup"), rl)
     return fine_tune(path, config, model, parts, diversity or Diversity(), Mute(), resume)
 

@@ -7,7 +7,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 import cfx
-from cfx.metrics.duplicates import same_crystal
+from cfx.metrics.matching import same_crystal
 from cfx.runs.rollout import fingerprint, primitive_cells
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.692), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cfx.cli.options import DATA_HELP
+from cfx.cli import options
 
 MOST = 10
 """Space groups and elements that are shown; --json has all."""
@@ -18,17 +18,19 @@ BAR = 40
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help=f"Crystals: {DATA_HELP}")],
+    data: Annotated[Path, typer.Argument(help=f"Crystals: {options.DATA_HELP}")],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON on stdout.")] = False,
     failures: Annotated[
         Path | None, typer.Option("--failures", help="A .csv file for the skipped rows: row, name, reason.")
     ] = None,
-    symprec: Annotated[float, typer.Option(help="Tolerance of the symmetry search, angstrom.")] = 0.01,
-    n_max: Annotated[int, typer.Option(help="Slots of the model; a crystal may have one site less.")] = 21,
-    workers: Annotated[int, typer.Option(help="Processes that encode; 0 for one a core.")] = 0,
+    symprec: options.Symprec = 0.01,
+    n_max: Annotated[
+        int, typer.Option(help="Slots of the model; a crystal has one symmetry-inequivalent site less at most.")
+    ] = 21,
+    workers: options.Workers = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file of --failures.")] = False,
 ) -> None:
-    """What a data set holds: crystals, space groups, sites, elements, and the rows that were skipped.
+    """Describe a data set: space groups, sites, elements, failures.
 
     DATA is encoded once and cached, as by cfx train and cfx score. Interrupt it at any time: the same command goes on
     where it was.

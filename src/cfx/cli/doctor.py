@@ -8,9 +8,10 @@ import typer
 
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead.")] = False) -> None:
-    """Say what is here: versions, devices, cache, models; and what is missing for which command.
+    """Check the installation: versions, devices, cache, models.
 
-    Nothing is downloaded. Exit code 6 if cfx cannot work as it is.
+    Says what is missing for which command, and how to install it. Nothing is downloaded. Exit code 6 if cfx cannot
+    work as it is.
     """
     from cfx.runs.doctor import examine
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cfx.cli.options import DATA_HELP
+from cfx.cli import options
 from cfx.config import EvalConfig
 
 WORDS = {
@@ -21,10 +21,10 @@ WORDS = {
     "frac_unique_structures": "unique",
     "frac_novel_structures": "novel",
     "frac_novel_unique_structures": "novel and unique",
-    "frac_stable_structures": "stable",
-    "frac_novel_unique_stable_structures": "stable, unique, novel (S.U.N.)",
-    "frac_on_hull_structures": "on the hull",
-    "frac_novel_unique_on_hull_structures": "on the hull, unique, novel",
+    "frac_stable_structures": "metastable (0.1 eV/atom)",
+    "frac_novel_unique_stable_structures": "S.U.N. at 0.1 eV/atom",
+    "frac_on_hull_structures": "stable (on the hull)",
+    "frac_novel_unique_on_hull_structures": "S.U.N. at 0 eV/atom",
     "avg_energy_above_hull_per_atom": "energy above hull",
     "avg_rmsd_from_relaxation": "RMSD to relaxed",
     "wdist_density": "distance of densities",
@@ -47,47 +47,52 @@ NEEDS = {
 """Options without which a metric is not evaluated."""
 
 FEW_REASONS = 8
+"""Reasons of each file that are shown; -o and --json have all."""
 
 
 def command(
-    files: Annotated[list[str], typer.Argument(help=f"Crystals: {DATA_HELP} Several are compared.")],
+    files: Annotated[list[str], typer.Argument(help=f"Crystals: {options.DATA_HELP} Several are compared.")],
     reference: Annotated[
         str | None, typer.Option(help="Known crystals that novelty is judged against: a file, or a name.")
     ] = None,
     potential: Annotated[
-        str | None, typer.Option(help="Computes energies: chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY.")
+        str | None, typer.Option(help=f"Interatomic potential, for energies: {options.POTENTIAL_HELP}")
     ] = None,
     hull: Annotated[
         str | None,
         typer.Option(
-            help="Phases that stability is judged against: a file, or a name; with chgnet, chgnet-mp. Or: none."
+            help="Phases that stability is judged against: a file, a name, or none. Default with chgnet: chgnet-mp."
         ),
     ] = None,
-    hull_scale: Annotated[
-        str | None, typer.Option("--hull-scale", help="Of a hull that does not say it: raw or mp2020.")
-    ] = None,
+    hull_scale: options.HullScale = None,
     relax: Annotated[bool, typer.Option("--relax", help="Judge the crystals as relaxed by the potential.")] = False,
-    fmax: Annotated[float, typer.Option(help="Largest force of a relaxed crystal, eV/angstrom.")] = 0.05,
-    steps: Annotated[int, typer.Option(help="Of a relaxation, at most.")] = 500,
-    device: Annotated[str, typer.Option(help="Of the potential: cpu or cuda.")] = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
-    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, to use its cluster.")] = None,
+    fmax: options.Fmax = 0.05,
+    steps: options.RelaxationSteps = 500,
+    device: options.Device = "cpu",
+    workers: options.Workers = 0,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, whose cluster then reads and compares.")
+    ] = None,
     records: Annotated[
         Path | None, typer.Option("-o", "--output", help="A .csv or .parquet file: all numbers of every crystal.")
     ] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="A page to look at, in one .html file.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="A report to look at, in one .html file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the outputs.")] = False,
 ) -> None:
-    """Evaluate crystals: validity, uniqueness, novelty, stability, S.U.N.
+    """Evaluate crystals: validity, uniqueness, novelty, stability.
 
     Rates are of all crystals of a file, unreadable ones included, with Wilson intervals of 95 %. Novelty needs a
-    reference, energies a potential, stability a hull as well; what is not asked for is not evaluated.
+    reference, energies a potential, stability a hull as well; S.U.N. (stable, unique
+    and novel) needs all three. What is not asked for is not evaluated.
     """
     from cfx.cli.console import ConsoleReporter
+    from cfx.cli.start import check_table
+    from cfx.io.targets import check_file
 
     config = EvalConfig(reference, potential, hull, hull_scale, relax, fmax, steps, device, workers or -1)
-    _check(records, html, force)
+    check_table(records, force)
+    check_file(html, (".html",), force)
     reporter = ConsoleReporter()
 
     from cfx.runs.evaluate import as_result, evaluate
@@ -106,21 +111,8 @@ def command(
         _print(result["files"], config)
 
 
-def _check(records: Path | None, html: Path | None, force: bool) -> None:
-    """Finds out before the work whether the outputs can be written."""
-    from importlib.util import find_spec
-
-    from cfx.errors import DependencyError
-    from cfx.io.targets import check_file
-
-    check_file(records, (".csv", ".parquet"), force)
-    check_file(html, (".html",), force)
-    if records is not None and records.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise DependencyError("writing Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'")
-
-
 @contextmanager
-def _cluster(address: str | None):
+def _cluster(address: str | None) -> Iterator[None]:
     """Lets joblib use the cluster of a Dask scheduler."""
     if address is None:
         yield
@@ -186,8 +178,8 @@ def _not_evaluated(files: Sequence[dict[str, Any]], config: EvalConfig) -> Itera
         if not any(file["summary"].get(metric) for file in files):
             lacking = [f"--{option}" for option in NEEDS.get(metric, ()) if not getattr(config, option)]
             missing[" without " * bool(lacking) + ", ".join(lacking)].append(words)
-    for options, metrics in missing.items():
-        yield f"not evaluated{options}: {'; '.join(metrics)}"
+    for without, metrics in missing.items():
+        yield f"not evaluated{without}: {'; '.join(metrics)}"
 
 
 def _reasons(file: dict[str, Any]) -> Iterator[str]:

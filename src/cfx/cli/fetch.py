@@ -1,4 +1,4 @@
-"""cfx fetch: published models, data sets and references, to this machine."""
+"""cfx fetch: published models, data sets and hulls, to this machine."""
 
 from __future__ import annotations
 
@@ -21,30 +21,41 @@ WIDE, PLAIN_WIDTH = 120, 160
 
 def command(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Names of --list, as alex20 or mp-20:val, or hf:owner/repo/path.")
+        list[str] | None,
+        typer.Argument(
+            help="Names of --list, as alex20 or mp-20:val; or a file of the Hugging Face hub: hf:owner/repo/path."
+        ),
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="What there is, and what of it is on this machine.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Fetch everything in the list.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Fetch again what is here.")] = False,
     revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the hub; accepted in the place of the recorded one.")
+        str | None,
+        typer.Option(
+            help="Branch, tag or commit of the repository on the hub; recorded in the place of the earlier one."
+        ),
     ] = None,
     accept: Annotated[
         bool, typer.Option("--accept", help="Fetch what is published now, and accept it if it has changed.")
     ] = False,
-    token: Annotated[str | None, typer.Option(help="Of the hub; better in HF_TOKEN, or by: hf auth login.")] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Access token of the hub; better in HF_TOKEN, or by: hf auth login.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check everything here against its SHA-256.")] = False,
     export: Annotated[
         Path | None, typer.Option("--export", help="Copy what is named (or all that is here) to this directory.")
     ] = None,
-    take: Annotated[Path | None, typer.Option("--import", help="Take over what --export has copied.")] = None,
+    take: Annotated[
+        Path | None, typer.Option("--import", help="Take in what --export has copied to this directory.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Fetch published models, data sets and references; print where they are.
+    """Fetch published models, data sets and hulls.
 
-    Every file is checked against the SHA-256 that its server announces, and must be the same whenever it is fetched
-    again. Interrupt it at any time: the same command goes on where it was. Models are converted to safetensors, and no
-    code in them is run. Files of the Hugging Face hub are kept in its own cache (HF_HOME), the rest in CFX_CACHE.
+    Prints where they are. Every file is checked against the SHA-256 that its server announces, and must be the same
+    whenever it is fetched again. Interrupt it at any time: the same command goes on where it was. Models are converted
+    to safetensors, and no code in them is run. Files of the Hugging Face hub are kept in its own cache (HF_HOME), the
+    rest in CFX_CACHE.
     """
     from cfx.cli.console import ConsoleReporter
 

@@ -7,25 +7,28 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli.options import DATA_HELP
+from cfx.cli import options
 
-app = typer.Typer(help="Phases that stability is judged against: build such a hull, or look at one.")
+app = typer.Typer(help="Build or show the phases that stability is judged against.")
+
 SHOWN = 20
+"""Missing formulas that are shown; --json has all."""
 
 
 @app.command("build")
 def build(
-    structures: Annotated[list[str], typer.Argument(help=f"Crystals: {DATA_HELP}")],
-    potential: Annotated[str, typer.Option(help="chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY.")],
+    structures: Annotated[list[str], typer.Argument(help=f"Crystals: {options.DATA_HELP}")],
+    potential: options.Potential,
     output: Annotated[Path, typer.Option("-o", "--output", help="A .npz file.")],
-    name: Annotated[str | None, typer.Option(help="What to call it; by default the name of the file.")] = None,
-    device: Annotated[str, typer.Option(help="Of the potential: cpu or cuda.")] = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes that read; 0 for one a core.")] = 0,
+    name: Annotated[str | None, typer.Option(help="Name of the hull in reports; by default that of the file.")] = None,
+    device: options.Device = "cpu",
+    workers: options.Workers = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
-    """Compute the energies of crystals as they are, and keep the lowest of each composition.
+    """Build a hull: the lowest energy of each composition.
 
-    Energies of candidates by the same potential are then on the same footing. Elements must be among the crystals.
+    Energies are those of the crystals as they are, not relaxed. Candidates that are judged by the same potential are
+    then on the same footing. Each element must be among the crystals.
     """
     from cfx.cli.console import ConsoleReporter
     from cfx.io.targets import check_file
@@ -42,13 +45,15 @@ def build(
 @app.command("show")
 def show(
     hull: Annotated[str, typer.Argument(help="A file (.npz, .json, .json.bz2), or a name of cfx fetch --list.")],
-    scale: Annotated[str | None, typer.Option(help="Of energies whose file does not say it: raw or mp2020.")] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Scale of the energies where the file does not say: raw or mp2020.")
+    ] = None,
     reference: Annotated[
         Path | None, typer.Option(help="A .csv with a column `formula`: which of them does the hull lack?")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """What a hull holds, and which phases of a list it lacks."""
+    """Show what a hull holds, and which phases of a list it lacks."""
     from cfx.cli.console import ConsoleReporter
     from cfx.runs.hull import describe
 

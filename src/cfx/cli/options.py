@@ -1,4 +1,4 @@
-"""What commands parse: text of the command line to values."""
+"""Options that several commands have, and the values that their text stands for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from cfx.config import Template
 from cfx.errors import DataError, UsageError
@@ -15,6 +18,75 @@ MOST_SITES = 20
 
 MODEL_HELP = "A name (cfx fetch --list), a checkpoint directory, a published .pkl file, or hf:owner/repo/path."
 DATA_HELP = "a .csv, .parquet, .cif, .extxyz, .jsonl, .lmdb, POSCAR, a directory or zip; or a name (cfx fetch --list)."
+POTENTIAL_HELP = "chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY."
+PROPERTY_MODEL_HELP = "bundled, matgl:NAME or matgl:/directory."
+
+Model = Annotated[str, typer.Option("--model", help=MODEL_HELP)]
+Potential = Annotated[str, typer.Option(help=f"Interatomic potential: {POTENTIAL_HELP}")]
+HullScale = Annotated[
+    str | None,
+    typer.Option("--hull-scale", help="Scale of the hull's energies where its file does not say: raw or mp2020."),
+]
+Fmax = Annotated[float, typer.Option(help="A relaxation ends when no force is larger, eV/angstrom.")]
+RelaxationSteps = Annotated[int, typer.Option(help="A relaxation ends after so many steps at the latest.")]
+Device = Annotated[str, typer.Option(help="Where potentials and property models run: cpu or cuda.")]
+Workers = Annotated[int, typer.Option(help="Processes that read and compare crystals; 0: one for each core.")]
+Symprec = Annotated[float, typer.Option(help="Tolerance of the symmetry search, angstrom.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same crystals.")]
+SpaceGroups = Annotated[
+    str | None,
+    typer.Option(
+        "--sg",
+        "--space-group",
+        help="Space groups: 194; 2,14,62 or 1-230, in turn; uniform; or as frequent as in data:FILE, or in what the "
+        "model was trained on, data:model.",
+    ),
+]
+Temperature = Annotated[float, typer.Option(help="Below 1: likelier crystals. Above 1: bolder ones.")]
+Elements = Annotated[str | None, typer.Option(help="The only elements allowed: La,Ni,O.")]
+Exclude = Annotated[str | None, typer.Option(help="Elements not allowed: Pb,Cd.")]
+NoRadioactive = Annotated[
+    bool, typer.Option("--no-radioactive", help="No element without a stable isotope: Tc, Pm, Po and beyond.")
+]
+Bias = Annotated[
+    str | None,
+    typer.Option(help="Elements to favour, by nats added to their logits: Fe:2.0,S:1.5. 0.7 about doubles the odds."),
+]
+MaxAtoms = Annotated[int | None, typer.Option(help="Most atoms in the conventional cell.")]
+MaxSites = Annotated[int | None, typer.Option(help="Most symmetry-inequivalent sites.")]
+Wyckoff = Annotated[str | None, typer.Option(help="Wyckoff letters of all sites: a,b,c.")]
+Sites = Annotated[
+    Path | None,
+    typer.Option(
+        help="JSON file: `atom_mask`, the elements allowed on each site; `constraints`, groups of sites (counted from "
+        "0) that share one element."
+    ),
+]
+Prototype = Annotated[
+    Path | None,
+    typer.Option("--from", help="A structure whose space group and sites are kept, while its elements are redrawn."),
+]
+Redraw = Annotated[str | None, typer.Option(help="With --from, draw these again too: coords,lattice.")]
+
+
+def unset(text: str, default: float | str | None = None, name: str | None = None) -> Any:
+    """An option that is None unless it is given; its help names the default of the configuration in brackets."""
+    shown = "" if default is None else f" [{default}]" if isinstance(default, str) else f" [{default:g}]"
+    return typer.Option(*([name] if name else []), help=text + shown, show_default=False)
+
+
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    """The values that are not None: those of the options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def named(context: typer.Context) -> set[str]:
+    """The options on a command line, by their long names."""
+    return {
+        max(parameter.opts, key=len)
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name).name == "COMMANDLINE"
+    }
 
 
 def words(text: str | None) -> tuple[str, ...]:
@@ -159,14 +231,15 @@ def _sites(path: Path) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[int, ..
 def _prototype(path: Path, sites: Path | None, redraw: tuple[str, ...]) -> tuple[Template, int]:
     from cfx.core.symmetry import LETTERS
     from cfx.io.encode import SYMPREC
-    from cfx.io.structures import encode_records, read_records
+    from cfx.io.inputs import encode_records, read_records
 
     if unknown := set(redraw) - {"coords", "lattice"}:
         raise UsageError(f"cannot redraw {', '.join(sorted(unknown))}", "write --redraw coords,lattice, or one of them")
     records = list(itertools.islice(read_records(path), 2))
     if len(records) != 1:
         raise DataError(
-            f"{path} holds {'no structure' if not records else 'more than one structure'}", "name one of one"
+            f"{path} holds {'no structure' if not records else 'more than one structure'}",
+            "name a file with a single one",
         )
     [crystal] = encode_records(records, SYMPREC, MOST_SITES)
     if isinstance(crystal, str):

@@ -17,6 +17,7 @@ WELL_KNOWN = ("H", "Li", "Na", "K", "Ca", "Ti", "Fe", "Cu", "Al", "Si", "O", "S"
 
 TERMINAL_COLOURS = ("blue", "orange", "green", "magenta")
 PLAIN_MARKERS, PLAIN_WIDTH = "o+x*", 80
+"""A character for each series, and columns, where stdout is no terminal."""
 
 
 def command(
@@ -25,7 +26,8 @@ def command(
         typer.Argument(help="The directory of a run, or its metrics.jsonl; or the word: embeddings."),
     ],
     model: Annotated[
-        str | None, typer.Argument(help="Of the embeddings: a name (auto), a checkpoint directory, or a .pkl file.")
+        str | None,
+        typer.Argument(help="With embeddings, the model: a name, a checkpoint directory, or a .pkl file. [auto]"),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="A .png, .svg or .pdf file; the terminal without it.")
@@ -33,7 +35,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="With embeddings: print all numbers as JSON.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
-    """Draw the metrics of a run, or the similarity of elements in a model.
+    """Plot the curves of a run, or how alike a model finds elements.
 
     A training: loss and its parts in nats per crystal, learning rate, norm of the gradient. A fine-tuning: reward and
     its parts, KL, what becomes of the crystals, entropy. A run that is going on will do.
@@ -85,12 +87,12 @@ def _show(subject: Curves | Similarity, output: Path | None, as_json: bool) -> N
     if as_json:
         print(json.dumps(subject.as_json()))
     elif output is None and isinstance(subject, Curves):
-        print_curves(subject)
+        _print_curves(subject)
     elif output is None:
-        print_similarity(subject)
+        _print_similarity(subject)
 
 
-def print_similarity(similarity: Similarity) -> None:
+def _print_similarity(similarity: Similarity) -> None:
     """Prints similarity by family, and the nearest elements of some, on stdout."""
     from cfx.cli.console import print_table
 
@@ -107,7 +109,7 @@ def print_similarity(similarity: Similarity) -> None:
         print(f"  {symbol:2}  " + "  ".join(f"{other:2} {value:.2f}" for other, value in nearest[symbol]))
 
 
-def print_curves(curves: Curves) -> None:
+def _print_curves(curves: Curves) -> None:
     """Draws a run on stdout, in colours if that is a terminal."""
     import shutil
 

@@ -7,21 +7,23 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli.options import DATA_HELP
+from cfx.cli import options
 from cfx.errors import OutputError
 
 
 def command(
-    crystals: Annotated[str, typer.Argument(help=f"Crystals: {DATA_HELP}")],
-    potential: Annotated[str, typer.Option(help="chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY.")],
+    crystals: Annotated[str, typer.Argument(help=f"Crystals: {options.DATA_HELP}")],
+    potential: options.Potential,
     output: Annotated[Path, typer.Option("-o", "--output", help="A .jsonl, .extxyz or .cif file.")],
-    fmax: Annotated[float, typer.Option(help="Largest force that is left, eV/angstrom.")] = 0.05,
-    steps: Annotated[int, typer.Option(help="At most.")] = 500,
+    fmax: options.Fmax = 0.05,
+    steps: options.RelaxationSteps = 500,
     fix_symmetry: Annotated[bool, typer.Option("--fix-symmetry", help="Keep the space group of the start.")] = False,
-    device: Annotated[str, typer.Option(help="Of the potential: cpu or cuda.")] = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes that read; 0 for one a core.")] = 0,
+    device: options.Device = "cpu",
+    workers: options.Workers = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output, or an unfinished run.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; all else as then.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run; give the same options as then.")
+    ] = False,
 ) -> None:
     """Relax positions and cells, many crystals at once.
 

@@ -1,19 +1,15 @@
-"""cfx retrieve: which known crystals a model makes again."""
+"""cfx retrieve: which known crystals a model rediscovers."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cfx.cli import options
 from cfx.errors import UsageError
-
-if TYPE_CHECKING:
-    from cfx.reporter import Reporter
 
 FEW = 10
 """Crystals of each model that a terminal shows; -o and --json have all."""
@@ -23,7 +19,7 @@ def command(
     models: Annotated[list[str] | None, typer.Argument(help=f"{options.MODEL_HELP} Several are compared.")] = None,
     reference: Annotated[str, typer.Option(help=f"Known crystals: {options.DATA_HELP}")] = ...,
     crystals: Annotated[
-        list[str] | None, typer.Option("--from", help="Crystals that are made already: a file. May be repeated.")
+        list[str] | None, typer.Option("--from", help="A file of crystals that were drawn before. May be repeated.")
     ] = None,
     property: Annotated[
         str | None,
@@ -31,23 +27,22 @@ def command(
             help="Ranks the known crystals: a column of their table, or predicted: fom, band_gap, dielectric."
         ),
     ] = None,
-    top: Annotated[str, typer.Option(help="Sizes of the top of the ranking.")] = "10,50,100",
-    lowest: Annotated[bool, typer.Option("--lowest", help="The lowest value is the best.")] = False,
-    space_group: Annotated[
-        str | None,
-        typer.Option("--sg", "--space-group", help="194, or 2,14,62, or 1-230, or uniform, or data:DATA, data:model."),
-    ] = None,
+    top: Annotated[
+        str, typer.Option(help="How many of the best known crystals: found among the top 10, 50, 100.")
+    ] = "10,50,100",
+    lowest: Annotated[bool, typer.Option("--lowest", help="The lowest value of the property is the best.")] = False,
+    space_group: options.SpaceGroups = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Crystals drawn from each model.")] = 1000,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Below 1: likelier crystals. Above 1: bolder ones.")] = 1.0,
-    gap_model: Annotated[
-        str | None, typer.Option(help="Predicts band gaps: bundled, matgl:NAME or matgl:/directory.")
+    seed: options.Seed = 0,
+    temperature: options.Temperature = 1.0,
+    gap_model: Annotated[str | None, typer.Option(help=f"Predicts band gaps: {options.PROPERTY_MODEL_HELP}")] = None,
+    dielectric_model: Annotated[
+        str | None, typer.Option(help=f"Predicts dielectric constants: {options.PROPERTY_MODEL_HELP}")
     ] = None,
-    dielectric_model: Annotated[str | None, typer.Option(help="Likewise, dielectric constants.")] = None,
-    device: Annotated[str, typer.Option(help="Of models of properties: cpu or cuda.")] = "cpu",
-    workers: Annotated[int, typer.Option(help="Processes that compare; 0 for one a core.")] = 0,
+    device: options.Device = "cpu",
+    workers: options.Workers = 0,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A .csv or .parquet file: all crystals found.")
+        Path | None, typer.Option("-o", "--output", help="A .csv or .parquet file: all known crystals found.")
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="A .png, .svg or .pdf file: how many of the best were found.")
@@ -55,30 +50,41 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the outputs.")] = False,
 ) -> None:
-    """Find the known crystals that models make again, and rank them by a property.
+    """Find the known crystals that models rediscover, and rank them.
 
-    Each model draws --n crystals; files with --from hold such as were drawn before. A crystal is found if it matches
-    one of the reference by pymatgen's StructureMatcher. A model before and after fine-tuning, for example:
+    Each model draws --n crystals; files with --from hold such as were drawn before. A known crystal is found if one of
+    these matches it by pymatgen's StructureMatcher. A model before and after fine-tuning, for example:
     cfx retrieve alex20 run/best --reference data.csv --property fom --sg data:model
     """
     from cfx.cli.console import ConsoleReporter
+    from cfx.cli.start import load, space_groups, start_jax
+    from cfx.config import SampleConfig
 
+    models, crystals = models or [], crystals or []
     best = _sizes(top)
-    _check(models or [], crystals or [], space_group, property, output, plot, force)
+    _check(models, crystals, space_group, property, output, plot, force)
+    request = functools.partial(SampleConfig, n=n, seed=seed, temperature=temperature)
     reporter = ConsoleReporter()
-
-    drawn = _Drawn(models or [], space_group, n, seed, temperature, reporter)
+    if models:
+        options.check_space_groups(space_group)
+        request((1,))  # what is wrong with numbers is found before anything slow starts
+        start_jax(reporter)
+    loaded = [load(name, reporter) for name in models]
 
     from cfx.runs.judges import check_inputs
     from cfx.runs.ranking import read_known
-    from cfx.runs.retrieve import as_curves, as_result, read_structures, retrieve
+    from cfx.runs.retrieve import as_curves, as_result, read_structures, retrieve, sample_structures
 
-    check_inputs(crystals or [], reporter)
+    check_inputs(crystals, reporter)
     predictors = {"band_gap": gap_model, "dielectric": dielectric_model}
     predictors = {part: model for part, model in predictors.items() if model is not None}
     known = read_known(reference, property, lowest, predictors, device, workers or -1, reporter)
-    found = [retrieve(name, structures, known, workers or -1, reporter) for name, structures in drawn]
-    for name in crystals or []:
+    found = []
+    for name, model in zip(models, loaded, strict=True):
+        groups, weights = space_groups(space_group, model, reporter)
+        structures = sample_structures(model, request(groups, weights=weights), reporter)
+        found.append(retrieve(name, structures, known, workers or -1, reporter))
+    for name in crystals:
         structures = read_structures(name, workers or -1, reporter)
         found.append(retrieve(name, structures, known, workers or -1, reporter))
     settings = {"n": n, "space_groups": space_group, "seed": seed, "temperature": temperature} if models else {}
@@ -103,7 +109,7 @@ def _sizes(text: str) -> list[int]:
     """10,50,100 as numbers."""
     parts = options.words(text)
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"{text!r} are no sizes of a top", "write --top 10,50,100")
+        raise UsageError(f"{text!r} are no numbers of crystals", "write --top 10,50,100")
     return sorted({int(part) for part in parts})
 
 
@@ -117,6 +123,7 @@ def _check(
     force: bool,
 ) -> None:
     """What can be known to be wrong before anything slow starts."""
+    from cfx.cli.start import check_table
     from cfx.io.targets import check_file
 
     names = [*models, *crystals]
@@ -128,7 +135,7 @@ def _check(
         raise UsageError("give space groups to draw from with --sg", "for example --sg 194, or --sg data:model")
     if not models and space_group is not None:
         raise UsageError("--sg says what models draw, but no model is named", "name one, or leave out --sg")
-    check_file(output, (".csv", ".parquet"), force)
+    check_table(output, force)
     if plot is not None:
         from cfx.runs.plot import COLOURS, SUFFIXES
 
@@ -137,37 +144,6 @@ def _check(
             raise UsageError("without a property nothing is ranked, and there is nothing to draw", "name a --property")
         if len(names) > len(COLOURS):
             raise UsageError(f"a figure has at most {len(COLOURS)} curves, not {len(names)}")
-
-
-class _Drawn:
-    """Crystals that models draw under one request, one model after the other."""
-
-    def __init__(
-        self, names: list[str], space_group: str | None, n: int, seed: int, temperature: float, reporter: Reporter
-    ):
-        """Makes sure that the request can be meant, and loads the models."""
-        from cfx.config import SampleConfig
-
-        self._space_group, self._reporter, self._models = space_group, reporter, []
-        self._request = functools.partial(SampleConfig, n=n, seed=seed, temperature=temperature)
-        if not names:
-            return
-        options.check_space_groups(space_group)
-        self._request((1,))
-
-        from cfx.cli.start import load, start_jax
-
-        start_jax(reporter)
-        self._models = [(name, load(name, reporter)) for name in names]
-
-    def __iter__(self) -> Iterator[tuple[str, list]]:
-        """Names and structures."""
-        for name, model in self._models:
-            from cfx.cli.start import space_groups
-            from cfx.runs.retrieve import sample_structures
-
-            groups, weights = space_groups(self._space_group, model, self._reporter)
-            yield name, sample_structures(model, self._request(groups, weights=weights), self._reporter)
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:

@@ -9,141 +9,216 @@ from typing import Annotated, Any
 import typer
 
 from cfx.cli import options
+from cfx.cli.options import given, unset
 from cfx.config import DPOConfig, RewardConfig, SampleConfig, Shape
 from cfx.config.finetuning import PRESETS
 from cfx.errors import UsageError
 
 DEFAULTS, PAIRS, REWARDS = PRESETS["mini"], DPOConfig(), RewardConfig()
 
+ALGORITHMS = ("ppo", "grpo", "dpo")
 
-def _option(text: str, field: str | None = None, config: Any = DEFAULTS) -> Any:
-    """An option that is None unless it is given; its help names the default."""
-    default = "" if field is None else f" [{getattr(config, field)}]"
-    return typer.Option(help=text + default, show_default=False)
+ONLY_DPO = {"--pairs", "--epochs", "--beta"}
+"""Options that go with dpo alone."""
+
+DPO = ONLY_DPO | {
+    "--output",
+    "--model",
+    "--algorithm",
+    "--batch-size",
+    "--lr",
+    "--clip-norm",
+    "--seed",
+    "--checkpoint-every",
+}
+"""All options that go with dpo."""
 
 
 def command(
+    context: typer.Context,
     reward: Annotated[
         str | None,
-        _option("ehull, fom, gap, dielectric, property:MODEL, force, energy, MODULE:CLASS; sums: ehull:1,fom:0.2."),
+        unset("ehull, fom, gap, dielectric, property:MODEL, force, energy, MODULE:CLASS; sums: ehull:1,fom:0.2."),
     ] = None,
-    steps: Annotated[int | None, _option("Rollouts.", "steps")] = None,
+    steps: Annotated[int | None, unset("Rollouts, each followed by updates.", DEFAULTS.steps)] = None,
     run: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Directory of the run; else named after it.")
+        Path | None,
+        typer.Option("-o", "--output", help="Directory of the run; by default rl- and the reward, as rl-ehull."),
     ] = None,
-    model: Annotated[str | None, _option(f"Where the policy starts. {options.MODEL_HELP} [auto]")] = None,
-    algorithm: Annotated[str, typer.Option(help="ppo, grpo (advantages by group), or dpo (from --pairs).")] = "ppo",
+    model: Annotated[
+        str | None, unset(f"Model that the policy starts from. {options.MODEL_HELP}", default="auto")
+    ] = None,
+    algorithm: Annotated[
+        str, typer.Option(help="ppo, grpo (advantages within groups), or dpo (learns from --pairs, not from a reward).")
+    ] = "ppo",
     preset: Annotated[
         str, typer.Option(help=f"{', '.join(PRESETS)} (the paper's: 200 steps of 1000 crystals).")
     ] = "mini",
     space_group: Annotated[
-        str | None, typer.Option("--sg", help="As in cfx sample. [data:model, what the model was trained on]")
+        str | None,
+        unset(
+            "Space groups to draw, as in cfx sample; data:model is what the model was trained on.", "data:model", "--sg"
+        ),
     ] = None,
-    batch_size: Annotated[int | None, _option("Crystals in a rollout; with dpo, pairs.", "batch_size")] = None,
-    inner_epochs: Annotated[int | None, _option("Passes over a rollout.", "inner_epochs")] = None,
-    minibatches: Annotated[int | None, _option("Updates in a pass.", "minibatches")] = None,
-    group_size: Annotated[int | None, _option("Crystals in a group of grpo.", "group_size")] = None,
-    lr: Annotated[float | None, _option("Learning rate of Adam; of dpo 0.0001.", "learning_rate")] = None,
-    kl_coef: Annotated[float | None, _option("tau, in units of the reward; by default the reward's own.")] = None,
-    clip_range: Annotated[float | None, _option("Epsilon of the clipped objective.", "clip_range")] = None,
-    clip_norm: Annotated[float | None, _option("Largest global norm of the gradient.", "clip_norm")] = None,
-    baseline: Annotated[str | None, _option("ema, group (an average by space group), or batch.", "baseline")] = None,
-    likelihood: Annotated[str | None, _option("policy, exact, or published.", "likelihood")] = None,
+    batch_size: Annotated[
+        int | None,
+        unset(f"Crystals in a rollout; with dpo, pairs in an update ({PAIRS.batch_size}).", DEFAULTS.batch_size),
+    ] = None,
+    inner_epochs: Annotated[int | None, unset("Passes over a rollout.", DEFAULTS.inner_epochs)] = None,
+    minibatches: Annotated[int | None, unset("Updates in a pass.", DEFAULTS.minibatches)] = None,
+    group_size: Annotated[int | None, unset("Crystals in a group of grpo.", DEFAULTS.group_size)] = None,
+    lr: Annotated[
+        float | None, unset(f"Learning rate of Adam; with dpo {PAIRS.learning_rate:g}.", DEFAULTS.learning_rate)
+    ] = None,
+    kl_coef: Annotated[
+        float | None, unset("tau, weight of the KL term, in units of the reward; by default the reward's own.")
+    ] = None,
+    clip_range: Annotated[float | None, unset("Epsilon of the clipped objective.", DEFAULTS.clip_range)] = None,
+    clip_norm: Annotated[float | None, unset("Largest global norm of the gradient.", DEFAULTS.clip_norm)] = None,
+    baseline: Annotated[
+        str | None,
+        unset(
+            "What rewards are compared with: ema (moving average), group (one for each space group), or batch (mean of "
+            "the rollout).",
+            DEFAULTS.baseline,
+        ),
+    ] = None,
+    likelihood: Annotated[
+        str | None, unset("policy (exactly that of the draws) or published.", DEFAULTS.likelihood)
+    ] = None,
     target_kl: Annotated[
-        float | None, _option("KL (nats) from the rollout's policy that ends its passes [none].")
+        float | None,
+        unset("KL (nats) from the rollout's policy that ends the passes over it; 0: none.", DEFAULTS.target_kl),
     ] = None,
-    max_kl: Annotated[float | None, _option("KL (nats) from the reference that ends the run [none].")] = None,
+    max_kl: Annotated[
+        float | None, unset("KL (nats) from the reference that ends the run; 0: none.", DEFAULTS.max_kl)
+    ] = None,
     max_failures: Annotated[
-        float | None, _option("Share of crystals without reward at which a run stops.", "max_failures")
+        float | None, unset("Share of crystals without reward at which a run stops.", DEFAULTS.max_failures)
     ] = None,
-    seed: Annotated[int | None, _option("Of all draws.", "seed")] = None,
-    keep: Annotated[int | None, _option("Crystals of highest reward in best.cif.", "keep")] = None,
-    checkpoint_every: Annotated[int | None, _option("Steps between checkpoints.", "checkpoint_steps")] = None,
+    seed: Annotated[int | None, unset("Of all draws.", DEFAULTS.seed)] = None,
+    keep: Annotated[int | None, unset("Crystals of highest reward in best.cif.", DEFAULTS.keep)] = None,
+    checkpoint_every: Annotated[int | None, unset("Steps between checkpoints.", DEFAULTS.checkpoint_steps)] = None,
     potential: Annotated[
-        str, typer.Option(help="Of ehull, energy, force: chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY.")
+        str, typer.Option(help=f"Interatomic potential of ehull, energy and force: {options.POTENTIAL_HELP}")
     ] = REWARDS.potential,
-    hull: Annotated[str, typer.Option(help="Of ehull: a file or a name (cfx fetch --list).")] = REWARDS.hull,
-    hull_scale: Annotated[str | None, _option("raw or mp2020, where the hull does not say.")] = None,
+    hull: Annotated[
+        str, typer.Option(help="Phases that ehull is measured from: a file or a name (cfx fetch --list).")
+    ] = REWARDS.hull,
+    hull_scale: options.HullScale = None,
     e_hull_limit: Annotated[
-        float, typer.Option(help="Up to which E_hull counts, eV/atom; the paper has 10.")
+        float, typer.Option(help="E_hull above this counts as this, eV/atom; the paper has 10.")
     ] = REWARDS.e_hull_limit,
     e_hull_floor: Annotated[
-        float, typer.Option(help="Below which E_hull is not believed, eV/atom: there the hull has gaps.")
+        float, typer.Option(help="E_hull below this counts as a failure, eV/atom: there the hull has gaps.")
     ] = REWARDS.e_hull_floor,
-    gap_model: Annotated[str, typer.Option(help="bundled, matgl:NAME or matgl:/directory.")] = REWARDS.gap_model,
-    dielectric_model: Annotated[str, typer.Option(help="Likewise.")] = REWARDS.dielectric_model,
-    property_name: Annotated[str, typer.Option(help="What the model of property:MODEL predicts.")] = "property",
-    target: Annotated[float | None, _option("Value that a property is to have; else the more, the better.")] = None,
-    distance: Annotated[str, typer.Option(help="From the target: square or absolute.")] = "square",
-    clip_reward: Annotated[str | None, _option("LOWEST,HIGHEST of each reward.")] = None,
+    gap_model: Annotated[
+        str, typer.Option(help=f"Predicts band gaps, for gap and fom: {options.PROPERTY_MODEL_HELP}")
+    ] = REWARDS.gap_model,
+    dielectric_model: Annotated[
+        str,
+        typer.Option(help=f"Predicts dielectric constants, for dielectric and fom: {options.PROPERTY_MODEL_HELP}"),
+    ] = REWARDS.dielectric_model,
+    property_name: Annotated[
+        str, typer.Option(help="What the model of property:MODEL predicts.")
+    ] = REWARDS.property_name,
+    target: Annotated[
+        float | None, unset("Value that a property is to have; by default the larger, the better.")
+    ] = None,
+    distance: Annotated[str, typer.Option(help="Distance from --target: square or absolute.")] = REWARDS.distance,
+    clip_reward: Annotated[str | None, unset("LOWEST,HIGHEST that each reward is clipped to.")] = None,
     log1p: Annotated[bool, typer.Option("--log1p", help="Take log(1 + reward).")] = False,
-    threshold: Annotated[float | None, _option("Reward 1 from here on, 0 below.")] = None,
-    reference: Annotated[str | None, _option("Known crystals, for the novelty in the log and its bonus.")] = None,
-    novelty_bonus: Annotated[float, typer.Option(help="Added for crystals not in --reference.")] = 0.0,
+    threshold: Annotated[float | None, unset("Make each reward 1 from this value on, and 0 below.")] = None,
+    reference: Annotated[
+        str | None, unset("Known crystals, a file or a name: for the novelty in the log and its bonus.")
+    ] = None,
+    novelty_bonus: Annotated[
+        float, typer.Option(help="Added to the reward of crystals not in --reference.")
+    ] = REWARDS.novelty_bonus,
     duplicate_penalty: Annotated[
-        float | None, _option("Taken off for repeats in a rollout. [they count as failures]")
+        float | None,
+        unset("Taken off the reward of repeats in a rollout; by default they count as failures."),
     ] = None,
-    composition_penalty: Annotated[float, typer.Option(help="Taken off for repeated compositions.")] = 0.0,
-    device: Annotated[str, typer.Option(help="Of potential and property models: cpu or cuda.")] = "cpu",
-    temperature: Annotated[float, typer.Option(help="Of the draws.")] = 1.0,
-    elements: Annotated[str | None, _option("Elements allowed: La,Ni,O.")] = None,
-    exclude: Annotated[str | None, _option("Elements that none contains.")] = None,
-    no_radioactive: Annotated[
-        bool, typer.Option("--no-radioactive", help="No element without a stable isotope.")
+    composition_penalty: Annotated[
+        float, typer.Option(help="Taken off the reward of repeated compositions.")
+    ] = REWARDS.composition_penalty,
+    device: options.Device = REWARDS.device,
+    temperature: options.Temperature = 1.0,
+    elements: options.Elements = None,
+    exclude: options.Exclude = None,
+    no_radioactive: options.NoRadioactive = False,
+    bias: options.Bias = None,
+    max_atoms: options.MaxAtoms = None,
+    max_sites: options.MaxSites = None,
+    wyckoff: options.Wyckoff = None,
+    sites: options.Sites = None,
+    prototype: options.Prototype = None,
+    redraw: options.Redraw = None,
+    pairs: Annotated[
+        Path | None, unset("With dpo: a .jsonl or .csv of pairs of crystals, with columns chosen and rejected.")
+    ] = None,
+    epochs: Annotated[int | None, unset("With dpo: passes over the pairs.", PAIRS.epochs)] = None,
+    beta: Annotated[float | None, unset("With dpo: weight of the reference.", PAIRS.beta)] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the interrupted run in -o, with its own options.")
     ] = False,
-    bias: Annotated[str | None, _option("Nats added to the logits of elements: Fe:2.0,S:1.5.")] = None,
-    max_atoms: Annotated[int | None, _option("Most atoms in the conventional cell.")] = None,
-    max_sites: Annotated[int | None, _option("Most symmetry-inequivalent sites.")] = None,
-    wyckoff: Annotated[str | None, _option("The letters of all sites: a,b,c.")] = None,
-    sites: Annotated[Path | None, _option("JSON with `atom_mask` and `constraints`, as in cfx sample.")] = None,
-    prototype: Annotated[
-        Path | None, typer.Option("--from", help="A structure whose group and sites are kept, and species redrawn.")
-    ] = None,
-    redraw: Annotated[str | None, _option("With --from, draw these again too: coords,lattice.")] = None,
-    pairs: Annotated[Path | None, _option("Of dpo: a .jsonl or .csv with columns chosen and rejected.")] = None,
-    epochs: Annotated[int | None, _option("Of dpo: passes over the pairs.", "epochs", PAIRS)] = None,
-    beta: Annotated[float | None, _option("Of dpo: weight of the reference.", "beta", PAIRS)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; all else as then.")] = False,
 ) -> None:
-    """Fine-tune a model by reinforcement: draw crystals, reward them, learn.
+    """Fine-tune a model by reinforcement learning.
 
-    The run keeps the policy (RUN/final), the crystals of highest reward (best.cif), all crystals with the parts of
-    their rewards (crystals.jsonl), and metrics.jsonl: see cfx plot RUN. The model it started from stays the reference
-    of the KL term. What failed counts as the worst, and so do repeats within a rollout.
+    Each step draws crystals from the model (the policy), rewards them, and updates it. The run keeps the policy
+    (RUN/final), the crystals of highest reward (best.cif), all crystals with the parts of their rewards
+    (crystals.jsonl), and metrics.jsonl: see cfx plot RUN. The model it started from stays the reference of the KL term.
+    What failed counts as the worst, and so do repeats within a rollout.
     """
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import start_jax
 
     reporter = ConsoleReporter()
+    named = options.named(context)
     if resume:
         if run is None:
             raise UsageError("which run is to be continued?", "name its directory with -o")
+        if others := named - {"--output", "--resume"}:
+            raise UsageError(
+                "--resume goes on with the options of the first run", f"leave out {', '.join(sorted(others))}"
+            )
         start_jax(reporter)
         _resume(run, reporter)
         return
-    common = {"batch_size": batch_size, "learning_rate": lr, "clip_norm": clip_norm, "seed": seed}
-    common["checkpoint_steps"] = checkpoint_every
+    if algorithm not in ALGORITHMS:
+        raise UsageError(f"algorithm must be one of {', '.join(ALGORITHMS)}, not {algorithm!r}")
+    _refuse(named - DPO if algorithm == "dpo" else named & ONLY_DPO)
+    common = {
+        "batch_size": batch_size,
+        "learning_rate": lr,
+        "clip_norm": clip_norm,
+        "seed": seed,
+        "checkpoint_steps": checkpoint_every,
+    }
     if algorithm == "dpo":
-        _refuse({"--reward": reward, "--steps": steps, "--kl-coef": kl_coef})
-        dpo = DPOConfig(**_given(common | {"epochs": epochs, "beta": beta}))
+        dpo = DPOConfig(**given(common | {"epochs": epochs, "beta": beta}))
         start_jax(reporter)
         _pairs(run or Path("rl-dpo"), model or "auto", pairs, dpo, reporter)
         return
-    _refuse({"--pairs": pairs, "--epochs": epochs, "--beta": beta})
     if reward is None:
         raise UsageError("what is to be rewarded?", "for example: cfx rl --reward ehull --steps 100")
     if preset not in PRESETS:
         raise UsageError(f"there is no preset {preset!r}", f"choose one of: {', '.join(PRESETS)}")
-    rl = dataclasses.replace(
-        PRESETS[preset],
-        algorithm=algorithm,
-        **_given(
-            common
-            | {"steps": steps, "inner_epochs": inner_epochs, "minibatches": minibatches, "group_size": group_size}
-            | {"kl_coef": kl_coef, "clip_range": clip_range, "baseline": baseline, "likelihood": likelihood}
-            | {"target_kl": target_kl, "max_kl": max_kl, "max_failures": max_failures, "keep": keep}
-        ),
-    )
+    own = {
+        "steps": steps,
+        "inner_epochs": inner_epochs,
+        "minibatches": minibatches,
+        "group_size": group_size,
+        "kl_coef": kl_coef,
+        "clip_range": clip_range,
+        "baseline": baseline,
+        "likelihood": likelihood,
+        "target_kl": target_kl,
+        "max_kl": max_kl,
+        "max_failures": max_failures,
+        "keep": keep,
+    }
+    rl = dataclasses.replace(PRESETS[preset], algorithm=algorithm, **given(common | own))
     rewards = RewardConfig(
         reward=reward,
         shape=Shape(_limits(clip_reward), log1p, threshold),
@@ -182,14 +257,13 @@ def command(
     _rewarded(run or Path(f"rl-{_slug(reward)}"), model or "auto", groups, wishes, rewards, rl, reporter)
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _refuse(given: dict[str, Any]) -> None:
+def _refuse(names: set[str]) -> None:
     """Refuses options of the other algorithms."""
-    if names := [name for name, value in given.items() if value is not None]:
-        raise UsageError(f"{', '.join(names)} does not go with this algorithm", "dpo learns from --pairs, others draw")
+    if names:
+        raise UsageError(
+            f"{', '.join(sorted(names))} {'does' if len(names) == 1 else 'do'} not go with this algorithm",
+            "dpo learns from --pairs, ppo and grpo from a --reward",
+        )
 
 
 def _limits(text: str | None) -> tuple[float, float] | tuple[()]:

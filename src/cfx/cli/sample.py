@@ -13,58 +13,61 @@ from cfx.errors import UsageError
 
 
 def command(
-    space_group: Annotated[
-        str | None,
-        typer.Option("--sg", "--space-group", help="194, or 2,14,62, or 1-230, or uniform, or data:DATA, data:model."),
-    ] = None,
+    space_group: options.SpaceGroups = None,
     n: Annotated[int, typer.Option("-n", "--n", help="Crystals wanted.")] = 1,
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", help="A .cif, .zip, .extxyz, .jsonl, .csv, or a directory for POSCARs."),
     ] = None,
-    model: Annotated[str, typer.Option("--model", help=options.MODEL_HELP)] = "auto",
-    seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
-    temperature: Annotated[float, typer.Option(help="Below 1: likelier crystals. Above 1: bolder ones.")] = 1.0,
-    top_p: Annotated[float, typer.Option("--top-p", help="Probability kept in every categorical draw.")] = 1.0,
-    elements: Annotated[str | None, typer.Option(help="Elements allowed: La,Ni,O.")] = None,
+    model: options.Model = "auto",
+    seed: options.Seed = 0,
+    temperature: options.Temperature = 1.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", help="Nucleus sampling: probability kept in every categorical draw.")
+    ] = 1.0,
+    elements: options.Elements = None,
     require: Annotated[
-        str | None, typer.Option(help="Elements that every crystal contains; --bias raises the yield.")
+        str | None, typer.Option(help="Elements that every crystal contains: Li; --bias raises the yield.")
     ] = None,
-    exclude: Annotated[str | None, typer.Option(help="Elements that none contains.")] = None,
-    no_radioactive: Annotated[
-        bool, typer.Option("--no-radioactive", help="No element without a stable isotope: Tc, Pm, Po and beyond.")
-    ] = False,
+    exclude: options.Exclude = None,
+    no_radioactive: options.NoRadioactive = False,
     formula: Annotated[
         str | None,
         typer.Option(help="Exact reduced composition: SrTiO3. At most 20 atoms a primitive cell, or --max-atoms."),
     ] = None,
-    bias: Annotated[str | None, typer.Option(help="Nats added to the logits of elements: Fe:2.0,S:1.5.")] = None,
-    max_atoms: Annotated[int | None, typer.Option(help="Most atoms in the conventional cell.")] = None,
-    max_sites: Annotated[int | None, typer.Option(help="Most symmetry-inequivalent sites.")] = None,
-    wyckoff: Annotated[str | None, typer.Option(help="The letters of all sites: a,b,c.")] = None,
-    sites: Annotated[
-        Path | None, typer.Option(help="JSON with `atom_mask`, symbols by site, and `constraints`, tied sites from 0.")
-    ] = None,
-    prototype: Annotated[
-        Path | None, typer.Option("--from", help="A structure whose group and sites are kept, and species redrawn.")
-    ] = None,
-    redraw: Annotated[str | None, typer.Option(help="With --from, draw these again too: coords,lattice.")] = None,
+    bias: options.Bias = None,
+    max_atoms: options.MaxAtoms = None,
+    max_sites: options.MaxSites = None,
+    wyckoff: options.Wyckoff = None,
+    sites: options.Sites = None,
+    prototype: options.Prototype = None,
+    redraw: options.Redraw = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="Reject what is not allowed instead of masking it: the true conditional.")
+        bool,
+        typer.Option(
+            "--exact",
+            help="Reject what is not allowed instead of masking it: exactly the model's conditional distribution.",
+        ),
     ] = False,
-    refine: Annotated[int, typer.Option(help="Monte Carlo steps on species and coordinates after the draw.")] = 0,
+    refine: Annotated[
+        int, typer.Option(help="Steps of Markov-chain Monte Carlo on species and coordinates after the draw.")
+    ] = 0,
     unique: Annotated[bool, typer.Option("--unique", help="No crystal twice, by pymatgen's StructureMatcher.")] = False,
     min_distance: Annotated[float, typer.Option(help="Smallest distance between atoms, angstrom.")] = 0.0,
     keep_invalid: Annotated[
-        bool, typer.Option("--keep-invalid", help="Keep unphysical lattices and atoms too close.")
+        bool, typer.Option("--keep-invalid", help="Keep crystals with an unphysical lattice, too.")
     ] = False,
     max_attempts: Annotated[int, typer.Option(help="Attempts at one crystal before giving up.")] = 10_000,
     shard: Annotated[
         str | None, typer.Option(help="Only a part of the request: 3/16 (--unique holds within a part).")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Crystals drawn at once, 64 or more; else chosen.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Crystals drawn at once, 64 or more; chosen by device and request if not given.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run; all else as then.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run; give the same options as then.")
+    ] = False,
 ) -> None:
     """Draw crystals from a model.
 
@@ -74,7 +77,7 @@ def command(
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import load, space_groups, start_jax
     from cfx.config import SampleConfig
-    from cfx.io.outputs import check_target
+    from cfx.io.outputs import check_output
 
     template, own_group = options.template(wyckoff, sites, prototype, redraw)
     if (space_group is None) == (own_group is None):
@@ -112,7 +115,7 @@ def command(
     request((own_group or 1,))
     if space_group is not None:
         options.check_space_groups(space_group)
-    check_target(output, force, keep_invalid, resume)
+    check_output(output, force, keep_invalid, resume)
     start_jax(reporter)
 
     from cfx.runs.sample import sample

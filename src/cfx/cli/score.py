@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli.options import DATA_HELP, MODEL_HELP
+from cfx.cli import options
 
 MOST_GROUPS = 15
 """Space groups that a terminal shows."""
@@ -18,20 +18,21 @@ PARTS = ("wyckoff", "species", "coords", "lattice")
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help=f"Crystals: {DATA_HELP}")],
+    data: Annotated[Path, typer.Argument(help=f"Crystals: {options.DATA_HELP}")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A .csv file; stdout without it.")] = None,
-    model: Annotated[str, typer.Option("--model", help=MODEL_HELP)] = "auto",
-    symprec: Annotated[float, typer.Option(help="Tolerance of the symmetry search, angstrom.")] = 0.01,
-    workers: Annotated[int, typer.Option(help="Processes that encode; 0 for one a core.")] = 0,
+    model: options.Model = "auto",
+    symprec: options.Symprec = 0.01,
+    workers: options.Workers = 0,
     summary: Annotated[
         bool, typer.Option("--summary", help="Mean negative log-likelihoods of the data instead of a row a crystal.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
 ) -> None:
-    """Log-probability of crystals under a model, in nats, by part.
+    """Compute the log-probabilities of crystals under a model.
 
-    A terminal gets a table; a file or a pipe gets CSV. Rows that are no crystal for the model are skipped and named.
+    They are in nats: in total, and by part (Wyckoff letters, species, coordinates, lattice). A terminal
+    gets a table; a file or a pipe gets CSV. Rows that are no crystal for the model are skipped and named.
 
     With --summary: mean negative log-likelihood (nll, nats per crystal, as the loss of cfx train) with the standard
     error of the total, of all crystals, by number of sites, by crystal system and by space group.

@@ -1,13 +1,32 @@
-"""What commands do before their own work: make JAX ready, load a model, find out the space groups to draw."""
+"""What commands do before their own work: look at outputs, make JAX ready, load a model, find space groups to draw."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfx.reporter import Reporter
 
 if TYPE_CHECKING:
     from cfx.model import Model
+
+
+def check_table(path: Path | None, force: bool) -> None:
+    """Makes sure that a table can be written; None is no file, and fine.
+
+    Raises:
+        UsageError: for another ending than .csv and .parquet.
+        OutputError: if it is there and must not be overwritten, or its directory cannot be written.
+        DependencyError: for Parquet without pyarrow.
+    """
+    from importlib.util import find_spec
+
+    from cfx.errors import DependencyError
+    from cfx.io.targets import check_file
+
+    check_file(path, (".csv", ".parquet"), force)
+    if path is not None and path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise DependencyError("writing Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'")
 
 
 def start_jax(reporter: Reporter) -> None:

@@ -8,60 +8,67 @@ from typing import Annotated, Any
 import typer
 
 from cfx.cli import options
-from cfx.config.training import PRESETS
+from cfx.cli.options import given, unset
+from cfx.config.training import PRESETS, DataConfig
 from cfx.errors import DataError, UsageError
 
 DEFAULTS = PRESETS["mini"].train
-DATA_HELP = f"Crystals: {options.DATA_HELP}"
-
-
-def _option(text: str, field: str | None = None, name: str | None = None) -> Any:
-    """An option that is None unless it is given; its help names the field's default, that of the preset mini."""
-    default = "" if field is None else f" [{getattr(DEFAULTS, field):g}]"
-    return typer.Option(*([name] if name else []), help=text + default, show_default=False)
 
 
 def command(
-    data: Annotated[Path | None, typer.Argument(help=DATA_HELP)] = None,
+    data: Annotated[Path | None, typer.Argument(help=f"Crystals: {options.DATA_HELP}")] = None,
     run: Annotated[Path, typer.Option("-o", "--output", help="Directory of the run.")] = ...,
-    validation: Annotated[Path | None, _option("Crystals to choose the best epoch by.")] = None,
-    config: Annotated[Path | None, _option("TOML file; options win over it, and it over the preset.")] = None,
-    preset: Annotated[str | None, _option(f"{', '.join(PRESETS)}: architecture and training.")] = None,
-    start: Annotated[str | None, _option("Model to train further.", name="--from")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    epochs: Annotated[int | None, _option("Passes over the data.", "epochs")] = None,
-    batch_size: Annotated[int | None, _option("Crystals in a batch, on average.", "batch_size")] = None,
+    validation: Annotated[Path | None, unset("Held-out crystals, to choose the best epoch by.")] = None,
+    config: Annotated[Path | None, unset("TOML file; options win over it, and it over the preset.")] = None,
+    preset: Annotated[str | None, unset(f"{', '.join(PRESETS)}: architecture and training.")] = None,
+    start: Annotated[str | None, unset("Model to train further: as --model of cfx sample.", name="--from")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in -o.")] = False,
+    epochs: Annotated[int | None, unset("Passes over the data.", DEFAULTS.epochs)] = None,
+    batch_size: Annotated[int | None, unset("Crystals in a batch, on average.", DEFAULTS.batch_size)] = None,
     accumulate: Annotated[
-        int | None, _option("Batches whose gradients are added before an update.", "accumulate")
+        int | None, unset("Batches whose gradients are added before an update.", DEFAULTS.accumulate)
     ] = None,
-    lr: Annotated[float | None, _option("Peak learning rate.", "learning_rate")] = None,
-    schedule: Annotated[str | None, _option("constant, inverse or cosine [cosine].")] = None,
-    decay: Annotated[float | None, _option("Of the inverse schedule, lr / (1 + decay * step).", "decay")] = None,
-    warmup: Annotated[int | None, _option("Steps of linear warm-up before the cosine.", "warmup_steps")] = None,
-    optimizer: Annotated[str | None, _option("adam or adamw [adam].")] = None,
-    weight_decay: Annotated[float | None, _option("Decoupled weight decay, for adamw.", "weight_decay")] = None,
-    clip_norm: Annotated[float | None, _option("Largest global norm of the gradient.", "clip_norm")] = None,
-    dropout: Annotated[float | None, _option("Rate after attention and MLP.", "dropout")] = None,
-    attention_dropout: Annotated[float | None, _option("Rate on attention weights.", "attention_dropout")] = None,
-    ema: Annotated[float | None, _option("Decay of a moving average of the weights; 0: none.", "ema_decay")] = None,
-    precision: Annotated[str | None, _option("Of products: float32, bfloat16 or auto [auto].")] = None,
-    seed: Annotated[int | None, _option("Of weights, order and dropout.", "seed")] = None,
-    log_every: Annotated[int | None, _option("Steps between lines of metrics.", "log_steps")] = None,
-    checkpoint_every: Annotated[int | None, _option("Steps between checkpoints.", "checkpoint_steps")] = None,
-    symprec: Annotated[float | None, _option("Tolerance of the symmetry search, angstrom [0.01].")] = None,
-    workers: Annotated[int, typer.Option(help="Processes that encode; 0 for one a core.")] = 0,
+    lr: Annotated[float | None, unset("Peak learning rate.", DEFAULTS.learning_rate)] = None,
+    schedule: Annotated[
+        str | None, unset("Of the learning rate: constant, inverse or cosine.", DEFAULTS.schedule)
+    ] = None,
+    decay: Annotated[float | None, unset("Of the inverse schedule, lr / (1 + decay * step).", DEFAULTS.decay)] = None,
+    warmup: Annotated[int | None, unset("Steps of linear warm-up before the cosine.", DEFAULTS.warmup_steps)] = None,
+    optimizer: Annotated[str | None, unset("adam or adamw.", DEFAULTS.optimizer)] = None,
+    weight_decay: Annotated[float | None, unset("Decoupled weight decay, for adamw.", DEFAULTS.weight_decay)] = None,
+    clip_norm: Annotated[float | None, unset("Largest global norm of the gradient.", DEFAULTS.clip_norm)] = None,
+    dropout: Annotated[float | None, unset("Dropout rate after attention and MLP.", DEFAULTS.dropout)] = None,
+    attention_dropout: Annotated[
+        float | None, unset("Dropout rate on attention weights.", DEFAULTS.attention_dropout)
+    ] = None,
+    ema: Annotated[
+        float | None, unset("Decay of an exponential moving average of the weights; 0: none.", DEFAULTS.ema_decay)
+    ] = None,
+    precision: Annotated[
+        str | None, unset("Of matrix products: float32, bfloat16 or auto.", DEFAULTS.precision)
+    ] = None,
+    seed: Annotated[
+        int | None, unset("Of the initial weights, the order of the data, and dropout.", DEFAULTS.seed)
+    ] = None,
+    log_every: Annotated[int | None, unset("Steps between lines of metrics.", DEFAULTS.log_steps)] = None,
+    checkpoint_every: Annotated[int | None, unset("Steps between checkpoints.", DEFAULTS.checkpoint_steps)] = None,
+    symprec: Annotated[float | None, unset("Tolerance of the symmetry search, angstrom.", DataConfig.symprec)] = None,
+    workers: options.Workers = 0,
     distributed: Annotated[
-        bool, typer.Option("--distributed", help="Started by srun or mpirun, as one of several.")
+        bool, typer.Option("--distributed", help="This is one of several processes started by srun or mpirun.")
     ] = False,
-    coordinator: Annotated[str | None, _option("HOST:PORT of process 0.")] = None,
-    num_processes: Annotated[int | None, _option("Processes of this run.")] = None,
-    process_id: Annotated[int | None, _option("Which of them this is, from 0.")] = None,
+    coordinator: Annotated[
+        str | None, unset("HOST:PORT of process 0, where neither srun nor mpirun started them.")
+    ] = None,
+    num_processes: Annotated[int | None, unset("With --coordinator: processes of this run.")] = None,
+    process_id: Annotated[int | None, unset("With --coordinator: which of them this is, from 0.")] = None,
 ) -> None:
-    """Train a model on crystals; nats in the log are per crystal.
+    """Train a model on crystals.
 
     DATA is encoded once and cached. The run keeps its configuration, its latest checkpoints, the epoch of lowest
     validation loss (RUN/best), and a line of metrics every so many steps: see cfx plot RUN. With --resume, the
-    options and the data of the first run are used. Defaults in brackets are those of the preset mini.
+    options and the data of the first run are used. Losses in the log are in nats per crystal. Defaults in brackets are
+    those of the preset mini.
     """
     training = {
         "epochs": epochs,
@@ -83,16 +90,12 @@ def command(
         "checkpoint_steps": checkpoint_every,
     }
     files = {"train": data and str(data), "validation": validation and str(validation), "symprec": symprec}
-    flags: dict[str, Any] = {"train": _given(training), "data": _given(files)}
-    flags |= _given({"preset": preset, "from": start})
+    flags: dict[str, Any] = {"train": given(training), "data": given(files)}
+    flags |= given({"preset": preset, "from": start})
     processes = (coordinator, num_processes, process_id)
     if any(value is not None for value in processes) and None in processes:
         raise UsageError("--coordinator, --num-processes and --process-id go together")
     _train(run, config, flags, resume, workers, processes if distributed or coordinator else None)
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, workers: int, processes) -> None:

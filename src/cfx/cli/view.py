@@ -7,21 +7,21 @@ from typing import Annotated
 
 import typer
 
-from cfx.cli.options import DATA_HELP
+from cfx.cli import options
 
 
 def command(
-    crystals: Annotated[str, typer.Argument(help=f"Crystals: {DATA_HELP}")],
+    crystals: Annotated[str, typer.Argument(help=f"Crystals: {options.DATA_HELP}")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="An .html file; else named after the crystals.")
+        Path | None, typer.Option("-o", "--output", help="An .html file; by default named after the crystals.")
     ] = None,
     first: Annotated[int, typer.Option("-n", "--first", help="Crystals on the page, at most.", min=1)] = 200,
     browser: Annotated[bool, typer.Option("--browser", help="Open the page.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the page.")] = False,
 ) -> None:
-    """Make a page of crystals to turn, zoom and measure; one file that needs no network.
+    """Make a page of crystals to turn and zoom.
 
-    The space group is the one that a symmetry search finds.
+    The page is one file that needs no network. The space group is the one that a symmetry search finds.
     """
     from cfx.cli.console import ConsoleReporter
     from cfx.io.targets import check_file

@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from cfx.core.crystal import CrystalBatch
+from cfx.core.network import TOKENS_PER_SITE
 
 SLOT_BUCKETS = (2, 3, 4, 5, 6, 7, 9, 11, 14, 17, 21)
 """Slots a batch may have; each costs one compilation."""
@@ -52,7 +53,7 @@ class BatchPlan:
     """How a data set is cut into batches, epoch after epoch.
 
     Attributes:
-        slots: int [n], the fewest slots of SLOT_BUCKETS (or n_max) that hold each crystal and a pad.
+        slots: int [n], the fewest slots of the buckets (or n_max) that hold each crystal and a pad.
         sizes: rows of a batch, by its slots.
         num_batches: in an epoch.
     """
@@ -87,7 +88,7 @@ def bucket_slots(num_sites: np.ndarray, n_max: int, buckets: tuple[int, ...] = S
 
 def num_tokens(slots):
     """Tokens that the network computes of crystals in so many slots: the last slot's letter is the last."""
-    return 5 * (slots - 1) + 1
+    return TOKENS_PER_SITE * (slots - 1) + 1
 
 
 def num_rows(slots: int, token_budget: float) -> int:
@@ -116,7 +117,9 @@ def scoring_plan(data: Crystals, n_max: int, batch_size: int) -> BatchPlan:
     return BatchPlan(data.num_sites, n_max, batch_size * num_tokens(6))
 
 
-def iterate(data: Crystals, n_max: int, batch_size: int) -> Iterator[tuple[np.ndarray, CrystalBatch, np.ndarray]]:
+def scoring_batches(
+    data: Crystals, n_max: int, batch_size: int
+) -> Iterator[tuple[np.ndarray, CrystalBatch, np.ndarray]]:
     """All crystals once, in order of length, as `scoring_plan` has them: (rows, batch, weight)."""
     for batch in scoring_plan(data, n_max, batch_size).epoch():
         rows, weight = fill(batch)

@@ -90,7 +90,7 @@ class Constraints:
     prototype: Prototype | None = None
 
     @property
-    def num_sites(self):
+    def max_sites(self):
         """int, slots that may hold a site."""
         return self.allowed_letters[:, 1:].any(1).sum()
 
@@ -135,7 +135,7 @@ def min_sites(space_group: int) -> np.ndarray:
         if not size:
             continue
         times = 1 if table.is_fixed[space_group - 1, letter] else MOST_ATOMS // size
-        for used in range(1, min(times, MOST_ATOMS // size) + 1):
+        for used in range(1, times + 1):
             with_used = fewest[letter + 1, : -used * size] + used
             fewest[letter, used * size :] = np.minimum(fewest[letter, used * size :], with_used)
     return np.minimum(fewest, IMPOSSIBLE).astype(np.uint8)
@@ -239,7 +239,7 @@ def _formula_choices(constraints: Constraints, space_group, before: Prefix, lett
     without = fewest(missing)
     chosen = fewest(missing - size[..., None, None]) + 1
     total = without.sum(-1, keepdims=True) - without + chosen
-    slots_left = constraints.num_sites - before.slot
+    slots_left = constraints.max_sites - before.slot
     fits = (total <= slots_left[..., None, None, None]) & within & (jnp.asarray(formula.counts) > 0)
     return fits.any(-2) & (size > 0)[..., None]
 

@@ -25,11 +25,11 @@ from cfx.core.policy import Policy
 POOL_SITES = ((3, 1), (6, 1), (11, 2), (20, 2))
 """For each pool: the sites that its caches hold, and the part of the batch it has slots for (1 / that many)."""
 
-LEAST = 64
+MIN_SLOTS = 64
 """Slots that every pool has at least. On fewer rows XLA's matrix products on CPUs sum in another order, and a crystal's
 last digits, in time its coordinates, would depend on the batch size."""
 
-FINISHED = 32
+FINISH_AT_ONCE = 32
 """Crystals that are given their lattices in one call."""
 
 
@@ -38,12 +38,12 @@ def pool_shapes(batch_size: int, max_sites: int) -> list[tuple[int, int]]:
 
     The smallest batch has a single pool: what others would save is less than what they take to compile.
     """
-    if batch_size <= LEAST:
-        return [(LEAST, max_sites * TOKENS_PER_SITE + 1)]
+    if batch_size <= MIN_SLOTS:
+        return [(MIN_SLOTS, max_sites * TOKENS_PER_SITE + 1)]
     shorter = [(sites, part) for sites, part in POOL_SITES if sites < max_sites]
     last = POOL_SITES[min(len(shorter), len(POOL_SITES) - 1)][1]
     shapes = [*shorter, (max_sites, last)]
-    return [(max(LEAST, batch_size // part), sites * TOKENS_PER_SITE + 1) for sites, part in shapes]
+    return [(max(MIN_SLOTS, batch_size // part), sites * TOKENS_PER_SITE + 1) for sites, part in shapes]
 
 
 class Job(NamedTuple):
@@ -126,11 +126,11 @@ class Decoder:
             config: its architecture.
             policy: what is in force.
             rng_key: of the request.
-            batch_size: slots of the first pool, LEAST or more; memory grows with it and with nothing else.
+            batch_size: slots of the first pool, MIN_SLOTS or more; memory grows with it and with nothing else.
             device: where to draw; JAX's first device by default.
         """
         self.device = device or jax.local_devices()[0]
-        self.config, self.batch_size = config, max(batch_size, LEAST)
+        self.config, self.batch_size = config, max(batch_size, MIN_SLOTS)
         self.weights, self.policy, self.rng_key = jax.device_put((weights, policy, rng_key), self.device)
         self.pools = [_Pool(config, *shape) for shape in pool_shapes(self.batch_size, config.n_max - 1)]
         self.waiting = _Pool(config, self.batch_size, 1)
@@ -146,7 +146,8 @@ class Decoder:
             The jobs that were finished, and their crystals (numpy, in n_max slots; None for no jobs); None if there
             was nothing to do.
         """
-        with jax.default_device(self.device):
+        # By itself JAX would take less than float32 on some GPUs.
+        with jax.default_device(self.device), jax.default_matmul_precision("float32"):
             finished = self._step(take)
         for job in finished[0] if finished else ():
             del self.jobs[job]
@@ -221,11 +222,11 @@ class Decoder:
         """The crystals in some slots, with lattices, as numpy arrays."""
         bare = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], dataclasses.replace(slots, cache=None))
         parts = []
-        for first in range(0, len(rows), FINISHED):
-            some = jax.tree.map(lambda leaf, i=first: leaf[i : i + FINISHED], bare)
+        for first in range(0, len(rows), FINISH_AT_ONCE):
+            some = jax.tree.map(lambda leaf, i=first: leaf[i : i + FINISH_AT_ONCE], bare)
             num = len(some.age)
             padded = jax.tree.map(
-                lambda leaf, n=num: np.pad(leaf, [(0, FINISHED - n)] + [(0, 0)] * (leaf.ndim - 1)), some
+                lambda leaf, n=num: np.pad(leaf, [(0, FINISH_AT_ONCE - n)] + [(0, 0)] * (leaf.ndim - 1)), some
             )
             drawn = decode.finish(self.config, padded, self.policy)
             parts.append(jax.tree.map(lambda leaf, n=num: np.asarray(leaf)[:n], drawn))

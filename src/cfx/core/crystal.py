@@ -160,9 +160,10 @@ def row_checks(batch: CrystalBatch, num_species: int = 119) -> dict[str, np.ndar
     """bool [B] for every fault that a crystal can have (numpy): True where it has not."""
     table = symmetry_table()
     group_ok = (batch.space_group >= 1) & (batch.space_group <= 230)
-    last_letter = table.num_letters[np.where(group_ok, batch.space_group, 1) - 1]
+    last_letter = table.last_letter[np.where(group_ok, batch.space_group, 1) - 1]
     filled = batch.wyckoff > 0
     return {
+        "no sites": filled.any(1),
         "a space group outside 1..230": group_ok,
         "a letter that its space group lacks": ((batch.wyckoff >= 0) & (batch.wyckoff <= last_letter[:, None])).all(1),
         "a pad before a site": (filled[:, 1:] <= filled[:, :-1]).all(1),

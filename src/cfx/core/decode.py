@@ -19,13 +19,19 @@ import jax.numpy as jnp
 
 from cfx.config import ModelConfig
 from cfx.core import heads, incremental, lattice, network, random
-from cfx.core import policy as rules
 from cfx.core.constraints import prefix
 from cfx.core.crystal import CrystalBatch
 from cfx.core.incremental import Weights
 from cfx.core.likelihood import LogProb, lattice_log_prob, pick, von_mises_log_prob
-from cfx.core.policy import Policy
-from cfx.core.symmetry import symmetry_table
+from cfx.core.policy import (
+    Policy,
+    joint_lattice_log_prob,
+    restrict_letters,
+    restrict_species,
+    sharpen_coordinate,
+    sharpen_lattice,
+)
+from cfx.core.symmetry import symmetry_table, wrap
 
 
 @jax.tree_util.register_dataclass
@@ -120,12 +126,13 @@ def advance(weights: Weights, config: ModelConfig, slots: Slots, policy: Policy)
 
     def draw_token(i: jax.Array, slots: Slots) -> Slots:
         common = (weights, config, policy, _token_keys(slots))
+        is_letter = i == network.TOKENS_PER_SITE - 1
         kinds = (
             functools.partial(_draw_species, *common),
             functools.partial(_draw_coordinate, *common, i - 1),
             functools.partial(_draw_letter, *common),
         )
-        slots, token = jax.lax.switch((i > 0) * 1 + (i == 4), kinds, slots)
+        slots, token = jax.lax.switch((i > 0) * 1 + is_letter, kinds, slots)
         return _show(weights, config, slots, token)
 
     slots = jax.lax.fori_loop(0, network.TOKENS_PER_SITE, draw_token, slots)
@@ -138,14 +145,14 @@ def finish(config: ModelConfig, slots: Slots, policy: Policy) -> Drawn:
     """Finished crystals with their lattices, drawn from the row after the pad; the slots need no cache."""
     drawn, group, num_atoms = slots.drawn, slots.drawn.crystals.space_group, slots.drawn.crystals.num_atoms
     mixture = heads.lattice_mixture(slots.row, config)
-    sharpened = rules.cell(policy, mixture)
+    sharpened = sharpen_lattice(policy, mixture)
     value = random.lattice(_token_keys(slots), sharpened)
     forced, kept = jnp.asarray(False), policy.constraints.prototype
     if kept is not None:
         forced, lattices = jnp.asarray(kept.keep_lattice), jnp.broadcast_to(jnp.asarray(kept.lattice), value.shape)
         value = jnp.where(forced, lattice.to_model_frame(lattices, num_atoms, jnp), value)
-    physical = lattice.impose_system(lattice.to_physical_frame(value, num_atoms, jnp), group, jnp)
-    joint = rules.joint_lattice_log_prob(sharpened, value, group)
+    physical = lattice.impose_family(lattice.to_physical_frame(value, num_atoms, jnp), group, jnp)
+    joint = joint_lattice_log_prob(sharpened, value, group)
     return Drawn(
         dataclasses.replace(drawn.crystals, lattice=physical),
         dataclasses.replace(drawn.log_prob, lattice=lattice_log_prob(mixture, value, group)),
@@ -209,7 +216,7 @@ def _draw_letter(weights: Weights, config: ModelConfig, policy: Policy, keys: ja
 def _take_letter(weights: Weights, config: ModelConfig, policy: Policy, keys, log_probs, slots: Slots):
     drawn, crystals = slots.drawn, slots.drawn.crystals
     group = crystals.space_group
-    allowed = rules.letters(policy, log_probs, group, prefix(crystals, config.num_species))
+    allowed = restrict_letters(policy, log_probs, group, prefix(crystals, config.num_species))
     letter = random.categorical(keys, allowed)
     slots = _set(
         slots,
@@ -227,7 +234,7 @@ def _draw_species(weights: Weights, config: ModelConfig, policy: Policy, keys: j
     log_probs = heads.species_logits(slots.row, letter, config.num_species)
     # The site has its letter and no species yet: it is the slot that the prefix ends before.
     before = prefix(dataclasses.replace(crystals, wyckoff=jnp.where(here, 0, crystals.wyckoff)), config.num_species)
-    allowed = rules.species(policy, log_probs, crystals, before, letter)
+    allowed = restrict_species(policy, log_probs, crystals, before, letter)
     species = random.categorical(keys, allowed)
     slots = _set(
         slots,
@@ -242,7 +249,7 @@ def _draw_coordinate(weights: Weights, config: ModelConfig, policy: Policy, keys
     drawn, crystals, here = slots.drawn, slots.drawn.crystals, _here(config, slots)
     group, letter, is_axis = crystals.space_group, _at(here, crystals.wyckoff), jnp.arange(3) == axis
     mixture = heads.coordinate_mixture(slots.row, config)
-    sharpened = rules.coordinate(policy, mixture)
+    sharpened = sharpen_coordinate(policy, mixture)
     point = jnp.where(here[..., None], crystals.frac_coords, 0).sum(1)
     point = jnp.where(is_axis, random.coordinate(keys, sharpened)[:, None], point)
     kept = policy.constraints.prototype
@@ -278,4 +285,4 @@ def _embed(weights: Weights, config: ModelConfig, kind: str, space_group, value,
 def project(space_group: jax.Array, letter: jax.Array, point: jax.Array) -> jax.Array:
     """Op 0 of the Wyckoff positions [B] applied to points [B, 3], wrapped into [0, 1); zero for pads."""
     op = jnp.asarray(symmetry_table().projector, point.dtype)[space_group - 1, letter]
-    return random.wrap(jnp.einsum("bij,bj->bi", op[..., :3], point) + op[..., 3])
+    return wrap(jnp.einsum("bij,bj->bi", op[..., :3], point) + op[..., 3], jnp)

@@ -38,7 +38,7 @@ class Sums(NamedTuple):
 
     Attributes:
         gradient: of the loss.
-        watched: by name, what to watch; with `loss`.
+        watched: by name, what to watch; with `loss`, and `count`, how many there are.
     """
 
     gradient: hk.Params
@@ -83,9 +83,7 @@ def ppo_gradient(
     def loss(params: hk.Params) -> tuple[jax.Array, dict[str, jax.Array]]:
         logp = likelihood(params, config, batch, policy).total
         objective, watched = ppo_terms(logp, rollout, kl_coef, clip_range)
-        watched = watched | {"loss": -objective, "count": jnp.ones_like(weight)}
-        sums = {name: jnp.where(weight > 0, weight * value, 0.0).sum() for name, value in watched.items()}
-        return sums["loss"], sums
+        return _weighted(-objective, watched, weight)
 
     (_, sums), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     return Sums(gradient, sums)
@@ -107,12 +105,19 @@ def dpo_gradient(
     def loss(params: hk.Params) -> tuple[jax.Array, dict[str, jax.Array]]:
         better, worse = (log_prob(params, config, batch).total for batch in (chosen, rejected))
         each, watched = dpo_terms(better, worse, *reference, beta)
-        watched = watched | {"loss": each, "count": jnp.ones_like(weight)}
-        sums = {name: jnp.where(weight > 0, weight * value, 0.0).sum() for name, value in watched.items()}
-        return sums["loss"], sums
+        return _weighted(each, watched, weight)
 
     (_, sums), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     return Sums(gradient, sums)
+
+
+def _weighted(
+    loss: jax.Array, watched: dict[str, jax.Array], weight: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The sum of the losses [B] that weigh 1; and of all that is watched, with `loss` and `count`."""
+    watched = watched | {"loss": loss, "count": jnp.ones_like(weight)}
+    sums = {name: jnp.where(weight > 0, weight * value, 0.0).sum() for name, value in watched.items()}
+    return sums["loss"], sums
 
 
 @jax.jit

@@ -45,7 +45,7 @@ class LatticeMixture(NamedTuple):
 def first_letter_logits(raw: jax.Array, space_group: jax.Array) -> jax.Array:
     """Log-probabilities [B, letters] of the first site's letter: no pad, and only letters the group has."""
     letters = jnp.arange(raw.shape[-1])
-    last = jnp.asarray(symmetry_table().num_letters)[space_group - 1]
+    last = jnp.asarray(symmetry_table().last_letter)[space_group - 1]
     return normalise(raw, (letters > 0) & (letters <= last[..., None]))
 
 
@@ -64,7 +64,7 @@ def next_letter_logits(row: jax.Array, space_group: jax.Array, letter: jax.Array
     table = symmetry_table()
     letters = jnp.arange(num_letters)
     fixed = jnp.asarray(table.is_fixed)[space_group - 1, letter]
-    last = jnp.asarray(table.num_letters)[space_group - 1]
+    last = jnp.asarray(table.last_letter)[space_group - 1]
     lowest = (letter + fixed)[..., None]
     mask = (letters == 0) | ((letters >= lowest) & (letters <= last[..., None]) & (letter > 0)[..., None])
     return normalise(row[..., :num_letters], mask)

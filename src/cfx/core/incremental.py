@@ -120,7 +120,7 @@ def extend(
     seen, slots = jnp.arange(cache.capacity) <= age[:, None], jnp.arange(len(age))
     keys, inputs = [], []
     for layer, past_keys, past_inputs in zip(weights.layers, cache.keys, cache.inputs, strict=True):
-        own = _normalise(stream, *layer.attention_norm)
+        own = _layer_norm(stream, *layer.attention_norm)
         heads = (own @ layer.query_key_w + layer.query_key_b).reshape(-1, 2, config.num_heads, config.key_size)
         heads = network.rotate(heads, *turn) if turn else heads
         keys.append(past_keys.at[slots, :, age].set(heads[:, 1], mode="drop", unique_indices=True))
@@ -129,16 +129,16 @@ def extend(
         attention = jax.nn.softmax(jnp.where(seen[:, None], scores, -jnp.inf), axis=-1)
         summed = jnp.einsum("bht,btd->bhd", attention, inputs[-1])
         stream = stream + summed.reshape(len(token), -1) @ layer.output_w + layer.output_b
-        hidden = jax.nn.gelu(_normalise(stream, *layer.mlp_norm) @ layer.hidden_w + layer.hidden_b)
+        hidden = jax.nn.gelu(_layer_norm(stream, *layer.mlp_norm) @ layer.hidden_w + layer.hidden_b)
         stream = stream + hidden @ layer.mlp_w + layer.mlp_b
-    final = _normalise(stream, params["final_norm"]["scale"], params["final_norm"]["offset"])
+    final = _layer_norm(stream, params["final_norm"]["scale"], params["final_norm"]["offset"])
     row = final @ params["output"]["w"] + params["output"]["b"]
     return row, Cache(tuple(keys), tuple(inputs))
 
 
-def _normalise(stream: jax.Array, scale: jax.Array, offset: jax.Array) -> jax.Array:
+def _layer_norm(stream: jax.Array, scale: jax.Array, offset: jax.Array) -> jax.Array:
     centred = stream - stream.mean(-1, keepdims=True)
-    return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * scale + offset
+    return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + network.NORM_EPSILON) * scale + offset
 
 
 def take_over(target: Cache, source: Cache, rows: jax.Array, slots: jax.Array) -> Cache:

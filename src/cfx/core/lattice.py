@@ -9,9 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 
-SYSTEM_BOUNDS = (2, 15, 74, 142, 194, 230)
-"""Last space group of the triclinic, monoclinic, orthorhombic, tetragonal, hexagonal family and cubic systems."""
-
 CRYSTAL_SYSTEMS = {
     "triclinic": 2,
     "monoclinic": 15,
@@ -22,6 +19,9 @@ CRYSTAL_SYSTEMS = {
     "cubic": 230,
 }
 """Last space group of each of the seven crystal systems."""
+
+CRYSTAL_FAMILIES = tuple(last for name, last in CRYSTAL_SYSTEMS.items() if name != "trigonal")
+"""Last space group of each of the six crystal families; trigonal and hexagonal groups share one."""
 
 FREE_DIMENSIONS = np.array(
     [
@@ -34,18 +34,18 @@ FREE_DIMENSIONS = np.array(
     ],
     bool,
 )
-"""Free entries of (a, b, c, alpha, beta, gamma) by crystal system, bool [6, 6]."""
+"""Free entries of (a, b, c, alpha, beta, gamma) by crystal family, bool [6, 6]."""
 
 SOURCE_DIMENSION = np.array([[0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 0, 2], [0, 0, 2], [0, 0, 0]])
-"""Which drawn length each of a, b, c takes, by crystal system, int [6, 3]."""
+"""Which drawn length each of a, b, c takes, by crystal family, int [6, 3]."""
 
 FIXED_ANGLES = np.array([[90.0, 90.0, 90.0]] * 4 + [[90.0, 90.0, 120.0], [90.0, 90.0, 90.0]])
-"""Angles (degree) of each crystal system where they are not free, [6, 3]."""
+"""Angles (degree) of each crystal family where they are not free, [6, 3]."""
 
 
-def crystal_system(space_group):
-    """Index 0..5 of the crystal system; hexagonal and trigonal groups share one. Any integer array."""
-    return sum((space_group > bound) * 1 for bound in SYSTEM_BOUNDS[:-1])
+def crystal_family(space_group):
+    """Index 0..5 of the crystal family, as in CRYSTAL_FAMILIES, of any integer array (numpy or JAX)."""
+    return sum((space_group > last) * 1 for last in CRYSTAL_FAMILIES[:-1])
 
 
 def to_model_frame(lattice, num_atoms, xp=np):
@@ -58,12 +58,12 @@ def to_physical_frame(lattice, num_atoms, xp=np):
     return xp.concatenate([lattice[:, :3] * xp.cbrt(num_atoms * 1.0)[:, None], xp.rad2deg(lattice[:, 3:])], axis=1)
 
 
-def impose_system(lattice, space_group, xp=np):
-    """The equalities of the crystal system, as a = b and gamma = 120 degree, imposed on physical lattices [B, 6]."""
-    system = crystal_system(space_group)
-    lengths = xp.take_along_axis(lattice[:, :3], xp.asarray(SOURCE_DIMENSION)[system], axis=1)
-    fixed = xp.asarray(FIXED_ANGLES, lattice.dtype)[system]
-    angles = xp.where(xp.asarray(FREE_DIMENSIONS)[system][:, 3:], lattice[:, 3:], fixed)
+def impose_family(lattice, space_group, xp=np):
+    """The equalities of the crystal family, as a = b and gamma = 120 degree, imposed on physical lattices [B, 6]."""
+    family = crystal_family(space_group)
+    lengths = xp.take_along_axis(lattice[:, :3], xp.asarray(SOURCE_DIMENSION)[family], axis=1)
+    fixed = xp.asarray(FIXED_ANGLES, lattice.dtype)[family]
+    angles = xp.where(xp.asarray(FREE_DIMENSIONS)[family][:, 3:], lattice[:, 3:], fixed)
     return xp.concatenate([lengths, angles], axis=1)
 
 

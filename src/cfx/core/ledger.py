@@ -97,12 +97,8 @@ class Ledger:
             fingerprint: of a batch of one, to tell crystals apart; None lets them repeat.
             max_attempts: at one crystal, before giving up.
         """
-        self.space_group, self.judge, self.fingerprint, self.max_attempts = (
-            space_group,
-            judge,
-            fingerprint,
-            max_attempts,
-        )
+        self.space_group, self.judge = space_group, judge
+        self.fingerprint, self.max_attempts = fingerprint, max_attempts
         self.rejected: Counter[str] = Counter()
         self._first, self._next, self._end = numbers.start, numbers.start, numbers.stop
         self._open: dict[int, _Entry] = {}

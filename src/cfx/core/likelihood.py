@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from jax.scipy.special import i0e, logsumexp
 
 from cfx.config import ModelConfig
 from cfx.core import heads, lattice, network
+from cfx.core.batches import num_tokens
 from cfx.core.crystal import CrystalBatch
 from cfx.core.symmetry import symmetry_table
 
@@ -48,6 +50,14 @@ class OutputRows(NamedTuple):
     first: jax.Array
     rows: jax.Array
 
+    def after(self, kind: str) -> jax.Array:
+        """Rows [B, N or N - 1, output_size] after the tokens of a kind; the last slot has its letter only."""
+        return self.rows[:, network.TOKEN_KINDS.index(kind) :: network.TOKENS_PER_SITE]
+
+    def for_lattice(self, batch: CrystalBatch) -> jax.Array:
+        """Rows [B, output_size] after the letter of the first pad, which predict the lattice."""
+        return jnp.take_along_axis(self.after("letter"), batch.num_sites[:, None, None], axis=1)[:, 0]
+
 
 def output_rows(
     params: hk.Params,
@@ -67,8 +77,8 @@ def _forward(config: ModelConfig, batch: CrystalBatch, dropout: network.Dropout)
     def forward():
         tokens = network.embed_sites(
             config, batch.space_group, batch.wyckoff, batch.multiplicity, batch.species, batch.frac_coords
-        )[:, : network.TOKENS_PER_SITE * (batch.num_slots - 1) + 1]
-        return OutputRows(network.first_letter(config, batch.space_group), network.transform(config, tokens, dropout))
+        )[:, : num_tokens(batch.num_slots)]
+        return OutputRows(network.first_letter(config, batch.space_group), network.transformer(config, tokens, dropout))
 
     return hk.transform(forward)
 
@@ -97,15 +107,14 @@ def log_prob(
         dropout: rates; none outside training.
     """
     raw = output_rows(params, config, batch, rng_key, dropout)
-    rows = raw.rows
-    after = {kind: rows[:, i :: network.TOKENS_PER_SITE] for i, kind in enumerate(network.TOKEN_KINDS)}
-    lattice_row = jnp.take_along_axis(after["letter"], batch.num_sites[:, None, None], axis=1)[:, 0]
+    species_logits = heads.species_logits(raw.after("letter"), batch.wyckoff, config.num_species)
+    free = jnp.asarray(symmetry_table().free_mask)[batch.space_group[:, None] - 1, batch.wyckoff]
     model_frame = lattice.to_model_frame(batch.lattice, batch.num_atoms, jnp)
     return LogProb(
-        wyckoff=_letters_log_prob(raw.first, after["z"], config, batch),
-        species=pick(heads.species_logits(after["letter"], batch.wyckoff, config.num_species), batch.species).sum(1),
-        coords=_coords_log_prob([after[kind] for kind in ("species", "x", "y")], config, batch),
-        lattice=lattice_log_prob(heads.lattice_mixture(lattice_row, config), model_frame, batch.space_group),
+        wyckoff=_letters_log_prob(raw, config, batch),
+        species=pick(species_logits, batch.species).sum(1),
+        coords=coords_log_prob(raw, config, batch, free),
+        lattice=lattice_log_prob(heads.lattice_mixture(raw.for_lattice(batch), config), model_frame, batch.space_group),
     )
 
 
@@ -114,28 +123,42 @@ def pick(log_probs: jax.Array, index: jax.Array) -> jax.Array:
     return jnp.take_along_axis(log_probs, index[..., None], axis=-1)[..., 0]
 
 
-def _letters_log_prob(first: jax.Array, after_z: jax.Array, config: ModelConfig, batch: CrystalBatch) -> jax.Array:
-    first_logits = heads.first_letter_logits(first, batch.space_group)
+def _letters_log_prob(raw: OutputRows, config: ModelConfig, batch: CrystalBatch) -> jax.Array:
+    first_logits = heads.first_letter_logits(raw.first, batch.space_group)
     next_logits = heads.next_letter_logits(
-        after_z, batch.space_group[:, None], batch.wyckoff[:, :-1], config.num_letters
+        raw.after("z"), batch.space_group[:, None], batch.wyckoff[:, :-1], config.num_letters
     )
     return pick(first_logits, batch.wyckoff[:, 0]) + pick(next_logits, batch.wyckoff[:, 1:]).sum(1)
 
 
-def _coords_log_prob(rows: list[jax.Array], config: ModelConfig, batch: CrystalBatch) -> jax.Array:
-    free = jnp.asarray(symmetry_table().free_mask)[batch.space_group[:, None] - 1, batch.wyckoff]
+def coords_log_prob(
+    raw: OutputRows,
+    config: ModelConfig,
+    batch: CrystalBatch,
+    counted: jax.Array,
+    adapt: Callable[[heads.VonMisesMixture], heads.VonMisesMixture] = lambda mixture: mixture,
+) -> jax.Array:
+    """Log-density [B], in the angles, of coordinates.
+
+    Args:
+        raw: rows of the network.
+        config: the architecture.
+        batch: B crystals in N slots.
+        counted: bool [B, N, 3], the coordinates that count.
+        adapt: what is done to each mixture of the model.
+    """
     total = 0.0
-    for axis, row in enumerate(rows):
+    for axis, token in enumerate(("species", "x", "y")):
+        mixture = adapt(heads.coordinate_mixture(raw.after(token), config))
         # Slots before the last: that one is a pad, and its rows are not computed.
-        mixture = heads.coordinate_mixture(row, config)
         density = von_mises_log_prob(mixture, batch.frac_coords[:, :-1, axis])
-        total = total + jnp.where(free[:, :-1, axis], density, 0.0).sum(1)
+        total = total + jnp.where(counted[:, :-1, axis], density, 0.0).sum(1)
     return total
 
 
 def lattice_log_prob(mixture: heads.LatticeMixture, model_frame: jax.Array, space_group: jax.Array) -> jax.Array:
     """Log-density [B] of the free parameters of lattices [B, 6] in the model frame; dimensions are independent."""
-    free = jnp.asarray(lattice.FREE_DIMENSIONS)[lattice.crystal_system(space_group)]
+    free = jnp.asarray(lattice.FREE_DIMENSIONS)[lattice.crystal_family(space_group)]
     return jnp.where(free, normal_log_prob(mixture, model_frame), 0.0).sum(1)
 
 

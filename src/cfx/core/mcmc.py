@@ -19,15 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from cfx.config import ModelConfig
-from cfx.core import heads, lattice, network, random
-from cfx.core import policy as rules
+from cfx.core import heads, lattice, random
 from cfx.core.batches import bucket_slots
 from cfx.core.constraints import Constraints, satisfied, unconstrained
 from cfx.core.continuous import Job
 from cfx.core.crystal import CrystalBatch
 from cfx.core.decode import Drawn, project
 from cfx.core.likelihood import log_prob, output_rows
-from cfx.core.policy import Policy, Sharpness, policy_log_prob
+from cfx.core.policy import Policy, Sharpness, policy_log_prob, sharpen_lattice
+from cfx.core.symmetry import wrap
 
 SHIFT = 0.02
 """Standard deviation of a small move, in fractional coordinates."""
@@ -159,7 +159,7 @@ def _put_point(crystals: CrystalBatch, constraints: Constraints, site: jax.Array
     here = (jnp.arange(crystals.num_slots) == site[:, None])[..., None]
     if constraints.prototype is not None:
         here &= ~jnp.asarray(constraints.prototype.keep_coords)
-    value = project(crystals.space_group, letter, random.wrap(point))[:, None]
+    value = project(crystals.space_group, letter, wrap(point, jnp))[:, None]
     return dataclasses.replace(crystals, frac_coords=jnp.where(here, value, crystals.frac_coords))
 
 
@@ -181,11 +181,10 @@ def _run(target: Target, config: ModelConfig, keys: jax.Array, crystals: Crystal
 
 
 def _redraw_lattice(target: Target, config: ModelConfig, keys: jax.Array, crystals: CrystalBatch) -> CrystalBatch:
-    rows = output_rows(target.params, config, crystals).rows[:, :: network.TOKENS_PER_SITE]
-    row = jnp.take_along_axis(rows, crystals.num_sites[:, None, None], axis=1)[:, 0]
-    mixture = rules.cell(_policy(target, config), heads.lattice_mixture(row, config))
+    row = output_rows(target.params, config, crystals).for_lattice(crystals)
+    mixture = sharpen_lattice(_policy(target, config), heads.lattice_mixture(row, config))
     value = lattice.to_physical_frame(random.lattice(keys, mixture), crystals.num_atoms, jnp)
-    cell = lattice.impose_system(value, crystals.space_group, jnp)
+    cell = lattice.impose_family(value, crystals.space_group, jnp)
     if target.constraints.prototype is not None:
         cell = jnp.where(jnp.asarray(target.constraints.prototype.keep_lattice), crystals.lattice, cell)
     return dataclasses.replace(crystals, lattice=cell)

@@ -24,6 +24,8 @@ TOKEN_KINDS = ("letter", "species", "x", "y", "z")
 
 TOKENS_PER_SITE = len(TOKEN_KINDS)
 
+NORM_EPSILON = 1e-5
+"""Added to the variance in a layer norm."""
 
 EXACT = jax.lax.Precision.HIGHEST
 """Of the products that make logits: float32, where those inside may be bfloat16."""
@@ -78,7 +80,7 @@ def embed_sites(config: ModelConfig, space_group, letter, multiplicity, species,
     return stacked.reshape(stacked.shape[0], -1, stacked.shape[-1])
 
 
-def transform(config: ModelConfig, tokens: jax.Array, dropout: Dropout = NO_DROPOUT) -> jax.Array:
+def transformer(config: ModelConfig, tokens: jax.Array, dropout: Dropout = NO_DROPOUT) -> jax.Array:
     """Runs the blocks over embedded tokens, each attending to itself and to those before it.
 
     Args:
@@ -126,7 +128,7 @@ class Block(hk.Module):
         size = [config.model_size, config.num_heads, config.key_size]
         value_w = hk.get_parameter("value_w", size, init=hk.initializers.VarianceScaling(fan_in_axes=[0]))
         value_b = hk.get_parameter("value_b", size[1:], init=jnp.zeros)
-        output_w, output_b = _Weights("attention_output")(size[1] * size[2], size[0])
+        output_w, output_b = _LinearWeights("attention_output")(size[1] * size[2], size[0])
         merged_w, merged_b = merge_values(value_w, value_b, output_w)
         summed = jnp.einsum("bhts,bsd->bhtd", weights, inputs)
         # The weights sum to one, so that the bias of a value passes unchanged, unless dropout thins them.
@@ -137,12 +139,12 @@ class Block(hk.Module):
     def _heads(self, name: str, inputs: jax.Array) -> jax.Array:
         """Inputs [B, T, D] to heads [B, H, T, K]."""
         heads, size = self.config.num_heads, self.config.key_size
-        w, b = _Weights(name)(inputs.shape[-1], heads * size)
+        w, b = _LinearWeights(name)(inputs.shape[-1], heads * size)
         projected = jnp.einsum("btd,dhk->bhtk", inputs, w.reshape(-1, heads, size))
         return projected + b.reshape(heads, 1, size)
 
 
-class _Weights(hk.Module):
+class _LinearWeights(hk.Module):
     """The weight [in, out] and the bias [out] of a linear layer, for a product that `hk.Linear` has not."""
 
     def __call__(self, inputs: int, outputs: int) -> tuple[jax.Array, jax.Array]:
@@ -158,7 +160,7 @@ def merge_values(value_w: jax.Array, value_b: jax.Array, output_w: jax.Array) ->
 
 
 def parameter_shapes(config: ModelConfig) -> dict[tuple[str, str], tuple[int, ...]]:
-    """Shape of every parameter by (module, name), as `transform` and the embeddings create them."""
+    """Shape of every parameter by (module, name), as `transformer`, `first_letter` and the embeddings create them."""
     size, embed, layers = config.model_size, config.embed_size, config.num_layers
     heads = (config.num_heads, config.key_size)
     width, hidden, features = config.num_heads * config.key_size, config.widening * size, 2 * config.num_frequencies
@@ -199,7 +201,8 @@ def check_shapes(params: hk.Params, config: ModelConfig) -> None:
         if expected.get(key) != found.get(key):
             raise CheckpointError(
                 f"parameter {'/'.join(key)} has shape {found.get(key, 'none')}, where the architecture "
-                f"has {expected.get(key, 'none')}"
+                f"has {expected.get(key, 'none')}",
+                "the weights and the sizes beside them must be of one model",
             )
 
 
@@ -237,7 +240,7 @@ def _linear(size: int, name: str) -> hk.Linear:
 
 
 def _norm(name: str) -> hk.LayerNorm:
-    return hk.LayerNorm(axis=-1, create_scale=True, create_offset=True, eps=1e-5, name=name)
+    return hk.LayerNorm(axis=-1, create_scale=True, create_offset=True, eps=NORM_EPSILON, name=name)
 
 
 def _dropout(x: jax.Array, rate: float) -> jax.Array:

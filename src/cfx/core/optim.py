@@ -5,6 +5,7 @@ Only the first depends on the length of a batch, and is compiled for each length
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from typing import Any, NamedTuple
@@ -16,11 +17,15 @@ import optax
 
 from cfx.config import ModelConfig, TrainConfig
 from cfx.core.crystal import CrystalBatch
+from cfx.core.likelihood import LogProb
 from cfx.core.network import Dropout
 from cfx.core.objectives import negative_log_likelihood
 
 PRECISIONS = {"float32": "float32", "bfloat16": "BF16_BF16_F32"}
 """JAX's names of how matrix products are computed; by itself it would take less than float32 on some GPUs."""
+
+LOSS_PARTS = tuple(field.name for field in dataclasses.fields(LogProb))
+"""What the loss is the sum of."""
 
 
 class Gradient(NamedTuple):
@@ -98,8 +103,7 @@ def init_state(params: hk.Params, config: TrainConfig, num_steps: int) -> TrainS
 
 def no_totals() -> dict[str, jax.Array]:
     """Totals of no steps."""
-    names = ("wyckoff", "species", "coords", "lattice", "crystals", "steps", "grad_norm")
-    return {name: jnp.zeros(()) for name in names}
+    return {name: jnp.zeros(()) for name in (*LOSS_PARTS, "crystals", "steps", "grad_norm")}
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dropout", "precision"))
@@ -144,7 +148,7 @@ def update(
     """
     mean = jax.tree.map(lambda leaf: leaf / crystals_per_step, total.params)
     norm = optax.tree.norm(mean)
-    loss = sum(total.sums[name] for name in ("wyckoff", "species", "coords", "lattice"))
+    loss = sum(total.sums[name] for name in LOSS_PARTS)
     good = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.step == step)
     updates, opt_state = make_optimizer(train, num_steps).update(mean, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -8,6 +8,7 @@ temperature and top-p are in force. A step with one possible outcome contributes
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import haiku as hk
@@ -16,10 +17,10 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from cfx.config import ModelConfig
-from cfx.core import heads, lattice, network
+from cfx.core import heads, lattice
 from cfx.core.constraints import Constraints, Prefix, letter_mask, prefixes, species_mask
 from cfx.core.crystal import CrystalBatch
-from cfx.core.likelihood import LogProb, normal_components, output_rows, pick, von_mises_log_prob
+from cfx.core.likelihood import LogProb, coords_log_prob, normal_components, output_rows, pick
 from cfx.core.symmetry import symmetry_table
 
 
@@ -47,13 +48,13 @@ class Policy:
     sharpness: Sharpness
 
 
-def letters(policy: Policy, log_probs: jax.Array, space_group: jax.Array, before: Prefix) -> jax.Array:
+def restrict_letters(policy: Policy, log_probs: jax.Array, space_group: jax.Array, before: Prefix) -> jax.Array:
     """Log-probabilities [..., letters] of the next letter, from the model's own; a dead end is the pad for certain."""
     mask = letter_mask(policy.constraints, space_group, before)
     return _restrict(policy.sharpness, log_probs, mask)
 
 
-def species(policy: Policy, log_probs: jax.Array, crystals: CrystalBatch, before: Prefix, letter) -> jax.Array:
+def restrict_species(policy: Policy, log_probs: jax.Array, crystals: CrystalBatch, before: Prefix, letter) -> jax.Array:
     """Log-probabilities [B, (N,) species] of a site's species, from the model's own; a pad's is the pad."""
     group, drawn = crystals.space_group, crystals.species
     if letter.ndim == 2:
@@ -71,13 +72,13 @@ def _restrict(sharpness: Sharpness, log_probs: jax.Array, mask: jax.Array) -> ja
     )
 
 
-def coordinate(policy: Policy, mixture: heads.VonMisesMixture) -> heads.VonMisesMixture:
+def sharpen_coordinate(policy: Policy, mixture: heads.VonMisesMixture) -> heads.VonMisesMixture:
     """The mixture that a coordinate is drawn from."""
     logits = sharpen(mixture.logits, policy.sharpness)
     return mixture._replace(logits=logits, kappa=mixture.kappa / policy.sharpness.temperature)
 
 
-def cell(policy: Policy, mixture: heads.LatticeMixture) -> heads.LatticeMixture:
+def sharpen_lattice(policy: Policy, mixture: heads.LatticeMixture) -> heads.LatticeMixture:
     """The mixture that a lattice is drawn from."""
     logits = sharpen(mixture.logits, policy.sharpness)
     return mixture._replace(logits=logits, sigma=mixture.sigma * jnp.sqrt(policy.sharpness.temperature))
@@ -110,7 +111,7 @@ def nucleus(log_probs: jax.Array, top_p: jax.Array) -> jax.Array:
 
 def joint_lattice_log_prob(mixture: heads.LatticeMixture, model_frame: jax.Array, space_group: jax.Array) -> jax.Array:
     """Log-density [B] of the free parameters of lattices [B, 6], model frame; one component makes all of them."""
-    free = jnp.asarray(lattice.FREE_DIMENSIONS)[lattice.crystal_system(space_group)]
+    free = jnp.asarray(lattice.FREE_DIMENSIONS)[lattice.crystal_family(space_group)]
     each = normal_components(mixture, model_frame)
     return logsumexp(mixture.logits + jnp.where(free[:, None], each, 0.0).sum(-1), axis=-1)
 
@@ -126,42 +127,32 @@ def policy_log_prob(
     Args:
         params: of the network.
         config: its architecture.
-        batch: B crystals as drawn, in n_max slots; the last slot of each is a pad.
+        batch: B crystals as drawn; the last slot of each is a pad.
         policy: what was in force.
     """
     constraints, raw = policy.constraints, output_rows(params, config, batch)
-    after = {kind: raw.rows[:, i :: network.TOKENS_PER_SITE] for i, kind in enumerate(network.TOKEN_KINDS)}
     before, group = prefixes(batch, config.num_species), batch.space_group
-    following = heads.next_letter_logits(after["z"], group[:, None], batch.wyckoff[:, :-1], config.num_letters)
+    following = heads.next_letter_logits(raw.after("z"), group[:, None], batch.wyckoff[:, :-1], config.num_letters)
     first = heads.first_letter_logits(raw.first, group)
-    letter_log_probs = letters(policy, jnp.concatenate([first[:, None], following], axis=1), group[:, None], before)
+    letter_log_probs = restrict_letters(
+        policy, jnp.concatenate([first[:, None], following], axis=1), group[:, None], before
+    )
     num_drawn = batch.num_sites + 1  # letters: those of the sites, and the first pad
     is_drawn = jnp.arange(batch.num_slots) < num_drawn[:, None]
-    species_log_probs = species(
-        policy, heads.species_logits(after["letter"], batch.wyckoff, config.num_species), batch, before, batch.wyckoff
-    )
-    lattice_row = jnp.take_along_axis(after["letter"], batch.num_sites[:, None, None], axis=1)[:, 0]
+    species_logits = heads.species_logits(raw.after("letter"), batch.wyckoff, config.num_species)
+    species_log_probs = restrict_species(policy, species_logits, batch, before, batch.wyckoff)
+    drawn_coords = jnp.asarray(symmetry_table().drawn_mask)[group[:, None] - 1, batch.wyckoff]
+    drawn_coords &= ~_keeps(constraints, "keep_coords")
     model_frame = lattice.to_model_frame(batch.lattice, batch.num_atoms, jnp)
     lattice_log_prob = joint_lattice_log_prob(
-        cell(policy, heads.lattice_mixture(lattice_row, config)), model_frame, group
+        sharpen_lattice(policy, heads.lattice_mixture(raw.for_lattice(batch), config)), model_frame, group
     )
     return LogProb(
         wyckoff=jnp.where(is_drawn, pick(letter_log_probs, batch.wyckoff), 0.0).sum(1),
         species=jnp.where(batch.wyckoff > 0, pick(species_log_probs, batch.species), 0.0).sum(1),
-        coords=_drawn_coords([after[kind] for kind in ("species", "x", "y")], config, batch, policy),
+        coords=coords_log_prob(raw, config, batch, drawn_coords, functools.partial(sharpen_coordinate, policy)),
         lattice=jnp.where(_keeps(constraints, "keep_lattice"), 0.0, lattice_log_prob),
     )
-
-
-def _drawn_coords(rows: list[jax.Array], config: ModelConfig, batch: CrystalBatch, policy: Policy) -> jax.Array:
-    drawn = jnp.asarray(symmetry_table().drawn_mask)[batch.space_group[:, None] - 1, batch.wyckoff][:, :-1]
-    drawn &= ~_keeps(policy.constraints, "keep_coords")
-    total = 0.0
-    for axis, row in enumerate(rows):
-        mixture = coordinate(policy, heads.coordinate_mixture(row, config))
-        density = von_mises_log_prob(mixture, batch.frac_coords[:, :-1, axis])
-        total = total + jnp.where(drawn[..., axis], density, 0.0).sum(1)
-    return total
 
 
 def _keeps(constraints: Constraints, what: str) -> jax.Array:

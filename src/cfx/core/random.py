@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from cfx.core.heads import LatticeMixture, VonMisesMixture
+from cfx.core.symmetry import wrap
 
 _WIDTH = 119
 
@@ -32,7 +33,7 @@ def coordinate(keys: jax.Array, mixture: VonMisesMixture) -> jax.Array:
     component = categorical(component_keys, mixture.logits)[:, None]
     loc = jnp.take_along_axis(mixture.loc, component, axis=1)[:, 0]
     kappa = jnp.take_along_axis(mixture.kappa, component, axis=1)[:, 0]
-    return wrap((loc + von_mises(angle_keys, kappa)) / (2 * jnp.pi) + 0.5)
+    return wrap((loc + von_mises(angle_keys, kappa)) / (2 * jnp.pi) + 0.5, jnp)
 
 
 def lattice(keys: jax.Array, mixture: LatticeMixture) -> jax.Array:
@@ -68,12 +69,6 @@ def von_mises(keys: jax.Array, kappa: jax.Array) -> jax.Array:
 
     state = (jnp.zeros((), jnp.int32), jnp.zeros_like(kappa), jnp.zeros(kappa.shape, bool))
     return jax.lax.while_loop(lambda state: ~state[-1].all(), propose, state)[1]
-
-
-def wrap(x: jax.Array) -> jax.Array:
-    """Fractional coordinates moved into [0, 1); a rounding step below 1 becomes 0."""
-    x = x - jnp.floor(x)
-    return jnp.where(x >= 1, 0.0, x)
 
 
 def split_each(keys: jax.Array, num: int) -> list[jax.Array]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from cfx.config import ModelConfig, SampleConfig, Template
-from cfx.core import constraints as rules
-from cfx.core.constraints import Constraints, Prototype, make_formula
+from cfx.core.constraints import MOST_ATOMS, MOST_UNITS, Constraints, Prototype, make_formula, unconstrained
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, symmetry_table
 from cfx.errors import UsageError
 
 RADIOACTIVE = frozenset({43, 61, *range(84, 119)})
 """Elements without a stable isotope; bismuth, whose half-life is 2e19 years, counts as stable."""
-
 
 FORMULA_ATOMS = 20
 """Most atoms in the primitive cell of a formula, unless the request says otherwise: the most in the published data
@@ -49,12 +48,14 @@ def allowed_elements(request: SampleConfig, num_species: int) -> np.ndarray:
     needed = [*request.require, *(symbol for symbol, _ in request.formula)]
     for symbol in needed:
         if not allowed[atomic_number(symbol)]:
-            raise UsageError(f"{symbol} is asked for and excluded at once")
+            raise UsageError(
+                f"{symbol} is asked for and excluded at once", "see --elements, --exclude and --no-radioactive"
+            )
     if request.formula:
         inside = [atomic_number(symbol) for symbol, _ in request.formula]
         for symbol in request.require:
             if atomic_number(symbol) not in inside:
-                raise UsageError(f"{symbol} is required and not part of the formula")
+                raise UsageError(f"{symbol} is required and not part of the formula", "a formula needs no --require")
         allowed &= np.isin(np.arange(num_species), inside)
     if not allowed[1:].any():
         raise UsageError("the element options leave no element", "allow more with --elements, or exclude fewer")
@@ -67,16 +68,19 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
     Raises:
         UsageError: for wishes that cannot be met in any of its space groups.
     """
-    built = rules.unconstrained(config)
+    built = unconstrained(config)
     allowed = np.broadcast_to(allowed_elements(request, config.num_species), built.allowed_species.shape).copy()
     bias, required = built.species_bias.copy(), built.required.copy()
     for symbol, value in request.bias:
         bias[atomic_number(symbol)] = value
     required[[atomic_number(symbol) for symbol in request.require]] = True
     letters, tied = built.allowed_letters.copy(), built.tied_to.copy()
-    if request.max_sites is not None and len(request.template.letters) > request.max_sites:
-        raise UsageError(f"a template of {len(request.template.letters)} sites has more than {request.max_sites}")
     if request.max_sites is not None:
+        if len(request.template.letters) > request.max_sites:
+            raise UsageError(
+                f"the template has {len(request.template.letters)} sites, more than {request.max_sites}",
+                "allow more with --max-sites",
+            )
         letters[request.max_sites :, 1:] = False
     _apply_template(request.template, letters, allowed, tied)
     built = dataclasses.replace(
@@ -89,8 +93,11 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
         max_atoms=_max_atoms(request, built),
         prototype=_prototype(request.template, config.n_max),
     )
-    if required.sum() > built.num_sites:
-        raise UsageError(f"{required.sum()} required elements do not fit {built.num_sites} sites")
+    if required.sum() > built.max_sites:
+        raise UsageError(
+            f"{required.sum()} required elements do not fit {built.max_sites} sites",
+            "require fewer, or allow more sites",
+        )
     if request.formula:
         counts = {atomic_number(symbol): count for symbol, count in request.formula}
         built = dataclasses.replace(built, formula=make_formula(counts, tuple(sorted(set(request.space_groups)))))
@@ -118,6 +125,10 @@ def _apply_template(template: Template, letters: np.ndarray, allowed: np.ndarray
         if letter not in LETTERS[1:] or len(letter) != 1:
             raise UsageError(f"{letter!r} is no Wyckoff letter", "write --wyckoff a,b,e")
         letters[slot] = np.arange(letters.shape[1]) == LETTERS.index(letter)
+    if list(template.letters) != sorted(template.letters, key=LETTERS.index):
+        raise UsageError(
+            "the letters of a template must not decrease", "write them from a to z, then A: --wyckoff a,b,e"
+        )
     if template.letters:
         letters[len(template.letters) :, 1:] = False
     for slot, symbols in enumerate(template.species):
@@ -158,59 +169,50 @@ def _prototype(template: Template, n_max: int) -> Prototype | None:
 def why_impossible(constraints: Constraints, space_group: int) -> str | None:
     """Why no crystal of a space group can meet the constraints, or None if one can, as far as letters decide."""
     table = symmetry_table()
-    last, size, fixed = (
-        int(table.num_letters[space_group - 1]),
-        table.multiplicity[space_group - 1],
-        table.is_fixed[space_group - 1],
-    )
+    last = int(table.last_letter[space_group - 1])
+    size, fixed = table.multiplicity[space_group - 1], table.is_fixed[space_group - 1]
     name = f"space group {space_group}"
-    letters = np.asarray(constraints.allowed_letters)[:, : last + 1]
-    fixed_letters = [
-        int(np.flatnonzero(row)[0]) for row in constraints.allowed_letters if row.sum() == 1 and not row[0]
-    ]
-    for letter in fixed_letters:
+    given = [int(np.flatnonzero(row)[0]) for row in constraints.allowed_letters if row.sum() == 1 and not row[0]]
+    for letter in given:
         if letter > last:
             return f"{name} has no Wyckoff letter {LETTERS[letter]} (its last is {LETTERS[last]})"
-        if fixed[letter] and fixed_letters.count(letter) > 1:
+        if fixed[letter] and given.count(letter) > 1:
             return f"{name}: letter {LETTERS[letter]} has no free coordinate and can be taken only once"
-    if sorted(fixed_letters) != fixed_letters:
-        return "the letters of a template must not decrease"
-    smallest = sum(int(size[letter]) for letter in fixed_letters) or int(size[1 : last + 1].min())
+    smallest = sum(int(size[letter]) for letter in given) or int(size[1 : last + 1].min())
     most = int(constraints.max_atoms[space_group - 1])
     if smallest > most:
         return f"{name} needs at least {smallest} atoms in its conventional cell, more than {most}"
     if constraints.formula is not None:
         counts = np.asarray(constraints.formula.counts)
-        most = int(min(most, rules.MOST_UNITS * counts.sum(), rules.MOST_ATOMS * counts.sum() // counts.max()))
-        if not _formula_can_be_met(constraints, space_group, most, letters, size, fixed):
-            limits = f"{constraints.num_sites} sites and {most} atoms in its conventional cell"
+        most = int(min(most, MOST_UNITS * counts.sum(), MOST_ATOMS * counts.sum() // counts.max()))
+        if not _formula_can_be_met(constraints, space_group, most):
+            limits = f"{constraints.max_sites} sites and {most} atoms in its conventional cell"
             return f"no combination of letters of {name} gives that composition within {limits}"
     return None
 
 
-def _formula_can_be_met(constraints: Constraints, space_group: int, most: int, letters, size, fixed) -> bool:
-    """Looks for a way to spread letters over elements, slot by slot, as the decoder would."""
-    counts = [int(count) for count in constraints.formula.counts if count]
+def _formula_can_be_met(constraints: Constraints, space_group: int, most: int) -> bool:
+    """Looks for a way to spread letters over elements, slot by slot, as the decoder would, within `most` atoms."""
+    table = symmetry_table()
+    size, fixed = table.multiplicity[space_group - 1], table.is_fixed[space_group - 1]
+    letters = np.asarray(constraints.allowed_letters)[:, : int(table.last_letter[space_group - 1]) + 1]
     fewest = np.asarray(constraints.formula.min_sites)[space_group - 1]
-    for units in range(1, most // sum(counts) + 1):
-        if _can_fill(tuple(units * count for count in counts), 0, 1, letters, size, fixed, fewest, set()):
-            return True
-    return False
 
-
-def _can_fill(missing, slot, lowest, letters, size, fixed, fewest, failed) -> bool:
-    if not any(missing):
-        return bool(letters[slot, 0])
-    state = (tuple(sorted(missing)), slot, lowest)
-    if state in failed or sum(int(fewest[lowest, atoms]) for atoms in missing) > len(letters) - 1 - slot:
+    @functools.cache
+    def can_fill(missing: tuple[int, ...], slot: int, lowest: int) -> bool:
+        """Whether letters from `lowest` on, in the slots from `slot` on, make the atoms missing of each element."""
+        if not any(missing):
+            return bool(letters[slot, 0])
+        if sum(int(fewest[lowest, atoms]) for atoms in missing) > len(letters) - 1 - slot:
+            return False
+        for letter in range(lowest, letters.shape[1]):
+            if not letters[slot, letter]:
+                continue
+            for i, atoms in enumerate(missing):
+                left = sorted((*missing[:i], atoms - int(size[letter]), *missing[i + 1 :]))
+                if left[0] >= 0 and can_fill(tuple(left), slot + 1, letter + bool(fixed[letter])):
+                    return True
         return False
-    for letter in range(lowest, letters.shape[1]):
-        if not letters[slot, letter]:
-            continue
-        for i, atoms in enumerate(missing):
-            left = (*missing[:i], atoms - int(size[letter]), *missing[i + 1 :])
-            following = letter + bool(fixed[letter])
-            if left[i] >= 0 and _can_fill(left, slot + 1, following, letters, size, fixed, fewest, failed):
-                return True
-    failed.add(state)
-    return False
+
+    counts = sorted(int(count) for count in constraints.formula.counts if count)
+    return any(can_fill(tuple(units * count for count in counts), 0, 1) for units in range(1, most // sum(counts) + 1))

@@ -21,7 +21,7 @@ class SymmetryTable:
 
     Attributes:
         multiplicity: int32 [230, 28], points of the orbit in the conventional cell.
-        num_letters: int32 [230], the number of the general position's letter.
+        last_letter: int32 [230], the letter of the general position.
         is_fixed: bool [230, 28], True where the position has no free coordinate.
         free_mask: bool [230, 28, 3], True where op 0 makes a coordinate depend on (x, y, z).
         drawn_mask: bool [230, 28, 3], True where op 0 leaves a coordinate as it is; the other free ones are tied to an
@@ -33,7 +33,7 @@ class SymmetryTable:
     """
 
     multiplicity: np.ndarray
-    num_letters: np.ndarray
+    last_letter: np.ndarray
     is_fixed: np.ndarray
     free_mask: np.ndarray
     drawn_mask: np.ndarray
@@ -52,7 +52,7 @@ class SymmetryTable:
 
     def general_operations(self, space_group: int) -> tuple[np.ndarray, np.ndarray]:
         """The operations of the space group itself, centrings included, as `operations`."""
-        return self.operations(space_group, int(self.num_letters[space_group - 1]))
+        return self.operations(space_group, int(self.last_letter[space_group - 1]))
 
     def num_lattice_points(self, space_group: int) -> int:
         """Primitive cells in the conventional one: 1 for P, 2 for A, C and I, 3 for R, 4 for F."""
@@ -74,7 +74,7 @@ def symmetry_table() -> SymmetryTable:
     free_mask = (projector[..., :3] != 0).any(-1)
     return SymmetryTable(
         multiplicity=multiplicity,
-        num_letters=exists.sum(1).astype(np.int32),
+        last_letter=exists.sum(1).astype(np.int32),
         is_fixed=exists & ~free_mask.any(-1),
         free_mask=free_mask,
         drawn_mask=(projector == np.eye(3, 4)).all(-1),
@@ -111,7 +111,7 @@ def orbit(space_group: int, letter: int, point: np.ndarray) -> np.ndarray:
     return wrap(rotations @ np.asarray(point, float) + translations)
 
 
-def wrap(points: np.ndarray) -> np.ndarray:
-    """Fractional coordinates moved into [0, 1); a rounding step below 1 becomes 0."""
-    points = points - np.floor(points)
-    return np.where(points >= 1.0, 0.0, points)
+def wrap(points, xp=np):
+    """Fractional coordinates moved into [0, 1); a rounding step below 1 becomes 0. `xp` is numpy or jax.numpy."""
+    points = points - xp.floor(points)
+    return xp.where(points >= 1.0, 0.0, points)

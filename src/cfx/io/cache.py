@@ -39,14 +39,13 @@ def content_digest(path: Path, settings: list) -> str:
     if not path.exists():
         raise DataError(f"no such file or directory: {path}")
     digest = hashlib.sha256(json.dumps(settings).encode())
-    files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
-    try:
-        for file in files:
-            digest.update(os.path.relpath(file, path).encode() + b"\0")
+    for file in sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]:
+        digest.update(os.path.relpath(file, path).encode() + b"\0")
+        try:
             with open(file, "rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+        except OSError as error:
+            raise DataError(f"cannot read {file}: {error.strerror}") from error
     return digest.hexdigest()
 
 

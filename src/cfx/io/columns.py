@@ -1,4 +1,4 @@
-"""What a table of crystals says besides the structures: names of its rows, and a column of numbers."""
+"""What a table of crystals says besides the structures: its columns of numbers."""
 
 from __future__ import annotations
 
@@ -7,26 +7,16 @@ import gzip
 import json
 import math
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cfx.errors import DataError, DependencyError
-from cfx.io.structures import STRUCTURE_COLUMNS, UNREADABLE, read_records
+from cfx.io.inputs import STRUCTURE_COLUMNS, UNREADABLE
 
 FORMATS = (".csv", ".csv.gz", ".jsonl", ".parquet")
-
-
-def row_names(path: Path, rows: Collection[int]) -> dict[int, str]:
-    """Names of some rows (from 0) of anything that holds crystals; see `structures.read_records`.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    wanted = set(rows)
-    return {row: record.name for row, record in enumerate(read_records(path)) if row in wanted}
 
 
 def column_names(path: Path) -> list[str]:
@@ -42,7 +32,7 @@ def column_names(path: Path) -> list[str]:
 
 
 def read_column(path: Path, name: str) -> np.ndarray:
-    """A column of a table, float64 [rows], rows as in `structures.read_records`; NaN where there is no number.
+    """A column of a table, float64 [rows], rows as in `inputs.read_records`; NaN where there is no number.
 
     Raises:
         DataError: if it cannot be read, has no such column, or no number in it.
@@ -66,19 +56,27 @@ def _number(value: Any) -> float:
 
 def _rows(path: Path, column: str | None = None) -> Iterator[dict[str, Any]]:
     """Rows of a table as dicts; of Parquet only a column, if it is named."""
+    name = path.name.lower()
     try:
-        if path.suffix == ".parquet":
+        if name.endswith(".parquet"):
             yield from _parquet_rows(path, column)
             return
-        open_text = gzip.open if path.suffix == ".gz" else open
+        open_text = gzip.open if name.endswith(".gz") else open
         with open_text(path, "rt", encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".jsonl":
-                yield from (json.loads(line) for line in file if line.strip())
+            if name.endswith(".jsonl"):
+                yield from map(_json_row, filter(str.strip, file))
             else:
                 csv.field_size_limit(sys.maxsize)
                 yield from csv.DictReader(file)
     except (*UNREADABLE, ValueError) as error:
         raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+
+
+def _json_row(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("a line is no JSON object")
+    return row
 
 
 def _parquet_rows(path: Path, column: str | None) -> Iterator[dict[str, Any]]:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from cfx.errors import DataError
-from cfx.io.structures import Record, parse_structure, read_records
+from cfx.io.encode import DISORDERED
+from cfx.io.inputs import READABLE, Record, parse_structure, read_records, reason_of
 
 CHUNK = 64
 """Records that a worker takes at once."""
-
-MIXED = "sites with partial or mixed occupancy"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def iterate_crystals(path: Path, num_workers: int = -1) -> Iterator[Loaded]:
     """All crystals of a file, directory or zip, in order; a bad one is a reason, not an error.
 
     Args:
-        path: see `structures.read_records`.
+        path: see `inputs.read_records`.
         num_workers: processes; -1 for all cores. A backend set by `joblib.parallel_config` is used.
 
     Raises:
@@ -73,7 +72,7 @@ def load_crystals(
         if len(loaded) % CHUNK == 0:
             on_progress(len(loaded))
     if not loaded:
-        raise DataError(f"{path} holds no crystals")
+        raise DataError(f"{path} holds no crystals", READABLE)
     if all(one.structure is None for one in loaded):
         reason, count = Counter(one.reason for one in loaded).most_common(1)[0]
         raise DataError(f"none of the {len(loaded)} crystals of {path} can be read: {count} x {reason}")
@@ -94,15 +93,14 @@ def _parse_all(records: list[Record]) -> list[Loaded]:
 
 
 def _parse(record: Record) -> Loaded:
-    """The one boundary at which any fault of a parser becomes a reason; see `structures.encode_records`."""
+    """The crystal of a record; whatever a parser raises becomes a reason, as in `inputs.encode_records`."""
     asked = _space_group_asked(record)
     try:
         structure = parse_structure(record)
     except Exception as error:
-        reason = " ".join(f"{error}".split())[:200] or type(error).__name__
-        return Loaded(record.name, None, reason, asked)
+        return Loaded(record.name, None, reason_of(error), asked)
     if not structure.is_ordered:
-        return Loaded(record.name, None, MIXED, asked)
+        return Loaded(record.name, None, DISORDERED, asked)
     return Loaded(record.name, structure, "", asked)
 
 

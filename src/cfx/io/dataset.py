@@ -22,6 +22,7 @@ from cfx.errors import DataError
 from cfx.io import lmdb
 from cfx.io.cache import cache_directory, content_digest
 from cfx.io.encode import SYMPREC, EncodedCrystal, EncodingError, encode_structure
+from cfx.io.inputs import READABLE, read_records
 from cfx.io.reasons import Reason, count_reasons, describe
 from cfx.io.store import (
     CRYSTAL,
@@ -35,7 +36,6 @@ from cfx.io.store import (
     publish,
     read_state,
 )
-from cfx.io.structures import read_records
 from cfx.io.workers import encode_in_parallel
 
 ENCODER_VERSION = 2
@@ -54,8 +54,8 @@ class Encoded:
 
     Attributes:
         batch: the crystals that could be encoded.
-        index: int [B], their rows in the input.
-        failures: (row, reason) of the others.
+        index: int [B], their rows in the input, from 0.
+        failures: (row, reason) of the others, rows likewise.
     """
 
     batch: CrystalBatch
@@ -196,7 +196,7 @@ def encode(structures: Sequence, symprec: float = SYMPREC, n_max: int = 21) -> E
     return Encoded(batch, part.crystals["row"].astype(int) - 1, failures)
 
 
-def encode_all(crystals: Sequence[EncodedCrystal], n_max: int) -> CrystalBatch:
+def as_batch(crystals: Sequence[EncodedCrystal], n_max: int) -> CrystalBatch:
     """Encoded crystals as a batch (numpy), in their order."""
     part = pack([""] * len(crystals), list(crystals))
     return _gather(part.crystals, part.sites, n_max)
@@ -216,7 +216,7 @@ def load_dataset(
     process encodes the same data, its result is waited for.
 
     Args:
-        path: file, directory or zip (see `structures.read_records`), or CrystalFormer's .lmdb.
+        path: file, directory or zip (see `inputs.read_records`), or CrystalFormer's .lmdb.
         symprec: distance tolerance of the symmetry search, angstrom.
         n_max: slots of the batch.
         num_workers: processes; -1 for all cores.
@@ -246,10 +246,11 @@ def load_dataset(
                 publish(partial, directory)
     dataset = EncodedDataset(directory, state)
     if not len(dataset):
-        reasons = describe(dataset.reasons())
+        if not dataset.num_failures:
+            raise DataError(f"{path} holds no crystals", READABLE)
         raise DataError(
-            f"{path}: none of {dataset.num_failures} rows is a crystal{': ' * bool(reasons)}{reasons}",
-            f"all rows and reasons are in {dataset.failures_path}" if reasons else None,
+            f"{path}: none of {dataset.num_failures} rows is a crystal: {describe(dataset.reasons())}",
+            f"all rows and reasons are in {dataset.failures_path}",
         )
     return dataset
 

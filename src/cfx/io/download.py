@@ -23,26 +23,35 @@ from urllib.parse import urlsplit
 
 from cfx.errors import NetworkError, OutputError
 from cfx.io.cache import sync
-from cfx.io.lock import Digest, digest_of
+from cfx.io.lockfile import Digest, digest_of
 
 ATTEMPTS = 4
 """At a request that the server could not serve just now; between them 1, 2 and 4 seconds, or as long as it asks for."""
 
 
-class Unreachable(NetworkError):
-    """Nobody answers, or nobody goes on answering."""
-
-
 LONGEST_WAIT = 60.0
-"""Seconds. A server that asks for more is told as it is."""
+"""Seconds. A server that asks for more is not asked again."""
 
-NOT_THERE = 416
 BUSY = (408, 429, 500, 502, 503, 504)
+"""HTTP statuses of a server that may serve the same request later."""
+
+RANGE_NOT_SATISFIABLE = 416
+"""HTTP status of a server that has nothing after the bytes that are here."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says when there is no room."""
+
+OFFLINE_HINT = "where there is a network: cfx fetch NAME --export DIR; then here: cfx fetch --import DIR"
+CONTINUE_HINT = "run the same command again; it goes on where it was"
+
 T = TypeVar("T")
 
 OnProgress = Callable[[int, str], None]
 """Called with the bytes so far and a short text, mostly empty."""
+
+
+class Unreachable(NetworkError):
+    """Nobody answers, or nobody goes on answering."""
 
 
 class StaleRange(Exception):
@@ -173,7 +182,7 @@ def _transfer(remote: Remote, partial: Path, on_progress: OnProgress) -> None:
                 tqdm_class=_bar(on_progress),
             )
         except HfHubHTTPError as error:
-            if _status(error) != NOT_THERE or not size:
+            if _status(error) != RANGE_NOT_SATISFIABLE or not size:
                 raise
             file.truncate(0)  # there is nothing after what is here: once more from the start
             raise StaleRange from error
@@ -348,10 +357,6 @@ def explain(error: Exception, url: str) -> NetworkError:
         return NetworkError(f"{host} is no Hugging Face hub, or a firewall answers for it", "look at HF_ENDPOINT")
     # Without the text of the error, in which there may be a token.
     return Unreachable(f"the connection to {host} was lost ({type(error).__name__})", CONTINUE_HINT)
-
-
-OFFLINE_HINT = "where there is a network: cfx fetch NAME --export DIR; then here: cfx fetch --import DIR"
-CONTINUE_HINT = "run the same command again; it goes on where it was"
 
 
 @contextlib.contextmanager

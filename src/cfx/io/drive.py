@@ -9,7 +9,7 @@ from pathlib import Path
 from cfx.errors import NetworkError, OutputError
 from cfx.io.addresses import DriveAddress
 from cfx.io.download import CONTINUE_HINT, OFFLINE_HINT, Unreachable
-from cfx.io.lock import Digest, digest_of
+from cfx.io.lockfile import Digest, digest_of
 
 ATTEMPTS = 3
 
@@ -52,7 +52,9 @@ def fetch_folder(address: DriveAddress, directory: Path) -> dict[str, Digest]:
     except OSError as error:
         if error.errno is None:  # that of requests, for certificates that are not there
             raise NetworkError(f"cannot ask Google Drive: {error}", "look at REQUESTS_CA_BUNDLE") from error
-        raise OutputError(f"cannot write {directory}: {error.strerror or error}", "set CFX_CACHE") from error
+        raise OutputError(
+            f"cannot write {directory}: {error.strerror or error}", "set CFX_CACHE to a directory with room"
+        ) from error
     files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.endswith(".part"))
     if not files:
         raise NetworkError(f"the folder {address.folder} on Google Drive is empty")

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cfx.core.elements import SYMBOLS
-from cfx.core.symmetry import orbit, symmetry_table, wrap
+from cfx.core.symmetry import LETTERS, orbit, symmetry_table, wrap
 
 SYMPREC = 0.01
 """Distance tolerance (angstrom) of the symmetry search of the published models."""
@@ -27,6 +27,9 @@ ANGLE_TOLERANCE = 5.0
 
 ON_POSITION = 0.01
 """Largest sum of fractional deviations of a point that counts as lying on a Wyckoff position."""
+
+DISORDERED = "sites with partial or mixed occupancy"
+"""Why a disordered structure is no crystal for cfx."""
 
 
 class EncodedCrystal(NamedTuple):
@@ -55,7 +58,7 @@ def encode_structure(structure, symprec: float = SYMPREC, max_sites: int = 20) -
         EncodingError: with the reason.
     """
     if not structure.is_ordered:
-        raise EncodingError("sites with partial or mixed occupancy")
+        raise EncodingError(DISORDERED)
     if not len(structure):
         raise EncodingError("no atoms")
     numbers = [site.specie.Z for site in structure]
@@ -203,8 +206,7 @@ def _orbits(dataset) -> list[tuple[str, int]]:
 
 def _representative(group: int, symbol: str, point: np.ndarray) -> tuple[int, np.ndarray]:
     """Letter and representative of the orbit of `point`, exactly on its Wyckoff position."""
-    letter = 27 if symbol == "A" else ord(symbol) - 96
-    table = symmetry_table()
+    letter, table = LETTERS.index(symbol), symmetry_table()
     rotations, translations = table.general_operations(group)
     images = rotations @ point + translations
     op = table.projector[group - 1, letter].astype(float)

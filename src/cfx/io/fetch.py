@@ -1,7 +1,7 @@
 """Published files by address: from the cache where they are there, fetched, checked and recorded where they are not.
 
 Files of the hub lie in the hub's own cache (HF_HOME), everything else, and what was imported, in `files/` of cfx's
-(CFX_CACHE). The lock file says what each must be. Once something was fetched, its commit is what is fetched again.
+(CFX_CACHE). The lockfile says what each must be. Once something was fetched, its commit is what is fetched again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from cfx.io import drive, hub
 from cfx.io.addresses import Address, DriveAddress, HubAddress, WebAddress, parse
 from cfx.io.cache import cache_directory
 from cfx.io.download import OFFLINE_HINT, ask_web, download
-from cfx.io.lock import Digest, Locked, check_same, exclusively, read_lock, record
+from cfx.io.lockfile import Digest, Locked, check_same, read_lockfile, record
+from cfx.io.locking import exclusively
 from cfx.reporter import Reporter
 
 Accept = Callable[[Digest], None]
@@ -76,13 +77,13 @@ def fetch_file(address: str, reporter: Reporter, request: Request = NORMALLY, an
         UsageError: if the address is none.
         NetworkError: if it does not arrive, or is not what it was.
         OutputError: if it cannot be written.
-        DataError: if the lock file is damaged.
+        DataError: if the lockfile is damaged.
     """
     wanted = request.force or request.is_new
-    if not wanted and (path := fetched(address, read_lock().get(address))) is not None:
+    if not wanted and (path := fetched(address, read_lockfile().get(address))) is not None:
         return path
     with exclusively(address, lambda: reporter.message(f"another process is fetching {address}; waiting for it")):
-        locked = read_lock().get(address)
+        locked = read_lockfile().get(address)
         if wanted or (path := fetched(address, locked)) is None:
             now = _bring(parse(address), locked, reporter, request)
             record(address, now, replace=request.is_new)

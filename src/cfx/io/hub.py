@@ -22,7 +22,8 @@ from cfx.errors import CfxError, NetworkError, OutputError, UsageError
 from cfx.io.addresses import HubAddress
 from cfx.io.cache import remove_file
 from cfx.io.download import OnProgress, Remote, Unreachable, download, matches, patiently
-from cfx.io.lock import Digest, digest_of, held
+from cfx.io.lockfile import Digest, digest_of
+from cfx.io.locking import held
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")

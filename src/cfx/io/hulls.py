@@ -14,7 +14,7 @@ import numpy as np
 from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError, UsageError
 from cfx.io.cache import replace_atomically
-from cfx.io.entries import Entry, read_entries
+from cfx.io.computed_entries import ComputedEntry, read_entries
 from cfx.metrics.hull import Hull, HullInfo, check_scale
 from cfx.metrics.phases import Phases, Reduced, reduce_counts
 
@@ -142,7 +142,7 @@ def _read_json(path: Path, scale: str | None, on_progress: Callable[[int], None]
     return Hull(Phases.lowest(compositions, energies, names), info)
 
 
-def _reduce(path: Path, entry: Entry) -> Reduced:
+def _reduce(path: Path, entry: ComputedEntry) -> Reduced:
     try:
         return reduce_counts(entry.counts)
     except ValueError as error:

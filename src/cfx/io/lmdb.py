@@ -101,7 +101,6 @@ def _part(arrays: list[np.ndarray], n_max: int, first: int) -> Part:
     batch = _batch(*arrays)
     num_sites, physical = batch.num_sites, is_physical(batch.lattice)
     checks = {
-        "no sites": num_sites > 0,
         **row_checks(batch),
         "a lattice that closes no cell": physical,
     }

@@ -22,7 +22,8 @@ from cfx.io.cache import cache_directory, remove_file
 from cfx.io.checkpoint import Checkpoint, save_checkpoint
 from cfx.io.download import Unreachable
 from cfx.io.fetch import NORMALLY, Request, fetch_file, fetched
-from cfx.io.lock import MODELS, Locked, digest_of, exclusively, forget, read_lock, update_lock
+from cfx.io.lockfile import MODELS, Locked, digest_of, forget, read_lockfile, update_lockfile
+from cfx.io.locking import exclusively
 from cfx.reporter import Reporter
 
 CONVERTER_VERSION = 1
@@ -91,14 +92,14 @@ def fetch_model(
     with exclusively(f"convert {address}", lambda: reporter.message(f"another process converts {address}")):
         found = None if request.force else converted(address, settings)
         if found is None:
-            found = _convert(path, address, read_lock()[address], reporter, entry, settings)
+            found = _convert(path, address, read_lockfile()[address], reporter, entry, settings)
             reporter.message(f"fetched and converted {address}")
         return found
 
 
 def converted(address: str, settings: Mapping[str, Any]) -> Path | None:
     """Where the conversion of a pickle lies, if it was made by this converter from the file that is recorded."""
-    records = read_lock()
+    records = read_lockfile()
     sources = {digest.sha256 for digest in records[address].files.values()} if address in records else None
     for key, locked in records.items():
         fits = (locked.source, locked.settings, locked.converter) == (address, settings, CONVERTER_VERSION)
@@ -150,7 +151,7 @@ def _store(
                 stale.append(key)
         records[name] = made
 
-    update_lock(change)
+    update_lockfile(change)
     for key in stale:
         shutil.rmtree(cache_directory() / key, ignore_errors=True)
     return directory
@@ -173,7 +174,7 @@ def _compare(name: str, found: dict[str, Any], stated: dict[str, Any], reporter:
 def is_here(entry: Entry) -> bool:
     """Whether a published model can be loaded without a network."""
     made = converted(entry.address, _settings_of(entry, {}))
-    return made is not None or fetched(entry.address, read_lock().get(entry.address)) is not None
+    return made is not None or fetched(entry.address, read_lockfile().get(entry.address)) is not None
 
 
 def choose_auto(reporter: Reporter) -> str:
@@ -200,26 +201,26 @@ def choose_auto(reporter: Reporter) -> str:
 
 def _try_auto(entry: Entry, reporter: Reporter) -> str | None:
     """Fetches a model, or says why not; one that cannot be reached is not tried again for a while."""
-    if not is_here(entry):
-        if hub.is_offline():
-            return "HF_HUB_OFFLINE is set"
-        stamp = cache_directory() / "unreachable"
-        if (reason := _recent_failure(stamp)) is not None:
-            return reason
-        address = parse(entry.address)
-        assert isinstance(address, HubAddress)
-        error = hub.why_unreachable(address, AUTO_SECONDS)
-        if error is None:
-            try:
-                fetch_entry(entry, reporter)
-            except NetworkError as failure:
-                error = failure
-        if isinstance(error, Unreachable):
-            with contextlib.suppress(OSError):
-                stamp.write_text(error.message)
-        return error and error.message
-    fetch_entry(entry, reporter)
-    return None
+    if is_here(entry):
+        fetch_entry(entry, reporter)
+        return None
+    if hub.is_offline():
+        return "HF_HUB_OFFLINE is set"
+    stamp = cache_directory() / "unreachable"
+    if (reason := _recent_failure(stamp)) is not None:
+        return reason
+    address = parse(entry.address)
+    assert isinstance(address, HubAddress)
+    error = hub.why_unreachable(address, AUTO_SECONDS)
+    if error is None:
+        try:
+            fetch_entry(entry, reporter)
+        except NetworkError as failure:
+            error = failure
+    if isinstance(error, Unreachable):
+        with contextlib.suppress(OSError):
+            stamp.write_text(error.message)
+    return error and error.message
 
 
 def _recent_failure(stamp: Path) -> str | None:

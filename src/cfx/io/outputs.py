@@ -15,7 +15,8 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -27,11 +28,12 @@ from cfx.core.symmetry import LETTERS
 from cfx.errors import OutputError, UsageError
 from cfx.io.cache import replace_atomically
 from cfx.io.cif import cif_block
+from cfx.io.inputs import cif_blocks
 from cfx.io.targets import check_directory
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class OutputRecord:
     """A crystal on its way out.
 
     Attributes:
@@ -52,12 +54,12 @@ class Record:
         return formula({number: count // divisor for number, count in counts.items()}) + f"_{self.index}"
 
 
-def render_cif(record: Record) -> str:
+def render_cif(record: OutputRecord) -> str:
     """A CIF block."""
     return cif_block(record.name, record.crystals, 0, record.remarks)
 
 
-def render_extxyz(record: Record) -> str:
+def render_extxyz(record: OutputRecord) -> str:
     """A frame of extended XYZ: all atoms of the conventional cell."""
     import ase.io
     from pymatgen.io.ase import AseAtomsAdaptor
@@ -71,7 +73,7 @@ def render_extxyz(record: Record) -> str:
     return text.getvalue()
 
 
-def render_jsonl(record: Record) -> str:
+def render_jsonl(record: OutputRecord) -> str:
     """A line of JSON: the asymmetric unit, what else is known, and the CIF block."""
     crystals, num = record.crystals, int(record.crystals.num_sites[0])
     line = {
@@ -90,7 +92,7 @@ def render_jsonl(record: Record) -> str:
 CSV_HEADER = "L,X,A,W,M,G,logp_w,logp_a,logp_xyz,logp_l,logp\n"
 
 
-def render_csv(record: Record) -> str:
+def render_csv(record: OutputRecord) -> str:
     """A row in the layout of the public CrystalFormer: arrays over all slots, lattice in angstrom and degree."""
     crystals, remarks = record.crystals, record.remarks
     arrays = [crystals.lattice, crystals.frac_coords, crystals.species, crystals.wyckoff, crystals.multiplicity]
@@ -100,7 +102,7 @@ def render_csv(record: Record) -> str:
     return ",".join([*(f'"{cell}"' for cell in cells), *numbers]) + "\n"
 
 
-def render_poscar(record: Record) -> str:
+def render_poscar(record: OutputRecord) -> str:
     """A POSCAR of the conventional cell."""
     from pymatgen.io.vasp import Poscar
 
@@ -112,22 +114,11 @@ def _zip_blocks(partial: Path, final: Path) -> None:
 
     def write(target: Path) -> None:
         with open(partial) as blocks, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            for i, block in enumerate(_blocks(blocks)):
+            for i, block in enumerate(cif_blocks(blocks)):
                 archive.writestr(f"gen_{i}.cif", block)
 
     replace_atomically(final, write)
     partial.unlink()
-
-
-def _blocks(lines: Iterable[str]) -> Iterable[str]:
-    block: list[str] = []
-    for line in lines:
-        if line.startswith("data_") and block:
-            yield "".join(block)
-            block = []
-        block.append(line)
-    if block:
-        yield "".join(block)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +132,7 @@ class Format:
         complete: makes the final file of the partial one.
     """
 
-    render: Callable[[Record], str]
+    render: Callable[[OutputRecord], str]
     header: str = ""
     any_cell: bool = True
     complete: Callable[[Path, Path], None] = os.replace
@@ -164,14 +155,14 @@ _POSCAR = re.compile(r"gen_(\d+)\.vasp")
 class Output(Protocol):
     """Where crystals go."""
 
-    def write(self, records: list[Record], progress: dict[str, Any]) -> None:
+    def write(self, records: list[OutputRecord], progress: dict[str, Any]) -> None:
         """Adds crystals and makes sure of them; `progress` is kept for an interrupted run."""
 
     def close(self) -> None:
         """Gives the complete output its name."""
 
 
-def check_target(path: Path | None, force: bool, keep_invalid: bool = False, resume: bool = False) -> None:
+def check_output(path: Path | None, force: bool, keep_invalid: bool = False, resume: bool = False) -> None:
     """Finds out before the work whether a result can be written, without loss of an earlier one.
 
     Raises:
@@ -203,7 +194,7 @@ def check_target(path: Path | None, force: bool, keep_invalid: bool = False, res
 class StandardOutput:
     """CIF blocks on stdout."""
 
-    def write(self, records: list[Record], progress: dict[str, Any]) -> None:
+    def write(self, records: list[OutputRecord], progress: dict[str, Any]) -> None:
         """Prints crystals."""
         with _writing("stdout"):
             sys.stdout.write("".join(map(render_cif, records)))
@@ -244,20 +235,22 @@ class GrowingOutput:
 
         Raises:
             UsageError: if something else was asked then.
+            OutputError: if what is there is damaged, or cannot be written.
         """
         if not (self._state.exists() or self.partial.exists()):
             self.begin()
             return {}
         try:
             state = json.loads(self._state.read_text())
-            whole = self._is_directory or self.partial.stat().st_size >= state["size"]
-        except (OSError, ValueError) as error:
+            request, size, progress = (state[key] for key in ("request", "size", "progress"))
+            whole = self._is_directory or self.partial.stat().st_size >= size
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(f"cannot continue {self.partial}: {error}", "start anew with --force") from error
         if not whole:
             raise OutputError(f"{self.partial} is shorter than it was", "start anew with --force")
-        if state["request"] != self.request:
-            keys = sorted(self.request.keys() | state["request"].keys())
-            different = [key for key in keys if state["request"].get(key) != self.request.get(key)]
+        if request != self.request:
+            keys = sorted(self.request.keys() | request.keys())
+            different = [key for key in keys if request.get(key) != self.request.get(key)]
             raise UsageError(
                 f"{self.partial} was made with another {', '.join(different)}",
                 "repeat the first command with --resume, or start anew with --force",
@@ -265,13 +258,13 @@ class GrowingOutput:
         with _writing(self.path):
             if self._is_directory:
                 for file in self.partial.iterdir():
-                    if (match := _POSCAR.fullmatch(file.name)) and int(match[1]) >= state["size"]:
+                    if (match := _POSCAR.fullmatch(file.name)) and int(match[1]) >= size:
                         file.unlink()
             else:
-                os.truncate(self.partial, state["size"])
-        return state["progress"]
+                os.truncate(self.partial, size)
+        return progress
 
-    def write(self, records: list[Record], progress: dict[str, Any]) -> None:
+    def write(self, records: list[OutputRecord], progress: dict[str, Any]) -> None:
         """Adds crystals to the partial output."""
         with _writing(self.path):
             if self._is_directory:
@@ -341,15 +334,12 @@ def _as_numbers(crystals: CrystalBatch) -> np.ndarray:
     return np.concatenate([crystals.space_group, crystals.lattice[0], sites.ravel()]).astype(np.float32)
 
 
-class _writing:
-    """Context that turns an OSError into an OutputError which names the result."""
-
-    def __init__(self, path: Path | str):
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            raise OutputError(f"cannot write {self.path}: {error.strerror or error}") from error
+@contextmanager
+def _writing(path: Path | str) -> Iterator[None]:
+    """Turns an OSError into an OutputError which names the result; a closed pipe stays what it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

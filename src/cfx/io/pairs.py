@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from cfx.core.crystal import CrystalBatch
 from cfx.errors import DataError
-from cfx.io.dataset import encode_all
+from cfx.io.dataset import as_batch
 from cfx.io.encode import SYMPREC
-from cfx.io.structures import Record, encode_records
+from cfx.io.inputs import Record, encode_records
 
 COLUMNS = ("chosen", "rejected")
 FORM = "a .jsonl or .csv with `chosen` and `rejected`, each a CIF or a structure of pymatgen as JSON"
@@ -53,7 +53,7 @@ def read_pairs(path: Path, n_max: int) -> Pairs:
     if not kept:
         why = f": row {failures[0][0]}, {failures[0][1]}" if failures else ""
         raise DataError(f"{path} holds no pair of crystals{why}", f"write {FORM}")
-    chosen, rejected = (encode_all([side[i] for i in kept], n_max) for side in sides)
+    chosen, rejected = (as_batch([side[i] for i in kept], n_max) for side in sides)
     return Pairs(chosen, rejected, failures)
 
 
@@ -67,8 +67,9 @@ def _rows(path: Path) -> list[dict]:
                 rows = [json.loads(line) for line in file if line.strip()]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"cannot read {path}: {error}", f"write {FORM}") from error
-    if any(not isinstance(row, dict) or any(not row.get(side) for side in COLUMNS) for row in rows):
-        raise DataError(f"a row of {path} has no chosen and rejected crystal", f"write {FORM}")
+    for i, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not all(row.get(side) for side in COLUMNS):
+            raise DataError(f"row {i} of {path} has no chosen and rejected crystal", f"write {FORM}")
     return rows
 
 

@@ -1,6 +1,6 @@
 """What was fetched, as a directory that can be carried to a machine without a network.
 
-DIR gets the files, in the places they have below the cache directory, and a lock file that says what each must be.
+DIR gets the files, in the places they have below the cache directory, and a lockfile that says what each must be.
 """
 
 from __future__ import annotations
@@ -14,21 +14,30 @@ from cfx.errors import DataError
 from cfx.io.addresses import parse
 from cfx.io.cache import cache_directory, replace_atomically
 from cfx.io.fetch import FILES, fetched
-from cfx.io.lock import FILE_NAME, MODELS, Locked, check_same, digest_of, read_lock, update_lock, write_lock
+from cfx.io.lockfile import (
+    FILE_NAME,
+    MODELS,
+    Locked,
+    check_same,
+    digest_of,
+    read_lockfile,
+    update_lockfile,
+    write_lockfile,
+)
 
 
 def export_files(keys: list[str], directory: Path) -> None:
     """Copies what was fetched.
 
     Args:
-        keys: addresses, and directories of converted models, as in the lock file.
+        keys: addresses, and directories of converted models, as in the lockfile.
         directory: where to; what an earlier export put there stays.
 
     Raises:
         DataError: if a file is not what it was when it was fetched.
         OutputError: if it cannot be written.
     """
-    records, exported = read_lock(), read_lock(directory / FILE_NAME)
+    records, exported = read_lockfile(), read_lockfile(directory / FILE_NAME)
     for key in keys:
         locked = records[key]
         target = locked.directory or (FILES / parse(key).place).parent.as_posix()
@@ -37,7 +46,7 @@ def export_files(keys: list[str], directory: Path) -> None:
         for name, path in places.items():
             _copy(path, directory / target / name)
         exported[key] = replace(locked, directory=target)
-    write_lock(exported, directory / FILE_NAME)
+    write_lockfile(exported, directory / FILE_NAME)
 
 
 def import_files(directory: Path) -> list[str]:
@@ -47,7 +56,7 @@ def import_files(directory: Path) -> list[str]:
         Addresses, and directories of converted models.
 
     Raises:
-        DataError: if the directory is no export, or a file is not what its lock file says.
+        DataError: if the directory is no export, or a file is not what its lockfile says.
         NetworkError: if a file was another when it was fetched here.
         OutputError: if it cannot be written.
     """
@@ -55,13 +64,13 @@ def import_files(directory: Path) -> list[str]:
         raise DataError(
             f"{directory} is no export: it has no {FILE_NAME}", "make one with: cfx fetch NAME --export DIR"
         )
-    records, here = read_lock(directory / FILE_NAME), read_lock()
+    records, here = read_lockfile(directory / FILE_NAME), read_lockfile()
     for key, locked in records.items():
         _check_import(key, locked, directory, here)
     for locked in records.values():
         for name in locked.files:
             _copy(directory / locked.directory / name, cache_directory() / locked.directory / name)
-    update_lock(lambda known: known.update(records))
+    update_lockfile(lambda known: known.update(records))
     return list(records)
 
 

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from multiprocessing.resource_tracker import ensure_running
 
 from cfx.errors import CfxError
+from cfx.io.inputs import Record, encode_records
 from cfx.io.store import Part, pack
-from cfx.io.structures import Record, encode_records
 
 CHUNK = 64
 """Records a worker takes at once."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cfx.metrics.duplicates import what_is_wrong
+from cfx.metrics.screen import what_is_wrong
 
 
 def density(structure) -> float | None:

@@ -171,13 +171,10 @@ class Hull:
             raise HullFailure(str(error)) from error
 
     def _check_elements(self, numbers: tuple[int, ...]) -> None:
-        for lacking, text in (
-            ([z for z in numbers if z not in self.phases.elements], "the hull has no phase with"),
-            ([z for z in numbers if z not in self.phases.terminals], "no phase of pure"),
-        ):
-            if lacking:
-                end = " in the hull" if text.startswith("no") else ""
-                raise HullFailure(f"{text} {', '.join(SYMBOLS[z] for z in lacking)}{end}")
+        if unknown := [SYMBOLS[z] for z in numbers if z not in self.phases.elements]:
+            raise HullFailure(f"the hull has no phase with {', '.join(unknown)}")
+        if impure := [SYMBOLS[z] for z in numbers if z not in self.phases.terminals]:
+            raise HullFailure(f"no phase of pure {', '.join(impure)} in the hull")
 
     def _system(self, numbers: tuple[int, ...]) -> _System:
         if numbers not in self._systems:

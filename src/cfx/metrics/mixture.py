@@ -1,4 +1,4 @@
-"""The mixture of compounds and pure elements with the lowest energy, by the simplex method.
+"""The mixture of compounds and pure elements with the lowest energy, by the revised simplex method (Dantzig's rule).
 
 A hull's programmes have a row for each element, so a basis is a matrix of at most a dozen rows, and the pure elements
 are a mixture to start from. scipy's general solver needs milliseconds for what takes a few steps of small matrices

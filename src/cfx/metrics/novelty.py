@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cfx.metrics.duplicates import by_composition, find_match, reduce_or_say_why, what_is_wrong
+from cfx.metrics.matching import by_composition, find_match, reduce_or_say_why
 from cfx.metrics.parallel import spread
 from cfx.metrics.reference import Reference
+from cfx.metrics.screen import what_is_wrong
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Novelty:
     reason: str = ""
 
 
-NOT_EVALUATED = Novelty(None, None, "no reference to compare with")
+NO_REFERENCE = Novelty(None, None, "no reference to compare with")
 
 
 def find_novel(
@@ -43,7 +44,7 @@ def find_novel(
         on_done: told how many compositions that both have are done.
     """
     if reference is None:
-        return [NOT_EVALUATED] * len(structures)
+        return [NO_REFERENCE] * len(structures)
     reasons = [what_is_wrong(structure) for structure in structures]
     records = [Novelty(not reason, None, reason) for reason in reasons]
     groups = by_composition(structures, reasons)

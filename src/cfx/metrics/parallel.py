@@ -1,4 +1,4 @@
-"""A function of many arguments, on many cores."""
+"""Many calls of one function, on many cores."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def spread(
             on_done(len(results))
         return results
     except BrokenProcessPool as error:
-        raise CfxError(
-            "a process that compares crystals was killed, perhaps for want of memory", "use fewer processes"
-        ) from error
+        raise CfxError("a worker process was killed, perhaps for want of memory", "use fewer processes") from error
 
 
 def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -7,6 +7,7 @@ and no more memory than what is looked at.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -19,10 +20,14 @@ import numpy as np
 
 from cfx.core.elements import SYMBOLS
 from cfx.errors import OutputError
-from cfx.metrics.duplicates import composition_key, what_is_wrong
+from cfx.metrics.matching import composition_key
+from cfx.metrics.screen import what_is_wrong
 
 VERSION = 1
 """Of the files; another one is another directory."""
+
+AMU_PER_CUBIC_ANGSTROM = 1.66053906660
+"""In g/cm3."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,13 @@ class Reference:
         for number in np.unique(self.numbers):
             masses[number] = float(Element(SYMBOLS[number]).atomic_mass)
         total = np.add.reduceat(masses[self.numbers], self.starts[:-1]) if len(self) else np.zeros(0)
-        return total / np.abs(np.linalg.det(self.lattices)) * GRAM_PER_CM3
+        return total / np.abs(np.linalg.det(self.lattices)) * AMU_PER_CUBIC_ANGSTROM
 
     def num_elements(self) -> np.ndarray:
         """Number of elements of every crystal, int [n]."""
         crystal = np.repeat(np.arange(len(self)), np.diff(self.starts))
         pairs = np.unique(crystal * len(SYMBOLS) + self.numbers)
         return np.bincount(pairs // len(SYMBOLS), minlength=len(self))
-
-
-GRAM_PER_CM3 = 1.66053906660
-"""One atomic mass unit per cubic angstrom."""
 
 
 def _digest(key: Hashable) -> np.uint64:
@@ -125,7 +126,7 @@ def cached_reference(structures: Callable[[], Iterable], digest: str, directory:
 
     Args:
         structures: gives the pymatgen Structures; called only if they are needed.
-        digest: of their content, or of the file they come from; a name of a directory.
+        digest: of their content, or of the file they come from; it names the directory of the reference.
         directory: of the cache.
 
     Raises:
@@ -168,7 +169,9 @@ def _save(reference: Reference, path: Path) -> None:
             np.save(beside / f"{name}.npy", getattr(reference, name), allow_pickle=False)
         shutil.rmtree(path, ignore_errors=True)  # a damaged one
         os.rename(beside, path)
-    except FileExistsError:
-        pass  # another process was faster
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        # Another process was faster, and its directory holds the same.
     finally:
         shutil.rmtree(beside, ignore_errors=True)

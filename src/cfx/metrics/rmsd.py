@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import warnings
 
-from cfx.metrics.duplicates import what_is_wrong
 from cfx.metrics.reduction import plain
+from cfx.metrics.screen import what_is_wrong
 
 
 @functools.cache
@@ -37,5 +37,6 @@ def rms_displacement(structure, relaxed) -> float | None:
         distances = _matcher(len(before) != len(after)).get_rms_dist(before, after)
     if distances is None:
         return None
-    volumes = before.volume / len(before) * after.volume / len(after)
-    return float(distances[0]) * volumes ** (1 / 6)
+    # pymatgen's unit of length: the cube root of the volume per atom, the geometric mean of both crystals'.
+    unit = (before.volume / len(before) * after.volume / len(after)) ** (1 / 6)
+    return float(distances[0]) * unit

@@ -9,28 +9,35 @@ Z95 = 1.959963984540054
 """Standard normal quantile of a two-sided interval of 95 %."""
 
 
-def wilson_interval(count: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a rate: of `total` trials, `count` succeeded.
+def wilson_interval(count: int, total: int) -> tuple[float, float]:
+    """Wilson's score interval of 95 % of a rate: of `total` trials, `count` succeeded.
 
+    E. B. Wilson, Journal of the American Statistical Association 22 (1927) 209.
     Unlike the interval of a normal distribution it stays within 0..1, and has a width where all trials agree.
 
     Args:
         count: successes, 0..total.
         total: trials, at least 1.
-        z: quantile of the standard normal distribution; the default stands for 95 %.
+
+    Raises:
+        ValueError: if there are no trials, or more successes than trials.
     """
     if not 0 <= count <= total or total < 1:
         raise ValueError(f"{count} of {total} is no rate")
-    rate, weight = count / total, z * z / total
+    rate, weight = count / total, Z95 * Z95 / total
     centre = (rate + weight / 2) / (1 + weight)
-    half = z / (1 + weight) * math.sqrt(rate * (1 - rate) / total + weight / (4 * total))
+    half = Z95 / (1 + weight) * math.sqrt(rate * (1 - rate) / total + weight / (4 * total))
     low = 0.0 if count == 0 else centre - half
     high = 1.0 if count == total else centre + half
     return max(0.0, low), min(1.0, high)
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its standard error (sample standard deviation over the root of n); one value has no error."""
+    """Mean and its standard error (sample standard deviation over the root of n); one value has no error.
+
+    Raises:
+        ValueError: if there are no values.
+    """
     if not values:
         raise ValueError("no values, no mean")
     mean = math.fsum(values) / len(values)

@@ -2,9 +2,9 @@
 
 Rates are over all rows of the input: a row that could not be read, or where a step failed, counts as a failure. (Only
 the space group as asked is over the rows where one was asked for.) A crystal that is not valid can still be unique,
-novel or stable: these are judged for every row that could be read, as MatterGen does, and whoever wants them combined
-has the records. What was evaluated for no row at all is None. Means are over the rows that have a value, distances of
-distributions over the valid ones, as in CDVAE.
+novel or stable: these are judged for every row that could be read, as MatterGen (2312.03687) does, and whoever wants
+them combined has the records. What was evaluated for no row at all is None. Means are over the rows that have a value,
+distances of distributions over the valid ones, as in CDVAE (2110.06197).
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _column(records: Sequence[Record], key: str) -> list:
     return [record.get(key) for record in records]
 
 
-def both(*flags: bool | None) -> bool | None:
+def _all_hold(*flags: bool | None) -> bool | None:
     """Whether all hold; False as soon as one does not, None if that cannot be said."""
     if any(flag is not None and not flag for flag in flags):
         return False
@@ -84,7 +84,7 @@ def _joint(*columns: Sequence[bool | None]) -> dict[str, Any] | None:
     """The rate of rows where all hold; None if a whole column was not evaluated."""
     if any(all(flag is None for flag in column) for column in columns):
         return None
-    return rate([both(*flags) for flags in zip(*columns, strict=True)])
+    return rate([_all_hold(*flags) for flags in zip(*columns, strict=True)])
 
 
 def _validity(records: Sequence[Record]) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _distance(
     records: Sequence[Record], reference: Mapping[str, Sequence[float]] | None, key: str, unit: str
 ) -> dict[str, Any] | None:
     """Distance of the distribution of a quantity, over the valid rows, from that of the reference."""
-    valid = [record for record in records if both(record.get("valid_structure"), record.get("valid_composition"))]
+    valid = [record for record in records if _all_hold(record.get("valid_structure"), record.get("valid_composition"))]
     samples = [record[key] for record in valid if record.get(key) is not None]
     distance = distribution_distance(samples, reference[key]) if reference else None
     return None if distance is None else {"value": distance, "unit": unit, "of": len(samples)}

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cfx.metrics.duplicates import what_is_wrong
 from cfx.metrics.parallel import spread
+from cfx.metrics.screen import what_is_wrong
 
 SYMPREC = 0.01
 """Distance tolerance (angstrom) of the symmetry search."""

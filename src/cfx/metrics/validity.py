@@ -1,4 +1,4 @@
-"""Whether a structure can be one of matter, and a composition be neutral: the validity of CDVAE and its successors.
+"""Whether a structure can be one of matter, and a composition be neutral: the validity of CDVAE (2110.06197).
 
 A structure is valid if no two atoms, periodic images included, are within 0.5 angstrom and the cell is larger than
 0.1 cubic angstrom. A composition is valid if SMACT finds oxidation states that balance, the more electronegative
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from cfx.errors import DependencyError
 from cfx.metrics.distance import closest_approach
-from cfx.metrics.duplicates import UNREAD, what_is_wrong
+from cfx.metrics.screen import UNREAD, what_is_wrong
 
 MIN_DISTANCE = 0.5
 """Distance (angstrom) that two atoms keep in a valid structure."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from cfx.errors import CfxError
 from cfx.potentials.base import PotentialBatch
-from cfx.potentials.screen import load, unfit
+from cfx.potentials.screen import memory_load, unfit
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 LARGEST_BATCH = {"cpu": 128.0, "cuda": 2048.0}
-"""Of crystals' loads (see `screen.load`), by device: what keeps it busy. With CHGNet, 0.8 and 12 GB."""
+"""Of crystals' loads (see `screen.memory_load`), by device: what keeps it busy. With CHGNet, 0.8 and 12 GB."""
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "alloc_failed", "can't allocate memory")
 """What torch says when memory runs out, besides raising an error of its own."""
@@ -76,7 +76,7 @@ class Batches:
             elements: atomic numbers that the library knows; None if it does not tell.
         """
         results: list[Result | str] = [unfit(structure, elements) for structure in structures]
-        loads = {i: load(structures[i]) for i, reason in enumerate(results) if not reason}
+        loads = {i: memory_load(structures[i]) for i, reason in enumerate(results) if not reason}
         waiting = plan(loads, self.largest)[::-1]
         while waiting:
             batch = waiting.pop()
@@ -108,7 +108,7 @@ class Batches:
             release_memory()
             if len(structures) == 1:
                 return f"{len(structures[0])} atoms do not fit in memory"
-            self.largest = min(self.largest, sum(map(load, structures)) / 2)
+            self.largest = min(self.largest, sum(map(memory_load, structures)) / 2)
         return reason
 
 

@@ -61,8 +61,8 @@ def load_files(text: str):
 
 def model_name(text: str) -> str:
     """What a model is called: its directory, or its repository on the hub."""
-    if Path(text).exists():
-        return Path(text).name
+    if (path := Path(text).expanduser()).exists():
+        return path.name
     entry = find(text, REWARD, POTENTIAL)
     if entry is not None and isinstance(address := parse(entry.address), HubAddress):
         return address.repo.partition("/")[2]

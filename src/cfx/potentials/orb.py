@@ -75,10 +75,15 @@ def _load(function, path: Path | None, device: str):
             return function(**weights, device=device, compile=False)
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"these are no weights of {function.__name__}: {reason}") from error
+            raise CheckpointError(
+                f"these are no weights of {function.__name__}: {reason}",
+                "name the model whose weights they are: orb:NAME:/path/to/weights",
+            ) from error
         except OSError as error:
             if path is not None:
-                raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+                raise CheckpointError(
+                    f"{path} cannot be read: {error.strerror or error}", "give the path of downloaded weights"
+                ) from error
             raise NetworkError(
                 f"the weights of {function.__name__} cannot be downloaded", "give orb:NAME:/path/to/weights"
             ) from error

@@ -15,7 +15,7 @@ import numpy as np
 
 from cfx.potentials.base import Potential
 from cfx.potentials.screen import unfit
-from cfx.potentials.symmetry import Invariance, find_invariance
+from cfx.potentials.symmetry import Symmetry, find_symmetry
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -27,7 +27,7 @@ FIRST_STEP, LONGEST_STEP, MOST_MOVED = 0.1, 1.0, 0.2
 """Of time, in ASE's units, and of all coordinates together, angstrom."""
 
 PATIENCE, FASTER, SLOWER, MIXING, LESS_MIXING = 5, 1.1, 0.5, 0.1, 0.99
-"""FIRE's other parameters, as Bitzek et al. published them."""
+"""N_min, f_inc, f_dec, alpha_start and f_alpha of FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006)."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,13 @@ class _Walker:
     def __init__(self, number: int, structure: Structure | None, fix_symmetry: bool):
         self.number, self.structure, self.seen = number, structure, structure
         self.energy, self.fmax, self.steps, self.converged, self.reason = np.nan, np.nan, 0, False, ""
-        self._invariance: Invariance | None = None
+        self._symmetry: Symmetry | None = None
         self._forces = np.zeros((0, 3))
         self._velocity: np.ndarray | None = None
         self._time, self._mixing, self._downhill = FIRST_STEP, MIXING, 0
         if fix_symmetry and not unfit(structure, None):
             try:
-                self.structure, self._invariance = find_invariance(structure)
+                self.structure, self._symmetry = find_symmetry(structure)
             except ValueError as error:
                 self.structure, self.reason = None, f"its symmetry cannot be kept: {error}"
 
@@ -144,8 +144,8 @@ class _Walker:
     def look(self, energy: float, forces: np.ndarray, stress: np.ndarray) -> None:
         """Takes note of what the potential says of its present state."""
         virial = -self.structure.volume * (stress + stress.T) / 2
-        if self._invariance is not None:
-            forces, virial = self._invariance.of_vectors(forces), self._invariance.of_tensor(virial)
+        if self._symmetry is not None:
+            forces, virial = self._symmetry.symmetrize_vectors(forces), self._symmetry.symmetrize_tensor(virial)
         self._forces = np.concatenate([forces, virial / len(forces)])
         self.seen, self.energy = self.structure, energy
         self.fmax = float(np.linalg.norm(self._forces, axis=1).max())

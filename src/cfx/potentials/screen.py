@@ -26,7 +26,7 @@ MOST_ATOMS = 1000
 """In a cell. Beyond, the table of distances alone is large."""
 
 ORDINARY_VOLUME = 20.0
-"""Per atom, angstrom^3: that of the crystals whose atoms count once in `load`."""
+"""Per atom, angstrom^3: that of the crystals whose atoms count once in `memory_load`."""
 
 LARGEST_LOAD = 1500.0
 """Of one crystal. CHGNet, the hungriest model, takes 6 MB for the forces of an atom that counts once (17 MB for each of
@@ -45,7 +45,7 @@ def unfit(structure: Structure | None, elements: frozenset[int] | None) -> str:
     return _bad_content(structure, elements) or _bad_geometry(structure)
 
 
-def load(structure: Structure) -> float:
+def memory_load(structure: Structure) -> float:
     """How much a crystal asks of the memory: its atoms, counted more in dense crystals.
 
     Neighbours grow with the density, angles between bonds with its square.
@@ -77,7 +77,7 @@ def _bad_geometry(structure: Structure) -> str:
         return f"{volume:.2g} cubic angstrom per atom, less than {SMALLEST_VOLUME:g}"
     if volume > LARGEST_VOLUME:
         return f"{volume:.4g} cubic angstrom per atom, more than {LARGEST_VOLUME:g}"
-    if load(structure) > LARGEST_LOAD:
+    if memory_load(structure) > LARGEST_LOAD:
         return f"{len(structure)} atoms so dense are too many for the memory"
     distance = closest_approach(structure)
     if not distance > SHORTEST_DISTANCE:

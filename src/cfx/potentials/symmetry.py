@@ -16,7 +16,7 @@ SYMPREC = 0.01
 
 
 @dataclass(frozen=True)
-class Invariance:
+class Symmetry:
     """The operations of a crystal of n atoms; those of a cell that is not primitive include its translations.
 
     Attributes:
@@ -27,31 +27,30 @@ class Invariance:
     rotations: np.ndarray
     images: np.ndarray
 
-    def of_vectors(self, vectors: np.ndarray) -> np.ndarray:
+    def symmetrize_vectors(self, vectors: np.ndarray) -> np.ndarray:
         """The part of one vector per atom [n, 3] that all operations leave as it is."""
         total = np.zeros_like(vectors)
         for rotation, images in zip(self.rotations, self.images, strict=True):
             total[images] += vectors @ rotation.T
         return total / len(self.images)
 
-    def of_tensor(self, tensor: np.ndarray) -> np.ndarray:
+    def symmetrize_tensor(self, tensor: np.ndarray) -> np.ndarray:
         """The part of a tensor [3, 3] that all operations leave as it is."""
         return np.mean(self.rotations @ tensor @ self.rotations.transpose(0, 2, 1), axis=0)
 
 
-def find_invariance(structure: Structure, symprec: float = SYMPREC) -> tuple[Structure, Invariance]:
-    """A crystal whose cell and positions obey its symmetry to rounding, at most `symprec` or so away, and the symmetry.
+def find_symmetry(structure: Structure) -> tuple[Structure, Symmetry]:
+    """A crystal whose cell and positions obey its symmetry to rounding, at most SYMPREC or so away, and the symmetry.
 
     Args:
         structure: ordered.
-        symprec: tolerance of the search, angstrom.
 
     Raises:
         ValueError: if spglib finds no symmetry that maps atoms to atoms.
     """
     from pymatgen.core import Lattice, Structure
 
-    turns, shifts = _operations(structure, symprec)
+    turns, shifts = _operations(structure)
     cell, coords = _exact_cell(structure.lattice.matrix, turns), structure.frac_coords
     numbers = np.array([site.specie.Z for site in structure])
     images = np.array(
@@ -64,17 +63,17 @@ def find_invariance(structure: Structure, symprec: float = SYMPREC) -> tuple[Str
     exact /= len(turns)
     rotations = cell.T @ turns @ np.linalg.inv(cell.T)
     properties = structure.site_properties
-    return Structure(Lattice(cell), structure.species, exact, site_properties=properties), Invariance(rotations, images)
+    return Structure(Lattice(cell), structure.species, exact, site_properties=properties), Symmetry(rotations, images)
 
 
-def _operations(structure: Structure, symprec: float) -> tuple[np.ndarray, np.ndarray]:
+def _operations(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
     """Rotations [g, 3, 3] of fractional columns, and translations [g, 3]."""
     os.environ.setdefault("SPGLIB_WARNING", "OFF")
     import spglib
 
     cell = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
     try:
-        dataset = spglib.get_symmetry_dataset(cell, symprec)
+        dataset = spglib.get_symmetry_dataset(cell, SYMPREC)
     except spglib.SpglibError as error:
         raise ValueError(f"spglib: {error}") from error
     if dataset is None:

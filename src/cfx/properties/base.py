@@ -18,6 +18,9 @@ BUNDLED = ("band_gap", "dielectric")
 """Properties that need no model from elsewhere: the band gap, eV, as PBE gives it; the mean eigenvalue (trace / 3) of
 the total dielectric tensor, that of electrons and ions."""
 
+UNITS = {"band_gap": "eV", "dielectric": "", "formation_energy": "eV/atom"}
+"""Of the properties that cfx knows; others are taken as numbers without one."""
+
 NAMES = "bundled; matgl:NAME or matgl:/directory"
 
 
@@ -61,17 +64,17 @@ class PropertyModel(Protocol):
 
 
 def evaluate_all(models: Sequence[PropertyModel], structures: Sequence[Structure | None]) -> list[PropertyBatch]:
-    """What each model says of the crystals; bundled models that share their features compute them once."""
+    """What each model says of the crystals; bundled models that share an extractor compute features once."""
     computed: dict[int, list] = {}
     batches = []
     for model in models:
-        features = getattr(model, "features", None)
-        if features is None:
+        extractor = getattr(model, "extractor", None)
+        if extractor is None:
             batches.append(model.evaluate(structures))
             continue
-        if id(features) not in computed:
-            computed[id(features)] = features.evaluate(structures)
-        batches.append(model.predict(computed[id(features)]))
+        if id(extractor) not in computed:
+            computed[id(extractor)] = extractor.evaluate(structures)
+        batches.append(model.predict(computed[id(extractor)]))
     return batches
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfx.properties.base import PropertyBatch
-from cfx.properties.features import CrystalFeatures, Features
+from cfx.properties.base import UNITS, PropertyBatch
+from cfx.properties.features import CrystalFeatures, FeatureExtractor
 from cfx.properties.heads import Head, load_head
 
 if TYPE_CHECKING:
@@ -19,27 +19,25 @@ if TYPE_CHECKING:
 VERSION = "1"
 """Of the heads; counts up when their predictions change."""
 
-UNITS = {"band_gap": "eV", "dielectric": ""}
-
 
 class BundledModel:
-    """A `PropertyModel` of a head on features; models of several properties may share the features.
+    """A `PropertyModel` of a head on features; models of several properties may share the extractor.
 
     Attributes:
         name: of the model, with what makes its features.
         property: that it predicts.
         unit: of the property.
-        features: that its head reads; what they are of a crystal can be handed to several models.
+        extractor: of the features that its head reads; those of a crystal can be handed to several models.
     """
 
-    def __init__(self, property: str, features: Features, head: Head):
-        self.name = f"cfx {property} {VERSION} on {features.name}"
+    def __init__(self, property: str, extractor: FeatureExtractor, head: Head):
+        self.name = f"cfx {property} {VERSION} on {extractor.name}"
         self.property, self.unit = property, UNITS[property]
-        self.features, self._head = features, head
+        self.extractor, self._head = extractor, head
 
     def evaluate(self, structures: Sequence[Structure | None]) -> PropertyBatch:
         """See `PropertyModel.evaluate`."""
-        return self.predict(self.features.evaluate(structures))
+        return self.predict(self.extractor.evaluate(structures))
 
     def predict(self, found: Sequence[CrystalFeatures | str]) -> PropertyBatch:
         """The property of crystals with these features, or without any for a reason."""
@@ -52,9 +50,9 @@ class BundledModel:
 
 
 @functools.cache
-def shared_features(device: str) -> Features:
+def shared_extractor(device: str) -> FeatureExtractor:
     """CHGNet on a device, once for all bundled models."""
-    return Features(device)
+    return FeatureExtractor(device)
 
 
 def load_bundled(property: str, device: str = "cpu") -> BundledModel:
@@ -71,4 +69,4 @@ def load_bundled(property: str, device: str = "cpu") -> BundledModel:
     file = resources.files("cfx") / "resources" / "properties" / f"{property}.npz"
     with resources.as_file(file) as path:
         head = load_head(path)
-    return BundledModel(property, shared_features(device), head)
+    return BundledModel(property, shared_extractor(device), head)

@@ -5,30 +5,11 @@ Upgrades of libraries have changed the predictions of published models without a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from cfx.catalog import CANARIES, KnownCrystal
 from cfx.errors import CheckpointError
 from cfx.properties.base import PropertyModel
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
-FACE_CENTRED = np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2
-"""Primitive vectors, in edges of the cube."""
+from cfx.properties.known import CANARIES
 
 HINT = "take weights made for the installed version of its library, or the model that comes with cfx: bundled"
-
-
-def known_structure(crystal: KnownCrystal) -> Structure:
-    """The primitive cell of a known crystal."""
-    from pymatgen.core import Structure
-
-    symbols, places = zip(*crystal.sites, strict=True)
-    vectors = crystal.a * FACE_CENTRED
-    return Structure(vectors, symbols, crystal.a * np.array(places), coords_are_cartesian=True)
 
 
 def prove(model: PropertyModel) -> None:
@@ -42,7 +23,7 @@ def prove(model: PropertyModel) -> None:
     crystals = CANARIES.get(model.property, ())
     if not crystals:
         return
-    batch = model.evaluate([known_structure(crystal) for crystal in crystals])
+    batch = model.evaluate([crystal.structure() for crystal in crystals])
     if not batch.ok.any():
         raise CheckpointError(
             f"{model.name} can evaluate none of the crystals whose {model.property} is known: {batch.reasons[0]}", HINT

@@ -43,7 +43,7 @@ class CrystalFeatures:
     energy: float
 
 
-class Features:
+class FeatureExtractor:
     """CHGNet, up to its features.
 
     Attributes:

@@ -7,6 +7,7 @@ width of a Laplace distribution around it. Members of an ensemble have seen diff
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,9 @@ FEWEST = 5
 
 WIDEST = 10.0
 """Bound of the logarithms of attention's weights."""
+
+LOG_WIDTHS = (-6, 3)
+"""Bounds of the logarithms of the widths, in training too."""
 
 
 class Inputs(NamedTuple):
@@ -134,7 +138,7 @@ class Head:
         """Targets, of which none is beyond those of the training data, and widths; each [members, n]."""
         count = len(self.arrays["output/b"])
         found = np.stack([self._network(member, inputs) for member in range(count)])
-        return np.clip(found[..., 0], *self.arrays["bounds"]), np.exp(np.clip(found[..., 1], -6, 3))
+        return np.clip(found[..., 0], *self.arrays["bounds"]), np.exp(np.clip(found[..., 1], *LOG_WIDTHS))
 
     def outside(self, features: Sequence[CrystalFeatures], inputs: Inputs) -> np.ndarray:
         """Which crystals are far from the training data, or have an element that is hardly among them, bool [n]."""
@@ -185,7 +189,7 @@ def load_head(path: Path) -> Head:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", "reinstall cfx") from error
     names = {*OTHERS, *(f"{layer}/{part}" for layer in LAYERS for part in "wb")}
     if missing := sorted(names - set(arrays)):

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfx.catalog import CANARIES
 from cfx.core.elements import SYMBOLS
 from cfx.errors import CheckpointError, DependencyError
 from cfx.potentials.base import check_device
 from cfx.potentials.batching import LARGEST_BATCH, Batches, explain
 from cfx.potentials.matgl_files import FORM, load_files, model_name
 from cfx.potentials.screen import unfit
-from cfx.properties.base import PropertyBatch
-from cfx.properties.canary import known_structure, prove
+from cfx.properties.base import UNITS, PropertyBatch
+from cfx.properties.canary import prove
+from cfx.properties.known import CANARIES
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-UNITS = {"band_gap": "eV", "formation_energy": "eV/atom"}
 VOIGT = 6
 """Numbers that a symmetric tensor has: xx, yy, zz, and then the others."""
 
@@ -89,7 +88,7 @@ class MatglProperty:
         self._elements = frozenset(SYMBOLS.index(symbol) for symbol in inner.element_types)
         self._convert = Structure2Graph(inner.element_types, inner.cutoff).get_graph
         self._has_labels = getattr(getattr(inner, "embedding", None), "ntypes_state", None) is not None
-        known = [known_structure(crystal) for crystals in CANARIES.values() for crystal in crystals]
+        known = [crystal.structure() for crystals in CANARIES.values() for crystal in crystals]
         known = [structure for structure in known if not unfit(structure, self._elements)]
         if not known:
             raise CheckpointError(f"{name} knows the elements of no crystal that would prove it", FORM)

@@ -1,4 +1,4 @@
-"""Rewards made of rewards: shaped, summed, and with an eye on novelty and repetition."""
+"""Rewards made of rewards, shaped and summed; what novelty and repetition add to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def shape_values(value: np.ndarray, shape: Shape) -> np.ndarray:
-    """Values as a `Shape` has them: clipped, then as log(1 + value) or as 1 above a threshold and 0 below."""
+    """Values as a `Shape` has them: clipped, then as sign(r) log(1 + |r|), or as 1 from a threshold on and 0 below."""
     value = np.asarray(value, float)
     if shape.clip:
         value = np.clip(value, *shape.clip)
@@ -31,7 +31,7 @@ def shape_values(value: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Weighted:
+class WeightedSum:
     """A sum of shaped rewards; a crystal is ok if all of them have a value for it.
 
     Attributes:

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cfx.metrics.hull import Hull
-from cfx.potentials.base import Potential
+from cfx.potentials.base import Potential, PotentialBatch
 from cfx.rewards.base import RewardBatch, make_batch
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+STRESS_WEIGHT = 10.0
+"""How many eV/angstrom of force 1 eV/angstrom^3 of stress counts as."""
+
 FORCE_LIMIT = 20.0
-"""Above which a force counts no further, eV/angstrom; of a stress, eV/angstrom^3 over 10."""
+"""Above which a force counts no further, eV/angstrom; so does a stress above FORCE_LIMIT / STRESS_WEIGHT."""
 
 
 class EHull:
@@ -69,16 +72,15 @@ class Energy:
 
 
 class Force:
-    """Minus the logarithm of mean force and stress, both clipped: how close a crystal is to a minimum."""
+    """Minus the logarithm of mean force plus weighted mean stress, clipped: how close a crystal is to a minimum."""
 
     name, unit = "force", ""
     kl_coef = 0.1
+    failure = -float(np.log(FORCE_LIMIT + FORCE_LIMIT))
 
-    def __init__(self, potential: Potential, stress_weight: float = 10.0):
-        """Stress (eV/angstrom^3) counts `stress_weight` times as much as force (eV/angstrom)."""
+    def __init__(self, potential: Potential):
         self.about = f"forces and stresses by {potential.name}"
-        self.failure = -float(np.log(FORCE_LIMIT + FORCE_LIMIT))
-        self._potential, self._weight = potential, stress_weight
+        self._potential = potential
 
     def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
         """See `Reward`."""
@@ -88,13 +90,13 @@ class Force:
         for i in np.flatnonzero(batch.ok):
             sizes = np.linalg.norm(batch.forces[i], axis=1)
             force[i] = np.minimum(sizes, FORCE_LIMIT).mean()
-            stress[i] = np.minimum(np.abs(batch.stress[i]), FORCE_LIMIT / self._weight).mean()
+            stress[i] = np.minimum(np.abs(batch.stress[i]), FORCE_LIMIT / STRESS_WEIGHT).mean()
         # A crystal at rest by symmetry has forces of rounding size only, which are no better than none.
-        value = -np.log(np.maximum(force + self._weight * stress, 1e-4))
+        value = -np.log(np.maximum(force + STRESS_WEIGHT * stress, 1e-4))
         metrics = {"mean force (eV/angstrom)": force, "mean stress (eV/angstrom^3)": stress}
         return make_batch(value, batch.reasons, metrics)
 
 
-def _per_atom(batch, structures: Sequence[Structure | None]) -> np.ndarray:
+def _per_atom(batch: PotentialBatch, structures: Sequence[Structure | None]) -> np.ndarray:
     """Energies in eV/atom, float64 [n]; NaN where there is none."""
     return batch.energy / np.array([np.nan if one is None else len(one) for one in structures], float)

@@ -12,7 +12,7 @@ from cfx.errors import DependencyError, UsageError
 from cfx.metrics.hull import Hull
 from cfx.potentials.base import Potential
 from cfx.rewards.base import Reward
-from cfx.rewards.compose import Weighted
+from cfx.rewards.compose import WeightedSum
 
 GROUP = "cfx.rewards"
 """Entry points of other packages: name = module:Class."""
@@ -21,7 +21,7 @@ NAMES = ("ehull", "fom", "gap", "dielectric", "property:MODEL", "force", "energy
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def load_reward(config: RewardConfig, open_hull: Callable[[Potential], Hull]) -> Weighted:
+def load_reward(config: RewardConfig, open_hull: Callable[[Potential], Hull]) -> WeightedSum:
     """The reward of a configuration.
 
     Args:
@@ -33,11 +33,11 @@ def load_reward(config: RewardConfig, open_hull: Callable[[Potential], Hull]) ->
         DependencyError: for a library that is not there.
         CheckpointError: for a model that is not there, or predicts what is known to be wrong.
     """
-    parts = tuple((_load(name, config, open_hull), weight) for name, weight in split(config.reward))
-    return Weighted(parts, config.shape)
+    parts = tuple((_load(name, config, open_hull), weight) for name, weight in parse_rewards(config.reward))
+    return WeightedSum(parts, config.shape)
 
 
-def split(text: str) -> list[tuple[str, float]]:
+def parse_rewards(text: str) -> list[tuple[str, float]]:
     """Names and weights of ehull:1,fom:0.2; a weight left out is 1.
 
     Raises:
@@ -98,12 +98,14 @@ def _from_properties(name: str, config: RewardConfig) -> Reward:
 
 def _imported(name: str) -> object:
     module, _, attribute = name.partition(":")
+    if not module or not attribute or module.startswith("."):
+        raise UsageError(f"{name} does not name a class", "write MODULE:CLASS")
     try:
         return getattr(importlib.import_module(module), attribute)
     except ImportError as error:
         raise DependencyError(f"the module {module} cannot be imported: {error}", "write MODULE:CLASS") from error
-    except (AttributeError, ValueError) as error:
-        raise UsageError(f"there is no {attribute or 'class'} in {module!r}", "write MODULE:CLASS") from error
+    except AttributeError as error:
+        raise UsageError(f"there is no {attribute} in {module}", "write MODULE:CLASS") from error
 
 
 def _checked(name: str, found: object) -> Reward:
@@ -111,7 +113,7 @@ def _checked(name: str, found: object) -> Reward:
     try:
         reward = found() if isinstance(found, type) else found
     except TypeError as error:
-        raise UsageError(f"{name} cannot be made without arguments: {error}") from error
+        raise UsageError(f"{name} cannot be made without arguments: {error}", "see docs/howto/own-reward.md") from error
     missing = [
         part for part in ("name", "about", "unit", "kl_coef", "failure", "evaluate") if not hasattr(reward, part)
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfx.properties.base import PropertyModel, evaluate_all
+from cfx.properties.base import PropertyBatch, PropertyModel, evaluate_all
 from cfx.rewards.base import RewardBatch, make_batch
 
 if TYPE_CHECKING:
@@ -78,5 +78,5 @@ class FigureOfMerit:
         return make_batch(value, reasons, metrics)
 
 
-def _metrics(model: PropertyModel, batch) -> dict[str, np.ndarray]:
+def _metrics(model: PropertyModel, batch: PropertyBatch) -> dict[str, np.ndarray]:
     return {label(model): np.asarray(batch.value, float), f"{label(model)}, std": np.asarray(batch.std, float)}

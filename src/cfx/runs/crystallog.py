@@ -16,7 +16,7 @@ import numpy as np
 from cfx.core.crystal import CrystalBatch, concatenate
 from cfx.errors import DataError, OutputError
 from cfx.io.cache import replace_atomically
-from cfx.io.outputs import Record, render_cif
+from cfx.io.outputs import OutputRecord, render_cif
 from cfx.metrics.duplicates import find_duplicates
 from cfx.runs.rollout import RewardCache, Rollout, fingerprint, primitive_cells
 
@@ -132,7 +132,7 @@ class CrystalLog:
             ranked = sorted(self._best.items(), key=lambda item: _by_reward(item[1][0]))
             self._best = dict(ranked[: POOL * self.keep])
 
-    def best(self) -> list[Record]:
+    def best(self) -> list[OutputRecord]:
         """The crystals of highest reward, none twice, with what it was made of."""
         ranked = sorted((one for copies in self._best.values() for one in copies), key=_by_reward)
         looked_at, unique = 0, []
@@ -146,7 +146,7 @@ class CrystalLog:
             parts = {
                 NOT_CIF.sub("_", name).strip("_"): part for name, part in one.line["parts"].items() if part is not None
             }
-            records.append(Record(index, one.crystals, {"step": one.line["step"], "reward": one.reward, **parts}))
+            records.append(OutputRecord(index, one.crystals, {"step": one.line["step"], "reward": one.reward, **parts}))
         return records
 
     def write_best(self, path: Path) -> int:

@@ -11,7 +11,7 @@ from cfx.errors import DataError, UsageError
 from cfx.io.addresses import HubAddress, parse
 from cfx.io.cache import remove_file
 from cfx.io.fetch import Request, fetch_file, fetched
-from cfx.io.lock import Digest, Locked, digest_of, forget, read_lock
+from cfx.io.lockfile import Digest, Locked, digest_of, forget, read_lockfile
 from cfx.io.resources import resource_directory
 from cfx.io.transfer import export_files, find_files
 from cfx.reporter import Reporter
@@ -38,7 +38,7 @@ class Status:
 
 def statuses() -> list[Status]:
     """Of the whole catalog."""
-    records = read_lock()
+    records = read_lockfile()
     return [_status(entry, records) for entry in CATALOG.values()]
 
 
@@ -172,7 +172,7 @@ class Checked:
 
 def verify(reporter: Reporter) -> list[Checked]:
     """Compares everything that was fetched with its recorded SHA-256; what is damaged is removed."""
-    records, checked = read_lock(), []
+    records, checked = read_lockfile(), []
     with reporter.progress("verifying", len(records)) as progress:
         for done, (key, locked) in enumerate(records.items(), start=1):
             places = find_files(key, locked)
@@ -208,7 +208,7 @@ def export(addresses: Collection[str] | None, directory: Path) -> list[str]:
         DataError: if there is nothing to copy.
         OutputError: if it cannot be written.
     """
-    records = read_lock()
+    records = read_lockfile()
     here = [
         key
         for key, locked in records.items()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfx.errors import UsageError
-from cfx.io.columns import row_names
 from cfx.io.crystals import load_crystals
+from cfx.io.inputs import row_names
 from cfx.metrics.novelty import find_novel
 from cfx.reporter import Reporter
 from cfx.runs.curves import Curves, Panel, Series

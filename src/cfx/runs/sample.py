@@ -20,7 +20,7 @@ from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import cell_vectors, is_physical
 from cfx.errors import NumericsError, UsageError
 from cfx.io.encode import find_space_group
-from cfx.io.outputs import GrowingOutput, Record, StandardOutput, check_target
+from cfx.io.outputs import GrowingOutput, OutputRecord, StandardOutput, check_output
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.runs.signals import Interrupted, StopRequest
@@ -99,7 +99,7 @@ def sample(
         OutputError: if `output` cannot be written.
         Interrupted: after a signal; the crystals so far are in OUTPUT.partial.
     """
-    check_target(output, force, request.keep_invalid, resume)
+    check_output(output, force, request.keep_invalid, resume)
     wishes = prepare(request, model.config)
     _warn(model, request, wishes.impossible, reporter)
     target, result, done = _open(model, request, output, resume)
@@ -175,7 +175,7 @@ def _digest(model: Model) -> str:
     return digest.hexdigest()
 
 
-def _records(model: Model, request: SampleConfig, draws: Draws, result: SampleResult) -> list[Record]:
+def _records(model: Model, request: SampleConfig, draws: Draws, result: SampleResult) -> list[OutputRecord]:
     """The crystals of a batch, counted and described."""
     records = []
     for row, job in enumerate(draws.jobs):
@@ -199,7 +199,7 @@ def _records(model: Model, request: SampleConfig, draws: Draws, result: SampleRe
             "policy_log_prob": float(draws.policy_log_prob.total[row]),
             "space_group_found": "none" if found is None else found,
         }
-        records.append(Record(result.num_crystals, crystals, remarks))
+        records.append(OutputRecord(result.num_crystals, crystals, remarks))
         result.num_crystals += 1
     return records
 

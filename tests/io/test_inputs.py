@@ -19,7 +19,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from cfx.errors import DataError, DependencyError
-from cfx.io.structures import Record, encode_records, parse_structure, read_records
+from cfx.io.inputs import Record, encode_records, parse_structure, read_records
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 CAESIUM = Structure.from_spacegroup("Pm-3m", Lattice.cubic(4.12), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -524,7 +524,7 @@ def damaged_parquet(damage: str) -> bytes:
 )
 def test_damaged_parquet(tmp_path, damage):
     (tmp_path / "data.parquet").write_bytes(damaged_parquet(damage))
-    with pytest.raises(DataError, match=r"^cannot read data\.parquet: .") as error:
+    with pytest.raises(DataError, match=r"^cannot read .*data\.parquet: .") as error:
         read(tmp_path / "data.parquet")
     assert "\n" not in error.value.message
 
@@ -635,7 +635,15 @@ def test_the_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "good.cif").write_text("data_x\n")
     (tmp_path / "data" / "bad.csv.gz").write_bytes(b"no gzip")
-    with pytest.raises(DataError, match=r"data/bad\.csv\.gz: "):
+    with pytest.raises(DataError, match=r"data/bad\.csv\.gz: ") as error:
         list(read_records(tmp_path / "data"))
-    with pytest.raises(DataError, match=r"data/bad\.csv\.gz: "):
+    assert error.value.hint == f"mend it, or take it out of {tmp_path / 'data'}"
+    with pytest.raises(DataError, match=r"data/bad\.csv\.gz: ") as error:
         list(read_records(tmp_path / "data" / "bad.csv.gz"))
+    assert error.value.hint.startswith("it may be cut short")
+
+
+def test_the_line_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"cif": "x"}\n\n{"cif": "y"}\n{"other": 1}\n')
+    with pytest.raises(DataError, match=r"data\.jsonl: line 4 is no JSON"):
+        list(read_records(tmp_path / "data.jsonl"))

@@ -1,4 +1,4 @@
-"""The lock file: what was fetched, from which commit, with which SHA-256.
+"""The lockfile: what was fetched, from which commit, with which SHA-256.
 
 `fetched.json` in the cache directory holds a record for each thing that was fetched or converted. A file that comes a
 second time must be the same. Records are written under a lock, so that processes do not lose each other's.
@@ -6,19 +6,19 @@ second time must be the same. Records are written under a lock, so that processe
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cfx.errors import DataError, NetworkError, OutputError, UsageError
+from cfx.errors import DataError, NetworkError, UsageError
 from cfx.io.addresses import parse
 from cfx.io.cache import cache_directory, replace_atomically
+from cfx.io.locking import exclusively
 
 FILE_NAME = "fetched.json"
 FORMAT = 1
@@ -95,16 +95,16 @@ def check_relative(path: str) -> str:
     return path
 
 
-def read_lock(path: Path | None = None) -> dict[str, Locked]:
+def read_lockfile(path: Path | None = None) -> dict[str, Locked]:
     """All records, by address or, for converted models, by directory.
 
     Args:
-        path: of another lock file than that of the cache.
+        path: of another lockfile than that of the cache.
 
     Raises:
         DataError: if the file is damaged.
     """
-    path = path or lock_path()
+    path = path or lockfile_path()
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
@@ -124,23 +124,23 @@ def read_lock(path: Path | None = None) -> dict[str, Locked]:
         raise DataError(f"{path} is damaged: {error}", "remove it; what was fetched is then checked anew") from error
 
 
-def write_lock(records: Mapping[str, Locked], path: Path | None = None) -> None:
-    """Replaces a lock file.
+def write_lockfile(records: Mapping[str, Locked], path: Path | None = None) -> None:
+    """Replaces a lockfile.
 
     Raises:
         OutputError: if it cannot be written.
     """
     content = {"format": FORMAT, "records": {key: records[key].as_json() for key in sorted(records)}}
     text = json.dumps(content, indent=1) + "\n"
-    replace_atomically(path or lock_path(), lambda partial: partial.write_text(text))
+    replace_atomically(path or lockfile_path(), lambda partial: partial.write_text(text))
 
 
-def update_lock(change: Callable[[dict[str, Locked]], None]) -> None:
+def update_lockfile(change: Callable[[dict[str, Locked]], None]) -> None:
     """Changes the records of the cache; one process at a time."""
     with exclusively("lock"):
-        records = read_lock()
+        records = read_lockfile()
         change(records)
-        write_lock(records)
+        write_lockfile(records)
 
 
 def record(key: str, locked: Locked, replace: bool = False) -> None:
@@ -160,12 +160,12 @@ def record(key: str, locked: Locked, replace: bool = False) -> None:
             check_same(key, records[key].files, locked.files)
         records[key] = locked
 
-    update_lock(change)
+    update_lockfile(change)
 
 
 def forget(*keys: str) -> None:
     """Removes records."""
-    update_lock(lambda records: [records.pop(key, None) for key in keys])
+    update_lockfile(lambda records: [records.pop(key, None) for key in keys])
 
 
 def check_same(what: str, before: Mapping[str, Digest], now: Mapping[str, Digest]) -> None:
@@ -202,52 +202,6 @@ def digest_of(path: Path) -> Digest:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def lock_path() -> Path:
-    """Of the cache's lock file."""
+def lockfile_path() -> Path:
+    """Of the cache's lockfile."""
     return cache_directory() / FILE_NAME
-
-
-@contextlib.contextmanager
-def exclusively(name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """A block that one process runs at a time, for each name; the others wait.
-
-    Args:
-        name: of what is to be protected.
-        on_wait: called once if another process is at it.
-
-    Raises:
-        OutputError: if the file system cannot lock.
-    """
-    key = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:16]
-    with held(cache_directory("locks") / f"{key}.lock", "set CFX_CACHE to a local directory", on_wait):
-        yield
-
-
-@contextlib.contextmanager
-def held(path: Path, hint: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """A block in which this process alone has locked a file.
-
-    Args:
-        path: of the file, which is created.
-        hint: what to do where it cannot be locked.
-        on_wait: called once if another process has it.
-
-    Raises:
-        OutputError: if the file system cannot lock.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            on_wait()
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise OutputError(f"cannot lock {path}: {error}", hint) from error
-    try:
-        yield
-    finally:
-        lock.release()

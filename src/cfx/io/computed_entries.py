@@ -31,8 +31,8 @@ DAMAGED = (OSError, EOFError, UnicodeDecodeError, zlib.error, RecursionError)
 NUMBERS = {symbol: z for z, symbol in enumerate(SYMBOLS) if z} | {"D": 1, "T": 1}
 
 
-class Entry(NamedTuple):
-    """One entry.
+class ComputedEntry(NamedTuple):
+    """A composition and its computed energy.
 
     Attributes:
         name: its own, its material's, or its place in the file.
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     schemes: tuple[str, ...]
 
 
-def read_entries(path: Path, on_progress: Callable[[int], None] | None = None) -> Iterator[Entry]:
+def read_entries(path: Path, on_progress: Callable[[int], None] | None = None) -> Iterator[ComputedEntry]:
     """The entries of a file.
 
     Args:
@@ -157,14 +157,14 @@ def _find_entries(text: _Text) -> None:
     raise text.fail()
 
 
-def _entry(path: Path, number: int, value: Any) -> Entry:
+def _entry(path: Path, number: int, value: Any) -> ComputedEntry:
     if not isinstance(value, dict):
         raise DataError(f"{path}: item {number} is no computed entry")
     data = value.get("data")
     name = value.get("entry_id") or (data.get("mat_id") if isinstance(data, dict) else None) or f"entry {number}"
     try:
         correction, schemes = _correction(value)
-        entry = Entry(str(name), _counts(value), _number(value["energy"]), correction, schemes)
+        entry = ComputedEntry(str(name), _counts(value), _number(value["energy"]), correction, schemes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise DataError(f"{path}: {name} (item {number}) is no computed entry: {reason}") from error

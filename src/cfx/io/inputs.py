@@ -21,7 +21,7 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TextIO
@@ -32,6 +32,7 @@ from cfx.io.encode import EncodedCrystal, encode_structure
 ID_COLUMNS = ("material_id", "id", "name")
 STRUCTURE_COLUMNS = {"cif": "cif", "structure": "json", "cif_string": "cif"}
 SITE_COLUMNS = ("L", "X", "A", "W", "G")
+READABLE = "cfx reads .csv, .csv.gz, .jsonl, .parquet, .lmdb, .cif, .extxyz, POSCAR, and directories or zips of them"
 
 
 class Record(NamedTuple):
@@ -45,6 +46,9 @@ class Record(NamedTuple):
 def read_records(path: Path) -> Iterator[Record]:
     """All records of a file, directory or zip, in a fixed order.
 
+    A file that cannot be read ends the reading of the directory or zip that it is in: nobody knows how many crystals
+    it holds, and without them the data would be others than were meant.
+
     Raises:
         DataError: if the path is missing or unreadable, or its format is none of those above.
         DependencyError: if it is Parquet, and pyarrow is not installed.
@@ -52,17 +56,31 @@ def read_records(path: Path) -> Iterator[Record]:
     path = Path(path)
     if not path.exists():
         raise DataError(f"no such file or directory: {path}")
-    place = path
+    holds_files, place = path.is_dir() or path.suffix == ".zip", path
     try:
         for name, file in _files(path):
-            place = path if path.name == name else path / name
+            place = path / name if holds_files else path
             yield from _parse_file(name, file)
     except UNREADABLE as error:
-        raise DataError(f"cannot read {place}: {error}") from error
+        hint = "it may be cut short, or of another format than its name says"
+        if place != path:
+            hint = f"mend it, or take it out of {path}"
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        raise DataError(f"cannot read {place}: {reason}", hint) from error
+
+
+def row_names(path: Path, rows: Collection[int]) -> dict[int, str]:
+    """Names of some rows, from 0, of what `read_records` reads.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    wanted = set(rows)
+    return {row: record.name for row, record in enumerate(read_records(path)) if row in wanted}
 
 
 UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zipfile.BadZipFile, zlib.error, csv.Error, RuntimeError)
-"""What damaged files raise; RuntimeError is zipfile's, on members it cannot decrypt or decompress."""
+"""What damaged files raise; RuntimeError is zipfile's, on members it cannot decrypt or decompress, and of Parquet."""
 
 
 def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
@@ -83,7 +101,7 @@ def _files(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
     else:
         raise DataError(
             f"{path}: unknown format",
-            "cfx reads .csv, .csv.gz, .jsonl, .parquet, .lmdb, .cif, .extxyz, POSCAR, and directories or zips of them",
+            READABLE,
         )
 
 
@@ -173,12 +191,13 @@ def _csv_records(name: str, lines: TextIO) -> Iterator[Record]:
 
 
 def _jsonl_records(name: str, lines: TextIO) -> Iterator[Record]:
-    for i, line in enumerate(filter(str.strip, lines), start=1):
+    filled = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    for i, (number, line) in enumerate(filled, start=1):
         try:
             content = json.loads(line)
             record = _record(content, i, next(column for column in STRUCTURE_COLUMNS if column in content))
         except (ValueError, TypeError, StopIteration) as error:
-            raise DataError(f"{name}: line {i} is no JSON with a `cif` or `structure`") from error
+            raise DataError(f"{name}: line {number} is no JSON with a `cif` or `structure`") from error
         yield record
 
 
@@ -198,12 +217,12 @@ def _parquet_records(name: str, file: IO[bytes]) -> Iterator[Record]:
         rows = (row.as_py() for batch in batches for row in batch.to_struct_array())
         for i, row in enumerate(rows, start=1):
             yield _record(row, i, column)
-    except (pyarrow.ArrowException, ValueError, OSError) as error:
-        raise DataError(f"cannot read {name}: {' '.join(str(error).split())}") from error
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise RuntimeError(str(error)) from error
 
 
 def _cif_records(name: str, lines: TextIO) -> Iterator[Record]:
-    blocks = _cif_blocks(lines)
+    blocks = cif_blocks(lines)
     first, second = next(blocks, None), next(blocks, None)
     if second is None:
         yield from [Record(name, "cif", first)] if first else []
@@ -212,7 +231,8 @@ def _cif_records(name: str, lines: TextIO) -> Iterator[Record]:
         yield Record(f"{name}#{i}", "cif", block)
 
 
-def _cif_blocks(lines: TextIO) -> Iterator[str]:
+def cif_blocks(lines: Iterable[str]) -> Iterator[str]:
+    """The data blocks of a CIF; what stands before the first is left out."""
     block: list[str] = []
     for line in lines:
         if line.startswith("data_"):
@@ -323,7 +343,7 @@ def _from_sites(text: str):
         lattice, points, numbers, letters, group = (json.loads(cell) for cell in json.loads(text).values())
         if group not in range(1, 231):
             raise ValueError(f"there is no space group {group}")
-        last = symmetry_table().num_letters[group - 1]
+        last = symmetry_table().last_letter[group - 1]
         species, coords = [], []
         sites = zip(points, numbers, letters, strict=True)
         for point, number, letter in itertools.takewhile(lambda site: site[2], sites):
@@ -345,5 +365,10 @@ def encode_records(records: Iterable[Record], symprec: float, max_sites: int) ->
             try:
                 results.append(encode_structure(parse_structure(record), symprec, max_sites))
             except Exception as error:
-                results.append(" ".join(f"{error}".split())[:200] or type(error).__name__)
+                results.append(reason_of(error))
     return results
+
+
+def reason_of(error: Exception) -> str:
+    """What a parser or a symmetry search complains about, on one line of 200 characters at most."""
+    return " ".join(f"{error}".split())[:200] or type(error).__name__

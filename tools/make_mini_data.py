@@ -1,6 +1,6 @@
 r"""Writes the training data of the bundled model: MP-20 and the small cells of MPTS-52.
 
-    python tools/mini_data.py mp20_subset_train.csv.gz mpts52_subset.csv.gz \
+    python tools/make_mini_data.py mp20_subset_train.csv.gz mpts52_subset.csv.gz \
         --held-out mp20_subset_val.csv.gz -o mini_train.csv
 
 Of MPTS-52 it takes what MP-20's own rules allow (at most 20 atoms in the primitive cell, near the hull) and what no
