@@ -35,7 +35,7 @@ def no_hull(potential):
     [
         ("ehull", [("ehull", 1.0)]),
         ("ehull:1,fom:0.2", [("ehull", 1.0), ("fom", 0.2)]),
-        ("property:/some/model:-0.5", [("property:/some/model", -0.5)]),
+        ("property:/some/model:0.5", [("property:/some/model", 0.5)]),
         ("package.module:Class", [("package.module:Class", 1.0)]),
         ("package.module:Class:1e-2, energy", [("package.module:Class", 0.01), ("energy", 1.0)]),
     ],
@@ -48,6 +48,13 @@ def test_names_and_weights(text, expected):
 def test_a_name_or_a_weight_left_out_is_refused(text):
     with pytest.raises(UsageError, match="is no reward with a weight"):
         parse_rewards(text)
+
+
+def test_a_negative_weight_is_refused():
+    """A failure would count as the best of all crystals."""
+    with pytest.raises(UsageError, match="negative weight") as error:
+        parse_rewards("ehull:1,gap:-0.5")
+    assert "--target" in error.value.hint
 
 
 def test_unknown_rewards_are_refused():

@@ -41,7 +41,7 @@ def parse_rewards(text: str) -> list[tuple[str, float]]:
     """Names and weights of ehull:1,fom:0.2; a weight left out is 1.
 
     Raises:
-        UsageError: for a weight of 0, or a name left out.
+        UsageError: for a weight of 0 or less, or a name left out.
     """
     found = []
     for part in text.split(","):
@@ -49,6 +49,11 @@ def parse_rewards(text: str) -> list[tuple[str, float]]:
         name, weight = (name, float(last)) if name and NUMBER.fullmatch(last) else (part.strip(), 1.0)
         if not name or not weight:
             raise UsageError(f"{part!r} is no reward with a weight", "write --reward ehull, or ehull:1,fom:0.2")
+        if weight < 0:
+            raise UsageError(
+                f"{part!r} has a negative weight, with which what fails would be best",
+                "for a property that is to be small, say --target, as: --reward gap --target 0",
+            )
         found.append((name, weight))
     return found
 

@@ -11,7 +11,7 @@ from cfx.errors import DataError
 from cfx.io.cache import cache_directory, content_digest
 from cfx.io.crystals import iterate_crystals
 from cfx.io.hulls import read_hull
-from cfx.metrics import symmetry, validity
+from cfx.metrics import screen, symmetry, validity
 from cfx.metrics.hull import Hull
 from cfx.metrics.reference import Reference, cached_reference
 from cfx.metrics.summary import Thresholds
@@ -44,11 +44,13 @@ class Judges:
         """What a reader of the numbers has to know."""
         config = self.config
         settings: dict[str, str | float | bool] = {
-            "structure validity": f"atoms > {validity.MIN_DISTANCE} angstrom apart, volume > 0.1 angstrom^3",
+            "structure validity": (
+                f"atoms > {validity.MIN_DISTANCE} angstrom apart, volume > {screen.MIN_VOLUME} angstrom^3"
+            ),
             "composition validity": validity.SMACT_SETTING,
             "duplicates": "pymatgen StructureMatcher, default tolerances",
             "symmetry tolerance": f"{symmetry.SYMPREC} angstrom",
-            "stable": f"at most {Thresholds().stable:g} eV/atom above the hull",
+            "metastable": f"at most {Thresholds().stable:g} eV/atom above the hull",
         }
         if self.reference is not None:
             settings["reference"] = f"{config.reference} ({len(self.reference):,} crystals)"
