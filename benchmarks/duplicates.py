@@ -22,8 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cfx.metrics.duplicates import find_duplicates
-from cfx.metrics.matching import same_crystal
+from cfx.evaluation.matching import find_duplicates, same_crystal
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "v042_dev_cifs.json"
 
@@ -32,7 +31,7 @@ def load(data: Path | None, count: int) -> list:
     """The first `count` ordered crystals of the data, or of the tests' own."""
     from pymatgen.core import Structure
 
-    from cfx.io.inputs import parse_structure, read_records
+    from cfx.data.read import parse_structure, read_records
 
     if data is None:
         texts = [record["cif"] for record in json.loads(GOLDEN.read_text())]

@@ -32,8 +32,8 @@ from pathlib import Path
 import numpy as np
 
 from cfx.core.elements import SYMBOLS
-from cfx.io.encode import encode_structure
-from cfx.io.inputs import parse_structure, read_records
+from cfx.data.encode import encode_structure
+from cfx.data.read import parse_structure, read_records
 
 
 def by_pyxtal(structure) -> list[tuple]:
@@ -101,7 +101,7 @@ def megabytes(field: str) -> float:
 def encode_file(path: Path, cache: Path) -> dict:
     """Encodes a file on all cores."""
     os.environ["CFX_CACHE"] = str(cache)
-    from cfx.io.dataset import load_dataset
+    from cfx.data.dataset import load_dataset
 
     start = time.perf_counter()
     data = load_dataset(path)
@@ -118,8 +118,8 @@ def encode_file(path: Path, cache: Path) -> dict:
 
 def write_store(encoded: Path, target: Path, count: int) -> dict:
     """Writes a store of `count` crystals, those of `encoded` again and again, as an encoding does."""
-    from cfx.io.dataset import EncodedDataset
-    from cfx.io.store import Part, StoreWriter
+    from cfx.data.dataset import EncodedDataset
+    from cfx.data.store import Part, StoreWriter
 
     state = json.loads((encoded / "dataset.json").read_text())
     data = EncodedDataset(encoded, state)
@@ -137,7 +137,7 @@ def write_store(encoded: Path, target: Path, count: int) -> dict:
 
 def use_store(directory: Path) -> dict:
     """Opens a store, and takes 1,000 random batches of 128 from it."""
-    from cfx.io.dataset import EncodedDataset
+    from cfx.data.dataset import EncodedDataset
 
     rng, before = np.random.default_rng(0), {field: megabytes(field) for field in ("VmRSS", "RssAnon")}
     start = time.perf_counter()

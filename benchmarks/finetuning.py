@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 
 from cfx.config import RewardConfig
-from cfx.io.crystals import load_crystals
-from cfx.metrics.statistics import wilson_interval
-from cfx.potentials.base import Potential
+from cfx.data.structures import load_crystals
+from cfx.evaluation.judges import open_hull
+from cfx.evaluation.summary import wilson_interval
+from cfx.predictors.base import Potential
 from cfx.reporter import Mute
-from cfx.rewards.load import load_reward
-from cfx.runs.judges import open_hull
+from cfx.rl.named_rewards import load_reward
 
 SEED = 20_261_124
 STABLE = 0.1
@@ -130,9 +130,9 @@ def second_opinion(draws: Path, potential: str, out: Path) -> dict:
 
 def relaxation(draws: Path, n: int) -> dict:
     """How far the first n valid crystals are above themselves relaxed, eV/atom, by CHGNet."""
-    from cfx.metrics.validity import structure_validity
-    from cfx.potentials.base import load_potential
-    from cfx.potentials.relax import relax
+    from cfx.evaluation.validity import structure_validity
+    from cfx.predictors.load import load_potential
+    from cfx.predictors.relax import relax
 
     structures = [one.structure for one in load_crystals(draws)]
     valid = [s for s, record in zip(structures, structure_validity(structures), strict=True) if record.valid][:n]
@@ -150,7 +150,7 @@ def draw_figure(name: str, run: Path, values: dict[str, dict[str, np.ndarray]], 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    from cfx.runs.plot import COLOURS, STYLE
+    from cfx.runs.figures import COLOURS, STYLE
 
     lines = [json.loads(line)["rl"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     step = np.arange(1, len(lines) + 1)

@@ -25,10 +25,10 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
 
 from cfx.core.elements import SYMBOLS
-from cfx.io.hulls import read_hull, write_hull
-from cfx.metrics.corrections import correct
-from cfx.metrics.hull import Hull, HullInfo
-from cfx.metrics.phases import Phases, reduce_counts
+from cfx.evaluation.entries import correct
+from cfx.evaluation.hull import Hull, HullInfo
+from cfx.evaluation.hull_files import read_hull, write_hull
+from cfx.evaluation.phases import Phases, reduce_counts
 
 ELEMENTS = [z for z in range(1, 84) if z not in (2, 10, 18, 36, 43, 54, 61)]
 

@@ -20,13 +20,13 @@ import numpy as np
 
 from cfx.config import ModelConfig
 from cfx.config.finetuning import PRESETS
-from cfx.core import objectives
 from cfx.core.batches import BatchPlan, fill, num_tokens
-from cfx.core.finetune import ppo_gradient, score
 from cfx.core.likelihood import init_params
-from cfx.io.dataset import load_dataset
+from cfx.data.dataset import load_dataset
 from cfx.model import load_model
-from cfx.runs.rl import LENGTHS
+from cfx.rl.reinforce import LENGTHS
+from cfx.training import objectives
+from cfx.training.finetune import ppo_gradient, score
 
 
 def seconds(run) -> float:

@@ -28,11 +28,11 @@ import numpy as np
 import cfx
 from cfx.config import ModelConfig
 from cfx.config.training import PRESETS
-from cfx.core import continuous, decode, incremental
-from cfx.core.constraints import unconstrained
-from cfx.core.continuous import Decoder, Job
 from cfx.core.likelihood import init_params, output_rows
-from cfx.core.policy import Policy, Sharpness
+from cfx.sampling import decode, incremental
+from cfx.sampling.constraints import unconstrained
+from cfx.sampling.policy import Policy, Sharpness
+from cfx.sampling.pools import Decoder, Job
 
 MP20_SITES = [26, 1816, 6258, 2920, 1497, 1005, 527, 400, 276, 225, 88, 146, 36, 34, 29, 45, 12, 79, 18, 45]
 """Crystals of MP-20 (15,482 of its training part) with 1, 2, ..., 20 symmetry-inequivalent sites."""
@@ -103,11 +103,11 @@ def rates(model, groups, batch_size: int, repeats: int = 2) -> dict:
 
 def with_pools(pools, model, groups, batch_size: int) -> dict:
     """The rates with other pools."""
-    kept, continuous.POOL_SITES = continuous.POOL_SITES, pools
+    kept, pools.POOL_SITES = pools.POOL_SITES, pools
     try:
         return rates(model, groups, batch_size)
     finally:
-        continuous.POOL_SITES = kept
+        pools.POOL_SITES = kept
 
 
 def compilation(model, batch_size: int) -> dict:

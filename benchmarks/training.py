@@ -29,9 +29,9 @@ from cfx.config.training import PRESETS
 from cfx.core import network
 from cfx.core.batches import Batch, BatchPlan, mean_tokens, num_tokens
 from cfx.core.likelihood import init_params
-from cfx.core.optim import gradient, init_state, update
-from cfx.io.dataset import load_dataset
-from cfx.runs.parallel import Devices
+from cfx.data.dataset import load_dataset
+from cfx.training.devices import Devices
+from cfx.training.learner import gradient, init_state, update
 
 PUBLIC = 2.8
 """Crystals a second of the public program's training step on two CPU cores (Alex-20 size, batch 32), as reported."""

@@ -7,7 +7,7 @@ import pytest
 from cfx.catalog import ALIASES, AUTO, CATALOG, FALLBACK, KINDS, MODEL, find, find_part
 from cfx.config import ModelConfig
 from cfx.errors import UsageError
-from cfx.io.addresses import DriveAddress, HubAddress, WebAddress, parse
+from cfx.fetch.addresses import DriveAddress, HubAddress, WebAddress, parse
 
 
 @pytest.mark.parametrize("entry", CATALOG.values(), ids=lambda entry: entry.name)
@@ -71,7 +71,7 @@ def test_addresses_that_lead_nowhere(text):
 
 @pytest.mark.parametrize("name", ["mini", "mini-rl-ehull", "mini-rl-fom"])
 def test_bundled_models_are_there_with_their_cards(name):
-    from cfx.io.resources import resource_directory
+    from cfx.io.files import resource_directory
     from cfx.model import load_model
 
     model, card = load_model(name), resource_directory(CATALOG[name]) / "README.md"

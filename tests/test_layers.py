@@ -1,4 +1,4 @@
-"""Imports go one way: cli, runs, model, sampling, io (potentials, properties, rewards, metrics, report), core, config.
+"""Imports go one way, see ORDER, and nowhere in a circle.
 
 `import cfx` and the help of a command import nothing heavy.
 """
@@ -16,24 +16,25 @@ import pytest
 import cfx
 
 ROOT = Path(cfx.__file__).parent
-LEVELS = [
-    {"config", "catalog", "errors", "reporter"},
-    {"core"},
-    {"io", "potentials", "properties", "rewards", "metrics", "report"},
-    {"sampling"},
-    {"model"},
-    {"runs"},
-    {"cli"},
-]
+ORDER = (
+    *("errors", "reporter", "signals", "config", "catalog"),
+    *("core", "io", "fetch", "data", "predictors", "evaluation", "report"),
+    *("sampling", "model", "training", "rl", "runs", "cli"),
+)
+"""Every package and top-level module, each importing only from those before it."""
+
+STANDARD_LIBRARY_ONLY = {"errors", "reporter", "signals", "config", "catalog"}
+WITHOUT_JAX = {"fetch", "predictors", "evaluation", "report"}
 HOMES = {
     "typer": {"cli"},
     "rich": {"cli"},
-    "torch": {"potentials", "properties"},
-    "huggingface_hub": {"io"},
+    "torch": {"predictors"},
+    "huggingface_hub": {"fetch"},
 }
 """Packages that only these parts may import."""
 HEAVY = ["jax", "numpy", "torch", "pymatgen", "pandas", "haiku", "optax", "scipy", "ase", "matplotlib", "plotext"]
 FILES = sorted(ROOT.rglob("*.py"))
+MODULES = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
 
 
 def part(file: Path) -> str:
@@ -42,7 +43,7 @@ def part(file: Path) -> str:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Full names of all modules that a file imports anywhere, in functions and for type checkers too."""
+    """All modules that a file imports anywhere, in functions and for type checkers too."""
     package = ("cfx", *file.relative_to(ROOT).parent.parts)
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -50,32 +51,43 @@ def imports(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(filter(None, (base, node.module)))
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            for alias in node.names:
+                full = f"{module}.{alias.name}"
+                yield full if full.removeprefix("cfx.") in MODULES else module
 
 
-def level(name: str) -> int:
-    """Lowest is 0; what is named neither here nor a module of cfx is above everything."""
-    return next((i for i, names in enumerate(LEVELS) if name in names), len(LEVELS))
+def place(name: str) -> int:
+    """Where a part stands in ORDER; what is not in it stands above everything."""
+    return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
-def test_every_part_has_a_level():
-    known = set().union(*LEVELS) | {"__init__", "__main__", "resources"}
-    assert {part(file) for file in FILES} <= known
-    assert len(FILES) > 20
+def modules_imported(file: Path) -> set[str]:
+    """Modules of cfx that a file imports anywhere, without the leading `cfx.`."""
+    names = {name.removeprefix("cfx.") for name in imports(file) if name.startswith("cfx.")}
+    return {name for name in names if name in MODULES}
+
+
+def test_every_part_has_a_place():
+    assert {part(file) for file in FILES} == set(ORDER) | {"__init__", "resources"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_never_go_upwards(file):
     own = part(file)
-    if own in ("__init__", "__main__"):
+    if own == "__init__":
         return
-    for name in imports(file):
-        top, *rest = name.split(".")
-        if top == "cfx" and rest:
-            assert own != "resources", f"{file} holds data and imports {name}"
-            if rest[0] != "resources":
-                assert level(rest[0]) <= level(own), f"{file.relative_to(ROOT)} imports {name}"
+    for name in modules_imported(file):
+        top = name.split(".")[0]
+        assert own != "resources", f"{file} holds data and imports {name}"
+        assert top == "resources" or place(top) <= place(own), f"{file.relative_to(ROOT)} imports {name}"
+
+
+def test_no_modules_import_each_other():
+    """Imports inside functions count: a circle that runs late is a circle all the same."""
+    graph = {name: modules_imported(file) for name, file in MODULES.items()}
+    while leaves := {name for name, targets in graph.items() if not targets & graph.keys() - {name}}:
+        graph = {name: targets for name, targets in graph.items() if name not in leaves}
+    assert not graph, f"in or above a circle of imports: {sorted(graph)}"
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -83,10 +95,10 @@ def test_packages_stay_where_they_belong(file):
     own, names = part(file), {name.split(".")[0] for name in imports(file)}
     for package, homes in HOMES.items():
         assert package not in names or own in homes, f"{file.relative_to(ROOT)} imports {package}"
-    if own in LEVELS[0] | {"__init__"}:
+    if own in STANDARD_LIBRARY_ONLY | {"__init__"}:
         foreign = names - set(sys.stdlib_module_names) - {"cfx"}
         assert not foreign, f"{file.relative_to(ROOT)} is for the standard library only: {foreign}"
-    if own in ("potentials", "rewards", "metrics", "report"):
+    if own in WITHOUT_JAX:
         assert "jax" not in names, f"{file.relative_to(ROOT)} takes structures and knows nothing of JAX"
 
 
@@ -136,7 +148,7 @@ def test_importing_cfx_is_instant():
 
 def test_workers_that_encode_stay_small():
     """Encoding runs in processes of its own, without JAX."""
-    assert loaded_after("import cfx.io.workers") <= {"numpy"}
+    assert loaded_after("import cfx.data.workers") <= {"numpy"}
 
 
 def test_public_names_exist():

@@ -57,8 +57,8 @@ def anonymous(setting: Any) -> Any:
 
 def measure_rounding(best: Checkpoint, target: Path, validation: Path) -> None:
     """Prints and bounds the loss that half precision costs."""
-    from cfx.io.dataset import load_dataset
-    from cfx.runs.train import mean_loss
+    from cfx.data.dataset import load_dataset
+    from cfx.training.train import mean_loss
 
     data = load_dataset(validation, n_max=best.config.n_max)
     losses = [mean_loss(c.params, c.config, data, 64)["loss"] for c in (best, load_checkpoint(target))]

@@ -76,8 +76,8 @@ def count_missing(hull: Path, listed: Path) -> dict:
 
     from pymatgen.core import Composition
 
-    from cfx.io.hulls import read_hull
-    from cfx.metrics.hull import missing_phases
+    from cfx.evaluation.hull import missing_phases
+    from cfx.evaluation.hull_files import read_hull
     from cfx.runs.hull import read_formulas
 
     formulas = read_formulas(listed)
@@ -94,9 +94,9 @@ def compare(hull: Path, crystals: Path, listed: Path | None) -> dict:
     import pandas as pd
     from pymatgen.core import Composition, Structure
 
-    from cfx.io.hulls import read_hull
-    from cfx.metrics.hull import missing_phases
-    from cfx.potentials.base import load_potential
+    from cfx.evaluation.hull import missing_phases
+    from cfx.evaluation.hull_files import read_hull
+    from cfx.predictors.load import load_potential
     from cfx.runs.hull import read_formulas
 
     table, phases = pd.read_csv(crystals), read_hull(hull)

@@ -45,7 +45,7 @@ def balanced(table):
     """The rows whose composition is valid."""
     from pymatgen.core import Structure
 
-    from cfx.metrics.validity import composition_validity
+    from cfx.evaluation.validity import composition_validity
 
     records = composition_validity([Structure.from_str(cif, fmt="cif") for cif in table.cif])
     return table[[record.valid for record in records]]

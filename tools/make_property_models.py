@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from cfx.properties.features import CrystalFeatures, FeatureExtractor
-from cfx.properties.heads import LAYERS, WIDEST, Head, Inputs, load_head, raw_inputs, summary
+from cfx.predictors.bundled import LAYERS, WIDEST, Head, Inputs, load_head, raw_inputs, summary
+from cfx.predictors.chgnet import CrystalFeatures, FeatureExtractor
 
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "cfx" / "resources" / "properties"
 FOLDS, HIDDEN, ATTENTION = 5, 128, 4

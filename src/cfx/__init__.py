@@ -15,7 +15,7 @@ _PUBLIC = {
     "Template": "cfx.config",
     "CrystalBatch": "cfx.core.crystal",
     "LogProb": "cfx.core.likelihood",
-    "encode": "cfx.io.dataset",
+    "encode": "cfx.data.dataset",
 }
 __all__ = list(_PUBLIC)
 

@@ -10,19 +10,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from cfx import sampling
 from cfx.catalog import MODEL, find, is_hub_address, model_names
 from cfx.config import ModelConfig, SampleConfig
-from cfx.core import likelihood, policy
+from cfx.core import likelihood
 from cfx.core.batches import scoring_batches
 from cfx.core.crystal import CrystalBatch, concatenate, empty_batch, validate
 from cfx.core.likelihood import LogProb, init_params
 from cfx.errors import CheckpointError
-from cfx.io import models
+from cfx.fetch import models
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from cfx.io.resources import resource_directory
+from cfx.io.files import resource_directory
 from cfx.reporter import Reporter, Silent
-from cfx.sampling import Draws, Resumed, Wishes
+from cfx.sampling import policy, sampler
+from cfx.sampling.sampler import Draws, Resumed, Wishes
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Model:
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Draws]:
         """The crystals of a request, in order, as they are ready; see `sampling.draw`."""
-        return sampling.draw(self.params, self.config, request, wishes, resumed, stop)
+        return sampler.draw(self.params, self.config, request, wishes, resumed, stop)
 
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.
@@ -97,7 +97,7 @@ class Model:
             DataError: if they are no crystals the model can read.
             UsageError: if the request cannot be met.
         """
-        in_force = sampling.prepare(request, self.config).policy
+        in_force = sampler.prepare(request, self.config).policy
         return self._score(batch, batch_size, lambda part: _policy_log_prob(self.params, self.config, part, in_force))
 
     def log_prob(self, batch: CrystalBatch, batch_size: int = 64) -> LogProb:

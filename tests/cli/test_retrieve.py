@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from cfx.io.inputs import parse_structure, read_records
+from cfx.data.read import parse_structure, read_records
 
 from .test_eval import AU3CU, CLOSE, COPPER, CU3AU, GOLD, SALT, SILVER, write
 

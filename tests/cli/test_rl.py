@@ -13,7 +13,7 @@ from cfx.runs.curves import read_run
 
 CONSTANT = """
 import numpy as np
-from cfx.rewards.base import make_batch
+from cfx.rl.rewards import make_batch
 
 class Density:
     name, about, unit, kl_coef, failure = "density", "mass over volume", "g/cm3", 0.5, 0.0

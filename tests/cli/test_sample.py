@@ -20,8 +20,8 @@ from pymatgen.symmetry.groups import SpaceGroup
 
 import cfx as library
 from cfx.core.lattice import is_physical
-from cfx.io.encode import encode_structure
-from cfx.io.inputs import parse_structure, read_records
+from cfx.data.encode import encode_structure
+from cfx.data.read import parse_structure, read_records
 
 # A batch this small is drawn by programs that compile soonest.
 MINI = ["sample", "--model", "mini", "--batch-size", 16]

@@ -13,7 +13,7 @@ import pytest
 
 from cfx.cli.score import _print_summary
 from cfx.core.elements import formula
-from cfx.io.dataset import load_dataset
+from cfx.data.dataset import load_dataset
 from cfx.io.outputs import FORMATS, OutputRecord
 from cfx.model import load_model
 

@@ -11,8 +11,8 @@ from scipy import stats
 
 from cfx.core import heads, lattice
 from cfx.core.likelihood import log_prob, normal_log_prob, output_rows, von_mises_log_prob
-from cfx.core.objectives import negative_log_likelihood
 from cfx.io import upstream
+from cfx.training.objectives import negative_log_likelihood
 
 PARTS = {"wyckoff": "logp_w", "species": "logp_a", "coords": "logp_xyz", "lattice": "logp_l"}
 TOLERANCE = {

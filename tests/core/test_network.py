@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from cfx.config import ModelConfig
-from cfx.core import incremental, network
+from cfx.core import network
 from cfx.core.likelihood import init_params, output_rows
 from cfx.core.network import Dropout
+from cfx.sampling import incremental
 
 TINY = ModelConfig(
     num_layers=2,

@@ -23,7 +23,7 @@ from typer.main import get_command
 from cfx import catalog
 from cfx.cli import options
 from cfx.cli.app import app
-from cfx.io.resources import resource_directory
+from cfx.io.files import resource_directory
 
 from .pages import PAGES, ROOT, Block, Line, blocks, cfx_lines, command_lines
 

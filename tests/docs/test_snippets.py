@@ -9,7 +9,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from cfx.config.training import TrainRun
-from cfx.rewards.load import _checked
+from cfx.rl.named_rewards import _checked
 
 from .pages import PAGES, ROOT, blocks
 from .test_commands import TUTORIAL, script_name

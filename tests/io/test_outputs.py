@@ -21,8 +21,8 @@ from pymatgen.core import Structure
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS
+from cfx.data.read import parse_structure, read_records
 from cfx.errors import OutputError, UsageError
-from cfx.io.inputs import parse_structure, read_records
 from cfx.io.outputs import FORMATS, GrowingOutput, OutputRecord, StandardOutput, check_output
 
 REQUEST = {"space_groups": [1, 2], "n": 6, "seed": 0, "template": {"letters": []}}

@@ -12,8 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from cfx.report import render_report, render_viewer
-from cfx.report.page import GALLERY, SAMPLE
+from cfx.report import GALLERY, SAMPLE, render_report, render_viewer
 
 from . import example
 

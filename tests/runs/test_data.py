@@ -13,11 +13,11 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.symmetry.groups import SpaceGroup
 
 from cfx.core.lattice import CRYSTAL_SYSTEMS
+from cfx.data import dataset, workers
+from cfx.data.summary import read, summarize
 from cfx.errors import DataError
-from cfx.io import dataset, workers
 from cfx.reporter import Silent
-from cfx.runs.data import read, summarize
-from cfx.runs.signals import Interrupted
+from cfx.signals import Interrupted
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 HCP = Structure.from_spacegroup("P6_3/mmc", Lattice.hexagonal(3.21, 5.21), ["Mg"], [[1 / 3, 2 / 3, 0.25]])

@@ -8,11 +8,11 @@ from pymatgen.core import Lattice, Structure
 
 from cfx.config import EvalConfig
 from cfx.errors import DataError
-from cfx.io.hulls import read_hull
-from cfx.metrics.hull import HullInfo, build_table
-from cfx.potentials.base import other_method
+from cfx.evaluation.hull import HullInfo, build_table
+from cfx.evaluation.hull_files import read_hull
+from cfx.fetch.names import hull_path
+from cfx.predictors.base import other_method
 from cfx.reporter import Mute
-from cfx.runs.fetch import hull_path
 from cfx.runs.hull import describe, read_formulas, without_terminal
 
 
@@ -31,7 +31,7 @@ def test_every_element_of_the_bundled_hull_has_a_phase_of_its_own(bundled):
 def test_the_bundled_hull_is_that_of_chgnet(bundled):
     """Rock salt, evaluated anew: on the hull within the rounding of a potential."""
     pytest.importorskip("chgnet")
-    from cfx.potentials.base import load_potential
+    from cfx.predictors.load import load_potential
 
     potential = load_potential("chgnet")
     salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.692), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])

@@ -16,15 +16,14 @@ import cfx
 from cfx.config import DataConfig, ModelConfig, TrainConfig
 from cfx.config.training import TrainRun
 from cfx.core.elements import FAMILIES, SYMBOLS, group_number
+from cfx.data.dataset import load_dataset
 from cfx.errors import DataError, OutputError, UsageError
-from cfx.io.dataset import load_dataset
-from cfx.io.targets import check_file
+from cfx.io.files import check_file
 from cfx.model import Model, load_model
 from cfx.reporter import Silent
 from cfx.runs.curves import NAMES, read_run
-from cfx.runs.embeddings import learned_elements, species_similarity
-from cfx.runs.plot import SUFFIXES, draw_curves, draw_similarity, save_figure
-from cfx.runs.train import train
+from cfx.runs.figures import SUFFIXES, draw_curves, draw_similarity, learned_elements, save_figure, species_similarity
+from cfx.training.train import train
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MINI = Path(cfx.__file__).parent / "resources" / "models" / "mini"

@@ -12,10 +12,10 @@ import pytest
 from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import CRYSTAL_SYSTEMS
 from cfx.core.likelihood import LogProb
-from cfx.io.dataset import load_dataset
+from cfx.data.dataset import load_dataset
 from cfx.model import Model
 from cfx.runs.score import Scores
-from cfx.runs.train import mean_loss
+from cfx.training.train import mean_loss
 
 PARTS = ("wyckoff", "species", "coords", "lattice")
 

@@ -37,19 +37,19 @@ def command(
     """
     from cfx.cli.console import ConsoleReporter
     from cfx.errors import UsageError
-    from cfx.io.targets import check_file
+    from cfx.io.files import check_file
 
     if n_max < 2 or n_max > 255:
         raise UsageError(f"--n-max {n_max} is no number of slots", "write one from 2 to 255; published models have 21")
     check_file(failures, (".csv",), force)
 
-    from cfx.runs.data import read, summarize
+    from cfx.data.summary import read, summarize
 
     dataset = read(data, n_max, ConsoleReporter(), symprec, workers or os.cpu_count() or 1)
     if failures is not None:
         import shutil
 
-        from cfx.io.cache import replace_atomically
+        from cfx.io.files import replace_atomically
 
         replace_atomically(failures, lambda path: shutil.copyfile(dataset.failures_path, path))
     summary = summarize(dataset)

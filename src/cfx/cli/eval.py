@@ -88,15 +88,15 @@ def command(
     """
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import check_table
-    from cfx.io.targets import check_file
+    from cfx.io.files import check_file
 
     config = EvalConfig(reference, potential, hull, hull_scale, relax, fmax, steps, device, workers or -1)
     check_table(records, force)
     check_file(html, (".html",), force)
     reporter = ConsoleReporter()
 
+    from cfx.evaluation.judges import check_inputs, load_judges
     from cfx.runs.evaluate import as_result, evaluate
-    from cfx.runs.judges import check_inputs, load_judges
 
     check_inputs(files, reporter)
     with _cluster(scheduler):
@@ -134,7 +134,7 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 
 def _write(result: dict[str, Any], records: Path | None, html: Path | None, reporter) -> None:
-    from cfx.io.cache import replace_atomically
+    from cfx.io.files import replace_atomically
 
     if records is not None:
         from cfx.io.tables import write_table
@@ -142,7 +142,7 @@ def _write(result: dict[str, Any], records: Path | None, html: Path | None, repo
         write_table(records, [{"file": file["name"], **row} for file in result["files"] for row in file["records"]])
         reporter.message(f"written: {records}")
     if html is not None:
-        from cfx.report.page import render_report
+        from cfx.report import render_report
 
         replace_atomically(html, lambda path: path.write_text(render_report(result), encoding="utf-8"))
         reporter.message(f"written: {html}")

@@ -11,8 +11,8 @@ import typer
 from cfx.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
-    from cfx.io.fetch import Request
-    from cfx.runs.fetch import Checked, Status
+    from cfx.fetch.files import Request
+    from cfx.fetch.names import Checked, Status
 
 
 WIDE, PLAIN_WIDTH = 120, 160
@@ -72,9 +72,9 @@ def command(
         _list(as_json)
         return
 
-    from cfx.io.fetch import Request
-    from cfx.io.transfer import import_files
-    from cfx.runs.signals import interrupted_by_signals
+    from cfx.fetch.files import Request
+    from cfx.fetch.names import import_files
+    from cfx.signals import interrupted_by_signals
 
     with interrupted_by_signals("stopped; run the same command again to go on where it was"):
         if verify:
@@ -88,13 +88,13 @@ def command(
 def _fetch(
     names: Sequence[str], everything: bool, request: Request, target: Path | None, reporter, as_json: bool
 ) -> None:
-    from cfx.runs import fetch
+    from cfx.fetch import names as by_name
 
     paths: dict[str, Path] = {}
     if names or everything:
-        paths = fetch.fetch(names or fetch.everything(), reporter, request)
+        paths = by_name.fetch(names or by_name.everything(), reporter, request)
     if target is not None:
-        exported = fetch.export(list(paths) if names or everything else None, target)
+        exported = by_name.export(list(paths) if names or everything else None, target)
         _say(exported, as_json, reporter, f"exported to {target}; there: cfx fetch --import {target}")
     elif as_json:
         _print_json({address: str(path) for address, path in paths.items()})
@@ -118,7 +118,7 @@ def _print_json(content: Any) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from cfx.runs.fetch import statuses
+    from cfx.fetch.names import statuses
 
     found = statuses()
     if as_json:
@@ -166,7 +166,7 @@ def _facts(status: Status) -> dict[str, Any]:
 
 
 def _verify(reporter, as_json: bool) -> None:
-    from cfx.runs.fetch import verify
+    from cfx.fetch.names import verify
 
     checked = verify(reporter)
     if as_json:

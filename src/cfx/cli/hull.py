@@ -31,7 +31,7 @@ def build(
     then on the same footing. Each element must be among the crystals.
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.io.targets import check_file
+    from cfx.io.files import check_file
 
     check_file(output, (".npz",), force)
     from cfx.runs.hull import build as build_hull

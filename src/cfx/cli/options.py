@@ -89,6 +89,25 @@ def named(context: typer.Context) -> set[str]:
     }
 
 
+def wishes(
+    elements: str | None,
+    exclude: str | None,
+    no_radioactive: bool,
+    bias_text: str | None,
+    max_atoms: int | None,
+    max_sites: int | None,
+) -> dict[str, Any]:
+    """What these options say, as fields of a `SampleConfig`."""
+    return {
+        "elements": words(elements),
+        "exclude": words(exclude),
+        "radioactive": not no_radioactive,
+        "bias": bias(bias_text),
+        "max_atoms": max_atoms,
+        "max_sites": max_sites,
+    }
+
+
 def words(text: str | None) -> tuple[str, ...]:
     """The parts of a,b,c; nothing for None.
 
@@ -230,8 +249,8 @@ def _sites(path: Path) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[int, ..
 
 def _prototype(path: Path, sites: Path | None, redraw: tuple[str, ...]) -> tuple[Template, int]:
     from cfx.core.symmetry import LETTERS
-    from cfx.io.encode import SYMPREC
-    from cfx.io.inputs import encode_records, read_records
+    from cfx.data.encode import SYMPREC
+    from cfx.data.read import encode_records, read_records
 
     if unknown := set(redraw) - {"coords", "lattice"}:
         raise UsageError(f"cannot redraw {', '.join(sorted(unknown))}", "write --redraw coords,lattice, or one of them")

@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from cfx.runs.curves import Curves, Panel
-    from cfx.runs.embeddings import Similarity
+    from cfx.runs.figures import Similarity
 
 WELL_KNOWN = ("H", "Li", "Na", "K", "Ca", "Ti", "Fe", "Cu", "Al", "Si", "O", "S", "Cl", "La", "U")
 """Elements whose neighbours a terminal shows; --json has all."""
@@ -46,8 +46,8 @@ def command(
     from cfx.errors import UsageError
 
     if output is not None:
-        from cfx.io.targets import check_file
-        from cfx.runs.plot import SUFFIXES
+        from cfx.io.files import check_file
+        from cfx.runs.figures import SUFFIXES
 
         check_file(output, SUFFIXES, force)
     if what == "embeddings":
@@ -64,7 +64,7 @@ def command(
 def _similarity(name: str) -> Similarity:
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import load
-    from cfx.runs.embeddings import species_similarity
+    from cfx.runs.figures import species_similarity
 
     reporter = ConsoleReporter()
     similarity = species_similarity(load(name, reporter))
@@ -80,7 +80,7 @@ def _show(subject: Curves | Similarity, output: Path | None, as_json: bool) -> N
     from cfx.runs.curves import Curves
 
     if output is not None:
-        from cfx.runs.plot import save_figure
+        from cfx.runs.figures import save_figure
 
         save_figure(subject, output)
         ConsoleReporter().message(f"drawn: {output}")

@@ -31,7 +31,7 @@ def command(
     RMSD to the start, and why something failed; the other formats hold the crystals that have an energy.
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.io.targets import check_file
+    from cfx.io.files import check_file
     from cfx.runs.relax import SUFFIXES, RelaxSettings, relax_file
 
     check_file(output, SUFFIXES, force)

@@ -71,9 +71,8 @@ def command(
         start_jax(reporter)
     loaded = [load(name, reporter) for name in models]
 
-    from cfx.runs.judges import check_inputs
-    from cfx.runs.ranking import read_known
-    from cfx.runs.retrieve import as_curves, as_result, read_structures, retrieve, sample_structures
+    from cfx.evaluation.judges import check_inputs
+    from cfx.runs.retrieve import as_curves, as_result, read_known, read_structures, retrieve, sample_structures
 
     check_inputs(crystals, reporter)
     predictors = {"band_gap": gap_model, "dielectric": dielectric_model}
@@ -93,7 +92,7 @@ def command(
         _write(output, result)
         reporter.message(f"written: {output}")
     if plot is not None:
-        from cfx.runs.plot import save_figure
+        from cfx.runs.figures import save_figure
 
         save_figure(as_curves(result), plot)
         reporter.message(f"drawn: {plot}")
@@ -124,7 +123,7 @@ def _check(
 ) -> None:
     """What can be known to be wrong before anything slow starts."""
     from cfx.cli.start import check_table
-    from cfx.io.targets import check_file
+    from cfx.io.files import check_file
 
     names = [*models, *crystals]
     if not names:
@@ -137,7 +136,7 @@ def _check(
         raise UsageError("--sg says what models draw, but no model is named", "name one, or leave out --sg")
     check_table(output, force)
     if plot is not None:
-        from cfx.runs.plot import COLOURS, SUFFIXES
+        from cfx.runs.figures import COLOURS, SUFFIXES
 
         check_file(plot, SUFFIXES, force)
         if property is None:

@@ -45,9 +45,7 @@ def command(
         Path | None,
         typer.Option("-o", "--output", help="Directory of the run; by default rl- and the reward, as rl-ehull."),
     ] = None,
-    model: Annotated[
-        str | None, unset(f"Model that the policy starts from. {options.MODEL_HELP}", default="auto")
-    ] = None,
+    model: Annotated[str, typer.Option(help=f"Model that the policy starts from. {options.MODEL_HELP}")] = "auto",
     algorithm: Annotated[
         str, typer.Option(help="ppo, grpo (advantages within groups), or dpo (learns from --pairs, not from a reward).")
     ] = "ppo",
@@ -198,7 +196,7 @@ def command(
     if algorithm == "dpo":
         dpo = DPOConfig(**given(common | {"epochs": epochs, "beta": beta}))
         start_jax(reporter)
-        _pairs(run or Path("rl-dpo"), model or "auto", pairs, dpo, reporter)
+        _pairs(run or Path("rl-dpo"), model, pairs, dpo, reporter)
         return
     if reward is None:
         raise UsageError("what is to be rewarded?", "for example: cfx rl --reward ehull --steps 100")
@@ -243,18 +241,10 @@ def command(
         raise UsageError("--from brings its own space group", "leave --sg out")
     groups = space_group or (str(own_group) if own_group else "data:model")
     options.check_space_groups(groups)
-    wishes = {
-        "temperature": temperature,
-        "elements": options.words(elements),
-        "exclude": options.words(exclude),
-        "radioactive": not no_radioactive,
-        "bias": options.bias(bias),
-        "max_atoms": max_atoms,
-        "max_sites": max_sites,
-        "template": template,
-    }
+    wishes = options.wishes(elements, exclude, no_radioactive, bias, max_atoms, max_sites)
+    wishes |= {"temperature": temperature, "template": template}
     start_jax(reporter)
-    _rewarded(run or Path(f"rl-{_slug(reward)}"), model or "auto", groups, wishes, rewards, rl, reporter)
+    _rewarded(run or Path(f"rl-{_slug(reward)}"), model, groups, wishes, rewards, rl, reporter)
 
 
 def _refuse(names: set[str]) -> None:
@@ -285,8 +275,8 @@ def _slug(text: str) -> str:
 def _rewarded(run: Path, name: str, space_group: str, wishes: dict[str, Any], rewards, rl, reporter) -> None:
     from cfx.cli.start import load, space_groups
     from cfx.config.finetuning import RewardRun
-    from cfx.runs.rl import fine_tune
-    from cfx.runs.rundir import RunDirectory
+    from cfx.rl.reinforce import fine_tune
+    from cfx.training.run_directory import RunDirectory
 
     RunDirectory(run).check_free()
     model = load(name, reporter)
@@ -300,9 +290,9 @@ def _rewarded(run: Path, name: str, space_group: str, wishes: dict[str, Any], re
 
 def _judges(rewards: RewardConfig, reporter) -> tuple[Any, Any]:
     """The reward and what is added to it, ready to evaluate."""
-    from cfx.rewards.compose import Diversity
-    from cfx.rewards.load import load_reward
-    from cfx.runs.judges import open_hull, read_reference
+    from cfx.evaluation.judges import open_hull, read_reference
+    from cfx.rl.named_rewards import load_reward
+    from cfx.rl.rewards import Diversity
 
     reward = load_reward(rewards, lambda potential: open_hull(rewards.hull, rewards.hull_scale, potential, reporter))
     reporter.message(f"reward {reward.name}: {reward.about}")
@@ -317,12 +307,12 @@ def _resume(run: Path, reporter) -> None:
     config = read_run(run)
     model = load_model(run / "reference")
     if isinstance(config, PairsRun):
-        from cfx.runs.dpo import learn_preferences
+        from cfx.rl.preferences import learn_preferences
 
         learn_preferences(run, config, model, reporter, resume=True)
         _tell_policy(run, reporter)
         return
-    from cfx.runs.rl import fine_tune
+    from cfx.rl.reinforce import fine_tune
 
     reward, diversity = _judges(config.reward, reporter)
     result = fine_tune(run, config, model, reward, diversity, reporter, resume=True)
@@ -332,8 +322,8 @@ def _resume(run: Path, reporter) -> None:
 def _pairs(run: Path, name: str, pairs: Path | None, dpo: DPOConfig, reporter) -> None:
     from cfx.cli.start import load
     from cfx.config.finetuning import PairsRun
-    from cfx.runs.dpo import learn_preferences
-    from cfx.runs.rundir import RunDirectory
+    from cfx.rl.preferences import learn_preferences
+    from cfx.training.run_directory import RunDirectory
 
     if pairs is None:
         raise UsageError("dpo learns from pairs of crystals", "name a file with --pairs")

@@ -77,7 +77,6 @@ def command(
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import load, space_groups, start_jax
     from cfx.config import SampleConfig
-    from cfx.io.outputs import check_output
 
     template, own_group = options.template(wyckoff, sites, prototype, redraw)
     if (space_group is None) == (own_group is None):
@@ -95,14 +94,8 @@ def command(
         top_p=top_p,
         batch_size=batch_size,
         shard=options.shard(shard),
-        elements=options.words(elements),
-        exclude=options.words(exclude),
-        radioactive=not no_radioactive,
         require=options.words(require),
         formula=options.formula(formula),
-        bias=options.bias(bias),
-        max_atoms=max_atoms,
-        max_sites=max_sites,
         template=template,
         exact=exact,
         refine=refine,
@@ -110,11 +103,15 @@ def command(
         min_distance=min_distance,
         keep_invalid=keep_invalid,
         max_attempts=max_attempts,
+        **options.wishes(elements, exclude, no_radioactive, bias, max_atoms, max_sites),
     )
     # What is wrong with numbers and combinations is found before anything slow starts.
     request((own_group or 1,))
     if space_group is not None:
         options.check_space_groups(space_group)
+
+    from cfx.io.outputs import check_output
+
     check_output(output, force, keep_invalid, resume)
     start_jax(reporter)
 

@@ -39,7 +39,7 @@ def command(
     """
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import load, start_jax
-    from cfx.io.targets import check_file
+    from cfx.io.files import check_file
 
     reporter = ConsoleReporter()
     check_file(output, (".csv",), force)
@@ -61,7 +61,7 @@ def _write(rows: list[dict], output: Path | None, as_json: bool, print_rows: Cal
     import json
     import sys
 
-    from cfx.io.cache import replace_atomically
+    from cfx.io.files import replace_atomically
 
     if output is not None:
         replace_atomically(output, lambda path: path.write_text(_csv(rows)))

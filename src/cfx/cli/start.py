@@ -22,7 +22,7 @@ def check_table(path: Path | None, force: bool) -> None:
     from importlib.util import find_spec
 
     from cfx.errors import DependencyError
-    from cfx.io.targets import check_file
+    from cfx.io.files import check_file
 
     check_file(path, (".csv", ".parquet"), force)
     if path is not None and path.suffix == ".parquet" and find_spec("pyarrow") is None:
@@ -34,7 +34,7 @@ def start_jax(reporter: Reporter) -> None:
     import jax
 
     from cfx.errors import OutputError
-    from cfx.io.cache import cache_directory
+    from cfx.io.files import cache_directory
 
     jax.config.update("jax_default_matmul_precision", "float32")
 
@@ -50,23 +50,22 @@ def start_jax(reporter: Reporter) -> None:
 def load(name: str, reporter: Reporter) -> Model:
     """Loads a model, which may have to be fetched first; a signal ends that with one line."""
     from cfx.model import load_model
-    from cfx.runs.signals import interrupted_by_signals
+    from cfx.signals import interrupted_by_signals
 
     with interrupted_by_signals(f"stopped loading {name}; run the same command again to go on where it was"):
         return load_model(name, reporter=reporter)
 
 
 def space_groups(text: str, model: Model, reporter: Reporter) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Space groups and weights of what --sg says; of data:NAME, as often as they are in a data set.
+    """Space groups and weights of a --sg that was checked; of data:NAME, as often as they are in a data set.
 
     Raises:
-        UsageError: if it names no space groups.
+        UsageError: for data:model, if the model does not say.
         DataError: if the data set cannot be read.
     """
     from cfx.cli import options
     from cfx.runs.score import space_group_counts
 
-    options.check_space_groups(text)
     if not text.startswith("data:"):
         return options.space_groups(text)
     counts = space_group_counts(model, text.removeprefix("data:"), reporter)

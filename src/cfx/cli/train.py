@@ -110,13 +110,13 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
     reporter = ConsoleReporter()
     start_jax(reporter)
 
+    from cfx.data.summary import read
+    from cfx.fetch.names import data_path
     from cfx.io.checkpoint import load_checkpoint
     from cfx.reporter import Mute
-    from cfx.runs.data import read
-    from cfx.runs.fetch import data_path
-    from cfx.runs.parallel import join, process_number
-    from cfx.runs.rundir import RunDirectory
-    from cfx.runs.train import train
+    from cfx.training.devices import join, process_number
+    from cfx.training.run_directory import RunDirectory
+    from cfx.training.train import train
 
     files = RunDirectory(run)
     if resume:

@@ -24,8 +24,8 @@ def command(
     The page is one file that needs no network. The space group is the one that a symmetry search finds.
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.io.targets import check_file
-    from cfx.runs.view import write_viewer
+    from cfx.io.files import check_file
+    from cfx.report import write_viewer
 
     page = output or Path(f"{Path(crystals).name.partition('.')[0] or 'crystals'}.html")
     check_file(page, (".html",), force)

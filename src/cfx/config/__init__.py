@@ -1,9 +1,9 @@
 """What a command is asked to do, frozen and checked; nothing here imports more than the standard library."""
 
 from cfx.config.evaluation import EvalConfig
+from cfx.config.fields import from_dict, to_dict
 from cfx.config.finetuning import DPOConfig, PairsRun, RewardConfig, RewardRun, RLConfig, Shape
 from cfx.config.model import ModelConfig
-from cfx.config.plain import from_dict, to_dict
 from cfx.config.sampling import SampleConfig, Template
 from cfx.config.training import DataConfig, TrainConfig, TrainRun
 

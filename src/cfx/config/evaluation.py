@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cfx.config.checks import at_least, positive
+from cfx.config.fields import at_least, positive
 from cfx.errors import UsageError
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from cfx.config.checks import at_least, check_fields, positive
+from cfx.config.fields import at_least, check_fields, positive
 from cfx.errors import UsageError
 
 

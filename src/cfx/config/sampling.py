@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from cfx.config.checks import at_least, check_seed
+from cfx.config.fields import at_least, check_seed
 from cfx.errors import UsageError
 
 

@@ -9,9 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cfx.config.checks import at_least, below_one, check_fields, check_seed, not_negative, positive
+from cfx.config.fields import (
+    at_least,
+    below_one,
+    check_fields,
+    check_seed,
+    from_dict,
+    not_negative,
+    positive,
+    to_dict,
+    whole_path,
+)
 from cfx.config.model import ModelConfig
-from cfx.config.plain import from_dict, to_dict, whole_path
 from cfx.errors import UsageError
 
 

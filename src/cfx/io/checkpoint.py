@@ -13,7 +13,7 @@ import numpy as np
 from cfx.config import ModelConfig, from_dict, to_dict
 from cfx.core.network import check_shapes
 from cfx.errors import CheckpointError, UsageError
-from cfx.io.cache import replace_atomically
+from cfx.io.files import replace_atomically
 
 FORMAT_VERSION = 1
 

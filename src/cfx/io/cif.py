@@ -1,14 +1,18 @@
-"""A crystal as a CIF block with its real space group and the asymmetric unit."""
+"""CIF blocks: a crystal with its real space group and the asymmetric unit; a file taken apart."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, operation_text, symmetry_table
+
+if TYPE_CHECKING:
+    from cfx.core.crystal import CrystalBatch
 
 
 def cif_block(name: str, crystals: CrystalBatch, row: int, remarks: dict[str, str | int | float]) -> str:
@@ -80,3 +84,17 @@ def _exact(group: int, letter: int, point: np.ndarray) -> np.ndarray:
     exact = rotations[0] @ point.astype(float) + translations[0]
     exact = np.round(exact - np.floor(exact), 10)
     return np.where(exact >= 1, 0.0, exact)
+
+
+def cif_blocks(lines: Iterable[str]) -> Iterator[str]:
+    """The data blocks of a CIF; what stands before the first is left out."""
+    block: list[str] = []
+    for line in lines:
+        if line.startswith("data_"):
+            if block:
+                yield "".join(block)
+            block = [line]
+        elif block:
+            block.append(line)
+    if block:
+        yield "".join(block)

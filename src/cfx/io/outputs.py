@@ -26,10 +26,8 @@ from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS, formula
 from cfx.core.symmetry import LETTERS
 from cfx.errors import OutputError, UsageError
-from cfx.io.cache import replace_atomically
-from cfx.io.cif import cif_block
-from cfx.io.inputs import cif_blocks
-from cfx.io.targets import check_directory
+from cfx.io.cif import cif_block, cif_blocks
+from cfx.io.files import check_directory, replace_atomically
 
 
 @dataclasses.dataclass(frozen=True)

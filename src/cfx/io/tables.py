@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cfx.errors import DependencyError, UsageError
-from cfx.io.cache import replace_atomically
+from cfx.io.files import replace_atomically
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:

@@ -93,10 +93,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
             f"line {lines.index(None) + 1} of {file} is no line of metrics", "name the metrics.jsonl of a run"
         )
     if not lines:
-        raise DataError(
-            f"there are no metrics in {file} yet",
-            "they come with the first epoch or step",
-        )
+        raise DataError(f"there are no metrics in {file} yet", "they come with the first epoch or step")
     return lines
 
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from cfx.catalog import MODEL
 from cfx.errors import OutputError
-from cfx.io.cache import cache_directory
-from cfx.io.hub import is_offline
-from cfx.potentials.base import torch_devices
-from cfx.runs.fetch import BUNDLED, CACHED, statuses
+from cfx.fetch.hub import is_offline
+from cfx.fetch.names import BUNDLED, CACHED, statuses
+from cfx.io.files import cache_directory
+from cfx.predictors.base import torch_devices
 
 
 class Library(NamedTuple):

@@ -12,18 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cfx.io.crystals import Loaded, load_crystals
-from cfx.metrics import distributions, duplicates, novelty, symmetry, validity
-from cfx.metrics.hull import HullBatch
-from cfx.metrics.reference import Reference
-from cfx.metrics.rmsd import rms_displacement
-from cfx.metrics.summary import summarize
+from cfx.data.structures import Loaded, load_crystals
+from cfx.evaluation import matching, novelty, summary, symmetry, validity
+from cfx.evaluation.hull import HullBatch
+from cfx.evaluation.judges import Judges, energies_as_they_are, energies_of_relaxed
+from cfx.evaluation.matching import rms_displacement
+from cfx.evaluation.novelty import Reference
+from cfx.evaluation.summary import summarize
+from cfx.fetch.names import data_path
+from cfx.report import as_drawn
 from cfx.reporter import Reporter
-from cfx.runs.energies import energies_as_they_are, energies_of_relaxed
-from cfx.runs.fetch import data_path
-from cfx.runs.judges import Judges
-from cfx.runs.signals import Interrupted, StopRequest
-from cfx.runs.view import as_drawn
+from cfx.signals import Interrupted, StopRequest
 
 BELOW = 0.1
 """eV/atom. Few real crystals are this far below all known phases; many such ones speak of a hull with gaps."""
@@ -99,7 +98,7 @@ class Findings:
     energies: list[float]
     judged: list
     faults: list[str]
-    unique: list[duplicates.Uniqueness]
+    unique: list[matching.Uniqueness]
     novel: list[novelty.Novelty]
     heights: HullBatch | None
 
@@ -153,7 +152,7 @@ def _judge(crystals: list[Loaded], judges: Judges, task: Callable) -> tuple[list
         groups = symmetry.find_space_groups(structures, asked, n_jobs=config.workers, on_done=update)
     energies, judged, faults = _energies(structures, judges, task)
     with task("unique", None) as update:
-        unique = duplicates.find_duplicates(judged, config.workers, update)
+        unique = matching.find_duplicates(judged, config.workers, update)
     with task("novel", None) as update:
         novel = novelty.find_novel(judged, judges.reference, config.workers, update)
     heights = None
@@ -170,8 +169,8 @@ def _facts(structure) -> dict[str, Any]:
     return {
         "formula": structure.composition.reduced_formula,
         "num_atoms": len(structure),
-        "num_elements": distributions.num_elements(structure),
-        "density": distributions.density(structure),
+        "num_elements": summary.num_elements(structure),
+        "density": summary.density(structure),
     }
 
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from cfx.core.elements import SYMBOLS
+from cfx.data.structures import load_crystals
 from cfx.errors import DataError
-from cfx.io.crystals import load_crystals
-from cfx.io.hulls import read_hull, write_hull
-from cfx.metrics.hull import Hull, HullInfo, build_table, missing_phases
-from cfx.potentials.base import load_potential
+from cfx.evaluation.hull import Hull, HullInfo, build_table, missing_phases
+from cfx.evaluation.hull_files import read_hull, write_hull
+from cfx.fetch.names import data_path, hull_path
+from cfx.predictors.load import load_potential
 from cfx.reporter import Reporter
-from cfx.runs.fetch import data_path, hull_path
-from cfx.runs.signals import Interrupted, StopRequest
+from cfx.signals import Interrupted, StopRequest
 
 FORMULAS = ("formula", "pretty_formula", "formula_pretty", "reduced_formula", "composition")
 """Columns that hold formulas, as Materials Project and others call them."""

@@ -9,17 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cfx.config.checks import not_negative, positive
+from cfx.config.fields import not_negative, positive
+from cfx.data.structures import Loaded, load_crystals
 from cfx.errors import OutputError, UsageError
-from cfx.io.cache import replace_atomically
-from cfx.io.crystals import Loaded, load_crystals
-from cfx.metrics.rmsd import rms_displacement
-from cfx.metrics.symmetry import find_space_groups
-from cfx.potentials.base import load_potential
-from cfx.potentials.relax import Relaxed, relax
+from cfx.evaluation.matching import rms_displacement
+from cfx.evaluation.symmetry import find_space_groups
+from cfx.fetch.names import data_path
+from cfx.io.files import replace_atomically
+from cfx.predictors.load import load_potential
+from cfx.predictors.relax import Relaxed, relax
 from cfx.reporter import Reporter
-from cfx.runs.fetch import data_path
-from cfx.runs.signals import Interrupted, StopRequest
+from cfx.signals import Interrupted, StopRequest
 
 SUFFIXES = (".jsonl", ".extxyz", ".cif")
 
@@ -187,8 +187,8 @@ def _as_cif(row: dict[str, Any]) -> str:
     from pymatgen.core import Structure
     from pymatgen.io.cif import CifWriter
 
+    from cfx.data.dataset import encode
     from cfx.io.cif import cif_block
-    from cfx.io.dataset import encode
 
     remarks = {key: row[key] for key in ("potential", "energy", "converged", "steps")}
     structure = Structure.from_str(row["cif"], fmt="cif")

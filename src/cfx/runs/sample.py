@@ -18,13 +18,13 @@ import numpy as np
 from cfx.config import SampleConfig, to_dict
 from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import cell_vectors, is_physical
+from cfx.data.encode import find_space_group
 from cfx.errors import NumericsError, UsageError
-from cfx.io.encode import find_space_group
 from cfx.io.outputs import GrowingOutput, OutputRecord, StandardOutput, check_output
 from cfx.model import Model
 from cfx.reporter import Reporter
-from cfx.runs.signals import Interrupted, StopRequest
-from cfx.sampling import Draws, Resumed, prepare
+from cfx.sampling.sampler import Draws, Resumed, prepare
+from cfx.signals import Interrupted, StopRequest
 
 
 @dataclass

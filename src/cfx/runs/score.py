@@ -11,12 +11,12 @@ import numpy as np
 from cfx.core.elements import formula
 from cfx.core.lattice import CRYSTAL_SYSTEMS
 from cfx.core.likelihood import LogProb
+from cfx.data.dataset import EncodedDataset
+from cfx.data.encode import SYMPREC
+from cfx.data.summary import read
 from cfx.errors import UsageError
-from cfx.io.dataset import EncodedDataset
-from cfx.io.encode import SYMPREC
 from cfx.model import Model
 from cfx.reporter import Reporter
-from cfx.runs.data import read
 
 
 @dataclass(frozen=True)

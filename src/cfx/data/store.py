@@ -1,0 +1,283 @@
+"""Encoded crystals on disk, and the reasons why rows were left out.
+
+A store is a directory. crystals.bin and sites.bin hold the records below, names.jsonl a JSON string for every crystal,
+failures.csv the rows that are none, and dataset.json the counts and the length of each file. While it grows it is
+called NAME.partial: files are only appended to, and dataset.json, replaced after every commit, says how much of them
+counts. Nothing here imports JAX.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cfx.data.encode import EncodedCrystal
+from cfx.errors import OutputError
+from cfx.io.files import sync
+
+FORMAT = 1
+"""Version of the layout; stores of another one are made again."""
+
+CRYSTAL = np.dtype(
+    [("space_group", "u1"), ("num_sites", "<u2"), ("row", "<u4"), ("start", "<u8"), ("lattice", "<f4", 6)]
+)
+"""One crystal: its row in the input (the first is 1), where its sites start, lattice in angstrom and degree."""
+
+SITE = np.dtype([("wyckoff", "u1"), ("species", "u1"), ("frac_coords", "<f4", 3)])
+"""One symmetry-inequivalent site, as in `CrystalBatch`."""
+
+FILES = ("crystals.bin", "sites.bin", "names.jsonl", "failures.csv")
+
+
+class Failure(NamedTuple):
+    """A row of the input (the first is 1) that is no crystal for the model, and why."""
+
+    row: int
+    name: str
+    reason: str
+
+
+class Part(NamedTuple):
+    """Consecutive rows of a data set; `row` and `start` count from the beginning of the part.
+
+    Attributes:
+        rows: how many.
+        crystals: CRYSTAL [n].
+        sites: SITE, of one crystal after another.
+        names: of the crystals.
+        failures: the other rows.
+    """
+
+    rows: int
+    crystals: np.ndarray
+    sites: np.ndarray
+    names: list[str]
+    failures: list[Failure]
+
+
+def pack(names: Sequence[str], results: Sequence[EncodedCrystal | str]) -> Part:
+    """The part of rows with these names that became a crystal or a reason."""
+    kept = [i for i, result in enumerate(results) if not isinstance(result, str)]
+    found = [results[i] for i in kept]
+    crystals = np.zeros(len(kept), CRYSTAL)
+    crystals["row"] = np.array(kept, int) + 1
+    crystals["num_sites"] = [len(crystal.wyckoff) for crystal in found]
+    sites = np.zeros(int(crystals["num_sites"].sum()), SITE)
+    if found:
+        crystals["start"] = starts(crystals["num_sites"])
+        for name in ("space_group", "lattice"):
+            crystals[name] = [getattr(crystal, name) for crystal in found]
+        for name in SITE.names:
+            sites[name] = np.concatenate([getattr(crystal, name) for crystal in found])
+        sites["frac_coords"][sites["frac_coords"] >= 1] = 0  # the largest float64 below 1 rounds up
+    failures = [Failure(i + 1, names[i], result) for i, result in enumerate(results) if isinstance(result, str)]
+    return Part(len(results), crystals, sites, [names[i] for i in kept], failures)
+
+
+def starts(num_sites: np.ndarray) -> np.ndarray:
+    """int [n], where the sites of each crystal start in a file of all sites."""
+    ends = np.cumsum(num_sites, dtype=np.int64)
+    return ends - num_sites
+
+
+class StoreWriter:
+    """Appends parts to a store, after whatever an earlier writer committed to it.
+
+    Attributes:
+        rows: of the input that are in the store.
+    """
+
+    def __init__(self, directory: Path, settings: dict[str, Any]):
+        """`settings` are kept in dataset.json; its `digest` decides whether earlier work is continued."""
+        self.directory, self._settings = directory, settings
+        state = read_state(directory, settings["digest"]) or {"bytes": {}}
+        self._counts = {name: state.get(name, 0) for name in ("rows", "crystals", "sites", "failures")}
+        self._open, self._files = ExitStack(), {}
+        with _writing(directory):
+            for name in FILES:
+                file = self._open.enter_context(open(directory / name, "ab"))  # noqa: SIM115
+                self._files[name] = file
+                file.truncate(state["bytes"].get(name, 0))
+                file.seek(0, os.SEEK_END)
+            if not self._files["failures.csv"].tell():
+                self._files["failures.csv"].write(b"row,name,reason\n")
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with _writing(self.directory):
+            self._open.close()
+
+    @property
+    def rows(self) -> int:
+        return self._counts["rows"]
+
+    def append(self, part: Part) -> None:
+        """Adds rows; they count only once committed.
+
+        Raises:
+            OutputError: if they cannot be written.
+        """
+        crystals = part.crystals.copy()
+        crystals["row"] += self._counts["rows"]
+        crystals["start"] += self._counts["sites"]
+        failures = [failure._replace(row=failure.row + self._counts["rows"]) for failure in part.failures]
+        with _writing(self.directory):
+            self._files["crystals.bin"].write(crystals.tobytes())
+            self._files["sites.bin"].write(part.sites.tobytes())
+            self._files["names.jsonl"].write("".join(json.dumps(name) + "\n" for name in part.names).encode())
+            self._write_failures(failures)
+        added = (part.rows, len(crystals), len(part.sites), len(failures))
+        self._counts = {name: self._counts[name] + more for name, more in zip(self._counts, added, strict=True)}
+
+    def commit(self) -> None:
+        """Makes everything appended so far last, whatever happens next.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        with _writing(self.directory):
+            for file in self._files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            lengths = {name: file.tell() for name, file in self._files.items()}
+            state = {"format": FORMAT, **self._settings, **self._counts, "bytes": lengths}
+            fresh = self.directory / "dataset.json.new"
+            with open(fresh, "w") as file:
+                file.write(json.dumps(state, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(fresh, self.directory / "dataset.json")
+            sync(self.directory)
+
+    def _write_failures(self, rows: Sequence[Failure]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
+        self._files["failures.csv"].write(text.getvalue().encode(errors="backslashreplace"))
+
+
+def read_state(directory: Path, digest: str) -> dict[str, Any] | None:
+    """What dataset.json says, or None where there is no store of that digest or it is damaged."""
+    try:
+        state = json.loads((directory / "dataset.json").read_text())
+        lengths = dict(state["bytes"])
+        expected = {"crystals.bin": state["crystals"] * CRYSTAL.itemsize, "sites.bin": state["sites"] * SITE.itemsize}
+        whole = all((directory / name).stat().st_size >= lengths[name] for name in FILES)
+        known = state["format"] == FORMAT and state["digest"] == digest and lengths == lengths | expected
+        return state if whole and known else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def map_records(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
+    """The first records of a file, mapped into memory read-only."""
+    return np.memmap(path, dtype, "r", shape=(count,)) if count else np.zeros(0, dtype)
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[bool]:
+    """Makes a directory if need be and locks it; False where another process holds it, or has just renamed it."""
+    with _writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            # A file, since network file systems do not lock directories for other hosts. It stays in the store.
+            handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            handle = None
+    if handle is None:
+        yield False
+        return
+    try:
+        yield _lock(handle, directory)
+    finally:
+        os.close(handle)  # and with it the lock
+
+
+def _lock(handle: int, directory: Path) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), os.stat(directory / "lock"))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError as error:
+        raise OutputError(f"cannot lock {directory}: {error.strerror}", "set CFX_CACHE to a local directory") from error
+
+
+def publish(partial: Path, final: Path) -> None:
+    """Renames a finished store, in the place of a damaged one if there is one.
+
+    Raises:
+        OutputError: if it cannot be renamed.
+    """
+    with _writing(final):
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        sync(final.parent)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}", "set CFX_CACHE to a directory with room"
+        ) from error
+
+
+_NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?![\w.]*\w)")
+
+
+class Reason(NamedTuple):
+    """Rows that were left out for one reason.
+
+    Attributes:
+        text: the reason; numbers that differ between rows are given as a range ("21 to 25 sites").
+        rows: how many.
+        example: name of the first.
+    """
+
+    text: str
+    rows: int
+    example: str
+
+
+def count_reasons(failures: Iterable[Failure]) -> list[Reason]:
+    """The reasons of all failures, the most frequent first."""
+    groups: dict[tuple[str, ...], list] = {}
+    for failure in failures:
+        pieces = _NUMBER.split(failure.reason)
+        numbers = pieces[1::2]
+        group = groups.setdefault(tuple(pieces[::2]), [0, failure.name, numbers, numbers])
+        group[0] += 1
+        group[2] = [min(pair, key=float) for pair in zip(group[2], numbers, strict=True)]
+        group[3] = [max(pair, key=float) for pair in zip(group[3], numbers, strict=True)]
+    reasons = [Reason(_text(words, low, high), rows, name) for words, (rows, name, low, high) in groups.items()]
+    return sorted(reasons, key=lambda reason: -reason.rows)
+
+
+def describe(reasons: list[Reason], most: int = 5) -> str:
+    """The most frequent reasons with their counts, on one line."""
+    parts = [f"{one.rows} x {one.text} ({one.example}{', ...' * (one.rows > 1)})" for one in reasons[:most]]
+    if rest := sum(reason.rows for reason in reasons[most:]):
+        parts.append(f"{rest} for other reasons")
+    return "; ".join(parts)
+
+
+def _text(words: tuple[str, ...], lowest: list[str], highest: list[str]) -> str:
+    ranges = [low if low == high else f"{low} to {high}" for low, high in zip(lowest, highest, strict=True)]
+    return "".join(part for pair in zip(words, [*ranges, ""], strict=True) for part in pair)

@@ -1,0 +1,199 @@
+"""Crystals of a file as pymatgen Structures, and what their table says besides."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import json
+import math
+import re
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfx.data.encode import DISORDERED
+from cfx.data.read import READABLE, STRUCTURE_COLUMNS, UNREADABLE, Record, parse_structure, read_records, reason_of
+from cfx.errors import DataError, DependencyError
+
+CHUNK = 64
+"""Records that a worker takes at once."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One crystal of a file.
+
+    Attributes:
+        name: for messages and records.
+        structure: pymatgen Structure, or None where there is none.
+        reason: why there is none, or "".
+        space_group_asked: the space group that whoever made the crystal says it should have, or None.
+    """
+
+    name: str
+    structure: Any
+    reason: str = ""
+    space_group_asked: int | None = None
+
+
+def iterate_crystals(path: Path, num_workers: int = -1) -> Iterator[Loaded]:
+    """All crystals of a file, directory or zip, in order; a bad one is a reason, not an error.
+
+    Args:
+        path: see `inputs.read_records`.
+        num_workers: processes; -1 for all cores. A backend set by `joblib.parallel_config` is used.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    import joblib
+
+    parallel = joblib.Parallel(n_jobs=num_workers, return_as="generator")
+    for part in parallel(joblib.delayed(_parse_all)(chunk) for chunk in _chunks(read_records(path))):
+        yield from part
+
+
+def load_crystals(
+    path: Path, num_workers: int = -1, on_progress: Callable[[int], None] = lambda done: None
+) -> list[Loaded]:
+    """All crystals of a file in memory; see `iterate_crystals`.
+
+    Args:
+        path: of the file.
+        num_workers: processes.
+        on_progress: called with the number of crystals read so far.
+
+    Raises:
+        DataError: if the file cannot be read, or nothing in it is a crystal.
+    """
+    loaded: list[Loaded] = []
+    for one in iterate_crystals(path, num_workers):
+        loaded.append(one)
+        if len(loaded) % CHUNK == 0:
+            on_progress(len(loaded))
+    if not loaded:
+        raise DataError(f"{path} holds no crystals", READABLE)
+    if all(one.structure is None for one in loaded):
+        reason, count = Counter(one.reason for one in loaded).most_common(1)[0]
+        raise DataError(f"none of the {len(loaded)} crystals of {path} can be read: {count} x {reason}")
+    on_progress(len(loaded))
+    return loaded
+
+
+def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    records = iter(records)
+    while chunk := list(itertools.islice(records, CHUNK)):
+        yield chunk
+
+
+def _parse_all(records: list[Record]) -> list[Loaded]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [_parse(record) for record in records]
+
+
+def _parse(record: Record) -> Loaded:
+    """The crystal of a record; whatever a parser raises becomes a reason, as in `inputs.encode_records`."""
+    asked = _space_group_asked(record)
+    try:
+        structure = parse_structure(record)
+    except Exception as error:  # parsers raise what they like
+        return Loaded(record.name, None, reason_of(error), asked)
+    if not structure.is_ordered:
+        return Loaded(record.name, None, DISORDERED, asked)
+    return Loaded(record.name, structure, "", asked)
+
+
+def _space_group_asked(record: Record) -> int | None:
+    """Said by cfx's own CIFs and frames, and by the public layout of sites; others say what they found."""
+    patterns = {
+        "cif": r"^_cfx_model .*^_space_group_IT_number (\d+)",
+        "extxyz": r"\bspace_group=(\d+)\b",
+        "sites": r'"G": "(\d+)"',
+    }
+    pattern = patterns.get(record.format)
+    match = re.search(pattern, record.text, re.MULTILINE | re.DOTALL) if pattern else None
+    return int(match[1]) if match else None
+
+
+FORMATS = (".csv", ".csv.gz", ".jsonl", ".parquet")
+
+
+def column_names(path: Path) -> list[str]:
+    """Of a table, those of structures left out; nothing for what is no table.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    if not path.name.lower().endswith(FORMATS) or path.is_dir():
+        return []
+    first = next(_rows(path), {})
+    return [name for name in first if name not in STRUCTURE_COLUMNS]
+
+
+def read_column(path: Path, name: str) -> np.ndarray:
+    """A column of a table, float64 [rows], rows as in `inputs.read_records`; NaN where there is no number.
+
+    Raises:
+        DataError: if it cannot be read, has no such column, or no number in it.
+    """
+    columns = column_names(path)
+    if name not in columns:
+        raise DataError(f"{path.name} has no column {name}", f"there are: {', '.join(columns) or 'none'}")
+    values = np.array([_number(row.get(name)) for row in _rows(path, name)], float)
+    if not np.isfinite(values).any():
+        raise DataError(f"the column {name} of {path.name} holds no numbers")
+    return values
+
+
+def _number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _rows(path: Path, column: str | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a table as dicts; of Parquet only a column, if it is named."""
+    name = path.name.lower()
+    try:
+        if name.endswith(".parquet"):
+            yield from _parquet_rows(path, column)
+            return
+        open_text = gzip.open if name.endswith(".gz") else open
+        with open_text(path, "rt", encoding="utf-8-sig", newline="") as file:
+            if name.endswith(".jsonl"):
+                yield from map(_json_row, filter(str.strip, file))
+            else:
+                csv.field_size_limit(sys.maxsize)
+                yield from csv.DictReader(file)
+    except (*UNREADABLE, ValueError) as error:
+        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+
+
+def _json_row(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("a line is no JSON object")
+    return row
+
+
+def _parquet_rows(path: Path, column: str | None) -> Iterator[dict[str, Any]]:
+    try:
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise DependencyError("reading Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'") from error
+    with ParquetFile(path) as table:
+        if column is None:
+            yield dict.fromkeys(table.schema_arrow.names)
+            return
+        for batch in table.iter_batches(columns=[column]):
+            yield from batch.to_pylist()

@@ -1,0 +1,223 @@
+"""What crystals are judged by: known crystals, a potential, a hull, and the energies these give."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from cfx.config import EvalConfig
+from cfx.data import sanity
+from cfx.data.structures import iterate_crystals
+from cfx.errors import DataError
+from cfx.evaluation import symmetry, validity
+from cfx.evaluation.hull import Hull
+from cfx.evaluation.hull_files import read_hull
+from cfx.evaluation.novelty import Reference, cached_reference
+from cfx.evaluation.summary import Thresholds
+from cfx.fetch.names import data_path, hull_path
+from cfx.io.files import cache_directory, content_digest
+from cfx.predictors.base import Potential, other_method
+from cfx.predictors.canaries import prove_scale
+from cfx.predictors.load import load_potential
+from cfx.reporter import Reporter
+
+READ = 64
+"""Known crystals read between two looks at the clock."""
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What crystals are held against; None where there is nothing.
+
+    Attributes:
+        config: how.
+        reference: known crystals, and what they are called.
+        potential: computes energies.
+        hull: phases.
+    """
+
+    config: EvalConfig
+    reference: Reference | None
+    potential: Potential | None
+    hull: Hull | None
+
+    def settings(self) -> dict[str, str | float | bool]:
+        """What a reader of the numbers has to know."""
+        config = self.config
+        settings: dict[str, str | float | bool] = {
+            "structure validity": (
+                f"atoms > {validity.MIN_DISTANCE} angstrom apart, volume > {sanity.MIN_VOLUME} angstrom^3"
+            ),
+            "composition validity": validity.SMACT_SETTING,
+            "duplicates": "pymatgen StructureMatcher, default tolerances",
+            "symmetry tolerance": f"{symmetry.SYMPREC} angstrom",
+            "metastable": f"at most {Thresholds().stable:g} eV/atom above the hull",
+        }
+        if self.reference is not None:
+            settings["reference"] = f"{config.reference} ({len(self.reference):,} crystals)"
+        if self.potential is not None:
+            settings["potential"] = f"{self.potential.name}, energies on the scale {self.potential.scale}"
+        if self.hull is not None:
+            settings["hull"] = str(self.hull)
+        if config.relax:
+            settings["relaxed"] = f"to {config.fmax:g} eV/angstrom, at most {config.steps} steps; judged as relaxed"
+        return settings
+
+
+def check_inputs(names: Sequence[str], reporter: Reporter) -> None:
+    """Finds out before the work whether all files are there, fetching those that are only named.
+
+    Raises:
+        DataError: if one is not.
+        NetworkError: if one cannot be fetched.
+    """
+    for name in names:
+        if not (path := data_path(name, reporter)).exists():
+            raise DataError(f"no such file or directory: {path}")
+
+
+def load_judges(config: EvalConfig, reporter: Reporter) -> Judges:
+    """All that a configuration names.
+
+    Raises:
+        DataError: if a file cannot be read.
+        UsageError: if potential and hull do not go together.
+        DependencyError: if a library is missing.
+    """
+    validity.composition_validity([])  # complains if a library is missing
+    potential = load_potential(config.potential, config.device) if config.potential else None
+    hull = open_hull(config.hull, config.hull_scale, potential, reporter) if config.hull and potential else None
+    reference = read_reference(config.reference, config.workers, reporter) if config.reference else None
+    return Judges(config, reference, potential, hull)
+
+
+def open_hull(name: str, scale: str | None, potential: Potential, reporter: Reporter) -> Hull:
+    """A hull for energies of a potential.
+
+    Raises:
+        DataError: if it cannot be read.
+        UsageError: if potential and hull do not go together.
+        CheckpointError: if the potential's energies are not on the scale that it says.
+    """
+    with reporter.progress(f"reading {Path(name).name}", None) as progress:
+        hull = read_hull(hull_path(name, reporter), scale, progress.update)
+    hull.check_potential(potential.scale)
+    if hull.info.potential != potential.name:
+        _prove(potential, hull, reporter)
+    return hull
+
+
+def _prove(potential: Potential, hull: Hull, reporter: Reporter) -> None:
+    """Makes sure that energies of a potential and of a hull made by something else mean the same."""
+    if (what := other_method(potential.name)) is not None:
+        reporter.warning(
+            f"energies of {potential.name} are {what}: their distances from the hull {hull.info.name} mean little; "
+            "build a hull with the potential itself (cfx hull build)"
+        )
+    if not prove_scale(potential):
+        reporter.warning(
+            f"that energies of {potential.name} are on the scale {potential.scale} is taken on trust: it knows none of "
+            f"the crystals that would prove it, and the hull is of {hull.info.potential}"
+        )
+
+
+def read_reference(name: str, workers: int, reporter: Reporter) -> Reference:
+    """Known crystals, from the cache where they are there.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    path = data_path(name, reporter)
+
+    def structures():
+        with reporter.progress(f"reading {name}", None) as progress:
+            for done, one in enumerate(iterate_crystals(path, workers), start=1):
+                if done % READ == 0:
+                    progress.update(done)
+                yield one.structure
+
+    reference = cached_reference(structures, content_digest(path, ["reference", path.name]), cache_directory("known"))
+    if not len(reference):
+        raise DataError(f"{name} holds no crystals to compare with")
+    reporter.message(f"{name}: {len(reference):,} known crystals")
+    return reference
+
+
+CHUNKS = (64, 1024)
+"""Crystals given to a potential at once, at first and at most: among many there are more alike, which fill a batch."""
+
+CHUNK_SECONDS = 1.0
+"""Chunks grow while one takes less."""
+
+
+class Energy(NamedTuple):
+    """What a potential says of a crystal.
+
+    Attributes:
+        energy: total, eV; NaN if there is none.
+        structure: the pymatgen Structure that it belongs to, or None.
+        reason: what went wrong, or "".
+    """
+
+    energy: float
+    structure: object
+    reason: str
+
+
+def energies_as_they_are(
+    potential: Potential, structures: Sequence, on_done: Callable[[int], None]
+) -> Iterator[Energy]:
+    """The energy of each crystal.
+
+    Args:
+        potential: gives energies.
+        structures: pymatgen Structures, None for rows that could not be read.
+        on_done: told how many crystals are done, after each chunk; what it raises ends the work.
+    """
+    size, first = CHUNKS[0], 0
+    while first < len(structures):
+        part, began = structures[first : first + size], time.monotonic()
+        batch = potential.evaluate(part, forces=False)
+        first += len(part)
+        on_done(first)
+        size = next_chunk(size, time.monotonic() - began)
+        for energy, structure, reason in zip(batch.energy, part, batch.reasons, strict=True):
+            yield Energy(float(energy), structure, "" if structure is None else reason)
+
+
+def next_chunk(size: int, seconds: float) -> int:
+    """How many crystals to take at once, after `size` took `seconds`."""
+    return min(2 * size, CHUNKS[1]) if seconds < CHUNK_SECONDS else size
+
+
+def energies_of_relaxed(
+    potential: Potential, structures: Sequence, fmax: float, steps: int, on_done: Callable[[int], None]
+) -> Iterator[Energy]:
+    """The energy of each crystal at its nearest minimum, and the relaxed structure.
+
+    Args:
+        potential: gives energies, forces and stresses.
+        structures: pymatgen Structures, None for rows that could not be read.
+        fmax: largest force left, eV/angstrom.
+        steps: at most.
+        on_done: told how many crystals are done, before every step of all; what it raises ends the work.
+    """
+    from cfx.predictors.relax import relax
+
+    done = 0
+
+    def count(number: int, result: object) -> None:
+        nonlocal done
+        done += 1
+
+    def look() -> bool:
+        on_done(done)
+        return False
+
+    for one in relax(potential, structures, fmax, steps, on_done=count, stop=look):
+        stuck = "" if one.converged or one.structure is None else one.reason or "the relaxation did not converge"
+        yield Energy(float(one.energy), one.structure, stuck)
+    on_done(done)

@@ -1,0 +1,226 @@
+"""Whether structures are the same crystal, how far apart two are, and which of many repeat others.
+
+`same_crystal` asks it for a pair. Among many crystals, what it does anew for every pair, taking both to their reduced
+primitive cells, is done once for each (`reduce_or_say_why`), and only where another one has the same composition;
+oxidation states are taken off before. `find_match` compares these cells, and tells those with different numbers of
+atoms apart without asking, as it would. It is not quite symmetric: the earlier crystal, or the known one, comes first.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cfx.core.elements import SYMBOLS
+from cfx.data.sanity import what_is_wrong
+from cfx.evaluation.parallel import spread
+
+
+@functools.cache
+def _matcher():
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    return StructureMatcher()
+
+
+def same_crystal(one, other) -> bool:
+    """Whether pymatgen's StructureMatcher, with its own tolerances, maps one Structure to the other."""
+    return bool(_matcher().fit(one, other))
+
+
+def composition_key(structure) -> Hashable:
+    """What two structures share if they can be the same crystal: the reduced formula by atomic number.
+
+    Of structures with partial occupancies it is the set of elements; these are never the same as ordered ones.
+    """
+    if not structure.is_ordered:
+        return ("partial occupancies", *sorted({kind.Z for site in structure for kind in site.species}))
+    counts = Counter(site.specie.Z for site in structure)
+    divisor = math.gcd(*counts.values())
+    return tuple(sorted((number, count // divisor) for number, count in counts.items()))
+
+
+def by_composition(structures: Sequence, reasons: Sequence[str]) -> dict[Hashable, list[int]]:
+    """Rows of equal composition, of those that nothing is wrong with."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for row, (structure, reason) in enumerate(zip(structures, reasons, strict=True)):
+        if not reason:
+            groups[composition_key(structure)].append(row)
+    return groups
+
+
+def reduce_or_say_why(structure):
+    """The reduced crystal, or the reason why there is none."""
+    try:
+        return reduced_crystal(structure)
+    except (ValueError, ArithmeticError) as error:
+        return f"pymatgen cannot reduce the cell ({type(error).__name__})"
+
+
+def find_match(one, kept: Sequence) -> int | None:
+    """Which of the reduced crystals `kept` is the reduced crystal `one`, by index, or None.
+
+    Those of the most similar volume come first, and the first that matches is the answer.
+    """
+
+    def difference(i: int) -> float:
+        return abs(kept[i].volume / len(kept[i]) - one.volume / len(one))
+
+    alike = sorted((i for i in range(len(kept)) if len(kept[i]) == len(one)), key=difference)
+    return next((i for i in alike if _matcher().fit(kept[i], one, skip_structure_reduction=True)), None)
+
+
+TOLERANCE = 0.25
+"""How far (angstrom, along an axis) pymatgen lets atoms be off a translation of a smaller cell."""
+
+LARGEST = 2_000_000
+"""Most differences of positions to look at for a short cut."""
+
+
+def plain(structure):
+    """A Structure of elements, without isotopes, oxidation states and spins."""
+    from pymatgen.core import Element, Structure
+
+    kinds = {kind for site in structure for kind in site.species}
+    if all(structure.lattice.pbc) and all(isinstance(kind, Element) and kind.symbol in SYMBOLS for kind in kinds):
+        return structure
+    species = []
+    for site in structure:
+        amounts: dict[str, float] = defaultdict(float)
+        for kind, amount in site.species.items():
+            amounts[SYMBOLS[kind.Z]] += amount
+        species.append(dict(amounts))
+    return Structure(structure.lattice.matrix, species, structure.frac_coords)
+
+
+def reduced_crystal(structure):
+    """The Niggli-reduced primitive cell that StructureMatcher would make of a Structure, of elements only.
+
+    Raises:
+        ValueError: if pymatgen cannot reduce the cell.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reduced = plain(structure).get_reduced_structure()
+        return reduced if surely_primitive(reduced) else reduced.get_primitive_structure()
+
+
+def surely_primitive(structure) -> bool:
+    """Whether pymatgen's search for a smaller cell is bound to fail, as it does for most crystals.
+
+    It looks for a lattice whose vectors are all among the translations, from one atom of the rarest species to
+    another, that take every atom near one of its species. At least one component of one of the vectors is off every
+    integer by 1/m, where m divides the number of atoms of every species. If no translation is, none is found.
+    """
+    groups = defaultdict(list)
+    for site in structure:
+        groups[site.species_string].append(site.frac_coords)
+    points = sorted((np.array(group) for group in groups.values()), key=len)
+    most = math.gcd(*map(len, points))
+    if most == 1:
+        return True
+    tolerance = TOLERANCE / np.array(structure.lattice.abc)
+    steps = points[0] - points[0][0]
+    for group in points:
+        if not (_off_integer(steps) + tolerance >= 1 / most).any():
+            return True
+        if len(group) ** 2 * len(steps) > LARGEST:
+            return False
+        # Of these translations, those that take every atom of the group near one; rather too many than too few.
+        misses = _off_integer((group + steps[:, None])[:, :, None] - group)
+        steps = steps[(misses < 2.02 * tolerance).all(-1).any(-1).all(-1)]
+    return not (_off_integer(steps) + tolerance >= 1 / most).any()
+
+
+def _off_integer(values: np.ndarray) -> np.ndarray:
+    return np.abs(values - np.rint(values))
+
+
+@dataclass(frozen=True)
+class Uniqueness:
+    """Whether a crystal matches no kept crystal of an earlier row.
+
+    Attributes:
+        unique: it does not; it is kept.
+        match: row of a kept crystal that it matches, if it does.
+        reason: why it could not be compared, or "".
+    """
+
+    unique: bool
+    match: int | None = None
+    reason: str = ""
+
+
+def find_duplicates(
+    structures: Sequence, n_jobs: int | None = None, on_done: Callable[[int], None] | None = None
+) -> list[Uniqueness]:
+    """Which of the crystals match an earlier one that is kept.
+
+    Args:
+        structures: pymatgen Structures, None for rows that could not be read; these are not unique.
+        n_jobs: processes, see `spread`; they do not change the result.
+        on_done: told how many compositions that occur more than once are done.
+    """
+    reasons = [what_is_wrong(structure) for structure in structures]
+    records = [Uniqueness(not reason, None, reason) for reason in reasons]
+    groups = [rows for rows in by_composition(structures, reasons).values() if len(rows) > 1]
+    answers = spread(_compare_all, (([structures[row] for row in rows],) for rows in groups), n_jobs, on_done)
+    for rows, answer in zip(groups, answers, strict=True):
+        for row, (match, reason) in zip(rows, answer, strict=True):
+            records[row] = Uniqueness(match is None and not reason, None if match is None else rows[match], reason)
+    return records
+
+
+def _compare_all(structures: Sequence) -> list[tuple[int | None, str]]:
+    """For crystals of one composition: which earlier one each matches, and why it could not be compared."""
+    answers: list[tuple[int | None, str]] = []
+    rows, kept = [], []
+    for row, one in enumerate(map(reduce_or_say_why, structures)):
+        if isinstance(one, str):
+            answers.append((None, one))
+            continue
+        match = find_match(one, kept)
+        if match is None:
+            rows.append(row)
+            kept.append(one)
+        answers.append((None if match is None else rows[match], ""))
+    return answers
+
+
+@functools.cache
+def _rmsd_matcher(primitive: bool):
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    return StructureMatcher(primitive_cell=primitive)
+
+
+def rms_displacement(structure, relaxed) -> float | None:
+    """Root mean square displacement of the atoms, angstrom; None where StructureMatcher no longer matches the two.
+
+    Both are brought to one volume, the geometric mean of theirs, and laid over each other as well as possible, so a
+    change of volume alone is no displacement. Cells with equally many atoms are compared as they are: to look for
+    smaller ones averages over the atoms that become one.
+
+    Args:
+        structure: pymatgen Structure before, or None.
+        relaxed: after, or None.
+    """
+    if what_is_wrong(structure) or what_is_wrong(relaxed):
+        return None
+    before, after = plain(structure), plain(relaxed)
+    if before.composition.reduced_composition != after.composition.reduced_composition:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        distances = _rmsd_matcher(len(before) != len(after)).get_rms_dist(before, after)
+    if distances is None:
+        return None
+    # pymatgen's unit of length: the cube root of the volume per atom, the geometric mean of both crystals'.
+    unit = (before.volume / len(before) * after.volume / len(after)) ** (1 / 6)
+    return float(distances[0]) * unit

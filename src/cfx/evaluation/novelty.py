@@ -1,0 +1,241 @@
+"""Known crystals to compare with, and which crystals are not among them.
+
+A directory of .npy files that are mapped into memory: lattices [n, 3, 3] (angstrom), the atoms of crystal i in
+starts[i]..starts[i + 1] of numbers and frac_coords, and a digest of each reduced formula. Opening one takes no time,
+and no more memory than what is looked at.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+from cfx.core.elements import SYMBOLS
+from cfx.data.sanity import what_is_wrong
+from cfx.errors import OutputError
+from cfx.evaluation.matching import by_composition, composition_key, find_match, reduce_or_say_why
+from cfx.evaluation.parallel import spread
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """Whether a crystal matches none of a reference.
+
+    Attributes:
+        novel: it does not; None if there is no reference.
+        match: row of the reference that it matches, if it does.
+        reason: why it could not be compared, or "".
+    """
+
+    novel: bool | None
+    match: int | None = None
+    reason: str = ""
+
+
+NO_REFERENCE = Novelty(None, None, "no reference to compare with")
+
+
+def find_novel(
+    structures: Sequence,
+    reference: Reference | None,
+    n_jobs: int | None = None,
+    on_done: Callable[[int], None] | None = None,
+) -> list[Novelty]:
+    """Which of the crystals match no crystal of the reference, by StructureMatcher.
+
+    Args:
+        structures: pymatgen Structures, None for rows that could not be read; these are not novel.
+        reference: known crystals. Only those whose compositions occur are looked at.
+        n_jobs: processes, see `spread`; they do not change the result.
+        on_done: told how many compositions that both have are done.
+    """
+    if reference is None:
+        return [NO_REFERENCE] * len(structures)
+    reasons = [what_is_wrong(structure) for structure in structures]
+    records = [Novelty(not reason, None, reason) for reason in reasons]
+    groups = by_composition(structures, reasons)
+    shared = [(rows, known) for key, rows in groups.items() if len(known := reference.of_composition(key))]
+    jobs = (
+        ([structures[row] for row in rows], [reference.structure(index) for index in known]) for rows, known in shared
+    )
+    answers = spread(_compare, jobs, n_jobs, on_done)
+    for (rows, known), answer in zip(shared, answers, strict=True):
+        for row, (match, reason) in zip(rows, answer, strict=True):
+            place = None if match is None else int(reference.rows[known[match]])
+            records[row] = Novelty(match is None and not reason, place, reason)
+    return records
+
+
+def _compare(structures: Sequence, known: Sequence) -> list[tuple[int | None, str]]:
+    """For crystals of one composition: which of the known ones each matches, and why it could not be compared."""
+    reduced = [(i, one) for i, one in enumerate(map(reduce_or_say_why, known)) if not isinstance(one, str)]
+    answers = []
+    for one in map(reduce_or_say_why, structures):
+        if isinstance(one, str):
+            answers.append((None, one))
+            continue
+        match = find_match(one, [other for _, other in reduced])
+        answers.append((None if match is None else reduced[match][0], ""))
+    return answers
+
+
+VERSION = 1
+"""Of the files; another one is another directory."""
+
+AMU_PER_CUBIC_ANGSTROM = 1.66053906660
+"""In g/cm3."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """n known crystals.
+
+    Attributes:
+        lattices: float64 [n, 3, 3], row vectors in angstrom.
+        starts: int64 [n + 1], where the atoms of each crystal begin.
+        numbers: int16 [atoms], atomic numbers.
+        frac_coords: float64 [atoms, 3].
+        keys: uint64 [n], digest of the reduced formula.
+        rows: int64 [n], row of each crystal in what it was made of: some were left out.
+    """
+
+    lattices: np.ndarray
+    starts: np.ndarray
+    numbers: np.ndarray
+    frac_coords: np.ndarray
+    keys: np.ndarray
+    rows: np.ndarray
+    _order: np.ndarray = field(init=False, repr=False)
+    _sorted: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self):
+        order = np.argsort(self.keys, kind="stable")
+        object.__setattr__(self, "_order", order)
+        object.__setattr__(self, "_sorted", np.asarray(self.keys)[order])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def of_composition(self, key: Hashable) -> np.ndarray:
+        """Which crystals have a composition, by `composition_key`."""
+        digest = _digest(key)
+        low, high = (np.searchsorted(self._sorted, digest, side) for side in ("left", "right"))
+        return self._order[low:high]
+
+    def structure(self, index: int):
+        """Crystal `index` as a pymatgen Structure."""
+        from pymatgen.core import Structure
+
+        atoms = slice(self.starts[index], self.starts[index + 1])
+        species = [SYMBOLS[number] for number in self.numbers[atoms]]
+        return Structure(np.array(self.lattices[index]), species, np.array(self.frac_coords[atoms]))
+
+    def density(self) -> np.ndarray:
+        """Density of every crystal [n], g/cm3."""
+        from pymatgen.core import Element
+
+        masses = np.zeros(len(SYMBOLS))
+        for number in np.unique(self.numbers):
+            masses[number] = float(Element(SYMBOLS[number]).atomic_mass)
+        total = np.add.reduceat(masses[self.numbers], self.starts[:-1]) if len(self) else np.zeros(0)
+        return total / np.abs(np.linalg.det(self.lattices)) * AMU_PER_CUBIC_ANGSTROM
+
+    def num_elements(self) -> np.ndarray:
+        """Number of elements of every crystal, int [n]."""
+        crystal = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        pairs = np.unique(crystal * len(SYMBOLS) + self.numbers)
+        return np.bincount(pairs // len(SYMBOLS), minlength=len(self))
+
+
+def _digest(key: Hashable) -> np.uint64:
+    """64 bits of a key. Should two keys share them, StructureMatcher still tells the crystals apart."""
+    return np.frombuffer(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "<u8")[0]
+
+
+def make_reference(structures: Iterable) -> Reference:
+    """A reference of pymatgen Structures; None and structures that cannot be compared, or are disordered, go."""
+    lattices, lengths, numbers, coords, keys, rows = [], [0], [], [], [], []
+    for row, structure in enumerate(structures):
+        if what_is_wrong(structure) or not structure.is_ordered:
+            continue
+        lattices.append(structure.lattice.matrix)
+        lengths.append(len(structure))
+        numbers.append(np.array([site.specie.Z for site in structure], np.int16))
+        coords.append(structure.frac_coords)
+        keys.append(_digest(composition_key(structure)))
+        rows.append(row)
+    return Reference(
+        lattices=np.array(lattices, float).reshape(-1, 3, 3),
+        starts=np.cumsum(lengths, dtype=np.int64),
+        numbers=np.concatenate([np.zeros(0, np.int16), *numbers]),
+        frac_coords=np.concatenate([np.zeros((0, 3)), *coords]),
+        keys=np.array(keys, np.uint64),
+        rows=np.array(rows, np.int64),
+    )
+
+
+ARRAYS = [one.name for one in fields(Reference) if one.init]
+
+
+def cached_reference(structures: Callable[[], Iterable], digest: str, directory: Path) -> Reference:
+    """The reference of that digest in a cache directory, made and put there if it is not.
+
+    Args:
+        structures: gives the pymatgen Structures; called only if they are needed.
+        digest: of their content, or of the file they come from; it names the directory of the reference.
+        directory: of the cache.
+
+    Raises:
+        OutputError: if the cache cannot be written.
+    """
+    path = Path(directory) / f"reference-{VERSION}-{digest}"
+    try:
+        return open_reference(path)
+    except (OSError, ValueError, EOFError):  # not there, or damaged
+        reference = make_reference(structures())
+    try:
+        _save(reference, path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}", "set CFX_CACHE to a directory on a disk with room"
+        ) from error
+    return reference
+
+
+def open_reference(path: Path) -> Reference:
+    """A stored reference, mapped into memory.
+
+    Raises:
+        OSError, ValueError, EOFError: if it is not there or damaged.
+    """
+    arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
+    count, atoms = len(arrays["keys"]), len(arrays["numbers"])
+    lengths = [len(arrays[name]) for name in ("lattices", "rows", "starts", "frac_coords")]
+    if lengths != [count, count, count + 1, atoms] or arrays["starts"][-1] != atoms:
+        raise ValueError(f"{path} is damaged")
+    return Reference(**arrays)
+
+
+def _save(reference: Reference, path: Path) -> None:
+    """Writes all files beside, then renames the directory, so that it is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        for name in ARRAYS:
+            np.save(beside / f"{name}.npy", getattr(reference, name), allow_pickle=False)
+        shutil.rmtree(path, ignore_errors=True)  # a damaged one
+        os.rename(beside, path)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        # Another process was faster, and its directory holds the same.
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

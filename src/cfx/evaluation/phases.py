@@ -1,0 +1,182 @@
+"""The phases of a hull as arrays, and the mixture of them with the lowest energy.
+
+A hull's programmes have a row for each element, so a basis is a matrix of at most a dozen rows, and the pure elements
+are a mixture to start from. scipy's general solver needs milliseconds for what takes a few steps of small matrices
+here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from cfx.core.elements import SYMBOLS, formula
+
+Reduced = tuple[tuple[int, int], ...]
+"""(atomic number, atoms) in order of atomic number, without a common divisor."""
+
+
+def reduce_counts(counts: Mapping[int, float]) -> Reduced:
+    """Atomic number -> atoms, divided by their greatest common divisor.
+
+    Raises:
+        ValueError: if there is none, or they are not whole numbers.
+    """
+    whole = {z: round(n) for z, n in counts.items() if n}
+    if not whole or any(z < 1 or n < 1 or abs(n - counts[z]) > 1e-6 for z, n in whole.items()):
+        raise ValueError("is not of whole atoms")
+    divisor = math.gcd(*whole.values())
+    return tuple((z, n // divisor) for z, n in sorted(whole.items()))
+
+
+def count_atoms(composition) -> dict[int, float]:
+    """Atomic number -> atoms of a pymatgen Composition; isotopes and ions as their element, no element as 0."""
+    counts: dict[int, float] = {}
+    for element, n in composition.items():
+        z = int(element.Z)
+        z = z if 0 < z < len(SYMBOLS) else 0
+        counts[z] = counts.get(z, 0.0) + n
+    return counts
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Phases of different compositions.
+
+    Attributes:
+        sizes: uint8 [n], elements of each.
+        species: uint8 [sizes.sum()], atomic numbers, phase after phase, in ascending order within one.
+        counts: int32 [sizes.sum()], atoms of each of them in the reduced formula.
+        energies: float64 [n], eV/atom.
+        ids: [n], where they come from.
+    """
+
+    sizes: np.ndarray
+    species: np.ndarray
+    counts: np.ndarray
+    energies: np.ndarray
+    ids: list[str]
+
+    @classmethod
+    def lowest(cls, compositions: Iterable[Reduced], energies: Iterable[float], ids: Iterable[str]) -> Phases:
+        """Of each composition the phase of the lowest energy (eV/atom), in order of composition."""
+        best: dict[Reduced, tuple[float, str]] = {}
+        for composition, energy, name in zip(compositions, energies, ids, strict=True):
+            if composition not in best or energy < best[composition][0]:
+                best[composition] = (float(energy), name)
+        order = sorted(best)
+        pairs = np.array([pair for composition in order for pair in composition], np.int32).reshape(-1, 2)
+        return cls(
+            sizes=np.array([len(composition) for composition in order], np.uint8),
+            species=pairs[:, 0].astype(np.uint8),
+            counts=pairs[:, 1],
+            energies=np.array([best[composition][0] for composition in order], np.float64),
+            ids=[best[composition][1] for composition in order],
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    @cached_property
+    def _start(self) -> np.ndarray:
+        return np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)])
+
+    @cached_property
+    def _masks(self) -> tuple[np.ndarray, np.ndarray]:
+        """uint64 [n] twice: a bit for each element, up to 63 and from 64."""
+        masks = []
+        for first in (0, 64):
+            own = (self.species >= first) & (self.species < first + 64)
+            bits = np.where(own, np.uint64(1) << (self.species % 64).astype(np.uint64), np.uint64(0))
+            masks.append(np.bitwise_or.reduceat(bits, self._start[:-1]) if len(self) else bits)
+        return masks[0], masks[1]
+
+    @cached_property
+    def elements(self) -> frozenset[int]:
+        """Atomic numbers of all that any phase holds."""
+        return frozenset(self.species.tolist())
+
+    @cached_property
+    def terminals(self) -> dict[int, float]:
+        """Atomic number -> energy (eV/atom) of the phases of one element."""
+        rows = np.flatnonzero(self.sizes == 1)
+        return {int(self.species[self._start[row]]): float(self.energies[row]) for row in rows}
+
+    def within(self, numbers: Sequence[int]) -> np.ndarray:
+        """int [m], the phases made of these elements only."""
+        low = sum(1 << z for z in numbers if z < 64)
+        high = sum(1 << z - 64 for z in numbers if z >= 64)
+        everything = (1 << 64) - 1
+        rows = np.flatnonzero(self._masks[0] & np.uint64(everything - low) == 0)
+        return rows[self._masks[1][rows] & np.uint64(everything - high) == 0]
+
+    def fractions(self, rows: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+        """float64 [len(numbers), len(rows)], atomic fractions of phases made of these elements only."""
+        column = np.zeros(len(SYMBOLS), int)
+        column[list(numbers)] = np.arange(len(numbers))
+        table = np.zeros((len(rows), len(numbers)))
+        sizes = self.sizes[rows].astype(np.int64)
+        of_phase = np.repeat(np.arange(len(rows)), sizes)
+        place = np.arange(len(of_phase)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        entries = np.repeat(self._start[rows], sizes) + place
+        table[of_phase, column[self.species[entries]]] = self.counts[entries]
+        return (table / table.sum(1, keepdims=True)).T
+
+    def composition(self, row: int) -> Reduced:
+        """The reduced composition of a phase."""
+        entries = slice(self._start[row], self._start[row + 1])
+        return tuple(zip(self.species[entries].tolist(), self.counts[entries].tolist(), strict=True))
+
+    def formula(self, row: int) -> str:
+        """The reduced formula of a phase, in order of atomic number."""
+        return formula(dict(self.composition(row)))
+
+
+TOLERANCE = 1e-10
+"""eV/atom. No compound that would lower the energy by more is left out."""
+
+NUDGE = 1e-10
+"""Atomic fractions are moved by about this much, unevenly, so that no two mixtures tie and the steps cannot circle."""
+
+MAX_STEPS = 20_000
+
+
+class NoSolution(ArithmeticError):
+    """The steps did not come to an end."""
+
+
+def lowest_energy(fractions: np.ndarray, gains: np.ndarray, x: np.ndarray) -> float:
+    """Formation energy of the best mixture at a composition, eV/atom, 0 or negative.
+
+    The result is the value of chemical potentials at which no compound gains more than TOLERANCE: a lower bound, which
+    the best mixture reaches.
+
+    Args:
+        fractions: float64 [k, m], atomic fractions of compounds.
+        gains: float64 [m], their formation energies from the pure elements, eV/atom.
+        x: float64 [k], atomic fractions to mix, positive, with the sum 1.
+
+    Raises:
+        NoSolution: if it is not found in MAX_STEPS.
+    """
+    k = len(x)
+    columns = np.concatenate([np.eye(k), fractions], axis=1)
+    costs = np.concatenate([np.zeros(k), gains])
+    nudged = x + NUDGE * (1 + np.modf(np.arange(1, k + 1) * np.sqrt(2.0))[0])
+    basis, inverse = np.arange(k), np.eye(k)
+    for _ in range(MAX_STEPS):
+        potentials = costs[basis] @ inverse
+        margins = costs - potentials @ columns
+        enters = int(margins.argmin())
+        if margins[enters] >= -TOLERANCE:
+            return float(potentials @ x)
+        change = inverse @ columns[:, enters]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            room = np.where(change > 1e-12, (inverse @ nudged) / change, np.inf)
+        basis[room.argmin()] = enters
+        inverse = np.linalg.inv(columns[:, basis])
+    raise NoSolution("no best mixture of phases found")

@@ -1,0 +1,215 @@
+"""One number with its uncertainty for every metric, from the records of crystals.
+
+Rates are over all rows of the input: a row that could not be read, or where a step failed, counts as a failure. (Only
+the space group as asked is over the rows where one was asked for.) A crystal that is not valid can still be unique,
+novel or stable: these are judged for every row that could be read, as MatterGen (2312.03687) does, and whoever wants
+them combined has the records. What was evaluated for no row at all is None. Means are over the rows that have a value,
+distances of distributions over the valid ones, as in CDVAE (2110.06197).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cfx.data.sanity import what_is_wrong
+
+Record = Mapping[str, Any]
+"""What is known of one row; a key that is missing is None.
+
+valid_structure, valid_composition, unique, novel: bools. e_above_hull: eV/atom. rmsd_to_relaxed: angstrom. space_group,
+space_group_asked: 1..230. density: g/cm3. num_elements: a number.
+"""
+
+NOT_EVALUATED = ("coverage_recall", "coverage_precision")
+"""Metrics of others that cfx does not compute: they need matminer's fingerprints."""
+
+ROUNDING = 1e-8
+"""Energies (eV/atom) so little above a threshold are on it."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Energies above the hull, eV/atom, up to which a crystal counts as stable, and as on the hull."""
+
+    stable: float = 0.1
+    on_hull: float = 0.0
+
+
+def summarize(
+    records: Sequence[Record],
+    thresholds: Thresholds | None = None,
+    reference: Mapping[str, Sequence[float]] | None = None,
+) -> dict[str, dict[str, Any] | None]:
+    """All metrics of a file, by name.
+
+    Args:
+        records: one for each row of the input, see `Record`.
+        thresholds: what counts as stable; default 0.1 eV/atom, and 0 for the hull.
+        reference: `density` (g/cm3) and `num_elements` of known crystals, if there are any.
+
+    Returns:
+        For a rate value, low, high (Wilson, 95 %), count and of; for a mean value, error (standard error), unit and
+        of; for a distance of distributions value, unit and of; None for what was not evaluated.
+    """
+    limits = thresholds or Thresholds()
+    return {
+        **_validity(records),
+        **_novelty(records),
+        **_stability(records, "stable", limits.stable),
+        **_stability(records, "on_hull", limits.on_hull),
+        "avg_energy_above_hull_per_atom": mean(_column(records, "e_above_hull"), "eV/atom"),
+        "avg_rmsd_from_relaxation": mean(_column(records, "rmsd_to_relaxed"), "angstrom"),
+        "frac_space_group_as_asked": _as_asked(records),
+        "wdist_density": _distance(records, reference, "density", "g/cm3"),
+        "wdist_num_elements": _distance(records, reference, "num_elements", "elements"),
+        **dict.fromkeys(NOT_EVALUATED),
+    }
+
+
+def _column(records: Sequence[Record], key: str) -> list:
+    return [record.get(key) for record in records]
+
+
+def _all_hold(*flags: bool | None) -> bool | None:
+    """Whether all hold; False as soon as one does not, None if that cannot be said."""
+    if any(flag is not None and not flag for flag in flags):
+        return False
+    return None if None in flags else True
+
+
+def _joint(*columns: Sequence[bool | None]) -> dict[str, Any] | None:
+    """The rate of rows where all hold; None if a whole column was not evaluated."""
+    if any(all(flag is None for flag in column) for column in columns):
+        return None
+    return rate([_all_hold(*flags) for flags in zip(*columns, strict=True)])
+
+
+def _validity(records: Sequence[Record]) -> dict[str, Any]:
+    structure, composition = _column(records, "valid_structure"), _column(records, "valid_composition")
+    return {
+        "avg_structure_validity": rate(structure),
+        "avg_comp_validity": rate(composition),
+        "avg_structure_comp_validity": _joint(structure, composition),
+    }
+
+
+def _novelty(records: Sequence[Record]) -> dict[str, Any]:
+    unique, novel = _column(records, "unique"), _column(records, "novel")
+    return {
+        "frac_unique_structures": rate(unique),
+        "frac_novel_structures": rate(novel),
+        "frac_novel_unique_structures": _joint(novel, unique),
+    }
+
+
+def _stability(records: Sequence[Record], name: str, limit: float) -> dict[str, Any]:
+    """The rate of crystals up to a height above the hull, and of those among them that are unique and novel."""
+    low = [None if height is None else bool(height <= limit + ROUNDING) for height in _column(records, "e_above_hull")]
+    unique, novel = _column(records, "unique"), _column(records, "novel")
+    return {
+        f"frac_{name}_structures": rate(low),
+        f"frac_novel_unique_{name}_structures": _joint(low, unique, novel),
+    }
+
+
+def _as_asked(records: Sequence[Record]) -> dict[str, Any] | None:
+    asked = [record for record in records if record.get("space_group_asked") is not None]
+    return rate([record.get("space_group") == record["space_group_asked"] for record in asked])
+
+
+def _distance(
+    records: Sequence[Record], reference: Mapping[str, Sequence[float]] | None, key: str, unit: str
+) -> dict[str, Any] | None:
+    """Distance of the distribution of a quantity, over the valid rows, from that of the reference."""
+    valid = [record for record in records if _all_hold(record.get("valid_structure"), record.get("valid_composition"))]
+    samples = [record[key] for record in valid if record.get(key) is not None]
+    distance = distribution_distance(samples, reference[key]) if reference else None
+    return None if distance is None else {"value": distance, "unit": unit, "of": len(samples)}
+
+
+Z95 = 1.959963984540054
+"""Standard normal quantile of a two-sided interval of 95 %."""
+
+
+def wilson_interval(count: int, total: int) -> tuple[float, float]:
+    """Wilson's score interval of 95 % of a rate: of `total` trials, `count` succeeded.
+
+    E. B. Wilson, Journal of the American Statistical Association 22 (1927) 209.
+    Unlike the interval of a normal distribution it stays within 0..1, and has a width where all trials agree.
+
+    Args:
+        count: successes, 0..total.
+        total: trials, at least 1.
+
+    Raises:
+        ValueError: if there are no trials, or more successes than trials.
+    """
+    if not 0 <= count <= total or total < 1:
+        raise ValueError(f"{count} of {total} is no rate")
+    rate, weight = count / total, Z95 * Z95 / total
+    centre = (rate + weight / 2) / (1 + weight)
+    half = Z95 / (1 + weight) * math.sqrt(rate * (1 - rate) / total + weight / (4 * total))
+    low = 0.0 if count == 0 else centre - half
+    high = 1.0 if count == total else centre + half
+    return max(0.0, low), min(1.0, high)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and its standard error (sample standard deviation over the root of n); one value has no error.
+
+    Raises:
+        ValueError: if there are no values.
+    """
+    if not values:
+        raise ValueError("no values, no mean")
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+def rate(flags: Iterable[bool | None]) -> dict[str, float | int] | None:
+    """The rate of True among all flags, with its interval of 95 %; None if nothing was evaluated (all are None).
+
+    A single None among others is a failure: something was asked there, and no answer came.
+    """
+    flags = list(flags)
+    if all(flag is None for flag in flags):
+        return None
+    count = sum(flag is not None and bool(flag) for flag in flags)
+    low, high = wilson_interval(count, len(flags))
+    return {"value": count / len(flags), "low": low, "high": high, "count": count, "of": len(flags)}
+
+
+def mean(values: Iterable[float | None], unit: str) -> dict[str, float | int | str | None] | None:
+    """The mean of the values that are there, with its standard error; None if none is."""
+    there = [float(value) for value in values if value is not None and math.isfinite(value)]
+    if not there:
+        return None
+    value, error = mean_and_error(there)
+    return {"value": value, "error": error, "unit": unit, "of": len(there)}
+
+
+def density(structure) -> float | None:
+    """Density of a pymatgen Structure, g/cm3; None without one, or in a cell that is none."""
+    return None if what_is_wrong(structure) else float(structure.density)
+
+
+def num_elements(structure) -> int | None:
+    """Number of chemical elements of a pymatgen Structure; None without one."""
+    return None if structure is None else len({kind.symbol for site in structure for kind in site.species})
+
+
+def distribution_distance(samples: Sequence[float], reference: Sequence[float]) -> float | None:
+    """Wasserstein distance between two samples of a quantity, in its unit; None if either is empty."""
+    from scipy.stats import wasserstein_distance
+
+    if not len(samples) or not len(reference):
+        return None
+    return float(wasserstein_distance(np.asarray(samples, float), np.asarray(reference, float)))

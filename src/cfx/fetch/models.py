@@ -1,0 +1,231 @@
+"""Published models: fetched, converted to safetensors once, and found again."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cfx.catalog import AUTO, CATALOG, FALLBACK, Entry
+from cfx.config import ModelConfig
+from cfx.errors import CheckpointError, NetworkError, OutputError, UnsafeError
+from cfx.fetch import hub
+from cfx.fetch.addresses import HubAddress, parse
+from cfx.fetch.download import Unreachable
+from cfx.fetch.files import NORMALLY, Request, fetch_file, fetched
+from cfx.fetch.record import MODELS, Locked, digest_of, forget, read_lockfile, update_lockfile
+from cfx.io import upstream
+from cfx.io.checkpoint import Checkpoint, save_checkpoint
+from cfx.io.files import cache_directory, exclusively, remove_file
+from cfx.reporter import Reporter
+
+CONVERTER_VERSION = 1
+"""Raised whenever the same file would convert to something else."""
+
+AUTO_SECONDS = 4.0
+"""How long `auto` waits for a hub that does not answer."""
+
+AUTO_PAUSE = 60
+"""Minutes during which it then does not ask again."""
+
+
+def read_published(path: Path, source: Mapping[str, Any], num_heads: int | None = None, **sizes: Any) -> Checkpoint:
+    """The model in a published pickle.
+
+    Args:
+        path: of the file.
+        source: what is known of where it comes from; goes into the checkpoint beside file name and SHA-256.
+        num_heads: attention heads; by default they are 64 wide.
+        **sizes: see `upstream.recognise`.
+
+    Raises:
+        CheckpointError: if the file is damaged, hostile, or of another family of models.
+    """
+    published = upstream.load_pickle(path, source.get("address"))
+    config = upstream.recognise(published, num_heads, **sizes)
+    facts = {"file": path.name, "sha256": digest_of(path).sha256, "format": "published pickle", **source}
+    return Checkpoint(config, upstream.convert(published, config), {"source": facts})
+
+
+def fetch_entry(entry: Entry, reporter: Reporter, request: Request = NORMALLY, **settings: Any) -> Path:
+    """The checkpoint directory of a published model of the catalog; see `fetch_model`."""
+    return fetch_model(entry.address, reporter, request, entry, **_settings_of(entry, settings))
+
+
+def _settings_of(entry: Entry, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What its conversion is told: what its authors state, unless somebody knows better."""
+    stated = entry.config or ModelConfig()
+    told = {name: getattr(stated, name) for name in ("num_heads", "coord_components", "n_max", "sigma_min")}
+    if stated.position == "absolute":
+        del told["n_max"]  # the file tells
+    return told | {name: value for name, value in settings.items() if value is not None}
+
+
+def fetch_model(
+    address: str, reporter: Reporter, request: Request = NORMALLY, entry: Entry | None = None, **settings: Any
+) -> Path:
+    """The checkpoint directory of a published pickle, fetched and converted where that has not been done yet.
+
+    Args:
+        address: of the pickle.
+        reporter: receives progress.
+        request: how to fetch it.
+        entry: of the catalog, if it is there.
+        **settings: what the file does not tell of its architecture, see `read_published`.
+
+    Raises:
+        NetworkError: if it cannot be fetched.
+        CheckpointError: if it is no model that cfx reads. A hostile file is deleted.
+        OutputError: if it cannot be written.
+    """
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if request == NORMALLY and (found := converted(address, settings)) is not None:
+        return found
+    path = fetch_file(address, reporter, request, announce=False)
+    with exclusively(f"convert {address}", lambda: reporter.message(f"another process converts {address}")):
+        found = None if request.force else converted(address, settings)
+        if found is None:
+            found = _convert(path, address, read_lockfile()[address], reporter, entry, settings)
+            reporter.message(f"fetched and converted {address}")
+        return found
+
+
+def converted(address: str, settings: Mapping[str, Any]) -> Path | None:
+    """Where the conversion of a pickle lies, if it was made by this converter from the file that is recorded."""
+    records = read_lockfile()
+    sources = {digest.sha256 for digest in records[address].files.values()} if address in records else None
+    for key, locked in records.items():
+        fits = (locked.source, locked.settings, locked.converter) == (address, settings, CONVERTER_VERSION)
+        if fits and (sources is None or locked.made_from in sources):
+            directory = cache_directory() / key
+            if all((directory / name).is_file() for name in locked.files):
+                return directory
+    return None
+
+
+def _convert(
+    path: Path, address: str, locked: Locked, reporter: Reporter, entry: Entry | None, settings: dict[str, Any]
+) -> Path:
+    facts = {"address": address, "commit": locked.commit}
+    facts |= {"name": entry.name, "licence": entry.licence, "citation": entry.citation} if entry else {}
+    try:
+        checkpoint = read_published(path, facts, **settings)
+    except UnsafeError as error:
+        _delete(address, path, locked)
+        raise UnsafeError(f"{error.message}; the file was deleted from the cache", error.hint) from None
+    sha256 = checkpoint.info["source"]["sha256"]
+    if sha256 not in {digest.sha256 for digest in locked.files.values()}:
+        _delete(address, path, locked)
+        raise CheckpointError(f"{path} was changed after it was fetched, and was removed", "run the same command again")
+    if entry is not None and entry.config is not None:
+        expected = {**dataclasses.asdict(entry.config), **settings}
+        _compare(entry.name, dataclasses.asdict(checkpoint.config), expected, reporter)
+    return _store(checkpoint, entry.name if entry else path.stem, locked.commit, address, sha256, settings)
+
+
+def _store(
+    checkpoint: Checkpoint, label: str, commit: str | None, address: str, sha256: str, settings: dict[str, Any]
+) -> Path:
+    """Writes a conversion and records it, in the place of earlier ones of the same file."""
+    key = hashlib.sha256(json.dumps([sha256, commit, address, settings, CONVERTER_VERSION]).encode()).hexdigest()[:12]
+    name = f"{MODELS}/{label}-{key}"
+    directory = cache_directory() / name
+    for partial in directory.parent.glob(f"{glob.escape(directory.name)}.*-*"):  # of processes that were killed
+        shutil.rmtree(partial, ignore_errors=True)
+    save_checkpoint(directory, checkpoint)
+    files = {file.name: digest_of(file) for file in sorted(directory.iterdir())}
+    made = Locked(files, commit, name, address, sha256, CONVERTER_VERSION, settings)
+    stale: list[str] = []
+
+    def change(records: dict[str, Locked]) -> None:
+        for key, other in list(records.items()):
+            if key != name and (other.source, other.settings) == (address, settings):
+                del records[key]
+                stale.append(key)
+        records[name] = made
+
+    update_lockfile(change)
+    for key in stale:
+        shutil.rmtree(cache_directory() / key, ignore_errors=True)
+    return directory
+
+
+def _delete(address: str, path: Path, locked: Locked) -> None:
+    where = parse(address)
+    if isinstance(where, HubAddress) and locked.directory is None and locked.commit is not None:
+        hub.remove(where, locked.commit)
+    remove_file(path)
+    forget(address)
+
+
+def _compare(name: str, found: dict[str, Any], stated: dict[str, Any], reporter: Reporter) -> None:
+    changed = [f"{key} {found[key]} instead of {stated[key]}" for key in found if found[key] != stated[key]]
+    if changed:
+        reporter.warning(f"{name} is not of the architecture that its authors state: {', '.join(changed)}")
+
+
+def is_here(entry: Entry) -> bool:
+    """Whether a published model can be loaded without a network."""
+    made = converted(entry.address, _settings_of(entry, {}))
+    return made is not None or fetched(entry.address, read_lockfile().get(entry.address)) is not None
+
+
+def choose_auto(reporter: Reporter) -> str:
+    """The name that `auto` means here and now: a published model if it can be had, or else the bundled one.
+
+    Says which, and why, if it is the bundled one.
+
+    Raises:
+        CheckpointError: if the published model was fetched and is none.
+    """
+    entry = CATALOG[AUTO]
+    try:
+        reason = _try_auto(entry, reporter)
+    except (NetworkError, OutputError) as error:
+        reason = error.message
+    if reason is None:
+        return AUTO
+    reporter.warning(
+        f"using the bundled model {FALLBACK}, since {AUTO} is not here and {reason} "
+        f"(where there is a network: cfx fetch {AUTO}; to be sure: --model {FALLBACK})"
+    )
+    return FALLBACK
+
+
+def _try_auto(entry: Entry, reporter: Reporter) -> str | None:
+    """Fetches a model, or says why not; one that cannot be reached is not tried again for a while."""
+    if is_here(entry):
+        fetch_entry(entry, reporter)
+        return None
+    if hub.is_offline():
+        return "HF_HUB_OFFLINE is set"
+    stamp = cache_directory() / "unreachable"
+    if (reason := _recent_failure(stamp)) is not None:
+        return reason
+    address = parse(entry.address)
+    assert isinstance(address, HubAddress)
+    error = hub.why_unreachable(address, AUTO_SECONDS)
+    if error is None:
+        try:
+            fetch_entry(entry, reporter)
+        except NetworkError as failure:
+            error = failure
+    if isinstance(error, Unreachable):
+        with contextlib.suppress(OSError):
+            stamp.write_text(error.message)
+    return error and error.message
+
+
+def _recent_failure(stamp: Path) -> str | None:
+    with contextlib.suppress(OSError):
+        minutes = (time.time() - stamp.stat().st_mtime) / 60
+        if minutes < AUTO_PAUSE:
+            return f"{minutes:.0f} minutes ago it could not be fetched: {stamp.read_text()}"
+    return None

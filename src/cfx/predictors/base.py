@@ -1,0 +1,154 @@
+"""What potentials and property models are: structures in, numbers out, in one batched call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from cfx.errors import DependencyError, UsageError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+
+SCALES = ("raw", "mp2020")
+"""Energies as DFT gives them; energies with Materials Project's corrections of 2020."""
+
+
+@dataclass(frozen=True)
+class PotentialBatch:
+    """What a potential says of n crystals, in the order in which they were given.
+
+    Attributes:
+        energy: of the whole cell, eV; float64 [n], NaN where not ok.
+        forces: for each crystal float64 [atoms, 3], eV/angstrom; None where not ok or not asked for.
+        stress: float64 [n, 3, 3], eV/angstrom^3, positive under tension, as in ASE; NaN where not ok or not asked for.
+        ok: bool [n].
+        reasons: why a crystal is not ok, on one line; "" where it is.
+    """
+
+    energy: np.ndarray
+    forces: list[np.ndarray | None]
+    stress: np.ndarray
+    ok: np.ndarray
+    reasons: list[str]
+
+
+class Potential(Protocol):
+    """An interatomic potential.
+
+    Attributes:
+        name: which model, and which version of it.
+        scale: of its energies, one of `SCALES`.
+    """
+
+    name: str
+    scale: str
+
+    def evaluate(self, structures: Sequence[Structure | None], forces: bool = True) -> PotentialBatch:
+        """Energies of crystals, and forces and stresses too unless only energies are asked for.
+
+        A crystal that cannot be evaluated gets a reason and leaves the others alone.
+        """
+
+
+OTHER_METHODS = {
+    "omat": "of OMat24's pseudopotentials, which differ from Materials Project's and Alexandria's",
+    "d3": "with a correction for dispersion",
+    "r2scan": "of the r2SCAN functional",
+    "matpes": "of MatPES, which has no Hubbard U and its own pseudopotentials",
+}
+"""Parts of names of models whose energies are not those of the PBE calculations that hulls are made of."""
+
+
+def other_method(name: str) -> str | None:
+    """What sets the energies of a potential apart from those of a PBE hull, as far as its name says."""
+    return next((what for part, what in OTHER_METHODS.items() if re.search(rf"\b{part}", name.lower())), None)
+
+
+def torch_devices() -> list[str]:
+    """Names of the devices that torch has."""
+    import torch
+
+    return ["cpu", *(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count()))]
+
+
+def check_device(device: str) -> None:
+    """Makes sure that torch has a device.
+
+    Raises:
+        UsageError: if it is neither cpu nor cuda.
+        DependencyError: if it is not there.
+    """
+    kind, _, number = device.partition(":")
+    if device != "cpu" and (kind != "cuda" or not (number.isdecimal() or device == "cuda")):
+        raise UsageError(f"no device is called {device}", "there are: cpu, cuda, cuda:N")
+    if kind == "cuda":
+        import torch
+
+        if int(number or 0) >= torch.cuda.device_count():
+            raise DependencyError(
+                f"there is no device {device} here for torch", "take cpu, or install a torch that was built for CUDA"
+            )
+
+
+UNITS = {"band_gap": "eV", "dielectric": "", "formation_energy": "eV/atom"}
+"""Of the properties that cfx knows; others are taken as numbers without one."""
+
+
+@dataclass(frozen=True)
+class PropertyBatch:
+    """What a model says of n crystals, in the order in which they were given.
+
+    Attributes:
+        value: in the model's unit; float64 [n], NaN where not ok.
+        std: standard deviation of the value, same unit; float64 [n], NaN where not ok or if the model has none.
+        outside: bool [n], whether a crystal is unlike all those that the model learnt from; False if it cannot tell.
+        ok: bool [n].
+        reasons: why a crystal is not ok, on one line; "" where it is.
+    """
+
+    value: np.ndarray
+    std: np.ndarray
+    outside: np.ndarray
+    ok: np.ndarray
+    reasons: list[str]
+
+
+class PropertyModel(Protocol):
+    """A model of one property.
+
+    Attributes:
+        name: which model, and which version of it.
+        property: "band_gap", "dielectric", or what else it predicts.
+        unit: "eV", or "" for a number without one.
+    """
+
+    name: str
+    property: str
+    unit: str
+
+    def evaluate(self, structures: Sequence[Structure | None]) -> PropertyBatch:
+        """The property of crystals.
+
+        A crystal that cannot be evaluated gets a reason and leaves the others alone.
+        """
+
+
+def evaluate_all(models: Sequence[PropertyModel], structures: Sequence[Structure | None]) -> list[PropertyBatch]:
+    """What each model says of the crystals; bundled models that share an extractor compute features once."""
+    computed: dict[int, list] = {}
+    batches = []
+    for model in models:
+        extractor = getattr(model, "extractor", None)
+        if extractor is None:
+            batches.append(model.evaluate(structures))
+            continue
+        if id(extractor) not in computed:
+            computed[id(extractor)] = extractor.evaluate(structures)
+        batches.append(model.predict(computed[id(extractor)]))
+    return batches

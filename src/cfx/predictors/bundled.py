@@ -1,0 +1,264 @@
+"""The property models that come with cfx: small networks on CHGNet's features.
+
+A network transforms the features of each atom, takes the mean over atoms and means in which it weighs atoms itself
+(attention), adds what is known of the crystal as a whole, and ends in two numbers: the target, and the logarithm of the
+width of a Laplace distribution around it. Members of an ensemble have seen different parts of the data.
+"""
+
+from __future__ import annotations
+
+import functools
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cfx.errors import CheckpointError
+from cfx.predictors.base import UNITS, PropertyBatch
+from cfx.predictors.chgnet import CrystalFeatures, FeatureExtractor
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+VERSION = "1"
+"""Of the heads; counts up when their predictions change."""
+
+
+class BundledModel:
+    """A `PropertyModel` of a head on features; models of several properties may share the extractor.
+
+    Attributes:
+        name: of the model, with what makes its features.
+        property: that it predicts.
+        unit: of the property.
+        extractor: of the features that its head reads; those of a crystal can be handed to several models.
+    """
+
+    def __init__(self, property: str, extractor: FeatureExtractor, head: Head):
+        self.name = f"cfx {property} {VERSION} on {extractor.name}"
+        self.property, self.unit = property, UNITS[property]
+        self.extractor, self._head = extractor, head
+
+    def evaluate(self, structures: Sequence[Structure | None]) -> PropertyBatch:
+        """See `PropertyModel.evaluate`."""
+        return self.predict(self.extractor.evaluate(structures))
+
+    def predict(self, found: Sequence[CrystalFeatures | str]) -> PropertyBatch:
+        """The property of crystals with these features, or without any for a reason."""
+        reasons = [one if isinstance(one, str) else "" for one in found]
+        ok = np.array([not reason for reason in reasons], bool)
+        prediction = self._head.predict([one for one in found if not isinstance(one, str)])
+        value, std, outside = np.full(len(ok), np.nan), np.full(len(ok), np.nan), np.zeros(len(ok), bool)
+        value[ok], std[ok], outside[ok] = prediction
+        return PropertyBatch(value, std, outside, ok, reasons)
+
+
+@functools.cache
+def shared_extractor(device: str) -> FeatureExtractor:
+    """CHGNet on a device, once for all bundled models."""
+    return FeatureExtractor(device)
+
+
+def load_bundled(property: str, device: str = "cpu") -> BundledModel:
+    """The bundled model of a property.
+
+    Args:
+        property: `band_gap` or `dielectric`.
+        device: for CHGNet.
+
+    Raises:
+        DependencyError: without CHGNet or the device.
+        CheckpointError: for another version of its weights, or a damaged installation.
+    """
+    file = resources.files("cfx") / "resources" / "properties" / f"{property}.npz"
+    with resources.as_file(file) as path:
+        head = load_head(path)
+    return BundledModel(property, shared_extractor(device), head)
+
+
+LAYERS = ("atom1", "atom2", "attention", "value", "crystal1", "crystal2", "output")
+"""Of a network, each with `/w` [members, inputs, outputs] and `/b` [members, outputs]."""
+
+OTHERS = (
+    "elements",
+    "atom_mean",
+    "atom_scale",
+    "crystal_mean",
+    "crystal_scale",
+    "axes",
+    "landmarks",
+    "radius",
+    "seen",
+    "bounds",
+    "spread",
+    "transform",
+)
+"""Further arrays of a head: a table [119, d] of the elements; mean and scale of inputs; where the training data lie,
+how many crystals have each element, int [119], and between which bounds their targets are, [2]."""
+
+TRANSFORMS = ("identity", "log10")
+"""What a target is: the property itself, or its decimal logarithm."""
+
+FEWEST = 5
+"""Crystals with an element that a model must have seen to know it."""
+
+WIDEST = 10.0
+"""Bound of the logarithms of attention's weights."""
+
+LOG_WIDTHS = (-6, 3)
+"""Bounds of the logarithms of the widths, in training too."""
+
+
+class Inputs(NamedTuple):
+    """Of n crystals with `sizes` atoms, standardised: float32 [atoms, a] and [n, c]; int [n]."""
+
+    atoms: np.ndarray
+    crystals: np.ndarray
+    sizes: np.ndarray
+
+
+class Prediction(NamedTuple):
+    """Of n crystals: float64 [n] in the unit of the property, twice; bool [n]."""
+
+    value: np.ndarray
+    std: np.ndarray
+    outside: np.ndarray
+
+
+def raw_inputs(features: Sequence[CrystalFeatures], elements: np.ndarray) -> Inputs:
+    """Inputs before they are standardised.
+
+    Args:
+        features: of at least one crystal.
+        elements: float [119, d], descriptors of the elements by atomic number.
+    """
+    sizes = np.array([len(one.numbers) for one in features])
+    table = elements[np.concatenate([one.numbers for one in features])]
+    starts = _starts(sizes)
+    mean = np.add.reduceat(table, starts) / sizes[:, None]
+    variance = np.add.reduceat((table - np.repeat(mean, sizes, 0)) ** 2, starts) / sizes[:, None]
+    crystals = [
+        mean,
+        np.sqrt(variance),
+        np.maximum.reduceat(table, starts),
+        np.minimum.reduceat(table, starts),
+        np.array([[np.log(one.volume), one.energy, *_formula(one.numbers)] for one in features]),
+    ]
+    atoms = np.concatenate([np.concatenate([one.atoms for one in features]), table], 1)
+    return Inputs(atoms.astype(np.float32), np.concatenate(crystals, 1).astype(np.float32), sizes)
+
+
+def _formula(numbers: np.ndarray) -> tuple[int, int]:
+    """Whether a formula unit has an odd number of electrons, and how many elements."""
+    _, counts = np.unique(numbers, return_counts=True)
+    return int(numbers.sum() // np.gcd.reduce(counts) % 2), len(counts)
+
+
+def _starts(sizes: np.ndarray) -> np.ndarray:
+    """Number of the first atom of each crystal."""
+    return np.concatenate([[0], np.cumsum(sizes)[:-1]])
+
+
+@dataclass(frozen=True)
+class Head:
+    """An ensemble of networks, from a file.
+
+    Attributes:
+        arrays: LAYERS and OTHERS, by name.
+        transform: one of TRANSFORMS.
+    """
+
+    arrays: dict[str, np.ndarray]
+    transform: str
+
+    def predict(self, features: Sequence[CrystalFeatures]) -> Prediction:
+        """What the ensemble makes of crystals."""
+        if not features:
+            return Prediction(np.zeros(0), np.zeros(0), np.zeros(0, bool))
+        inputs = self.inputs(features)
+        mean, width = (np.asarray(part, float) for part in self.members(inputs))
+        # The variance of a mixture of Laplace distributions, rescaled to what errors on unseen crystals were.
+        target = mean.mean(0)
+        std = float(self.arrays["spread"]) * np.sqrt((2 * width**2).mean(0) + mean.var(0))
+        outside = self.outside(features, inputs)
+        if self.transform == "log10":
+            return Prediction(10**target, np.log(10) * 10**target * std, outside)
+        return Prediction(target, std, outside)
+
+    def inputs(self, features: Sequence[CrystalFeatures]) -> Inputs:
+        """Standardised inputs of the networks."""
+        raw = raw_inputs(features, self.arrays["elements"])
+        atoms = (raw.atoms - self.arrays["atom_mean"]) / self.arrays["atom_scale"]
+        crystals = (raw.crystals - self.arrays["crystal_mean"]) / self.arrays["crystal_scale"]
+        return Inputs(atoms, crystals, raw.sizes)
+
+    def members(self, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+        """Targets, of which none is beyond those of the training data, and widths; each [members, n]."""
+        count = len(self.arrays["output/b"])
+        found = np.stack([self._network(member, inputs) for member in range(count)])
+        return np.clip(found[..., 0], *self.arrays["bounds"]), np.exp(np.clip(found[..., 1], *LOG_WIDTHS))
+
+    def outside(self, features: Sequence[CrystalFeatures], inputs: Inputs) -> np.ndarray:
+        """Which crystals are far from the training data, or have an element that is hardly among them, bool [n]."""
+        fewest = np.array([self.arrays["seen"][one.numbers].min() for one in features])
+        return (fewest < FEWEST) | (self.distance(inputs) > float(self.arrays["radius"]))
+
+    def distance(self, inputs: Inputs) -> np.ndarray:
+        """To the nearest of the landmarks among the training data, along its principal axes, [n]."""
+        places = summary(inputs) @ self.arrays["axes"].astype(np.float32)
+        landmarks = self.arrays["landmarks"].astype(np.float32)
+        squares = (places**2).sum(1)[:, None] - 2 * places @ landmarks.T + (landmarks**2).sum(1)
+        return np.sqrt(np.maximum(squares.min(1), 0))
+
+    def _network(self, member: int, inputs: Inputs) -> np.ndarray:
+        """[n, 2]: target, logarithm of the width."""
+
+        def layer(name: str, x: np.ndarray) -> np.ndarray:
+            weight, bias = (self.arrays[f"{name}/{part}"][member].astype(np.float32) for part in "wb")
+            return x @ weight + bias
+
+        starts, sizes = _starts(inputs.sizes), inputs.sizes[:, None]
+        atoms = silu(layer("atom2", silu(layer("atom1", inputs.atoms))))
+        weights = np.exp(np.clip(layer("attention", atoms), -WIDEST, WIDEST))
+        values = layer("value", atoms).reshape(len(atoms), weights.shape[1], -1) * weights[:, :, None]
+        attended = np.add.reduceat(values, starts) / np.add.reduceat(weights, starts)[:, :, None]
+        mean = np.add.reduceat(atoms, starts) / sizes
+        crystals = np.concatenate([attended.reshape(len(sizes), -1), mean, inputs.crystals], 1)
+        return layer("output", silu(layer("crystal2", silu(layer("crystal1", crystals)))))
+
+
+def summary(inputs: Inputs) -> np.ndarray:
+    """Where a crystal lies among others: mean inputs of its atoms and its own, [n, a + c]."""
+    means = np.add.reduceat(inputs.atoms, _starts(inputs.sizes)) / inputs.sizes[:, None]
+    return np.concatenate([means, inputs.crystals], 1)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x times its logistic function."""
+    return x / (1 + np.exp(-np.clip(x, -60, 60)))
+
+
+def load_head(path: Path) -> Head:
+    """A head from its file.
+
+    Raises:
+        CheckpointError: if the file is not there, or is none of a head.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", "reinstall cfx") from error
+    names = {*OTHERS, *(f"{layer}/{part}" for layer in LAYERS for part in "wb")}
+    if missing := sorted(names - set(arrays)):
+        raise CheckpointError(f"{path} has no {missing[0]}: it holds no head of a property", "reinstall cfx")
+    transform = str(arrays["transform"])
+    if transform not in TRANSFORMS:
+        raise CheckpointError(
+            f"{path} has targets of a kind {transform}, which this version does not know", "update cfx"
+        )
+    return Head(arrays, transform)

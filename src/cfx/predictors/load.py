@@ -1,0 +1,111 @@
+"""Potentials and property models by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from cfx.errors import UsageError
+from cfx.predictors.base import SCALES, Potential, PropertyModel
+
+POTENTIAL_NAMES = "chgnet; orb, orb:NAME or orb:/path/to/weights; matgl:NAME or matgl:/directory; ase:MODULE:FACTORY"
+
+BUNDLED = ("band_gap", "dielectric")
+"""Properties that need no model from elsewhere: the band gap, eV, as PBE gives it; the mean eigenvalue (trace / 3) of
+the total dielectric tensor, that of electrons and ions."""
+
+PROPERTY_NAMES = "bundled; matgl:NAME or matgl:/directory"
+
+
+def load_potential(text: str, device: str = "cpu") -> Potential:
+    """The potential of a name.
+
+    Args:
+        text: `chgnet`; `orb`, `orb:NAME`, `orb:/path` or `orb:NAME:/path` (weights of that model in a file);
+            `matgl:NAME` or `matgl:/directory`, with `:mp2020` after it if the energies are on that scale;
+            `ase:MODULE:FACTORY`, likewise.
+        device: `cpu`, `cuda` or `cuda:N`. A calculator of ASE decides for itself.
+
+    Raises:
+        UsageError: for a name or a device that does not exist.
+        DependencyError: for a library or a device that is not there.
+        CheckpointError: for weights that are not there or belong to something else.
+        NetworkError: for weights that cannot be downloaded.
+    """
+    # Threads of torch that spin while they wait make it ten times slower where other programs run too. Only heard if
+    # torch has not been imported yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    kind, _, rest = text.partition(":")
+    loaders: dict[str, Callable[[str, str], Potential]] = {
+        "chgnet": _chgnet,
+        "orb": _orb,
+        "matgl": _matgl,
+        "ase": _ase,
+    }
+    if kind not in loaders:
+        raise UsageError(f"no potential is called {text}", f"there are: {POTENTIAL_NAMES}")
+    return loaders[kind](rest, device)
+
+
+def _chgnet(rest: str, device: str) -> Potential:
+    if rest:
+        raise UsageError(f"chgnet takes no name of a model, but was given {rest}", "say: chgnet")
+    from cfx.predictors.chgnet import load_chgnet
+
+    return load_chgnet(device)
+
+
+def _orb(rest: str, device: str) -> Potential:
+    from cfx.predictors.orb import load_orb
+
+    return load_orb(rest, device)
+
+
+def _matgl(rest: str, device: str) -> Potential:
+    from cfx.predictors.matgl import load_matgl
+
+    return load_matgl(*split_scale(rest), device)
+
+
+def _ase(rest: str, device: str) -> Potential:
+    from cfx.predictors.ase import load_calculator
+
+    return load_calculator(*split_scale(rest))
+
+
+def split_scale(text: str) -> tuple[str, str]:
+    """A name and the scale after its last colon; "raw" unless it says one."""
+    name, _, last = text.rpartition(":")
+    return (name, last) if last in SCALES else (text, "raw")
+
+
+def load_property(property: str, text: str = "bundled", device: str = "cpu") -> PropertyModel:
+    """The model of a property.
+
+    Args:
+        property: `band_gap`, `dielectric`, or any other that a model named in `text` predicts.
+        text: `bundled`, `matgl:NAME` or `matgl:/directory`.
+        device: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UsageError: for a name, a property or a device that does not exist.
+        DependencyError: for a library or a device that is not there.
+        CheckpointError: for weights that are not there, belong to something else, or predict what is known to be wrong.
+        NetworkError: for weights that cannot be downloaded.
+    """
+    # As in `predictors.load.load_potential`: threads of torch shall not spin while they wait.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    kind, _, rest = text.partition(":")
+    if kind == "matgl" and rest:
+        from cfx.predictors.matgl import load_matgl_property
+
+        return load_matgl_property(rest, property, device)
+    if text != "bundled":
+        raise UsageError(f"no property model is called {text}", f"there are: {PROPERTY_NAMES}")
+    if property not in BUNDLED:
+        raise UsageError(
+            f"there is no bundled model of {property}", f"there are: {', '.join(BUNDLED)}; or name one: matgl:NAME"
+        )
+    from cfx.predictors.bundled import load_bundled
+
+    return load_bundled(property, device)

@@ -1,1 +1,0 @@
-"""Rewards: crystals in, numbers out that fine-tuning makes larger."""

@@ -1,0 +1,197 @@
+"""What a reward is, and rewards made of rewards: shaped, summed, with what novelty and repetition add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from cfx.config import Shape
+from cfx.evaluation.matching import find_duplicates
+from cfx.evaluation.novelty import Reference, find_novel
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+NO_STRUCTURE = "its lattice closes no cell"
+"""Why a crystal without a structure has no reward."""
+
+
+@dataclass(frozen=True)
+class RewardBatch:
+    """What a reward says of n crystals, in the order in which they were given.
+
+    Attributes:
+        value: float64 [n], higher is better, NaN where not ok.
+        ok: bool [n].
+        reasons: why a crystal is not ok, on one line; "" where it is.
+        metrics: what the value was made of, by name with its unit ("E_hull (eV/atom)"): float64 [n], NaN where unknown.
+    """
+
+    value: np.ndarray
+    ok: np.ndarray
+    reasons: list[str]
+    metrics: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Reward(Protocol):
+    """A reward.
+
+    Attributes:
+        name: as on the command line.
+        about: what computes it, for whoever reads the numbers; one line.
+        unit: of the value, "" if it has none.
+        kl_coef: tau in the reward's unit, unless the user says another.
+        failure: what a crystal without a value counts as.
+    """
+
+    name: str
+    about: str
+    unit: str
+    kl_coef: float
+    failure: float
+
+    def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
+        """The rewards of crystals; one that cannot be evaluated gets a reason and leaves the others alone."""
+
+
+def make_batch(value: np.ndarray, reasons: Sequence[str], metrics: dict[str, np.ndarray] | None = None) -> RewardBatch:
+    """A batch whose crystals are ok where nothing is wrong with them and the value is a finite number.
+
+    Args:
+        value: float [n].
+        reasons: what is wrong with each, "" for nothing.
+        metrics: see `RewardBatch`.
+    """
+    value = np.array(value, np.float64)
+    reasons = [
+        reason or ("" if np.isfinite(each) else "the reward is no finite number")
+        for reason, each in zip(reasons, value, strict=True)
+    ]
+    ok = np.array([not reason for reason in reasons], bool)
+    return RewardBatch(np.where(ok, value, np.nan), ok, reasons, metrics or {})
+
+
+def shape_values(value: np.ndarray, shape: Shape) -> np.ndarray:
+    """Values as a `Shape` has them: clipped, then as sign(r) log(1 + |r|), or as 1 from a threshold on and 0 below."""
+    value = np.asarray(value, float)
+    if shape.clip:
+        value = np.clip(value, *shape.clip)
+    if shape.log1p:
+        value = np.sign(value) * np.log1p(np.abs(value))
+    if shape.threshold is not None:
+        value = np.where(np.isnan(value), np.nan, (value >= shape.threshold).astype(float))
+    return value
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """A sum of shaped rewards; a crystal is ok if all of them have a value for it.
+
+    Attributes:
+        parts: (reward, weight).
+        shape: of each reward's values, before the weight.
+    """
+
+    parts: tuple[tuple[Reward, float], ...]
+    shape: Shape = field(default_factory=Shape)
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+        return ",".join(reward.name + (f":{weight:g}" if weight != 1 else "") for reward, weight in self.parts)
+
+    @property
+    def about(self) -> str:
+        """What computes the parts."""
+        if len(self.parts) == 1:
+            return self.parts[0][0].about
+        return "; ".join(f"{reward.name}: {reward.about}" for reward, _ in self.parts)
+
+    @property
+    def unit(self) -> str:
+        """Of the value: the reward's own where there is one only, as it is."""
+        plain = len(self.parts) == 1 and self.parts[0][1] == 1 and self.shape == Shape(self.shape.clip)
+        return self.parts[0][0].unit if plain else ""
+
+    @property
+    def kl_coef(self) -> float:
+        """That of the parts, by weight; shaped values are of the order of 1."""
+        if self.shape.log1p or self.shape.threshold is not None:
+            return 0.1
+        return sum(abs(weight) * reward.kl_coef for reward, weight in self.parts)
+
+    @property
+    def failure(self) -> float:
+        """What a crystal counts as that any of the parts has no value for."""
+        return sum(float(shape_values(np.array(reward.failure), self.shape)) * weight for reward, weight in self.parts)
+
+    def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
+        """See `Reward`."""
+        total, reasons, metrics = np.zeros(len(structures)), [""] * len(structures), {}
+        for reward, weight in self.parts:
+            batch = reward.evaluate(structures)
+            checked = make_batch(batch.value, batch.reasons)
+            total = total + weight * shape_values(checked.value, self.shape)
+            reasons = [one or other for one, other in zip(reasons, checked.reasons, strict=True)]
+            metrics |= batch.metrics
+            if len(self.parts) > 1:
+                metrics[f"{reward.name} reward"] = checked.value
+        return make_batch(total, reasons, metrics)
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """What becomes of rewards so that the policy does not collapse onto one crystal, or onto known ones.
+
+    Attributes:
+        novelty_bonus: for a crystal that matches none of `reference`.
+        duplicate_penalty: for a crystal that matches an earlier one of its batch; None: it counts as a failure does, so
+            that of copies one is worth something, whatever the unit of the reward.
+        composition_penalty: for a crystal that has the reduced composition of an earlier one of its batch.
+        reference: known crystals.
+    """
+
+    novelty_bonus: float = 0.0
+    duplicate_penalty: float | None = 0.0
+    composition_penalty: float = 0.0
+    reference: Reference | None = None
+
+    def apply(
+        self, value: np.ndarray, failure: float, structures: Sequence[Structure | None], repeated: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The rewards to learn from, float64 [n], and by name who is unique in the batch and who is novel (0, 1).
+
+        Args:
+            value: float64 [n], rewards as they are; failures count as `failure` already.
+            failure: what a failure counts as.
+            structures: n of them, None where there is none.
+            repeated: bool [n], crystals that are known to be copies of earlier ones, which need not be compared.
+        """
+        compared = [None if copy else one for one, copy in zip(structures, repeated, strict=True)]
+        unique = np.array([record.unique for record in find_duplicates(compared, 1)], float)
+        copies = (unique == 0) & np.array([one is not None for one in structures])
+        if self.duplicate_penalty is None:
+            value = np.where(copies, failure, value)
+        else:
+            value = value - self.duplicate_penalty * copies
+        if self.composition_penalty:
+            value = value - self.composition_penalty * _repeats([one and one.composition for one in structures])
+        found = {"unique": unique}
+        if self.reference is not None:
+            novel = np.array([bool(record.novel) for record in find_novel(structures, self.reference, 1)], float)
+            found["novel"] = novel
+            value = value + self.novelty_bonus * novel
+        return value, found
+
+
+def _repeats(compositions: Sequence) -> np.ndarray:
+    """Whether an earlier one is the same up to a factor, float64 [n]; None never is."""
+    seen, repeats = set(), np.zeros(len(compositions))
+    for i, one in enumerate(compositions):
+        formula = None if one is None else one.reduced_formula
+        repeats[i] = formula is not None and formula in seen
+        seen.add(formula)
+    return repeats

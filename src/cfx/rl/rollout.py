@@ -1,0 +1,259 @@
+"""A rollout: crystals drawn from the policy, and what they are worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cfx.config import RLConfig, SampleConfig
+from cfx.core.crystal import CrystalBatch, concatenate
+from cfx.core.lattice import is_physical
+from cfx.evaluation.validity import structure_validity
+from cfx.model import Model
+from cfx.rl.rewards import NO_STRUCTURE, Diversity, Reward, make_batch
+from cfx.sampling.sampler import Wishes
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+SYMPREC = 1e-3
+"""Tolerance of the search for the primitive cell, angstrom."""
+
+COORD_STEP, LENGTH_STEP = 1e-3, 1e-2
+"""Crystals with coordinates and lattice parameters (angstrom, degree) this near have the same fingerprint."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """B crystals and their rewards.
+
+    Attributes:
+        crystals: as drawn (numpy).
+        keys: their fingerprints.
+        reward: float64 [B], to learn from: what failed counts as the reward's `failure`, and diversity has its say.
+        value: the reward alone, NaN where it failed.
+        reasons: why it failed, "" where it did not.
+        metrics: parts of the reward and, as 0 or 1, `valid`, `unique` and `novel`; float64 [B].
+        entropy: of the draws, by part, nats: minus the mean log-probability.
+        cached: rewards that were known already.
+        seconds: spent sampling and rewarding.
+    """
+
+    crystals: CrystalBatch
+    keys: list[bytes]
+    reward: np.ndarray
+    value: np.ndarray
+    reasons: list[str]
+    metrics: dict[str, np.ndarray]
+    entropy: dict[str, float]
+    cached: int
+    seconds: dict[str, float]
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Reasons and how many crystals failed for them."""
+        return Counter(reason for reason in self.reasons if reason)
+
+
+@dataclass
+class RewardCache:
+    """Rewards of crystals that were seen before, by fingerprint.
+
+    Attributes:
+        known: fingerprint -> value, reason, parts.
+    """
+
+    known: dict[bytes, tuple[float, str, dict[str, float]]] = field(default_factory=dict)
+
+    def evaluate(
+        self, reward: Reward, keys: Sequence[bytes], structures: Sequence[Structure | None]
+    ) -> tuple[np.ndarray, list[str], dict[str, np.ndarray], int]:
+        """Values, reasons and parts of crystals, and how many were known; one evaluation of those that were not.
+
+        Args:
+            reward: of those that were not.
+            keys: fingerprint of each crystal.
+            structures: of each.
+        """
+        new = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self.known}
+        rows = sorted(new.values())
+        if rows:
+            self._learn(reward, [keys[row] for row in rows], [structures[row] for row in rows])
+        found = [self.known[key] for key in keys]
+        names = dict.fromkeys(name for _, _, parts in found for name in parts)
+        metrics = {name: np.array([parts.get(name, np.nan) for _, _, parts in found]) for name in names}
+        return np.array([each[0] for each in found]), [each[1] for each in found], metrics, len(keys) - len(rows)
+
+    def _learn(self, reward: Reward, keys: list[bytes], structures: list[Structure | None]) -> None:
+        batch = reward.evaluate(structures)
+        reasons = [
+            reason if one is not None else NO_STRUCTURE for reason, one in zip(batch.reasons, structures, strict=True)
+        ]
+        batch = make_batch(
+            batch.value, reasons, batch.metrics
+        )  # somebody else's reward may say ok to what is no number
+        for i, key in enumerate(keys):
+            parts = {name: float(values[i]) for name, values in batch.metrics.items()}
+            self.known[key] = (float(batch.value[i]), batch.reasons[i], parts)
+
+
+def fingerprint(crystals: CrystalBatch, row: int) -> bytes:
+    """What crystals that are equal within COORD_STEP and LENGTH_STEP share, up to the edges of a step."""
+    coords = np.round(crystals.frac_coords[row] / COORD_STEP).astype(np.int32) % round(1 / COORD_STEP)
+    lattice = np.round(np.nan_to_num(crystals.lattice[row], posinf=0, neginf=0) / LENGTH_STEP).astype(np.int64)
+    return arrangement(crystals, row) + coords.tobytes() + lattice.tobytes()
+
+
+def arrangement(crystals: CrystalBatch, row: int) -> bytes:
+    """What crystals share that differ in coordinates and cell only: space group, letters and species."""
+    parts = [[crystals.space_group[row]], crystals.wyckoff[row], crystals.species[row]]
+    return np.concatenate(parts).astype(np.int32).tobytes()
+
+
+def draw(model: Model, request: SampleConfig, wishes: Wishes | None = None) -> tuple[CrystalBatch, dict[str, float]]:
+    """The crystals of a request, and the entropy of the draws by part, nats."""
+    batches = list(model.draws(request, wishes))
+    parts: dict[str, list[np.ndarray]] = {}
+    for draws in batches:
+        for name, value in draws.policy_log_prob.parts().items():
+            parts.setdefault(name, []).append(np.asarray(value, float))
+    entropy = {name: -float(np.concatenate(values).mean()) for name, values in parts.items()}
+    return concatenate([draws.crystals for draws in batches]), entropy
+
+
+def step_request(request: SampleConfig, config: RLConfig, step: int) -> SampleConfig:
+    """What to draw in a step, from 0; it follows from the seed and the step.
+
+    Unphysical draws stay: they are failures. With grpo, crystals i * group_size to (i + 1) * group_size - 1 share
+    their space group.
+    """
+    seed = int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0] >> 1)
+    change: dict[str, Any] = {"n": config.batch_size, "seed": seed, "keep_invalid": True}
+    if config.algorithm == "grpo":
+        groups = config.batch_size // config.group_size
+        weights = np.array(request.weights or (1.0,) * len(request.space_groups))
+        rng = np.random.default_rng([config.seed, step])
+        chosen = rng.choice(request.space_groups, groups, p=weights / weights.sum())
+        # One after the other in each group: crystals take turns, so the groups are gathered afterwards.
+        change |= {"space_groups": tuple(int(group) for group in chosen), "weights": ()}
+    return dataclasses.replace(request, **change)
+
+
+def roll_out(
+    model: Model,
+    request: SampleConfig,
+    config: RLConfig,
+    step: int,
+    reward: Reward,
+    diversity: Diversity,
+    cache: RewardCache,
+    wishes: Wishes | None = None,
+) -> Rollout:
+    """Draws the crystals of a step and rewards them."""
+    start = time.perf_counter()
+    crystals, entropy = draw(model, step_request(request, config, step), wishes)
+    if config.algorithm == "grpo":
+        turns = np.arange(config.batch_size).reshape(config.group_size, -1)
+        crystals = crystals[turns.T.reshape(-1)]
+    sampled = time.perf_counter()
+    structures = primitive_cells(crystals)
+    keys = [fingerprint(crystals, row) for row in range(len(crystals))]
+    value, reasons, metrics, cached = cache.evaluate(reward, keys, structures)
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}
+    repeated = np.array([first[key] != row for row, key in enumerate(keys)])
+    counted, diverse = diversity.apply(
+        np.where(np.isnan(value), reward.failure, value), reward.failure, structures, repeated
+    )
+    valid = np.array([record.valid for record in structure_validity(structures)], float)
+    seconds = {"sampling": sampled - start, "rewarding": time.perf_counter() - sampled}
+    return Rollout(
+        crystals, keys, counted, value, reasons, metrics | {"valid": valid} | diverse, entropy, cached, seconds
+    )
+
+
+def primitive_cells(crystals: CrystalBatch) -> list[Structure | None]:
+    """pymatgen Structures of primitive cells, None for lattices that close no cell.
+
+    A potential needs a quarter of the time for a face-centred crystal so.
+    """
+    rows = np.flatnonzero(is_physical(crystals.lattice))
+    structures: list[Structure | None] = [None] * len(crystals)
+    for row, structure in zip(rows, crystals[rows].to_structures() if len(rows) else [], strict=True):
+        structures[row] = _primitive(structure) if _is_centred(int(crystals.space_group[row])) else structure
+    return structures
+
+
+@functools.cache
+def _is_centred(space_group: int) -> bool:
+    """Whether the conventional cell of a space group holds several lattice points."""
+    from pymatgen.symmetry.groups import sg_symbol_from_int_number
+
+    return sg_symbol_from_int_number(space_group)[0] != "P"
+
+
+def _primitive(structure: Structure) -> Structure:
+    """The primitive cell as spglib finds it, atoms where they are; the cell itself where it finds none."""
+    import spglib
+    from pymatgen.core import Structure
+
+    cell = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
+    try:
+        found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=SYMPREC)
+    except spglib.SpglibError:
+        return structure
+    return structure if found is None else Structure(*found[:1], found[2], found[1])
+
+
+PRIOR = 4.0
+"""Crystals that a space group must have seen to trust its own mean as much as that of all."""
+
+
+class Baseline:
+    """The baseline of a run, brought up to date before it is used, as published.
+
+    `ema` is the published one: b <- decay * b + (1 - decay) * mean reward, at first the mean reward. `batch` is the
+    mean reward of the rollout. `group` is an average for each space group: sums over its crystals that fade with the
+    same decay, drawn towards `ema` by PRIOR crystals. A policy does not choose space groups; what is easy to reach in
+    one of them says nothing of a crystal of another.
+    """
+
+    def __init__(self, config: RLConfig):
+        self._kind, self._decay = config.baseline, config.baseline_decay
+        self.mean: float | None = None
+        self._groups: dict[int, tuple[float, float]] = {}
+
+    def update(self, reward: np.ndarray, space_group: np.ndarray) -> np.ndarray:
+        """Takes in the rewards of a rollout [B], and gives the baseline of each of its crystals, float64 [B]."""
+        mean = float(reward.mean())
+        if self._kind == "batch" or self.mean is None:
+            self.mean = mean
+        else:
+            self.mean = self._decay * self.mean + (1 - self._decay) * mean
+        if self._kind != "group":
+            return np.full(len(reward), self.mean)
+        self._groups = {group: (self._decay * n, self._decay * total) for group, (n, total) in self._groups.items()}
+        for group in np.unique(space_group).tolist():
+            own = reward[space_group == group]
+            n, total = self._groups.get(group, (0.0, 0.0))
+            self._groups[group] = (n + len(own), total + float(own.sum()))
+        return np.array([self._of(int(group)) for group in space_group])
+
+    def _of(self, group: int) -> float:
+        n, total = self._groups[group]
+        return (total + PRIOR * self.mean) / (n + PRIOR)
+
+    def saved(self) -> dict[str, Any]:
+        """All there is, as JSON can hold it."""
+        return {"mean": self.mean, "groups": {str(group): list(sums) for group, sums in self._groups.items()}}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """The inverse of `saved`."""
+        self.mean = saved["mean"]
+        self._groups = {int(group): (float(n), float(total)) for group, (n, total) in saved["groups"].items()}

@@ -1,0 +1,209 @@
+"""The ledger of a request: which crystal to draw next, which draws count, and in what order they come out.
+
+Crystal i of a request is the first of its attempts (i, 0), (i, 1), ... that passes. Each attempt has random numbers of
+its own, so that the crystals depend neither on the batch size nor on what is drawn beside them, and a part of a request
+can be drawn by itself. Where duplicates are refused, crystal i also has to differ from all crystals before it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from cfx.core.crystal import CrystalBatch
+from cfx.errors import NumericsError
+from cfx.sampling.decode import Drawn
+from cfx.sampling.pools import Job
+
+AHEAD = 8192
+"""How far beyond the first open crystal draws are started; bounds what waits to come out in order."""
+
+PARALLEL = 64
+"""Most attempts at one crystal under way at a time."""
+
+DUPLICATE = "duplicate"
+"""Why a crystal that repeats an earlier one is drawn again."""
+
+
+class Fingerprint(Protocol):
+    """A crystal, as far as telling it from others needs it.
+
+    Attributes:
+        key: what equal crystals share.
+    """
+
+    key: Hashable
+
+    def same(self, other: Fingerprint) -> bool:
+        """Whether another one of the same key is the same crystal."""
+
+
+class Accepted(NamedTuple):
+    """A crystal that counts.
+
+    Attributes:
+        job: the draw that made it.
+        drawn: a batch of one (numpy).
+    """
+
+    job: Job
+    drawn: Drawn
+
+
+@dataclass
+class _Entry:
+    """What is known of an open crystal: attempts under way, attempts that failed, attempts that passed."""
+
+    started: int = 0
+    first_open: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+    passed: dict[int, Accepted] = field(default_factory=dict)
+
+    @property
+    def candidate(self) -> Accepted | None:
+        """The first attempt that passed, once all those before it are known to have failed."""
+        return self.passed.get(self.first_open)
+
+    def fail(self, attempt: int, reason: str) -> None:
+        """Notes a failure."""
+        self.passed.pop(attempt, None)
+        self.failures[attempt] = reason
+        while self.first_open in self.failures:
+            self.first_open += 1
+
+
+class Ledger:
+    """Hands out jobs, takes in draws, gives out crystals in the order of their numbers."""
+
+    def __init__(
+        self,
+        numbers: range,
+        space_group: Callable[[int], int],
+        judge: Callable[[Drawn], list[str | None]],
+        fingerprint: Callable[[CrystalBatch], Fingerprint] | None = None,
+        max_attempts: int = 10_000,
+    ):
+        """Opens the ledger of a request.
+
+        Args:
+            numbers: the crystals wanted.
+            space_group: of a crystal by its number.
+            judge: for each crystal of a batch, the reason why it does not count, or None.
+            fingerprint: of a batch of one, to tell crystals apart; None lets them repeat.
+            max_attempts: at one crystal, before giving up.
+        """
+        self.space_group, self.judge = space_group, judge
+        self.fingerprint, self.max_attempts = fingerprint, max_attempts
+        self.rejected: Counter[str] = Counter()
+        self._first, self._next, self._end = numbers.start, numbers.start, numbers.stop
+        self._open: dict[int, _Entry] = {}
+        self._again: deque[Job] = deque()
+        self._kept: dict[Hashable, list[Fingerprint]] = defaultdict(list)
+        self._pending: dict[int, Fingerprint] = {}  # of candidates that differ from all that came out
+
+    @property
+    def is_complete(self) -> bool:
+        """All crystals have come out."""
+        return self._first == self._end
+
+    def take(self, n: int) -> list[Job]:
+        """At most n jobs: crystals that need another attempt, then new ones."""
+        jobs = []
+        while self._again and len(jobs) < n:
+            job = self._again.popleft()
+            if job.number in self._open:
+                jobs.append(job)
+        while len(jobs) < n and self._next < min(self._end, self._first + AHEAD):
+            self._open[self._next] = _Entry(started=1)
+            jobs.append(Job(self._next, 0, self.space_group(self._next)))
+            self._next += 1
+        return jobs
+
+    def give_back(self, jobs: list[Job]) -> None:
+        """Takes back jobs that could not be done."""
+        self._again.extendleft(reversed(jobs))
+
+    def remember(self, crystals: CrystalBatch) -> None:
+        """Counts a crystal of an earlier session (a batch of one) among those that may not be repeated."""
+        if self.fingerprint:
+            own = self.fingerprint(crystals)
+            self._kept[own.key].append(own)
+
+    def put(self, jobs: list[Job], drawn: Drawn) -> None:
+        """Takes in what the jobs gave.
+
+        Raises:
+            NumericsError: if a crystal has used up its attempts.
+        """
+        for row, (job, reason) in enumerate(zip(jobs, self.judge(drawn), strict=True)):
+            if job.number not in self._open:
+                continue  # an attempt that was not needed any more
+            if reason is None:
+                self._open[job.number].passed[job.attempt] = Accepted(job, one_of(drawn, row))
+            else:
+                self._fail(job, reason)
+            self._consider(job.number)
+
+    def release(self) -> Iterator[Accepted]:
+        """The crystals that are next in order and settled."""
+        while self._first in self._open and (found := self._open[self._first].candidate) is not None:
+            number = self._first
+            # `_consider` has compared it with all that came out before it.
+            self.rejected.update(self._open[number].failures[attempt] for attempt in range(found.job.attempt))
+            del self._open[number]
+            self._first += 1
+            if self.fingerprint:
+                self._keep(self._pending.pop(number))
+            yield found
+
+    def _consider(self, number: int) -> None:
+        """Refuses candidates that repeat a crystal which has come out."""
+        while self.fingerprint and number not in self._pending and (found := self._open[number].candidate) is not None:
+            own = self.fingerprint(found.drawn.crystals)
+            if any(own.same(kept) for kept in self._kept[own.key]):
+                self._fail(found.job, DUPLICATE)
+            else:
+                self._pending[number] = own
+
+    def _keep(self, own: Fingerprint) -> None:
+        """Remembers a crystal that comes out, and refuses the candidates that repeat it."""
+        self._kept[own.key].append(own)
+        alike = [number for number, waiting in self._pending.items() if waiting.key == own.key]
+        for number in sorted(alike):
+            if self._pending[number].same(own):
+                del self._pending[number]
+                self._fail(self._open[number].candidate.job, DUPLICATE)
+                self._consider(number)
+
+    def _fail(self, job: Job, reason: str) -> None:
+        entry = self._open[job.number]
+        entry.fail(job.attempt, reason)
+        if entry.first_open >= self.max_attempts:
+            counts = Counter(entry.failures.values()).most_common()
+            raise NumericsError(
+                f"gave up after {entry.first_open} attempts at crystal {job.number} in space group {job.space_group}: "
+                + ", ".join(f"{reason} {count} times" for reason, count in counts),
+                "ask for less, or allow more with --max-attempts",
+            )
+        if entry.passed:
+            return
+        # The more attempts have failed, the more are made at a time.
+        parallel = min(2 ** min(len(entry.failures), 10), PARALLEL)
+        for attempt in range(entry.started, min(len(entry.failures) + parallel, self.max_attempts)):
+            self._again.append(Job(job.number, attempt, job.space_group))
+            entry.started = attempt + 1
+
+
+def one_of(drawn: Drawn, row: int) -> Drawn:
+    """One crystal as a batch of one."""
+    return jax.tree.map(lambda leaf: leaf[row : row + 1], drawn)
+
+
+def together(accepted: list[Accepted]) -> Drawn:
+    """Crystals as one batch (numpy)."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *(each.drawn for each in accepted))

@@ -1,0 +1,234 @@
+"""Markov-chain Monte Carlo on species and coordinates, with the model as the target (2403.15734, Section IV).
+
+The letters stay. Moves are symmetric: another species on a site, two sites' species exchanged, a site moved anywhere, a
+site moved a little. They are accepted by the probability of drawing the crystal from the model at the request's
+temperature and bias, restricted to what its constraints allow; where the masks of the decoder give a distribution of
+their own, the chain leads to the model's conditional one. The lattice is drawn anew at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cfx.config import ModelConfig
+from cfx.core import heads, lattice
+from cfx.core.batches import bucket_slots
+from cfx.core.crystal import CrystalBatch
+from cfx.core.likelihood import log_prob, output_rows
+from cfx.core.symmetry import wrap
+from cfx.sampling import draws
+from cfx.sampling.constraints import Constraints, satisfied, unconstrained
+from cfx.sampling.decode import Drawn, project
+from cfx.sampling.policy import Policy, Sharpness, policy_log_prob, sharpen_lattice
+from cfx.sampling.pools import Job
+
+SHIFT = 0.02
+"""Standard deviation of a small move, in fractional coordinates."""
+
+AT_ONCE = 64
+"""Crystals refined side by side."""
+
+REFINE_STREAM = 2**31
+"""Folded into a crystal's key for the chain; the decoder folds in numbers of tokens."""
+
+
+class State(NamedTuple):
+    """Where B chains are.
+
+    Attributes:
+        crystals: in N slots.
+        log_prob: [B], of the target, nats, up to a constant; -inf where the constraints are not met.
+    """
+
+    crystals: CrystalBatch
+    log_prob: jax.Array
+
+
+class Info(NamedTuple):
+    """What a step did.
+
+    Attributes:
+        accepted: bool [B].
+        is_species: bool [B], the move was one of species rather than of coordinates.
+    """
+
+    accepted: jax.Array
+    is_species: jax.Array
+
+
+class Target(NamedTuple):
+    """The distribution that the chains sample.
+
+    Attributes:
+        params: of the network.
+        constraints: of the request.
+        sharpness: of the request; top-p is left out, since it depends on the order of draws.
+    """
+
+    params: hk.Params
+    constraints: Constraints
+    sharpness: Sharpness
+
+
+def _policy(target: Target, config: ModelConfig) -> Policy:
+    """The model at the request's temperature and bias, without its masks."""
+    free = dataclasses.replace(unconstrained(config), species_bias=target.constraints.species_bias)
+    return Policy(free, Sharpness(target.sharpness.temperature, 1.0))
+
+
+def _log_target(target: Target, config: ModelConfig, crystals: CrystalBatch) -> jax.Array:
+    parts = policy_log_prob(target.params, config, crystals, _policy(target, config))
+    allowed = satisfied(target.constraints, crystals, jnp)
+    return jnp.where(allowed, parts.wyckoff + parts.species + parts.coords, -jnp.inf)
+
+
+def init(target: Target, config: ModelConfig, crystals: CrystalBatch) -> State:
+    """Chains that begin at given crystals."""
+    return State(crystals, _log_target(target, config, crystals))
+
+
+def step(keys: jax.Array, state: State, target: Target, config: ModelConfig) -> tuple[State, Info]:
+    """One move of each chain.
+
+    Args:
+        keys: random keys [B], one a chain.
+        state: where they are.
+        target: what they sample.
+        config: the architecture.
+    """
+    kind_keys, site_keys, move_keys, accept_keys = draws.split_each(keys, 4)
+    crystals = state.crystals
+    kind = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(kind_keys)
+    sites = jax.vmap(lambda key, n: jax.random.randint(key, (2,), 0, n))(site_keys, crystals.num_sites)
+    moves = (_substitute, _exchange, _jump, _nudge)
+    proposals = [move(move_keys, crystals, sites, target.constraints) for move in moves]
+
+    def choose(*leaves: jax.Array) -> jax.Array:
+        return jnp.stack(leaves, axis=1)[jnp.arange(len(kind)), kind]
+
+    proposed = jax.tree.map(choose, *proposals)
+    new = _log_target(target, config, proposed)
+    ratio = jnp.where(state.log_prob == -jnp.inf, jnp.where(new > -jnp.inf, jnp.inf, -jnp.inf), new - state.log_prob)
+    accepted = jnp.log(jax.vmap(lambda key: jax.random.uniform(key, minval=1e-37))(accept_keys)) < ratio
+    merged = jax.tree.map(
+        lambda ours, theirs: jnp.where(accepted.reshape(-1, *[1] * (ours.ndim - 1)), theirs, ours), crystals, proposed
+    )
+    return State(merged, jnp.where(accepted, new, state.log_prob)), Info(accepted, kind < 2)
+
+
+def _put_species(crystals: CrystalBatch, constraints: Constraints, site: jax.Array, species: jax.Array) -> CrystalBatch:
+    """Species [B] on sites [B] and on those tied to them."""
+    origin = jnp.asarray(constraints.tied_to)[: crystals.num_slots]
+    same = (origin == origin[site][:, None]) & (crystals.wyckoff > 0)
+    return dataclasses.replace(crystals, species=jnp.where(same, species[:, None], crystals.species))
+
+
+def _substitute(keys, crystals: CrystalBatch, sites, constraints: Constraints) -> CrystalBatch:
+    allowed = jnp.asarray(constraints.allowed_species)[sites[:, 0]].at[:, 0].set(False)
+    species = draws.categorical(keys, jnp.where(allowed, 0.0, -jnp.inf))
+    return _put_species(crystals, constraints, sites[:, 0], species)
+
+
+def _exchange(keys, crystals: CrystalBatch, sites, constraints: Constraints) -> CrystalBatch:
+    one, other = (jnp.take_along_axis(crystals.species, sites[:, i, None], axis=1)[:, 0] for i in (0, 1))
+    once = _put_species(crystals, constraints, sites[:, 0], other)
+    return _put_species(once, constraints, sites[:, 1], one)
+
+
+def _jump(keys, crystals: CrystalBatch, sites, constraints: Constraints) -> CrystalBatch:
+    to = jax.vmap(lambda key: jax.random.uniform(key, (3,)))(keys)
+    return _put_point(crystals, constraints, sites[:, 0], to)
+
+
+def _nudge(keys, crystals: CrystalBatch, sites, constraints: Constraints) -> CrystalBatch:
+    point = jnp.take_along_axis(crystals.frac_coords, sites[:, :1, None], axis=1)[:, 0]
+    to = point + SHIFT * jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+    return _put_point(crystals, constraints, sites[:, 0], to)
+
+
+def _put_point(crystals: CrystalBatch, constraints: Constraints, site: jax.Array, point: jax.Array) -> CrystalBatch:
+    """Points [B, 3] on sites [B], brought onto their Wyckoff positions; nothing where coordinates are kept."""
+    letter = jnp.take_along_axis(crystals.wyckoff, site[:, None], axis=1)[:, 0]
+    here = (jnp.arange(crystals.num_slots) == site[:, None])[..., None]
+    if constraints.prototype is not None:
+        here &= ~jnp.asarray(constraints.prototype.keep_coords)
+    value = project(crystals.space_group, letter, wrap(point, jnp))[:, None]
+    return dataclasses.replace(crystals, frac_coords=jnp.where(here, value, crystals.frac_coords))
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _run(target: Target, config: ModelConfig, keys: jax.Array, crystals: CrystalBatch, num_steps: jax.Array):
+    """The chains' last crystals with a new lattice, and the share of moves accepted [B]."""
+
+    def body(i: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+        state, accepted = carry
+        state, info = step(jax.vmap(jax.random.fold_in, (0, None))(keys, i), state, target, config)
+        return state, accepted + info.accepted
+
+    start = (init(target, config, crystals), jnp.zeros(len(crystals)))
+    state, accepted = jax.lax.fori_loop(0, num_steps, body, start)
+    crystals = _redraw_lattice(target, config, jax.vmap(jax.random.fold_in, (0, None))(keys, num_steps), state.crystals)
+    in_force = Policy(target.constraints, Sharpness(target.sharpness.temperature, 1.0))
+    parts = policy_log_prob(target.params, config, crystals, in_force)
+    return Drawn(crystals, log_prob(target.params, config, crystals), parts), accepted / num_steps
+
+
+def _redraw_lattice(target: Target, config: ModelConfig, keys: jax.Array, crystals: CrystalBatch) -> CrystalBatch:
+    row = output_rows(target.params, config, crystals).for_lattice(crystals)
+    mixture = sharpen_lattice(_policy(target, config), heads.lattice_mixture(row, config))
+    value = lattice.to_physical_frame(draws.lattice(keys, mixture), crystals.num_atoms, jnp)
+    cell = lattice.impose_family(value, crystals.space_group, jnp)
+    if target.constraints.prototype is not None:
+        cell = jnp.where(jnp.asarray(target.constraints.prototype.keep_lattice), crystals.lattice, cell)
+    return dataclasses.replace(crystals, lattice=cell)
+
+
+def refine(target: Target, config: ModelConfig, rng_key: jax.Array, jobs: list[Job], drawn: Drawn, num_steps: int):
+    """Refines fresh crystals by `num_steps` moves each.
+
+    Args:
+        target: what to sample.
+        config: the architecture.
+        rng_key: of the request.
+        jobs: the draws that made the crystals; their random numbers depend on these alone.
+        drawn: the crystals (numpy).
+        num_steps: moves.
+
+    Returns:
+        The crystals (numpy, n_max slots) with new lattices and log-probabilities (the policy's without top-p), and the
+        share of moves accepted [B].
+    """
+    if not jobs:
+        return drawn, np.zeros(0, np.float32)
+    parts, rates, order = [], [], []
+    slots = bucket_slots(drawn.crystals.num_sites, config.n_max)
+    for size in np.unique(slots):
+        rows = np.flatnonzero(slots == size)
+        for first in range(0, len(rows), AT_ONCE):
+            some = rows[first : first + AT_ONCE]
+            padded = np.resize(some, AT_ONCE)
+            numbers = np.array([[jobs[i].number, jobs[i].attempt] for i in padded], np.uint32)
+            crystals = drawn.crystals[padded].with_slots(int(size))
+            done, rate = _run(target, config, _keys(rng_key, numbers), crystals, num_steps)
+            done = jax.tree.map(np.asarray, dataclasses.replace(done, crystals=done.crystals.with_slots(config.n_max)))
+            parts.append(jax.tree.map(operator.itemgetter(slice(len(some))), done))
+            rates.append(np.asarray(rate)[: len(some)])
+            order.append(some)
+    back = np.argsort(np.concatenate(order))
+    together = jax.tree.map(lambda *leaves: np.concatenate(leaves)[back], *parts)
+    return together, np.concatenate(rates)[back]
+
+
+@jax.jit
+def _keys(rng_key: jax.Array, numbers: jax.Array) -> jax.Array:
+    fold = jax.vmap(jax.random.fold_in)
+    keys = fold(jax.vmap(jax.random.fold_in, (None, 0))(rng_key, numbers[:, 0]), numbers[:, 1])
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, REFINE_STREAM)

@@ -1,0 +1,160 @@
+"""The distributions that crystals are drawn from: the model's, under a request's constraints and sharpness.
+
+The published log-probability (`likelihood`) is what training minimises. The policy's is the exact one of what the
+decoder draws (2504.02367, Section "Method"; where the two differ is said in docs/science.md): coordinates
+tied to another one are not drawn, the lattice comes from one component for all six parameters, and masks, biases,
+temperature and top-p are in force. A step with one possible outcome contributes zero.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+
+from cfx.config import ModelConfig
+from cfx.core import heads, lattice
+from cfx.core.crystal import CrystalBatch
+from cfx.core.likelihood import LogProb, coords_log_prob, normal_components, output_rows, pick
+from cfx.core.symmetry import symmetry_table
+from cfx.sampling.constraints import Constraints, Prefix, letter_mask, prefixes, species_mask
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sharpness:
+    """How far draws leave the model; scalars, (1, 1) is the model itself.
+
+    Attributes:
+        temperature: T divides logits and concentrations and multiplies standard deviations by sqrt(T).
+        top_p: every categorical draw keeps the smallest set of entries that reaches this share of the untempered
+            probability, one at least.
+    """
+
+    temperature: jax.Array | float = 1.0
+    top_p: jax.Array | float = 1.0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Policy:
+    """What a request makes of the model's distributions."""
+
+    constraints: Constraints
+    sharpness: Sharpness
+
+
+def restrict_letters(policy: Policy, log_probs: jax.Array, space_group: jax.Array, before: Prefix) -> jax.Array:
+    """Log-probabilities [..., letters] of the next letter, from the model's own; a dead end is the pad for certain."""
+    mask = letter_mask(policy.constraints, space_group, before)
+    return _restrict(policy.sharpness, log_probs, mask)
+
+
+def restrict_species(policy: Policy, log_probs: jax.Array, crystals: CrystalBatch, before: Prefix, letter) -> jax.Array:
+    """Log-probabilities [B, (N,) species] of a site's species, from the model's own; a pad's is the pad."""
+    group, drawn = crystals.space_group, crystals.species
+    if letter.ndim == 2:
+        group, drawn = group[:, None], drawn[:, None]
+    mask = species_mask(policy.constraints, group, before, letter, drawn) | (letter == 0)[..., None]
+    return _restrict(policy.sharpness, log_probs + jnp.asarray(policy.constraints.species_bias), mask)
+
+
+def _restrict(sharpness: Sharpness, log_probs: jax.Array, mask: jax.Array) -> jax.Array:
+    possible = mask & (log_probs > -jnp.inf)
+    dead_end = ~possible.any(-1, keepdims=True)
+    is_pad = jnp.arange(log_probs.shape[-1]) == 0
+    return sharpen(
+        jnp.where(dead_end, jnp.where(is_pad, 0.0, -jnp.inf), heads.normalise(log_probs, possible)), sharpness
+    )
+
+
+def sharpen_coordinate(policy: Policy, mixture: heads.VonMisesMixture) -> heads.VonMisesMixture:
+    """The mixture that a coordinate is drawn from."""
+    logits = sharpen(mixture.logits, policy.sharpness)
+    return mixture._replace(logits=logits, kappa=mixture.kappa / policy.sharpness.temperature)
+
+
+def sharpen_lattice(policy: Policy, mixture: heads.LatticeMixture) -> heads.LatticeMixture:
+    """The mixture that a lattice is drawn from."""
+    logits = sharpen(mixture.logits, policy.sharpness)
+    return mixture._replace(logits=logits, sigma=mixture.sigma * jnp.sqrt(policy.sharpness.temperature))
+
+
+def sharpen(log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
+    """Log-probabilities [..., n] after top-p and temperature, normalised."""
+
+    def keep(log_probs: jax.Array) -> jax.Array:
+        return nucleus(log_probs, sharpness.top_p)
+
+    kept = jax.lax.cond(jnp.asarray(sharpness.top_p) < 1, keep, lambda log_probs: log_probs, log_probs)
+    # Below the likeliest entry, whose zero is exact: at low temperatures a rounding step of a logit is a large number.
+    likeliest = jnp.arange(kept.shape[-1]) == kept.argmax(-1, keepdims=True)
+    below = jnp.minimum((kept - kept.max(-1, keepdims=True)) / sharpness.temperature, 0.0)
+    below = jnp.where(likeliest, 0.0, below)
+    return below - jnp.log(jnp.exp(below).sum(-1, keepdims=True))
+
+
+def nucleus(log_probs: jax.Array, top_p: jax.Array) -> jax.Array:
+    """Log-probabilities [..., n] with all but the likeliest entries that reach `top_p` set to -inf."""
+    ordered = jnp.sort(log_probs, axis=-1, descending=True)
+    probs = jnp.exp(ordered)
+    num_kept = (jnp.cumsum(probs, axis=-1) - probs < top_p).sum(-1, keepdims=True)
+    least = jnp.take_along_axis(ordered, jnp.maximum(num_kept - 1, 0), axis=-1)
+    above, equal = log_probs > least, log_probs == least
+    room = num_kept - above.sum(-1, keepdims=True)  # for entries as likely as the last one kept
+    return jnp.where(above | (equal & (jnp.cumsum(equal, axis=-1) <= room)), log_probs, -jnp.inf)
+
+
+def joint_lattice_log_prob(mixture: heads.LatticeMixture, model_frame: jax.Array, space_group: jax.Array) -> jax.Array:
+    """Log-density [B] of the free parameters of lattices [B, 6], model frame; one component makes all of them."""
+    free = jnp.asarray(lattice.FREE_DIMENSIONS)[lattice.crystal_family(space_group)]
+    each = normal_components(mixture, model_frame)
+    return logsumexp(mixture.logits + jnp.where(free[:, None], each, 0.0).sum(-1), axis=-1)
+
+
+def policy_log_prob(
+    params: hk.Params,
+    config: ModelConfig,
+    batch: CrystalBatch,
+    policy: Policy,
+) -> LogProb:
+    """Log-probability of drawing each crystal, nats, in the order of its sites.
+
+    Args:
+        params: of the network.
+        config: its architecture.
+        batch: B crystals as drawn; the last slot of each is a pad.
+        policy: what was in force.
+    """
+    constraints, raw = policy.constraints, output_rows(params, config, batch)
+    before, group = prefixes(batch, config.num_species), batch.space_group
+    following = heads.next_letter_logits(raw.after("z"), group[:, None], batch.wyckoff[:, :-1], config.num_letters)
+    first = heads.first_letter_logits(raw.first, group)
+    letter_log_probs = restrict_letters(
+        policy, jnp.concatenate([first[:, None], following], axis=1), group[:, None], before
+    )
+    num_drawn = batch.num_sites + 1  # letters: those of the sites, and the first pad
+    is_drawn = jnp.arange(batch.num_slots) < num_drawn[:, None]
+    species_logits = heads.species_logits(raw.after("letter"), batch.wyckoff, config.num_species)
+    species_log_probs = restrict_species(policy, species_logits, batch, before, batch.wyckoff)
+    drawn_coords = jnp.asarray(symmetry_table().drawn_mask)[group[:, None] - 1, batch.wyckoff]
+    drawn_coords &= ~_keeps(constraints, "keep_coords")
+    model_frame = lattice.to_model_frame(batch.lattice, batch.num_atoms, jnp)
+    lattice_log_prob = joint_lattice_log_prob(
+        sharpen_lattice(policy, heads.lattice_mixture(raw.for_lattice(batch), config)), model_frame, group
+    )
+    return LogProb(
+        wyckoff=jnp.where(is_drawn, pick(letter_log_probs, batch.wyckoff), 0.0).sum(1),
+        species=jnp.where(batch.wyckoff > 0, pick(species_log_probs, batch.species), 0.0).sum(1),
+        coords=coords_log_prob(raw, config, batch, drawn_coords, functools.partial(sharpen_coordinate, policy)),
+        lattice=jnp.where(_keeps(constraints, "keep_lattice"), 0.0, lattice_log_prob),
+    )
+
+
+def _keeps(constraints: Constraints, what: str) -> jax.Array:
+    """bool scalar: the request keeps the prototype's coordinates or lattice."""
+    return jnp.asarray(False if constraints.prototype is None else getattr(constraints.prototype, what))

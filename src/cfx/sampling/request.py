@@ -1,0 +1,218 @@
+"""A request's wishes as constraints, and whether any crystal can meet them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from cfx.config import ModelConfig, SampleConfig, Template
+from cfx.core.elements import SYMBOLS
+from cfx.core.symmetry import LETTERS, symmetry_table
+from cfx.errors import UsageError
+from cfx.sampling.constraints import MOST_ATOMS, MOST_UNITS, Constraints, Prototype, make_formula, unconstrained
+
+RADIOACTIVE = frozenset({43, 61, *range(84, 119)})
+"""Elements without a stable isotope; bismuth, whose half-life is 2e19 years, counts as stable."""
+
+FORMULA_ATOMS = 20
+"""Most atoms in the primitive cell of a formula, unless the request says otherwise: the most in the published data
+sets. Without a limit, masks that keep a crystal from ending at another composition lead far beyond known cells."""
+
+
+def atomic_number(symbol: str) -> int:
+    """The atomic number of a symbol.
+
+    Raises:
+        UsageError: if there is no such element.
+    """
+    if symbol not in SYMBOLS[1:]:
+        raise UsageError(f"there is no element {symbol!r}", "write symbols as in the periodic table: La,Ni,O")
+    return SYMBOLS.index(symbol)
+
+
+def allowed_elements(request: SampleConfig, num_species: int) -> np.ndarray:
+    """bool [species]: what the element options leave.
+
+    Raises:
+        UsageError: if that is nothing, or not what the crystals are required to contain.
+    """
+    allowed = np.ones(num_species, bool)
+    if request.elements:
+        allowed[:] = False
+        allowed[[atomic_number(symbol) for symbol in request.elements]] = True
+    if not request.radioactive:
+        allowed[list(RADIOACTIVE)] = False
+    allowed[[atomic_number(symbol) for symbol in request.exclude]] = False
+    needed = [*request.require, *(symbol for symbol, _ in request.formula)]
+    for symbol in needed:
+        if not allowed[atomic_number(symbol)]:
+            raise UsageError(
+                f"{symbol} is asked for and excluded at once", "see --elements, --exclude and --no-radioactive"
+            )
+    if request.formula:
+        inside = [atomic_number(symbol) for symbol, _ in request.formula]
+        for symbol in request.require:
+            if atomic_number(symbol) not in inside:
+                raise UsageError(f"{symbol} is required and not part of the formula", "a formula needs no --require")
+        allowed &= np.isin(np.arange(num_species), inside)
+    if not allowed[1:].any():
+        raise UsageError("the element options leave no element", "allow more with --elements, or exclude fewer")
+    return allowed
+
+
+def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints:
+    """What a request allows.
+
+    Raises:
+        UsageError: for wishes that cannot be met in any of its space groups.
+    """
+    built = unconstrained(config)
+    allowed = np.broadcast_to(allowed_elements(request, config.num_species), built.allowed_species.shape).copy()
+    bias, required = built.species_bias.copy(), built.required.copy()
+    for symbol, value in request.bias:
+        bias[atomic_number(symbol)] = value
+    required[[atomic_number(symbol) for symbol in request.require]] = True
+    letters, tied = built.allowed_letters.copy(), built.tied_to.copy()
+    if request.max_sites is not None:
+        if len(request.template.letters) > request.max_sites:
+            raise UsageError(
+                f"the template has {len(request.template.letters)} sites, more than {request.max_sites}",
+                "allow more with --max-sites",
+            )
+        letters[request.max_sites :, 1:] = False
+    _apply_template(request.template, letters, allowed, tied)
+    built = dataclasses.replace(
+        built,
+        allowed_letters=letters,
+        allowed_species=allowed,
+        tied_to=tied,
+        species_bias=bias,
+        required=required,
+        max_atoms=_max_atoms(request, built),
+        prototype=_prototype(request.template, config.n_max),
+    )
+    if required.sum() > built.max_sites:
+        raise UsageError(
+            f"{required.sum()} required elements do not fit {built.max_sites} sites",
+            "require fewer, or allow more sites",
+        )
+    if request.formula:
+        counts = {atomic_number(symbol): count for symbol, count in request.formula}
+        built = dataclasses.replace(built, formula=make_formula(counts, tuple(sorted(set(request.space_groups)))))
+    return built
+
+
+def _max_atoms(request: SampleConfig, built: Constraints) -> np.ndarray:
+    """Most atoms in the conventional cell of each space group, int32 [230]."""
+    if request.max_atoms is not None:
+        return np.minimum(built.max_atoms, min(request.max_atoms, int(built.max_atoms.max()))).astype(np.int32)
+    if not request.formula:
+        return built.max_atoms
+    return np.array([FORMULA_ATOMS * symmetry_table().num_lattice_points(group) for group in range(1, 231)], np.int32)
+
+
+def _apply_template(template: Template, letters: np.ndarray, allowed: np.ndarray, tied: np.ndarray) -> None:
+    num_slots = len(letters) - 1
+    if max(len(template.letters), len(template.species)) > num_slots:
+        raise UsageError(f"a template has at most {num_slots} sites")
+    if template.letters and len(template.species) > len(template.letters):
+        raise UsageError(f"species are given for {len(template.species)} sites, and {len(template.letters)} letters")
+    if template.frac_coords and len(template.frac_coords) != len(template.letters):
+        raise UsageError(f"{len(template.frac_coords)} coordinates are given for {len(template.letters)} letters")
+    for slot, letter in enumerate(template.letters):
+        if letter not in LETTERS[1:] or len(letter) != 1:
+            raise UsageError(f"{letter!r} is no Wyckoff letter", "write --wyckoff a,b,e")
+        letters[slot] = np.arange(letters.shape[1]) == LETTERS.index(letter)
+    if list(template.letters) != sorted(template.letters, key=LETTERS.index):
+        raise UsageError(
+            "the letters of a template must not decrease", "write them from a to z, then A: --wyckoff a,b,e"
+        )
+    if template.letters:
+        letters[len(template.letters) :, 1:] = False
+    for slot, symbols in enumerate(template.species):
+        if symbols:
+            allowed[slot] &= np.isin(np.arange(allowed.shape[1]), [atomic_number(symbol) for symbol in symbols])
+            if not allowed[slot].any():
+                raise UsageError(f"no element is left for site {slot + 1}: {', '.join(symbols)}")
+    for group in _merged(template.tied):
+        if not all(0 <= site < num_slots for site in group):
+            raise UsageError(f"there are no sites {group} to tie", "sites are counted from 0")
+        common = np.logical_and.reduce([allowed[site] for site in group])
+        if not common.any():
+            raise UsageError(f"sites {', '.join(map(str, group))} are tied and have no element in common")
+        for site in group:
+            tied[site], allowed[site] = min(group), common
+
+
+def _merged(groups: tuple[tuple[int, ...], ...]) -> list[tuple[int, ...]]:
+    """Groups of sites, those with a site in common as one."""
+    merged: list[set[int]] = []
+    for group in groups:
+        common = [other for other in merged if other & set(group)]
+        merged = [other for other in merged if other not in common] + [set(group).union(*common)]
+    return [tuple(sorted(group)) for group in merged if group]
+
+
+def _prototype(template: Template, n_max: int) -> Prototype | None:
+    if not template.frac_coords and not template.lattice:
+        return None
+    coords, cell = np.zeros((n_max, 3), np.float32), np.ones(6, np.float32)
+    if template.frac_coords:
+        coords[: len(template.frac_coords)] = template.frac_coords
+    if template.lattice:
+        cell[:] = template.lattice
+    return Prototype(coords, cell, np.bool_(bool(template.frac_coords)), np.bool_(bool(template.lattice)))
+
+
+def why_impossible(constraints: Constraints, space_group: int) -> str | None:
+    """Why no crystal of a space group can meet the constraints, or None if one can, as far as letters decide."""
+    table = symmetry_table()
+    last = int(table.last_letter[space_group - 1])
+    size, fixed = table.multiplicity[space_group - 1], table.is_fixed[space_group - 1]
+    name = f"space group {space_group}"
+    given = [int(np.flatnonzero(row)[0]) for row in constraints.allowed_letters if row.sum() == 1 and not row[0]]
+    for letter in given:
+        if letter > last:
+            return f"{name} has no Wyckoff letter {LETTERS[letter]} (its last is {LETTERS[last]})"
+        if fixed[letter] and given.count(letter) > 1:
+            return f"{name}: letter {LETTERS[letter]} has no free coordinate and can be taken only once"
+    smallest = sum(int(size[letter]) for letter in given) or int(size[1 : last + 1].min())
+    most = int(constraints.max_atoms[space_group - 1])
+    if smallest > most:
+        return f"{name} needs at least {smallest} atoms in its conventional cell, more than {most}"
+    if constraints.formula is not None:
+        counts = np.asarray(constraints.formula.counts)
+        most = int(min(most, MOST_UNITS * counts.sum(), MOST_ATOMS * counts.sum() // counts.max()))
+        if not _formula_can_be_met(constraints, space_group, most):
+            limits = f"{constraints.max_sites} sites and {most} atoms in its conventional cell"
+            return f"no combination of letters of {name} gives that composition within {limits}"
+    return None
+
+
+def _formula_can_be_met(constraints: Constraints, space_group: int, most: int) -> bool:
+    """Looks for a way to spread letters over elements, slot by slot, as the decoder would, within `most` atoms."""
+    table = symmetry_table()
+    size, fixed = table.multiplicity[space_group - 1], table.is_fixed[space_group - 1]
+    letters = np.asarray(constraints.allowed_letters)[:, : int(table.last_letter[space_group - 1]) + 1]
+    fewest = np.asarray(constraints.formula.min_sites)[space_group - 1]
+
+    @functools.cache
+    def can_fill(missing: tuple[int, ...], slot: int, lowest: int) -> bool:
+        """Whether letters from `lowest` on, in the slots from `slot` on, make the atoms missing of each element."""
+        if not any(missing):
+            return bool(letters[slot, 0])
+        if sum(int(fewest[lowest, atoms]) for atoms in missing) > len(letters) - 1 - slot:
+            return False
+        for letter in range(lowest, letters.shape[1]):
+            if not letters[slot, letter]:
+                continue
+            for i, atoms in enumerate(missing):
+                left = sorted((*missing[:i], atoms - int(size[letter]), *missing[i + 1 :]))
+                if left[0] >= 0 and can_fill(tuple(left), slot + 1, letter + bool(fixed[letter])):
+                    return True
+        return False
+
+    counts = sorted(int(count) for count in constraints.formula.counts if count)
+    return any(can_fill(tuple(units * count for count in counts), 0, 1) for units in range(1, most // sum(counts) + 1))

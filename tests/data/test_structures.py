@@ -1,0 +1,75 @@
+"""Crystals to be evaluated: read in order, bad ones with a reason, with the space group that was asked for."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import joblib
+import pytest
+from pymatgen.core import Lattice, Structure
+
+import cfx
+from cfx.data.encode import DISORDERED
+from cfx.data.structures import load_crystals
+from cfx.errors import DataError
+from cfx.io.outputs import OutputRecord, render_cif, render_csv, render_extxyz, render_jsonl
+
+SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+MIXED_SALT = Structure(Lattice.cubic(4), [{"Na": 0.5, "K": 0.5}], [[0, 0, 0]])
+
+
+def test_order_names_and_reasons(tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for i in range(150):
+            archive.writestr(f"gen_{i}.cif", "" if i == 7 else SALT.to(fmt="cif"))
+        archive.writestr("gen_3.cif.bad", "not read")
+        archive.writestr("gen_200.cif", MIXED_SALT.to(fmt="cif"))
+        archive.writestr("gen_201.cif", "data_x\nnonsense\n")
+    seen: list[int] = []
+    loaded = load_crystals(tmp_path / "all.zip", 2, seen.append)
+    assert [one.name for one in loaded] == [f"gen_{i}.cif" for i in [*range(7), *range(8, 150), 200, 201]]
+    assert seen == sorted(seen) and seen[-1] == len(loaded)
+    assert loaded[0].structure == load_crystals(tmp_path / "all.zip", 1)[0].structure
+    assert loaded[-2].reason == DISORDERED and loaded[-2].structure is None
+    assert loaded[-1].structure is None and loaded[-1].reason
+    assert all(one.space_group_asked is None for one in loaded)
+
+
+@pytest.fixture(scope="module")
+def written():
+    """A crystal of the bundled model, and how its file formats write it."""
+    crystals = cfx.load_model("mini").sample(194, seed=1)
+    parts = dict.fromkeys(("wyckoff", "species", "coords", "lattice"), 0.0)
+    remarks = {"model": "mini", "log_prob": 0.0, **{f"log_prob_{name}": value for name, value in parts.items()}}
+    return crystals, OutputRecord(0, crystals, remarks)
+
+
+@pytest.mark.parametrize(
+    ("name", "render"),
+    [("out.cif", render_cif), ("out.extxyz", render_extxyz), ("out.jsonl", render_jsonl), ("out.csv", render_csv)],
+)
+def test_what_cfx_writes_says_what_was_asked(tmp_path, written, name, render):
+    crystals, record = written
+    header = "L,X,A,W,M,G,logp_w,logp_a,logp_xyz,logp_l,logp\n" if name == "out.csv" else ""
+    (tmp_path / name).write_text(header + render(record))
+    [loaded] = load_crystals(tmp_path / name, 1)
+    assert loaded.space_group_asked == 194
+    assert loaded.structure.composition == crystals.to_structures()[0].composition
+
+
+def test_a_foreign_file_asks_for_nothing(tmp_path):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"cif": SALT.to(fmt="cif", symprec=0.01)}))
+    assert load_crystals(tmp_path / "x.jsonl", 1)[0].space_group_asked is None
+
+
+def test_nothing(tmp_path):
+    (tmp_path / "x.cif").write_text("")
+    with pytest.raises(DataError, match="holds no crystals"):
+        load_crystals(tmp_path / "x.cif")
+
+
+def test_a_backend_of_the_caller_is_used(tmp_path):
+    (tmp_path / "x.cif").write_text(SALT.to(fmt="cif") * 2)
+    with joblib.parallel_config(backend="threading"):
+        assert len(load_crystals(tmp_path / "x.cif", 2)) == 2

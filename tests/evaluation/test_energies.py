@@ -1,0 +1,71 @@
+"""Energies of many crystals: what is told while they come, and how that stops them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from cfx.evaluation import judges
+from cfx.evaluation.judges import energies_as_they_are, energies_of_relaxed, next_chunk
+from cfx.predictors.load import load_potential
+
+
+class Enough(Exception):
+    """Somebody has seen enough."""
+
+
+def copper(a: float) -> Structure:
+    return Structure(Lattice.cubic(a), ["Cu"] * 4, [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+
+
+@pytest.fixture(scope="module")
+def emt():
+    return load_potential("ase:ase.calculators.emt:EMT")
+
+
+def test_chunks_grow_while_they_are_fast():
+    assert next_chunk(64, 0.1) == 128
+    assert next_chunk(64, 30.0) == 64
+    assert next_chunk(judges.CHUNKS[1], 0.1) == judges.CHUNKS[1]
+
+
+def test_chunks_change_no_energy(emt, monkeypatch):
+    crystals = [copper(3.5 + i / 100) for i in range(7)]
+    crystals[3] = None
+    expected = emt.evaluate(crystals, forces=False)
+    monkeypatch.setattr(judges, "CHUNKS", (2, 4))
+    told = []
+    found = list(energies_as_they_are(emt, crystals, told.append))
+    assert told[0] == 2 and told[-1] == 7
+    assert [one.structure for one in found] == crystals
+    assert [one.energy for one in found] == pytest.approx(expected.energy, nan_ok=True)
+    assert math.isnan(found[3].energy) and not found[3].reason  # why there is no structure was said when it was read
+
+
+def test_relaxed_ones_come_in_order_with_reasons(emt):
+    close = Structure(Lattice.cubic(4), ["Cu", "Cu"], [[0, 0, 0], [0, 0, 0.001]])
+    told = []
+    moved, failed, lacking, slow = energies_of_relaxed(
+        emt, [copper(3.62), close, None, copper(5.0)], 0.1, 8, told.append
+    )
+    assert moved.structure.volume < copper(3.62).volume and moved.reason == ""
+    assert math.isnan(failed.energy) and failed.structure is close and "apart" in failed.reason
+    assert math.isnan(lacking.energy) and lacking.structure is None and not lacking.reason
+    assert slow.reason == "the relaxation did not converge" and math.isfinite(slow.energy)
+    assert told[0] == 0 and told[-1] == 4 and told == sorted(told)
+
+
+def test_a_relaxation_stops_between_steps(emt):
+    """Long before the first crystal is finished."""
+
+    def look(done: int) -> None:
+        looks.append(done)
+        if len(looks) == 3:
+            raise Enough
+
+    looks: list[int] = []
+    with pytest.raises(Enough):
+        list(energies_of_relaxed(emt, [copper(4.2)], 1e-6, 500, look))
+    assert looks == [0, 0, 0]

@@ -1,0 +1,214 @@
+"""Distances to the hull, against pymatgen's phase diagram."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.core import Composition, Lattice, Structure
+
+from cfx.core.elements import SYMBOLS
+from cfx.errors import DataError, UsageError
+from cfx.evaluation import hull as module
+from cfx.evaluation.entries import correction
+from cfx.evaluation.hull import Hull, HullFailure, HullInfo, build_table, missing_phases
+from cfx.evaluation.phases import Phases, count_atoms, lowest_energy, reduce_counts
+
+NUMBERS = [3, 8, 26, 65, 83]
+"""Elements of the random hull, on both sides of 64."""
+
+
+def crystal(formula: str) -> Structure:
+    """Some structure with all atoms of a formula, far from each other."""
+    composition = Composition(formula)
+    species = [element for element, n in composition.items() for _ in range(int(n))]
+    coords = np.random.default_rng(0).random((len(species), 3))
+    return Structure(Lattice.cubic(6 * len(species) ** (1 / 3)), species, coords)
+
+
+def hull_of(energies: dict[str, float], scale: str = "raw", **info) -> Hull:
+    """A hull of formulas with total energies."""
+    structures = [crystal(formula) for formula in energies]
+    return build_table(structures, list(energies.values()), list(energies), HullInfo("small", scale, **info))
+
+
+@pytest.fixture(scope="module")
+def small() -> Hull:
+    return hull_of({"Li": -2.0, "O2": -10.0, "Li2O": -15.0, "Li2O2": -20.0, "LiO2": -12.5, "Fe": -8.0, "Fe4": -31.0})
+
+
+@pytest.fixture(scope="module")
+def random_entries() -> list[PDEntry]:
+    """The elements and 250 compounds of two to five of them; formulas may come several times, energies may be high."""
+    rng = np.random.default_rng(1)
+    reference = dict(zip(NUMBERS, rng.uniform(-9, -1, len(NUMBERS)), strict=True))
+    entries = [PDEntry(Composition(SYMBOLS[z]), reference[z]) for z in NUMBERS]
+    for size in rng.choice([2, 3, 4, 5], 250, p=[0.4, 0.4, 0.15, 0.05]):
+        numbers = rng.choice(NUMBERS, size, replace=False)
+        counts = dict(zip(numbers.tolist(), rng.integers(1, 6, size).tolist(), strict=True))
+        x = np.array(list(counts.values())) / sum(counts.values())
+        gain = (1 - (x**2).sum()) * rng.uniform(-0.1, 1.0)
+        per_atom = float(x @ [reference[z] for z in counts]) - gain
+        composition = Composition({SYMBOLS[z]: n for z, n in counts.items()})
+        entries.append(PDEntry(composition, per_atom * composition.num_atoms))
+    return entries
+
+
+@pytest.fixture(scope="module")
+def random_hull(random_entries) -> Hull:
+    names = [str(i) for i in range(len(random_entries))]
+    compositions = [reduce_counts(count_atoms(entry.composition)) for entry in random_entries]
+    energies = [entry.energy_per_atom for entry in random_entries]
+    return Hull(Phases.lowest(compositions, energies, names), HullInfo("random", "raw"))
+
+
+def queries() -> list[dict[int, int]]:
+    """500 compositions of one to five elements."""
+    rng = np.random.default_rng(2)
+    found = []
+    for size in rng.integers(1, 6, 500):
+        numbers = rng.choice(NUMBERS, size, replace=False).tolist()
+        found.append(dict(zip(numbers, rng.integers(1, 9, size).tolist(), strict=True)))
+    return found
+
+
+def test_agrees_with_pymatgen(random_entries, random_hull):
+    diagram = PhaseDiagram(random_entries)
+    assert 20 < len(diagram.stable_entries) < len(diagram.all_entries) / 2
+    for counts in queries():
+        composition = Composition({SYMBOLS[z]: n for z, n in counts.items()})
+        expected = diagram.get_hull_energy_per_atom(composition)
+        assert random_hull.energy_at(counts) == pytest.approx(expected, abs=1e-6), composition
+
+
+def test_agrees_with_a_general_solver():
+    from scipy.optimize import linprog
+
+    rng = np.random.default_rng(3)
+    for k in (1, 2, 3, 5, 8):
+        fractions = rng.dirichlet(np.ones(k), 40 * k).T
+        gains = rng.uniform(-1, 0, fractions.shape[1])
+        points = [*rng.dirichlet(np.ones(k), 5), fractions[:, 0], (fractions[:, 1] + fractions[:, 2]) / 2]
+        for x in points:
+            expected = linprog(gains, A_ub=fractions, b_ub=x, method="highs").fun
+            assert lowest_energy(fractions, gains, x) == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_phase_of_a_hull_is_on_it_or_above(random_entries, random_hull):
+    stable = {reduce_counts(count_atoms(entry.composition)) for entry in PhaseDiagram(random_entries).stable_entries}
+    phases, found = random_hull.phases, set()
+    for row in range(len(phases)):
+        distance = phases.energies[row] - random_hull.energy_at(dict(phases.composition(row)))
+        assert distance > -1e-6
+        if distance < 1e-6:
+            found.add(phases.composition(row))
+    assert found == stable
+
+
+def test_signed_distances(small):
+    # Half a Li2O and one and a half O have -15 eV in all, where LiO2 has -12.5.
+    assert small.e_above_hull(crystal("Li4O2"), -30.0, "raw") == pytest.approx(0, abs=1e-9)
+    assert small.e_above_hull(crystal("Li4O2"), -29.4, "raw") == pytest.approx(0.1)
+    assert small.e_above_hull(crystal("Li4O2"), -30.6, "raw") == pytest.approx(-0.1)
+    assert small.e_above_hull(crystal("LiO2"), -12.5, "raw") == pytest.approx(2.5 / 3)
+    assert small.e_above_hull(crystal("Fe2"), -15.0, "raw") == pytest.approx(0.5)
+    assert small.e_above_hull(crystal("FeLi"), -9.0, "raw") == pytest.approx(0.5)
+
+
+def test_the_lowest_of_a_composition_counts(small):
+    assert len(small.phases) == 6
+    assert small.phases.terminals[26] == -8.0
+    assert small.phases.ids[[small.phases.formula(row) for row in range(6)].index("Fe")] == "Fe"
+
+
+def test_failures_are_named(small):
+    lacking = hull_of({"Li": -2.0, "Li2O": -15.0})
+    cases = [
+        (lacking, "LiO", -7.0, "no phase of pure O in the hull"),
+        (small, "Li2Xe", -7.0, "the hull has no phase with Xe"),
+        (small, "KNaO", -7.0, "the hull has no phase with Na, K"),
+        (small, "XO", -7.0, "the hull has no phase with X"),
+        (small, "Li2O", float("nan"), "no energy"),
+        (small, "Li2O", float("-inf"), "no energy"),
+    ]
+    for hull, formula, energy, reason in cases:
+        with pytest.raises(HullFailure, match=f"^{reason}$"):
+            hull.e_above_hull(crystal(formula), energy, "raw")
+
+
+def test_a_batch_keeps_its_order(small):
+    structures = [crystal("Li2O"), None, crystal("Xe"), crystal("LiO2"), crystal("Li")]
+    batch = small.evaluate(structures, [-14.7, -1.0, -1.0, np.nan, -2.0], "raw")
+    np.testing.assert_allclose(batch.e_above_hull, [0.1, np.nan, np.nan, np.nan, 0.0], atol=1e-9)
+    assert batch.ok.tolist() == [True, False, False, False, True]
+    assert batch.reasons == ["", "no structure", "the hull has no phase with Xe", "no energy", ""]
+    assert batch.e_above_hull.dtype == np.float64
+
+
+def test_a_raw_energy_is_corrected_once_and_no_other():
+    corrected = hull_of({"Li": -2.0, "O2": -10.0, "Li2O": -15.0}, "mp2020")
+    raw = hull_of({"Li": -2.0, "O2": -10.0, "Li2O": -15.0}, "raw")
+    oxide, energy = crystal("Li2O"), -14.0
+    assert correction(oxide) == pytest.approx(-0.687)
+    assert corrected.e_above_hull(oxide, energy, "mp2020") == pytest.approx(1.0 / 3)
+    assert corrected.e_above_hull(oxide, energy, "raw") == pytest.approx((1.0 - 0.687) / 3)
+    assert raw.e_above_hull(oxide, energy, "raw") == pytest.approx(1.0 / 3)
+    for ask in (lambda: raw.e_above_hull(oxide, energy, "mp2020"), lambda: raw.evaluate([], [], "mp2020")):
+        with pytest.raises(UsageError, match="against the raw energies of the hull small"):
+            ask()
+    with pytest.raises(UsageError, match="unknown scale"):
+        raw.e_above_hull(oxide, energy, "pbe")
+    with pytest.raises(UsageError, match="unknown scale"):
+        HullInfo("name", "MP2020")
+
+
+def test_what_the_corrections_do_not_cover_fails_alone():
+    hull = hull_of({"Zn": -1.0, "Cd": -1.0, "S": -4.0}, "mp2020")
+    disordered = Structure(Lattice.cubic(4), [{"Zn": 0.5, "Cd": 0.5}, "S"], [[0] * 3, [0.5] * 3])
+    batch = hull.evaluate([disordered, crystal("ZnS")], [-6.0, -6.0], "raw")
+    assert batch.reasons == ["the MP2020 corrections do not cover it", ""]
+    assert batch.e_above_hull[1] == pytest.approx((-6.0 - 0.503 + 5.0) / 2)
+
+
+def test_forgotten_systems_come_back(monkeypatch, random_entries, random_hull):
+    monkeypatch.setattr(module, "SYSTEMS", 2)
+    forgetful = Hull(random_hull.phases, random_hull.info)
+    for counts in queries()[:60]:
+        assert forgetful.energy_at(counts) == random_hull.energy_at(counts)
+        assert len(forgetful._systems) <= 2
+    assert len(random_hull._systems) > 2
+
+
+def test_charges_and_isotopes_count_as_their_element(small):
+    charged = crystal("Li2O").add_oxidation_state_by_element({"Li": 1, "O": -2})
+    assert small.e_above_hull(charged, -14.7, "raw") == pytest.approx(0.1)
+    assert count_atoms(Composition("D2O")) == {1: 2, 8: 1}
+
+
+def test_a_hull_says_what_it_is(small):
+    assert str(small) == "small (PBE, raw, 6 phases)"
+    assert str(hull_of({"Li": -2.0}, "mp2020", version="3", potential="chgnet")) == "small 3 (chgnet, mp2020, 1 phases)"
+
+
+def test_a_table_of_bad_energies_is_refused():
+    with pytest.raises(DataError, match="O2 has no energy"):
+        hull_of({"Li": -2.0, "O2": float("nan")})
+    disordered = Structure(Lattice.cubic(4), [{"Zn": 0.5, "Cd": 0.5}, "S"], [[0] * 3, [0.5] * 3])
+    with pytest.raises(DataError, match="x-1 is not of whole atoms"):
+        build_table([disordered], [-6.0], ["x-1"], HullInfo("name", "raw"))
+
+
+def test_missing_phases(small):
+    reference = ["Li4O2", "NaCl", "Na2Cl2", "Fe", "FeO"]
+    assert missing_phases(small, reference) == ["NaCl", "FeO"]
+    assert missing_phases(small, ["O2", "LiO2"]) == []
+    with pytest.raises(DataError, match="no formula: '12'"):
+        missing_phases(small, ["12"])
+
+
+def test_reduced_counts():
+    assert reduce_counts({8: 6.0, 26: 4.0}) == ((8, 3), (26, 2))
+    assert reduce_counts({8: 2, 3: 0}) == ((8, 1),)
+    for counts in ({}, {8: 0.5}, {8: -1}, {0: 1}):
+        with pytest.raises(ValueError, match="whole atoms"):
+            reduce_counts(counts)

@@ -1,0 +1,149 @@
+"""From records to one number for every metric."""
+
+from __future__ import annotations
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from cfx.evaluation.summary import Thresholds, density, distribution_distance, num_elements, summarize
+
+from .crystals import rock_salt
+
+RATES = {
+    "avg_structure_validity": 6,
+    "avg_comp_validity": 6,
+    "avg_structure_comp_validity": 5,
+    "frac_unique_structures": 6,
+    "frac_novel_structures": 6,
+    "frac_novel_unique_structures": 5,
+    "frac_stable_structures": 5,
+    "frac_novel_unique_stable_structures": 3,
+    "frac_on_hull_structures": 3,
+    "frac_novel_unique_on_hull_structures": 2,
+    "frac_space_group_as_asked": 1,
+}
+"""How many of RECORDS count."""
+
+OTHERS = {
+    "avg_energy_above_hull_per_atom",
+    "avg_rmsd_from_relaxation",
+    "wdist_density",
+    "wdist_num_elements",
+    "coverage_recall",
+    "coverage_precision",
+}
+
+
+def row(**known) -> dict:
+    """A good crystal, but for what is said."""
+    good = {
+        "valid_structure": True,
+        "valid_composition": True,
+        "unique": True,
+        "novel": True,
+        "e_above_hull": -0.01,
+        "rmsd_to_relaxed": 0.1,
+        "space_group": 225,
+        "space_group_asked": None,
+        "density": 2.0,
+        "num_elements": 2,
+    }
+    return good | known
+
+
+UNREADABLE = row(
+    valid_structure=False,
+    valid_composition=False,
+    unique=False,
+    novel=False,
+    e_above_hull=None,
+    rmsd_to_relaxed=None,
+    space_group=None,
+    density=None,
+    num_elements=None,
+)
+
+RECORDS = [
+    row(),
+    row(unique=False),
+    row(novel=False, e_above_hull=0.05),
+    row(e_above_hull=0.1, valid_composition=False, density=100.0),
+    row(e_above_hull=0.3, rmsd_to_relaxed=None, num_elements=4),
+    row(e_above_hull=None, valid_structure=False),
+    row(e_above_hull=0.0, space_group_asked=225),
+    UNREADABLE | {"space_group_asked": 1},
+]
+
+
+def counts(summary: dict) -> dict:
+    return {name: metric["count"] for name, metric in summary.items() if metric and "count" in metric}
+
+
+def test_all_names_are_there():
+    assert set(summarize(RECORDS)) == set(RATES) | OTHERS
+
+
+def test_rates_are_over_all_rows():
+    summary = summarize(RECORDS)
+    assert counts(summary) == RATES
+    assert {metric["of"] for name, metric in summary.items() if name in counts(summary)} == {8, 2}
+    assert summary["frac_space_group_as_asked"]["of"] == 2
+    stable = summary["frac_stable_structures"]
+    assert stable["value"] == 5 / 8 and stable["low"] < 5 / 8 < stable["high"]
+
+
+def test_means_are_over_rows_with_a_value():
+    summary = summarize(RECORDS)
+    energy = summary["avg_energy_above_hull_per_atom"]
+    assert energy["value"] == pytest.approx((-0.01 - 0.01 + 0.05 + 0.1 + 0.3 + 0.0) / 6)
+    assert energy["of"] == 6 and energy["unit"] == "eV/atom" and energy["error"] > 0
+    assert summary["avg_rmsd_from_relaxation"]["of"] == 6
+    assert summary["avg_rmsd_from_relaxation"]["unit"] == "angstrom"
+
+
+def test_thresholds_are_as_given_and_rounding_is_no_height():
+    records = [row(e_above_hull=1e-12), row(e_above_hull=0.02), row(e_above_hull=0.03)]
+    assert counts(summarize(records, Thresholds(stable=0.02)))["frac_stable_structures"] == 2
+    assert counts(summarize(records))["frac_on_hull_structures"] == 1
+    assert counts(summarize(records, Thresholds(on_hull=0.025)))["frac_on_hull_structures"] == 2
+
+
+def test_what_was_not_evaluated_is_none():
+    bare = [{"valid_structure": True, "unique": True}, {"valid_structure": False, "unique": False}]
+    summary = summarize(bare)
+    assert {name for name, metric in summary.items() if metric} == {"avg_structure_validity", "frac_unique_structures"}
+    known = [one | {"e_above_hull": 0.0} for one in bare]
+    assert summarize(known)["frac_stable_structures"]["count"] == 2
+    assert summarize(known)["frac_novel_unique_stable_structures"] is None  # no reference
+
+
+def test_a_hull_that_fails_for_one_row_counts_against_it():
+    records = [row(), row(e_above_hull=None)]
+    assert summarize(records)["frac_stable_structures"]["value"] == 0.5
+
+
+def test_no_rows():
+    assert set(summarize([]).values()) == {None}
+
+
+def test_distances_are_over_valid_rows():
+    summary = summarize(RECORDS, reference={"density": [3.0, 3.0], "num_elements": [2, 3]})
+    assert summary["wdist_density"] == {"value": pytest.approx(1.0), "unit": "g/cm3", "of": 5}
+    assert summary["wdist_num_elements"]["of"] == 5
+    # 2 2 2 2 4 against 2 3: quantiles differ by 0 up to a half, by 1 after it.
+    assert summary["wdist_num_elements"]["value"] == pytest.approx(0.3 * 1 + 0.2 * 1)
+
+
+def test_distances_of_known_distributions():
+    assert distribution_distance([0, 1, 3], [5, 6, 8]) == pytest.approx(5)
+    assert distribution_distance([1, 2], [2, 1]) == 0
+    assert distribution_distance([], [1]) is None and distribution_distance([1], []) is None
+
+
+def test_density_and_elements():
+    assert density(rock_salt()) == pytest.approx(4 * 58.44 * 1.66054 / 5.64**3, rel=1e-3)
+    assert num_elements(rock_salt()) == 2
+    alloy = Structure(Lattice.cubic(3), [{"Fe": 0.5, "Co": 0.5}], [[0, 0, 0]])
+    assert num_elements(alloy) == 2
+    assert density(None) is None and num_elements(None) is None
+    assert density(Structure(Lattice.cubic(0.1), ["Fe"], [[0, 0, 0]])) is None

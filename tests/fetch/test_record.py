@@ -1,0 +1,89 @@
+"""The lockfile: records are kept, agree, and survive several processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from cfx.errors import DataError, NetworkError
+from cfx.fetch.record import Digest, Locked, digest_of, forget, lockfile_path, read_lockfile, record, write_lockfile
+
+FILE = Locked({"a.csv": Digest("a" * 64, 3)}, commit="1" * 40)
+MODEL = Locked({"x/y.bin": Digest("b" * 64, 5)}, directory="models/m", source="hf:a/b/c", settings={"n_max": 21})
+
+
+def test_records_come_back():
+    assert read_lockfile() == {}
+    record("hf:a/b/a.csv", FILE)
+    record("models/m", MODEL)
+    assert read_lockfile() == {"hf:a/b/a.csv": FILE, "models/m": MODEL}
+    assert MODEL.size == 5
+    forget("models/m", "nothing")
+    assert read_lockfile() == {"hf:a/b/a.csv": FILE}
+
+
+def test_what_was_recorded_must_agree():
+    key = "hf:a/b/a.csv"
+    record(key, FILE)
+    record(key, FILE)
+    other = Locked({"a.csv": Digest("c" * 64, 3)}, commit="2" * 40)
+    with pytest.raises(NetworkError, match=r"SHA-256 of a\.csv was aaaaaaaaaaaa\.\.\., and is cccccccccccc\.\.\. now"):
+        record(key, other)
+    more = Locked({**FILE.files, "b.csv": Digest("d" * 64, 3)})
+    with pytest.raises(NetworkError, match=r"SHA-256 of b\.csv was missing"):
+        record(key, more)
+    assert read_lockfile()[key] == FILE
+    record(key, other, replace=True)
+    assert read_lockfile()[key] == other
+
+
+def test_processes_do_not_lose_each_other_s_records():
+    code = """
+import sys
+from cfx.fetch.record import Digest, Locked, record
+for i in range(20):
+    record(f"hf:a/b/{sys.argv[1]}{i}", Locked({"x": Digest("a" * 64, i)}, directory="d"))
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "abc"]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert len(read_lockfile()) == 60
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"format": 2, "records": {}}', '{"format": 1}', '{"format": 1, "records": {"x": {"files": 3}}}',
+     '{"format": 1, "records": {"hf:a/b/c": {"files": {}}}}', '{"format": 1, "records": {"hf:a/b/c": {"files": []}}}',
+     '{"format": 1, "records": {"hf:a/b/c": {"files": {"c": {"sha256": "zz", "size": 1}}}}}',
+     '{"format": 1, "records": {"hf:a/b/c": {"files": {"c": {"sha256": "' + "0" * 64 + '", "size": "1"}}}}}',
+     '{"format": 1, "records": {"hf:bad": {"files": {"c": {"sha256": "' + "0" * 64 + '", "size": 1}}}}}'],
+)  # fmt: skip
+def test_damage_is_named(content):
+    lockfile_path().write_text(content)
+    with pytest.raises(DataError, match=r"fetched\.json is damaged"):
+        read_lockfile()
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "", "a\\b"])
+def test_records_stay_in_their_directory(path, tmp_path):
+    digest = {"sha256": "a" * 64, "size": 1}
+    for name, directory in ((path, "files"), ("x", path or "/")):
+        content = {"format": 1, "records": {"hf:a/b/c": {"files": {name: digest}, "directory": directory}}}
+        (tmp_path / "fetched.json").write_text(json.dumps(content))
+        with pytest.raises(DataError, match="leads out"):
+            read_lockfile(tmp_path / "fetched.json")
+
+
+def test_another_lockfile(tmp_path):
+    write_lockfile({"hf:a/b/c": FILE}, tmp_path / "deep" / "fetched.json")
+    assert read_lockfile(tmp_path / "deep" / "fetched.json") == {"hf:a/b/c": FILE} and read_lockfile() == {}
+
+
+def test_digest(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    sha256 = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest_of(tmp_path / "x") == Digest(sha256, 3)
+    with pytest.raises(DataError, match="cannot read"):
+        digest_of(tmp_path / "nothing")

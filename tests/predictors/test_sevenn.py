@@ -1,0 +1,20 @@
+"""A second opinion through ASE: SevenNet's 7net-0, whose weights are in its wheel."""
+
+from __future__ import annotations
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from cfx.predictors.canaries import prove_scale
+from cfx.predictors.load import load_potential
+
+pytest.importorskip("sevenn", reason="pip install sevenn")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_sevennet_is_raw_and_proves_it():
+    potential = load_potential("ase:sevenn.calculator:SevenNetCalculator")
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.692), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    [energy] = potential.evaluate([salt], forces=False).energy / len(salt)
+    assert energy == pytest.approx(-3.38, abs=0.05)
+    assert prove_scale(potential)

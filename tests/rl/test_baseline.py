@@ -1,0 +1,54 @@
+"""Baselines: the published average, and one for each space group."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from cfx.config import RLConfig
+from cfx.rl.rollout import PRIOR, Baseline
+
+GROUPS = np.array([225, 225, 1, 1, 1, 1])
+
+
+def test_the_published_average():
+    baseline = Baseline(RLConfig(baseline="ema"))
+    np.testing.assert_allclose(baseline.update(np.array([1.0, 3.0]), np.array([1, 2])), 2.0)
+    np.testing.assert_allclose(baseline.update(np.array([4.0, 6.0]), np.array([1, 2])), 0.95 * 2 + 0.05 * 5)
+
+
+def test_the_mean_of_the_batch():
+    baseline = Baseline(RLConfig(baseline="batch"))
+    baseline.update(np.array([100.0]), np.array([1]))
+    np.testing.assert_allclose(baseline.update(np.array([4.0, 6.0]), np.array([1, 2])), 5)
+
+
+def test_a_group_is_held_against_itself_once_it_is_known():
+    rng = np.random.default_rng(0)
+    baseline = Baseline(RLConfig(baseline="group"))
+    for _ in range(100):
+        found = baseline.update(np.where(GROUPS == 225, 0.0, -1.0) + rng.normal(0, 0.1, 6), GROUPS)
+    mean = baseline.mean
+    seen = {225: 2 / 0.05, 1: 4 / 0.05}  # crystals in memory: n each step, fading by 0.95
+    for group, own in ((225, 0.0), (1, -1.0)):
+        expected = (seen[group] * own + PRIOR * mean) / (seen[group] + PRIOR)
+        assert found[group == GROUPS] == pytest.approx(expected, abs=0.05)
+
+
+def test_a_group_that_is_new_is_drawn_towards_all():
+    baseline = Baseline(RLConfig(baseline="group"))
+    baseline.update(np.zeros(100), np.full(100, 225))
+    found = baseline.update(np.array([-1.0]), np.array([5]))
+    assert found[0] == pytest.approx((-1 + PRIOR * baseline.mean) / (1 + PRIOR))
+
+
+def test_what_is_saved_is_all_there_is():
+    rng = np.random.default_rng(1)
+    one = Baseline(RLConfig(baseline="group"))
+    one.update(rng.normal(size=6), GROUPS)
+    other = Baseline(RLConfig(baseline="group"))
+    other.restore(json.loads(json.dumps(one.saved())))
+    reward = rng.normal(size=6)
+    np.testing.assert_array_equal(one.update(reward, GROUPS), other.update(reward, GROUPS))

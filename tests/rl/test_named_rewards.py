@@ -1,0 +1,132 @@
+"""Rewards by name, their sums and their shapes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from cfx.config import RewardConfig, Shape
+from cfx.errors import DependencyError, UsageError
+from cfx.rl.named_rewards import load_reward, parse_rewards
+from cfx.rl.rewards import Diversity, WeightedSum, make_batch, shape_values
+
+
+class Constant:
+    """A reward of one value, and NaN for what is no structure."""
+
+    about, unit, kl_coef, failure = "a constant", "eV", 0.5, -1.0
+
+    def __init__(self, value: float = 2.0, name: str = "constant"):
+        self.value, self.name = value, name
+
+    def evaluate(self, structures):
+        value = [np.nan if one is None else self.value for one in structures]
+        return make_batch(np.array(value), ["" if one is not None else "none" for one in structures])
+
+
+def no_hull(potential):
+    raise AssertionError("no hull is needed")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("ehull", [("ehull", 1.0)]),
+        ("ehull:1,fom:0.2", [("ehull", 1.0), ("fom", 0.2)]),
+        ("property:/some/model:0.5", [("property:/some/model", 0.5)]),
+        ("package.module:Class", [("package.module:Class", 1.0)]),
+        ("package.module:Class:1e-2, energy", [("package.module:Class", 0.01), ("energy", 1.0)]),
+    ],
+)
+def test_names_and_weights(text, expected):
+    assert parse_rewards(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "ehull,", "ehull:0", ","])
+def test_a_name_or_a_weight_left_out_is_refused(text):
+    with pytest.raises(UsageError, match="is no reward with a weight"):
+        parse_rewards(text)
+
+
+def test_a_negative_weight_is_refused():
+    """A failure would count as the best of all crystals."""
+    with pytest.raises(UsageError, match="negative weight") as error:
+        parse_rewards("ehull:1,gap:-0.5")
+    assert "--target" in error.value.hint
+
+
+def test_unknown_rewards_are_refused():
+    with pytest.raises(UsageError, match="no reward is called hardness"):
+        load_reward(RewardConfig("hardness"), no_hull)
+    with pytest.raises(DependencyError, match="cannot be imported"):
+        load_reward(RewardConfig("no_such_module:Class"), no_hull)
+    with pytest.raises(UsageError, match="there is no Nothing"):
+        load_reward(RewardConfig("collections:Nothing"), no_hull)
+    for name in (":Class", "collections:", ".collections:OrderedDict"):
+        with pytest.raises(UsageError, match="does not name a class"):
+            load_reward(RewardConfig(name), no_hull)
+    with pytest.raises(UsageError, match="is no reward: it has no name"):
+        load_reward(RewardConfig("collections:OrderedDict"), no_hull)
+
+
+def test_one_s_own_reward(tmp_path, monkeypatch):
+    (tmp_path / "own_reward.py").write_text(
+        "import numpy as np\n"
+        "from cfx.rl.rewards import make_batch\n"
+        "class Ones:\n"
+        "    name, about, unit, kl_coef, failure = 'ones', 'always 1', '', 0.1, 0.0\n"
+        "    def evaluate(self, structures):\n"
+        "        return make_batch(np.ones(len(structures)), [''] * len(structures))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    reward = load_reward(RewardConfig("own_reward:Ones:3"), no_hull)
+    np.testing.assert_array_equal(reward.evaluate(["a", "b"]).value, [3, 3])
+    assert reward.about == "always 1"
+
+
+def test_sums_need_all_their_parts():
+    both = WeightedSum(((Constant(2.0, "one"), 1.0), (Constant(5.0, "two"), -0.5)))
+    batch = both.evaluate(["crystal", None])
+    np.testing.assert_allclose(batch.value, [-0.5, np.nan])
+    assert batch.ok.tolist() == [True, False]
+    assert batch.reasons == ["", "none"]
+    assert both.failure == pytest.approx(-1 + 0.5)
+    assert both.kl_coef == pytest.approx(0.75)
+    assert set(batch.metrics) == {"one reward", "two reward"}
+
+
+def test_shapes():
+    values = np.array([-3.0, 0.0, 2.0, np.nan])
+    np.testing.assert_allclose(shape_values(values, Shape((-1.0, 1.0))), [-1, 0, 1, np.nan])
+    np.testing.assert_allclose(shape_values(values, Shape(log1p=True)), [-np.log(4), 0, np.log(3), np.nan])
+    np.testing.assert_allclose(shape_values(values, Shape(threshold=0.0)), [0, 1, 1, np.nan])
+    with pytest.raises(UsageError, match="cannot be clipped"):
+        Shape((1.0, -1.0))
+
+
+def test_infinite_and_missing_values_are_failures():
+    batch = make_batch(np.array([1.0, np.inf, np.nan, 2.0]), ["", "", "", "broken"])
+    assert batch.ok.tolist() == [True, False, False, False]
+    assert batch.reasons == ["", *["the reward is no finite number"] * 2, "broken"]
+    assert np.isnan(batch.value[1:]).all()
+
+
+def test_penalties_for_a_repeated_structure_and_a_repeated_composition():
+    def salt(edge: float, coordinate: float = 0.5, symbols=("Na", "Cl")) -> Structure:
+        return Structure(Lattice.cubic(edge), symbols, [[0, 0, 0], [coordinate] * 3])
+
+    other = Structure(Lattice.hexagonal(4, 9), ["Na", "Na", "Cl", "Cl"], [[0, 0, z] for z in (0, 0.1, 0.4, 0.8)])
+    crystals = [salt(3.5), salt(3.5), other, None, salt(3.5, symbols=("K", "Cl")), None]
+    value, nothing = np.array([3.0, 3.0, 2.0, -5.0, 3.0, -5.0]), np.zeros(6, bool)
+
+    def taken_off(**penalties) -> np.ndarray:
+        return value - Diversity(**penalties).apply(value, -5.0, crystals, nothing)[0]
+
+    _, found = Diversity().apply(value, -5.0, crystals, nothing)
+    assert found["unique"][:3].tolist() == [1, 0, 1]
+    np.testing.assert_allclose(taken_off(), 0)
+    np.testing.assert_allclose(taken_off(composition_penalty=0.3), [0, 0.3, 0.3, 0, 0, 0])
+    np.testing.assert_allclose(taken_off(duplicate_penalty=1, composition_penalty=0.3), [0, 1.3, 0.3, 0, 0, 0])
+    np.testing.assert_allclose(taken_off(duplicate_penalty=None), [0, 8, 0, 0, 0, 0])  # as a failure
+    np.testing.assert_allclose(taken_off(duplicate_penalty=None, composition_penalty=0.3), [0, 8.3, 0.3, 0, 0, 0])

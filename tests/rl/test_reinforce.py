@@ -1,0 +1,237 @@
+"""Fine-tuning by reinforcement on models so small that what it must converge to can be computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from cfx.config import ModelConfig, RewardConfig, RLConfig, SampleConfig, Template
+from cfx.config.finetuning import RewardRun, read_run
+from cfx.core.crystal import CrystalBatch
+from cfx.errors import NumericsError, UsageError
+from cfx.io.checkpoint import load_checkpoint
+from cfx.model import Model, load_model
+from cfx.reporter import Mute
+from cfx.rl import reinforce as rl_module
+from cfx.rl.reinforce import fine_tune
+from cfx.rl.rewards import Diversity, RewardBatch, WeightedSum, make_batch
+from cfx.rl.rollout import step_request
+
+TINY = ModelConfig(
+    n_max=3, num_layers=1, num_heads=2, key_size=8, model_size=16, embed_size=8, first_hidden=16, coord_components=2
+)
+ELEMENTS = ("Na", "K", "Rb", "Cs")
+NUMBERS = (11, 19, 37, 55)
+LATTICE = (5.0, 5.0, 5.0, 90.0, 90.0, 90.0)
+
+ONE_SITE = SampleConfig(
+    (221,), template=Template(letters=("a",), frac_coords=((0.0, 0.0, 0.0),), lattice=LATTICE), elements=ELEMENTS
+)
+"""Four crystals: simple cubic, on one site, of one of four elements."""
+
+
+class Lookup:
+    """A reward by element; counts how many crystals it was asked for."""
+
+    name, about, unit, kl_coef, failure = "lookup", "a table", "", 1.0, -5.0
+
+    def __init__(self, table: dict[str, float]):
+        self.table, self.asked = table, 0
+
+    def evaluate(self, structures) -> RewardBatch:
+        self.asked += len(structures)
+        value = np.array([np.nan if one is None else self.table[one[0].specie.symbol] for one in structures])
+        return make_batch(value, ["" if one is not None else "none" for one in structures], {"table": value})
+
+
+REWARDS = dict(zip(ELEMENTS, (0.0, 0.5, 1.0, 1.5), strict=True))
+
+
+def run_it(path, model, rl, sample=ONE_SITE, reward=None, diversity=None, resume=False):
+    parts = WeightedSum(((reward or Lookup(REWARDS), 1.0),))
+    config = RewardRun("tiny", sample, RewardConfig("lookup"), rl)
+    return fine_tune(path, config, model, parts, diversity or Diversity(), Mute(), resume)
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line)["rl"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def probabilities(model: Model) -> np.ndarray:
+    """Of the four crystals, by the policy that draws them."""
+    n = len(NUMBERS)
+    species, letters = np.zeros((n, 3), np.int32), np.zeros((n, 3), np.int32)
+    species[:, 0], letters[:, 0] = NUMBERS, 1
+    batch = CrystalBatch(
+        np.full(n, 221, np.int32),
+        np.tile(np.array(LATTICE, np.float32), (n, 1)),
+        np.zeros((n, 3, 3), np.float32),
+        species,
+        letters,
+    )
+    return np.exp(model.policy_log_prob(batch, ONE_SITE).total)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Model:
+    return dataclasses.replace(Model.init(TINY, seed=3), name="tiny")
+
+
+def test_ppo_converges_to_the_tilted_distribution(tiny, tmp_path):
+    """p_ref exp(r / tau), normalised: within 0.08 of every probability.
+
+    A step draws 64 crystals; the probabilities of the policy are computed exactly. The seed is fixed.
+    """
+    tau = 0.4
+    before = probabilities(tiny)
+    assert before.sum() == pytest.approx(1, abs=1e-5)
+    rl = RLConfig(
+        steps=60,
+        batch_size=64,
+        learning_rate=5e-3,
+        kl_coef=tau,
+        inner_epochs=3,
+        seed=1,
+        checkpoint_steps=1000,
+    )
+    run_it(tmp_path / "run", tiny, rl)
+    tilted = before * np.exp(np.array(list(REWARDS.values())) / tau)
+    tilted /= tilted.sum()
+    after = probabilities(load_model(tmp_path / "run" / "final"))
+    assert np.abs(before - tilted).max() > 0.2
+    np.testing.assert_allclose(after, tilted, atol=0.08)
+
+
+def test_grpo_learns_and_its_groups_share_a_space_group(tiny, tmp_path):
+    sample = dataclasses.replace(ONE_SITE, space_groups=(221, 200), weights=(0.5, 0.5))
+    rl = RLConfig(algorithm="grpo", steps=8, batch_size=64, group_size=8, learning_rate=1e-2, kl_coef=0.1)
+    run_it(tmp_path / "run", tiny, rl, sample)
+    found = [json.loads(line) for line in (tmp_path / "run" / "crystals.jsonl").read_text().splitlines()]
+    for start in range(0, len(found), 8):
+        assert len({line["space_group"] for line in found[start : start + 8]}) == 1
+    assert {line["space_group"] for line in found} == {221, 200}
+    history = [line["reward"] for line in lines(tmp_path / "run")]
+    assert np.mean(history[-3:]) > np.mean(history[:3]) + 0.2
+
+
+def test_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch):
+    """Parameters to the bit, metrics but for the seconds, crystals, and the reward cache."""
+    rl = RLConfig(steps=6, batch_size=16, learning_rate=1e-3, checkpoint_steps=2)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_it(whole, tiny, rl)
+
+    class Killed(BaseException):
+        pass
+
+    step = rl_module._Run._step
+
+    def killed(self, state, number):
+        if number == 5:  # after step 5 was logged, whose last checkpoint is that of step 4
+            raise Killed
+        return step(self, state, number)
+
+    monkeypatch.setattr(rl_module._Run, "_step", killed)
+    with pytest.raises(Killed):
+        run_it(parts, tiny, rl)
+    monkeypatch.setattr(rl_module._Run, "_step", step)
+    reward = Lookup(REWARDS)
+    moved = load_model(parts / "reference")
+    run_it(parts, moved, rl, reward=reward, resume=True)
+    assert reward.asked <= 2  # of four crystals: what earlier steps had learnt was not asked again
+    assert (whole / "crystals.jsonl").read_bytes() == (parts / "crystals.jsonl").read_bytes()
+    assert (whole / "best.cif").read_bytes() == (parts / "best.cif").read_bytes()
+    timeless = [
+        [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines(path)]
+        for path in (whole, parts)
+    ]
+    assert timeless[0] == timeless[1]
+    one, other = (load_checkpoint(path / "final").params for path in (whole, parts))
+    for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(left, right)
+    for left, right in zip(jax.tree.leaves(tiny.params), jax.tree.leaves(moved.params), strict=True):
+        np.testing.assert_array_equal(left, right)  # the reference is still the original policy
+
+
+def test_the_first_update_starts_from_the_policy_that_drew(tiny, tmp_path):
+    rl = RLConfig(steps=1, batch_size=32, inner_epochs=1)
+    run_it(tmp_path / "run", tiny, rl)
+    [line] = lines(tmp_path / "run")
+    assert line["clipped"] == 0
+    assert line["kl_old"] == pytest.approx(0, abs=1e-9)
+    assert line["kl_reference"] == pytest.approx(0, abs=1e-6)
+    assert line["failures"] == 0
+    assert {"seconds_sampling", "seconds_rewarding", "seconds_updating", "grad_norm", "valid", "unique"} <= set(line)
+    assert set(line["entropy"]) == {"wyckoff", "species", "coords", "lattice"}
+
+
+def test_nothing_is_learnt_from_rewards_that_are_no_numbers(tiny, tmp_path):
+    class Broken(Lookup):
+        def evaluate(self, structures):
+            n = len(structures)
+            return RewardBatch(np.full(n, np.nan), np.ones(n, bool), [""] * n)
+
+    with pytest.raises(NumericsError, match="16 of 16 crystals of step 1 have no reward: 16 x the reward is no finite"):
+        run_it(tmp_path / "run", tiny, RLConfig(steps=3, batch_size=16), reward=Broken(REWARDS))
+    params = load_checkpoint(tmp_path / "run" / "checkpoints" / "step_00000000").params
+    for left, right in zip(jax.tree.leaves(params), jax.tree.leaves(tiny.params), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert not (tmp_path / "run" / "final").exists()
+
+
+def test_failures_score_worst_and_are_counted(tiny, tmp_path):
+    table = REWARDS | {"Na": np.nan}
+    run_it(tmp_path / "run", tiny, RLConfig(steps=1, batch_size=64, max_failures=1.0), reward=Lookup(table))
+    [line] = lines(tmp_path / "run")
+    assert 0 < line["failures"] < 1
+    values = [json.loads(text)["reward"] for text in (tmp_path / "run" / "crystals.jsonl").read_text().splitlines()]
+    counted = [Lookup.failure if value is None else value for value in values]
+    assert line["reward"] == pytest.approx(np.mean(counted))
+    assert line["failures"] == pytest.approx(values.count(None) / 64)
+
+
+def test_a_limit_on_the_kl_ends_the_run(tiny, tmp_path):
+    rl = RLConfig(steps=50, batch_size=64, learning_rate=2e-2, kl_coef=0.01, max_kl=0.05)
+    result = run_it(tmp_path / "run", tiny, rl)
+    assert result.step < 50
+    assert "KL" in result.ended
+    assert (tmp_path / "run" / "final").is_dir()
+
+
+def test_penalty_for_repeats(tiny, tmp_path):
+    run_it(tmp_path / "run", tiny, RLConfig(steps=1, batch_size=32), diversity=Diversity(duplicate_penalty=0.25))
+    [line] = lines(tmp_path / "run")
+    plain = np.mean(
+        [json.loads(text)["reward"] for text in (tmp_path / "run" / "crystals.jsonl").read_text().splitlines()]
+    )
+    assert line["unique"] <= 4 / 32  # there are four crystals
+    assert line["reward"] == pytest.approx(plain - 0.25 * (1 - line["unique"]))
+
+
+def test_best_crystals_are_unique_and_ordered(tiny, tmp_path):
+    result = run_it(tmp_path / "run", tiny, RLConfig(steps=4, batch_size=64, keep=3))
+    assert result.best == 3
+    text = (tmp_path / "run" / "best.cif").read_text()
+    rewards = [float(line.split()[1]) for line in text.splitlines() if line.startswith("_cfx_reward ")]
+    assert rewards == [1.5, 1.0, 0.5]
+
+
+def test_steps_draw_different_crystals_and_the_same_ones_again():
+    rl = RLConfig(batch_size=8, seed=5)
+    requests = [step_request(ONE_SITE, rl, step) for step in range(3)]
+    assert len({request.seed for request in requests}) == 3
+    assert step_request(ONE_SITE, rl, 1) == requests[1]
+    assert all(request.keep_invalid and request.n == 8 for request in requests)
+
+
+def test_what_a_run_does_can_be_read_back(tiny, tmp_path):
+    rl = RLConfig(steps=1, batch_size=8, kl_coef=0.3)
+    run_it(tmp_path / "run", tiny, rl)
+    assert read_run(tmp_path / "run") == RewardRun("tiny", ONE_SITE, RewardConfig("lookup"), rl)
+    with pytest.raises(UsageError, match="is no run of cfx rl"):
+        read_run(tmp_path)
+    with pytest.raises(UsageError, match="is not empty"):
+        run_it(tmp_path / "run", tiny, rl)

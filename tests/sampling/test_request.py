@@ -1,0 +1,286 @@
+"""Wishes as constraints: what is refused and why, and the feasibility check against brute force."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+
+import numpy as np
+import pytest
+
+from cfx.config import ModelConfig, SampleConfig, Template
+from cfx.core.symmetry import LETTERS, symmetry_table
+from cfx.errors import UsageError
+from cfx.sampling.constraints import unconstrained
+from cfx.sampling.request import (
+    FORMULA_ATOMS,
+    RADIOACTIVE,
+    allowed_elements,
+    atomic_number,
+    build_constraints,
+    why_impossible,
+)
+from cfx.sampling.sampler import prepare
+
+TABLE = symmetry_table()
+CONFIG = ModelConfig()
+FEW = ModelConfig(n_max=5)
+PEROVSKITE = (("Sr", 1), ("Ti", 1), ("O", 3))
+
+
+def build(group: int | tuple[int, ...] = 221, config: ModelConfig = CONFIG, **wishes):
+    groups = group if isinstance(group, tuple) else (group,)
+    return build_constraints(SampleConfig(groups, **wishes), config)
+
+
+def why(group: int, config: ModelConfig = CONFIG, **wishes) -> str | None:
+    return why_impossible(build(group, config, **wishes), group)
+
+
+def test_atomic_numbers():
+    assert [atomic_number(symbol) for symbol in ("H", "O", "La", "Og")] == [1, 8, 57, 118]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "message"),
+    [
+        ({"elements": ("La", "Xx")}, "there is no element 'Xx'"),
+        ({"exclude": ("o",)}, "there is no element 'o'"),
+        ({"require": ("",)}, "there is no element ''"),
+        ({"bias": (("Zz", 1.0),)}, "there is no element 'Zz'"),
+        ({"formula": (("Qq", 1),)}, "there is no element 'Qq'"),
+        ({"template": Template(species=(("Jj",),))}, "there is no element 'Jj'"),
+        ({"require": ("O",), "exclude": ("O",)}, "O is asked for and excluded at once"),
+        ({"require": ("O",), "elements": ("La",)}, "O is asked for and excluded at once"),
+        ({"formula": PEROVSKITE, "exclude": ("Ti",)}, "Ti is asked for and excluded at once"),
+        ({"formula": PEROVSKITE, "elements": ("Sr", "O")}, "Ti is asked for and excluded at once"),
+        ({"formula": (("U", 1), ("O", 2)), "radioactive": False}, "U is asked for and excluded at once"),
+        ({"formula": PEROVSKITE, "require": ("La",)}, "La is required and not part of the formula"),
+        ({"elements": ("O",), "exclude": ("O",)}, "leave no element"),
+        ({"elements": ("U", "Tc"), "radioactive": False}, "leave no element"),
+        ({"require": ("Sr", "Ti", "O"), "max_sites": 2}, "3 required elements do not fit 2 sites"),
+        (
+            {"require": ("Sr", "Ti", "O"), "template": Template(letters=("a", "b"))},
+            "3 required elements do not fit 2 sites",
+        ),
+        ({"template": Template(letters=("e",) * 21)}, "a template has at most 20 sites"),
+        ({"template": Template(species=((),) * 21)}, "a template has at most 20 sites"),
+        ({"template": Template(letters=("a", "B"))}, "'B' is no Wyckoff letter"),
+        ({"template": Template(letters=("ab",))}, "'ab' is no Wyckoff letter"),
+        ({"template": Template(letters=(" ",))}, "' ' is no Wyckoff letter"),
+        ({"template": Template(letters=("",))}, "'' is no Wyckoff letter"),
+        ({"template": Template(letters=("b", "a"))}, "must not decrease"),
+        ({"template": Template(letters=("a", "f", "e"))}, "must not decrease"),
+        (
+            {"elements": ("La", "O"), "template": Template(species=((), ("Sr", "Ba")))},
+            "no element is left for site 2: Sr, Ba",
+        ),
+        ({"template": Template(tied=((0, 20),))}, r"there are no sites \(0, 20\) to tie"),
+        ({"template": Template(tied=((-1, 0),))}, r"there are no sites \(-1, 0\) to tie"),
+        (
+            {"template": Template(species=(("Sr",), ("Ba",)), tied=((0, 1),))},
+            "sites 0, 1 are tied and have no element in common",
+        ),
+    ],
+)
+def test_what_is_refused(wishes, message):
+    with pytest.raises(UsageError, match=message):
+        build(**wishes)
+
+
+def test_allowed_elements():
+    def found(**wishes) -> list[int]:
+        return np.flatnonzero(allowed_elements(SampleConfig((1,), **wishes), 119)[1:]) + 1
+
+    assert list(found()) == list(range(1, 119))
+    assert list(found(elements=("O", "La"))) == [8, 57]
+    assert list(found(exclude=("H",))) == list(range(2, 119))
+    assert set(found(radioactive=False)) == set(range(1, 119)) - RADIOACTIVE
+    assert 83 in found(radioactive=False)
+    assert list(found(formula=PEROVSKITE)) == [8, 22, 38]
+    assert list(found(formula=PEROVSKITE, elements=("O", "La", "Sr", "Ti"))) == [8, 22, 38]
+
+
+def test_constraints_say_what_was_wished():
+    built = build(
+        62,
+        require=("O", "La"),
+        bias=(("Ni", 1.5), ("H", -2.0)),
+        max_atoms=40,
+        max_sites=6,
+        template=Template(species=((), ("Ni", "Fe", "O"), (), ("Ni", "O")), tied=((3, 1), (2, 4))),
+    )
+    assert built.max_sites == 6
+    assert built.allowed_letters[:6].all() and built.allowed_letters[6:, 0].all()
+    assert np.flatnonzero(built.required).tolist() == [8, 57]
+    assert built.species_bias[[28, 1, 8]].tolist() == [1.5, -2.0, 0.0]
+    assert (built.max_atoms == 40).all()
+    assert built.tied_to.tolist() == [0, 1, 2, 1, 2, *range(5, 21)]
+    assert np.flatnonzero(built.allowed_species[1]).tolist() == np.flatnonzero(built.allowed_species[3]).tolist()
+    assert np.flatnonzero(built.allowed_species[3]).tolist() == [8, 28]
+    assert built.allowed_species[0, 1:].all()
+    assert built.formula is None and built.prototype is None
+
+
+def test_letters_of_a_template_leave_no_choice():
+    built = build(template=Template(letters=("a", "b", "e")))
+    assert built.max_sites == 3
+    assert [np.flatnonzero(row).tolist() for row in built.allowed_letters[:4]] == [[1], [2], [5], [0]]
+
+
+def test_sites_that_share_a_tied_site_are_all_tied():
+    """0 with 1 and 1 with 2, in either order: refused, or all three are one group."""
+    for tied in (((0, 1), (1, 2)), ((1, 2), (0, 1))):
+        template = Template(species=(("O", "F"), (), ("O", "S")), tied=tied)
+        try:
+            built = build(template=template)
+        except UsageError:
+            continue
+        assert built.tied_to[:3].tolist() == [0, 0, 0], tied
+        for site in range(3):
+            assert np.flatnonzero(built.allowed_species[site]).tolist() == [8], tied
+
+
+def test_a_template_does_not_exceed_max_sites():
+    """Three letters and at most two sites: refused, or impossible."""
+    try:
+        built = build(max_sites=2, template=Template(letters=("a", "b", "c")))
+    except UsageError:
+        return
+    assert why_impossible(built, 221) is not None
+
+
+def test_a_prototype_is_kept():
+    coords, cell = ((0.0, 0.0, 0.0), (0.25, 0.0, 0.0)), (4.0, 4.0, 4.0, 90.0, 90.0, 90.0)
+    for given in ({"frac_coords": coords}, {"lattice": cell}, {"frac_coords": coords, "lattice": cell}):
+        kept = build(template=Template(letters=("a", "e"), **given)).prototype
+        assert np.shape(kept.keep_coords) == np.shape(kept.keep_lattice) == ()
+        assert bool(kept.keep_coords) == ("frac_coords" in given)
+        assert bool(kept.keep_lattice) == ("lattice" in given)
+        if kept.keep_coords:
+            np.testing.assert_array_equal(kept.frac_coords[:2], np.float32(coords))
+        if kept.keep_lattice:
+            np.testing.assert_array_equal(kept.lattice, np.float32(cell))
+    assert kept.frac_coords.shape == (CONFIG.n_max, 3)
+
+
+def test_a_formula_limits_the_primitive_cell():
+    built = build((221, 225, 166, 139), formula=PEROVSKITE)
+    assert built.max_atoms[[220, 224, 165, 138]].tolist() == [FORMULA_ATOMS * points for points in (1, 4, 3, 2)]
+    assert (build(formula=PEROVSKITE, max_atoms=5).max_atoms == 5).all()
+    assert built.formula.counts[:3].tolist() == [1, 1, 3]
+
+
+# Feasibility.
+
+
+def test_every_space_group_can_do_without_wishes():
+    for group in range(1, 231):
+        assert why_impossible(unconstrained(CONFIG), group) is None
+
+
+@pytest.mark.parametrize(
+    ("group", "wishes", "message"),
+    [
+        (1, {"template": Template(letters=("b",))}, "space group 1 has no Wyckoff letter b .its last is a"),
+        (221, {"template": Template(letters=("a", "z"))}, "no Wyckoff letter z .its last is n"),
+        (221, {"template": Template(letters=("A",))}, "no Wyckoff letter A"),
+        (221, {"template": Template(letters=("a", "a"))}, "letter a has no free coordinate and can be taken only once"),
+        (47, {"template": Template(letters=("h", "h", "i"))}, "letter h has no free coordinate"),
+        (225, {"max_atoms": 3}, "needs at least 4 atoms in its conventional cell, more than 3"),
+        (221, {"max_atoms": 7, "template": Template(letters=("a", "b", "e"))}, "needs at least 8 atoms"),
+        (61, {"formula": PEROVSKITE}, "no combination of letters of space group 61 .* within 20 sites and 20 atoms"),
+        (221, {"formula": PEROVSKITE, "max_atoms": 4}, "no combination of letters"),
+        (221, {"formula": PEROVSKITE, "max_sites": 2}, "within 2 sites"),
+        (221, {"formula": PEROVSKITE, "template": Template(letters=("a", "b", "e"))}, "no combination of letters"),
+        (227, {"formula": (("Na", 1), ("Cl", 3)), "max_atoms": 20}, "no combination of letters"),
+    ],
+)
+def test_what_is_impossible(group, wishes, message):
+    reason = why(group, **wishes)
+    assert reason is not None
+    assert re.search(message, reason), reason
+    with pytest.raises(UsageError, match=message):
+        prepare(SampleConfig((group,), **wishes), CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("group", "wishes"),
+    [
+        (221, {"formula": PEROVSKITE}),
+        (62, {"formula": PEROVSKITE}),
+        (140, {"formula": PEROVSKITE}),
+        (221, {"formula": PEROVSKITE, "template": Template(letters=("a", "b", "c"))}),
+        (221, {"formula": PEROVSKITE, "max_sites": 3, "max_atoms": 5}),
+        (225, {"formula": (("Na", 1), ("Cl", 1)), "max_sites": 2, "max_atoms": 8}),
+        (227, {"formula": (("Mg", 1), ("Al", 2), ("O", 4))}),
+        (221, {"template": Template(letters=("a", "e", "e"))}),
+        (99, {"template": Template(letters=("a", "a"))}),
+        (225, {"max_atoms": 4}),
+        (47, {"template": Template(letters=("A",))}),
+    ],
+)
+def test_what_is_possible(group, wishes):
+    assert why(group, **wishes) is None
+
+
+def test_impossible_space_groups_are_left_out():
+    request = SampleConfig((221, 61, 62, 221), formula=PEROVSKITE)
+    assert list(prepare(request, CONFIG).impossible) == [61]
+    request = SampleConfig((61, 205), formula=PEROVSKITE)
+    with pytest.raises(UsageError, match="1 other space group cannot meet the request either"):
+        prepare(request, CONFIG)
+
+
+@functools.cache
+def orbits(group: int, most_sites: int, most_atoms: int) -> list[tuple[int, ...]]:
+    """Letters of all crystals of a space group within so many sites and atoms."""
+    found = []
+    for sites in range(1, most_sites + 1):
+        for sequence in itertools.combinations_with_replacement(range(1, TABLE.last_letter[group - 1] + 1), sites):
+            repeats = any(TABLE.is_fixed[group - 1, w] and sequence.count(w) > 1 for w in sequence)
+            if not repeats and TABLE.multiplicity[group - 1, list(sequence)].sum() <= most_atoms:
+                found.append(sequence)
+    return found
+
+
+def can_be_made(group: int, counts: tuple[int, ...], most_sites: int, most_atoms: int, letters: str = "") -> bool:
+    """Tries every way to give letters to elements."""
+    for sequence in orbits(group, most_sites, most_atoms):
+        if letters and "".join(LETTERS[w] for w in sequence) != letters:
+            continue
+        sizes = TABLE.multiplicity[group - 1, list(sequence)]
+        units = sizes.sum() / sum(counts)
+        if units != int(units):
+            continue
+        for owner in itertools.product(range(len(counts)), repeat=len(sequence)):
+            if np.array_equal(np.bincount(owner, sizes, len(counts)), units * np.array(counts)):
+                return True
+    return False
+
+
+COUNTS = ((1,), (1, 1), (1, 2), (1, 3), (2, 3), (1, 1, 2), (1, 1, 3), (1, 2, 4), (2, 2, 1))
+SYMBOLS = ("Mg", "Al", "O")
+
+
+@pytest.mark.parametrize("group", [2, 12, 61, 62, 99, 139, 166, 194, 205, 216, 221, 225, 227])
+def test_formulas_against_brute_force(group):
+    """Up to four sites, two limits of atoms."""
+    smallest = int(TABLE.multiplicity[group - 1, 1 : TABLE.last_letter[group - 1] + 1].min())
+    for counts in COUNTS:
+        for most in (3 * smallest, 24):
+            formula = tuple(zip(SYMBOLS, counts, strict=False))
+            reason = why(group, FEW, formula=formula, max_atoms=most)
+            assert (reason is None) == can_be_made(group, counts, 4, most), (counts, most, reason)
+
+
+@pytest.mark.parametrize("letters", ["ab", "abc", "abd", "acd", "abe", "cd", "e", "aef", "abcd", "ag", "agg"])
+def test_formulas_with_given_letters_against_brute_force(letters):
+    answers = []
+    for counts in COUNTS:
+        formula = tuple(zip(SYMBOLS, counts, strict=False))
+        wishes = {"formula": formula, "max_atoms": 24, "template": Template(letters=tuple(letters))}
+        answers.append(can_be_made(221, counts, 4, 24, letters))
+        assert (why(221, FEW, **wishes) is None) == answers[-1], counts
+    assert not all(answers)

@@ -1,0 +1,72 @@
+"""Signals ask a run to stop; they do not stop it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from cfx.errors import CfxError
+from cfx.signals import Interrupted, StopRequest
+
+
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Python's own, which it does not install in a process that a shell has started with signals ignored, by `&`."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_a_request(number):
+    before = signal.getsignal(number)
+    with StopRequest() as stop:
+        assert not stop
+        os.kill(os.getpid(), number)
+        assert stop
+        assert stop.signum == number
+        assert signal.getsignal(number) is before  # a second one acts as usual
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_acts_as_usual():
+    with pytest.raises(KeyboardInterrupt), StopRequest():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_restored_after_an_exception():
+    before = [signal.getsignal(number) for number in StopRequest.SIGNALS]
+    with pytest.raises(ValueError, match="a fault"), StopRequest():
+        raise ValueError("a fault")
+    assert [signal.getsignal(number) for number in StopRequest.SIGNALS] == before
+
+
+def test_a_thread_leaves_signals_alone():
+    before, failures = signal.getsignal(signal.SIGINT), []
+
+    def run():
+        try:
+            with StopRequest() as stop:
+                assert not stop
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    assert not failures
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_exit_code_of_an_interrupted_run(number, code):
+    error = Interrupted(number, "stopped at step 3")
+    assert (error.exit_code, error.message) == (code, "stopped at step 3")
+    assert isinstance(error, CfxError)
+    assert str(error) == error.message
