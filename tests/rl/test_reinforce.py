@@ -168,6 +168,29 @@ def test_the_first_update_starts_from_the_policy_that_drew(tiny, tmp_path):
     assert set(line["entropy"]) == {"wyckoff", "species", "coords", "lattice"}
 
 
+@pytest.mark.parametrize("minibatches", [1, 2, 5])
+def test_minibatches_know_their_own_crystals(tiny, tmp_path, minibatches):
+    """With a learning rate next to nothing, they add up to the rollout: no ratio moves, and advantages have no mean."""
+    rl = RLConfig(steps=1, batch_size=32, minibatches=minibatches, inner_epochs=2, learning_rate=1e-12)
+    run_it(tmp_path / "run", tiny, rl)
+    [line] = lines(tmp_path / "run")
+    assert line["updates"] == 2 * minibatches
+    assert line["clipped"] == 0
+    assert line["kl_old"] == pytest.approx(0, abs=1e-9)
+    assert line["kl_reference"] == pytest.approx(0, abs=1e-6)
+    assert line["objective"] == pytest.approx(0, abs=1e-5)  # the baseline of a first step is its mean reward
+
+
+@pytest.mark.parametrize(("target_kl", "epochs"), [(0.0, 6), (1e-6, 2), (100.0, 6)])
+def test_target_kl_ends_the_inner_epochs(tiny, tmp_path, target_kl, epochs):
+    """The first one starts from the policy that drew; after it the KL is known, and 0 is no target."""
+    rl = RLConfig(steps=1, batch_size=32, inner_epochs=6, learning_rate=1e-2, target_kl=target_kl)
+    run_it(tmp_path / "run", tiny, rl)
+    [line] = lines(tmp_path / "run")
+    assert line["updates"] == epochs
+    assert 1e-6 < line["kl_old"] < 100
+
+
 def test_nothing_is_learnt_from_rewards_that_are_no_numbers(tiny, tmp_path):
     class Broken(Lookup):
         def evaluate(self, structures):
