@@ -30,7 +30,7 @@ TOLERANCE = 1e-4
 
 def draw(model, n: int, batch_size: int):
     """The crystals, and their (number, attempt)."""
-    request = SampleConfig(tuple(range(1, 231)), n, batch_size=batch_size)
+    request = SampleConfig(space_groups=tuple(range(1, 231)), n=n, batch_size=batch_size)
     draws = list(model.draws(request))
     return concatenate([each.crystals for each in draws]), [job for each in draws for job in each.jobs]
 

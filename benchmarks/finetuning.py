@@ -89,7 +89,7 @@ def judge(name: str, draws: Path, options: argparse.Namespace) -> tuple[dict, di
     def hull(potential: Potential):
         return open_hull("chgnet-mp", None, potential, Mute())
 
-    reward = load_reward(RewardConfig(name, e_hull_limit=4.0), hull)
+    reward = load_reward(RewardConfig(reward=name, e_hull_limit=4.0), hull)
     structures = [one.structure for one in load_crystals(draws)]
     batch = reward.evaluate(structures)
     counted = np.where(batch.ok, batch.value, reward.failure)
@@ -97,7 +97,7 @@ def judge(name: str, draws: Path, options: argparse.Namespace) -> tuple[dict, di
     if name == "ehull":
         height = batch.metrics["E_hull (eV/atom)"]
         found |= {"stable": share(batch.ok & (height <= STABLE)), "median E_hull": float(np.nanmedian(height))}
-        found["below the floor"] = share(height < RewardConfig(name).e_hull_floor)
+        found["below the floor"] = share(height < RewardConfig(reward=name).e_hull_floor)
     else:
         found |= {f"above {limit:g}": share(batch.ok & (batch.value > limit)) for limit in GOOD}
         found["best"] = best(structures, batch)
@@ -124,7 +124,7 @@ def second_opinion(draws: Path, potential: str, out: Path) -> dict:
     with open(out, newline="") as file:
         column = [row["e_above_hull"] for row in csv.DictReader(file)]
     height = np.array([float(text) if text else np.nan for text in column])
-    stable = (height <= STABLE) & (height >= RewardConfig("ehull").e_hull_floor)
+    stable = (height <= STABLE) & (height >= RewardConfig(reward="ehull").e_hull_floor)
     return {"potential": potential, "stable": share(stable), "median": float(np.nanmedian(height))}
 
 

@@ -28,7 +28,8 @@ from cfx.errors import UsageError
 
 
 @pytest.mark.parametrize(
-    "config", [*(part for preset in PRESETS.values() for part in (preset.model, preset.train)), DataConfig("a.csv")]
+    "config",
+    [*(part for preset in PRESETS.values() for part in (preset.model, preset.train)), DataConfig(train="a.csv")],
 )
 def test_json_round_trip(config):
     assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
@@ -36,7 +37,9 @@ def test_json_round_trip(config):
 
 def test_a_request_as_json_holds_every_field():
     template = Template(letters=("a", "b"), tied=((0, 1),), lattice=(4.0, 4.0, 4.0, 90.0, 90.0, 90.0))
-    request = SampleConfig((2, 194), n=7, formula=(("Sr", 1),), bias=(("O", 0.5),), shard=(1, 2), template=template)
+    request = SampleConfig(
+        space_groups=(2, 194), n=7, formula=(("Sr", 1),), bias=(("O", 0.5),), shard=(1, 2), template=template
+    )
     stored = json.loads(json.dumps(to_dict(request)))
     assert set(stored) == {field.name for field in dataclasses.fields(SampleConfig)}
     assert (stored["space_groups"], stored["n"], stored["formula"]) == ([2, 194], 7, [["Sr", 1]])
@@ -45,7 +48,9 @@ def test_a_request_as_json_holds_every_field():
 
 def test_shards_are_the_parts_of_a_request():
     for n, parts in [(1, 1), (10, 3), (2, 5), (100, 16)]:
-        numbers = [list(SampleConfig((1,), n=n, shard=(part, parts)).numbers) for part in range(1, parts + 1)]
+        numbers = [
+            list(SampleConfig(space_groups=(1,), n=n, shard=(part, parts)).numbers) for part in range(1, parts + 1)
+        ]
         assert [number for part in numbers for number in part] == list(range(n))
         assert max(map(len, numbers)) - min(map(len, numbers)) <= 1
 
@@ -145,7 +150,7 @@ def test_values_out_of_range(cls, values):
         ({"bias": (("Fe", float("nan")),)}, "bias of Fe"),
         ({"formula": (("Fe", 300),)}, "1 to 256 atoms"),
         ({"exact": True, "bias": (("Fe", 1.0),)}, "no filter"),
-        ({"keep_invalid": True, "min_distance": 1.0}, "keep-invalid"),
+        ({"keep_invalid": True, "min_distance": 1.0}, "`keep_invalid`"),
     ],
 )
 def test_requests_that_cannot_be_meant(values, message):
@@ -156,9 +161,9 @@ def test_requests_that_cannot_be_meant(values, message):
 # Configurations of training runs.
 
 FULL = TrainRun(
-    ModelConfig(num_layers=3, position="absolute", sigma_min=0.01),
-    TrainConfig(epochs=7, optimizer="adamw", weight_decay=0.1, learning_rate=3e-4, ema_decay=0.99, accumulate=2),
-    DataConfig("crystals: a, b.csv", "validation.csv", symprec=0.1),
+    model=ModelConfig(num_layers=3, position="absolute", sigma_min=0.01),
+    train=TrainConfig(epochs=7, optimizer="adamw", weight_decay=0.1, learning_rate=3e-4, ema_decay=0.99, accumulate=2),
+    data=DataConfig(train="crystals: a, b.csv", validation="validation.csv", symprec=0.1),
 )
 
 
@@ -181,7 +186,7 @@ def test_later_layers_win():
     published = PRESETS["mp20"]
     assert config.train == dataclasses.replace(published.train, epochs=3, seed=6)
     assert config.model == dataclasses.replace(published.model, num_layers=2)
-    assert config.data == DataConfig("a.csv", "b.csv")
+    assert config.data == DataConfig(train="a.csv", validation="b.csv")
     assert TrainRun.layered(options, file).train.seed == 5
     assert file["train"] == {"epochs": 3, "seed": 5}
 
@@ -197,7 +202,7 @@ def test_a_model_that_is_trained_further_keeps_its_architecture():
     ]:
         with pytest.raises(UsageError, match="keeps its architecture") as error:
             TrainRun.layered(*layers)
-        assert "--from" in error.value.hint
+        assert "`from`" in error.value.hint
 
 
 @pytest.mark.parametrize(
@@ -257,7 +262,11 @@ def test_a_whole_number_will_do_for_a_float():
 
 @pytest.mark.parametrize(
     "config",
-    [FULL, TrainRun(None, TrainConfig(), DataConfig("a.csv"), "alex20"), TrainRun.layered({"preset": "mp20"})],
+    [
+        FULL,
+        TrainRun(model=None, train=TrainConfig(), data=DataConfig(train="a.csv"), start="alex20"),
+        TrainRun.layered({"preset": "mp20"}),
+    ],
     ids=["full", "from", "preset"],
 )
 def test_tables_are_the_configuration_again(config, tmp_path):
@@ -272,7 +281,7 @@ def test_tables_are_the_configuration_again(config, tmp_path):
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(TrainRun)])
 def test_tables_of_different_runs_differ(field):
     """A resumed run is refused by them."""
-    other = TrainRun(None, TrainConfig(epochs=8), DataConfig(), "alex20")
+    other = TrainRun(model=None, train=TrainConfig(epochs=8), data=DataConfig(), start="alex20")
     assert dataclasses.replace(FULL, **{field: getattr(other, field)}).tables() != FULL.tables()
 
 

@@ -242,7 +242,7 @@ ALIASES: Mapping[str, str] = MappingProxyType({"alex20-rl-fom": "alex20-rl-diele
 """Other names of entries."""
 
 AUTO, FALLBACK = "alex20", "mini"
-"""What `--model auto` means, and what it means where that cannot be had."""
+"""What the model `auto` is, and what it is where that cannot be had."""
 
 
 def find(name: str, *kinds: str) -> Entry | None:

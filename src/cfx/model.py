@@ -70,7 +70,9 @@ class Model:
             NumericsError: if the model gives no acceptable crystal.
         """
         groups = (space_group,) if isinstance(space_group, (int, np.integer)) else tuple(space_group)
-        request = SampleConfig(tuple(map(int, groups)), n, seed, temperature, top_p, **wishes)
+        request = SampleConfig(
+            space_groups=tuple(map(int, groups)), n=n, seed=seed, temperature=temperature, top_p=top_p, **wishes
+        )
         batches = [draws.crystals for draws in self.draws(request)]
         return concatenate(batches) if batches else empty_batch(self.config.n_max)
 

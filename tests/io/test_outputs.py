@@ -214,7 +214,7 @@ def test_targets_that_can_be_written(tmp_path, name):
     check_output(tmp_path / name, force=True)
     with pytest.raises(OutputError, match="exists") as error:
         check_output(tmp_path / name, force=False)
-    assert "--force" in error.value.hint
+    assert "`force`" in error.value.hint
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -322,7 +322,7 @@ def test_another_request_is_not_continued(tmp_path, records, change, field):
     before = output.partial.read_bytes()
     with pytest.raises(UsageError, match=rf"another {field}$") as error:
         GrowingOutput(tmp_path / "out.cif", {**REQUEST, **change}).resume()
-    assert "--resume" in error.value.hint
+    assert "`resume`" in error.value.hint
     assert output.partial.read_bytes() == before
 
 

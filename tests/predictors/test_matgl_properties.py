@@ -200,14 +200,18 @@ def test_rewards_from_directories(gap_directory, tensor_directory, oxides):
     def no_hull(potential):
         raise AssertionError("no reward here needs a hull")
 
-    config = RewardConfig("fom", gap_model=f"matgl:{gap_directory}", dielectric_model=f"matgl:{tensor_directory}")
+    config = RewardConfig(
+        reward="fom", gap_model=f"matgl:{gap_directory}", dielectric_model=f"matgl:{tensor_directory}"
+    )
     merit = load_reward(config, no_hull).evaluate([*oxides, None])
     gap, dielectric = (merit.metrics[key][:-1] for key in ("band gap (eV)", "dielectric constant"))
     np.testing.assert_allclose(merit.value[:-1], np.maximum(gap, 0) * np.maximum(dielectric, 0))
     assert not merit.ok[-1] and merit.reasons[-1]
 
     with pytest.warns(UserWarning, match="hardness"):
-        reward = load_reward(RewardConfig(f"property:{gap_directory}", property_name="hardness", target=2.0), no_hull)
+        reward = load_reward(
+            RewardConfig(reward=f"property:{gap_directory}", property_name="hardness", target=2.0), no_hull
+        )
     np.testing.assert_allclose(reward.evaluate(oxides).value, -((gap - 2.0) ** 2), rtol=1e-4, atol=1e-5)
 
 

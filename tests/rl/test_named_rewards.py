@@ -54,21 +54,21 @@ def test_a_negative_weight_is_refused():
     """A failure would count as the best of all crystals."""
     with pytest.raises(UsageError, match="negative weight") as error:
         parse_rewards("ehull:1,gap:-0.5")
-    assert "--target" in error.value.hint
+    assert "`target`" in error.value.hint
 
 
 def test_unknown_rewards_are_refused():
     with pytest.raises(UsageError, match="no reward is called hardness"):
-        load_reward(RewardConfig("hardness"), no_hull)
+        load_reward(RewardConfig(reward="hardness"), no_hull)
     with pytest.raises(DependencyError, match="cannot be imported"):
-        load_reward(RewardConfig("no_such_module:Class"), no_hull)
+        load_reward(RewardConfig(reward="no_such_module:Class"), no_hull)
     with pytest.raises(UsageError, match="there is no Nothing"):
-        load_reward(RewardConfig("collections:Nothing"), no_hull)
+        load_reward(RewardConfig(reward="collections:Nothing"), no_hull)
     for name in (":Class", "collections:", ".collections:OrderedDict"):
         with pytest.raises(UsageError, match="does not name a class"):
-            load_reward(RewardConfig(name), no_hull)
+            load_reward(RewardConfig(reward=name), no_hull)
     with pytest.raises(UsageError, match="is no reward: it has no name"):
-        load_reward(RewardConfig("collections:OrderedDict"), no_hull)
+        load_reward(RewardConfig(reward="collections:OrderedDict"), no_hull)
 
 
 def test_one_s_own_reward(tmp_path, monkeypatch):
@@ -81,7 +81,7 @@ def test_one_s_own_reward(tmp_path, monkeypatch):
         "        return make_batch(np.ones(len(structures)), [''] * len(structures))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    reward = load_reward(RewardConfig("own_reward:Ones:3"), no_hull)
+    reward = load_reward(RewardConfig(reward="own_reward:Ones:3"), no_hull)
     np.testing.assert_array_equal(reward.evaluate(["a", "b"]).value, [3, 3])
     assert reward.about == "always 1"
 
@@ -121,11 +121,11 @@ def test_predictions_below_zero_have_no_merit():
 
 def test_shapes():
     values = np.array([-3.0, 0.0, 2.0, np.nan])
-    np.testing.assert_allclose(shape_values(values, Shape((-1.0, 1.0))), [-1, 0, 1, np.nan])
+    np.testing.assert_allclose(shape_values(values, Shape(clip=(-1.0, 1.0))), [-1, 0, 1, np.nan])
     np.testing.assert_allclose(shape_values(values, Shape(log1p=True)), [-np.log(4), 0, np.log(3), np.nan])
     np.testing.assert_allclose(shape_values(values, Shape(threshold=0.0)), [0, 1, 1, np.nan])
     with pytest.raises(UsageError, match="cannot be clipped"):
-        Shape((1.0, -1.0))
+        Shape(clip=(1.0, -1.0))
 
 
 def test_infinite_and_missing_values_are_failures():

@@ -34,7 +34,9 @@ def test_the_better_crystals_become_likelier(tmp_path):
     pairs = [(rock_salt("Na", anion), rock_salt("K", anion)) for anion in ("F", "Cl", "Br", "I")]
     write(tmp_path / "pairs.jsonl", pairs)
     model = Model.init(TINY, seed=1)
-    config = PairsRun("tiny", str(tmp_path / "pairs.jsonl"), DPOConfig(epochs=15, batch_size=4, learning_rate=3e-3))
+    config = PairsRun(
+        model="tiny", pairs=str(tmp_path / "pairs.jsonl"), dpo=DPOConfig(epochs=15, batch_size=4, learning_rate=3e-3)
+    )
     result = learn_preferences(tmp_path / "run", config, model, Mute())
     assert (result.pairs, result.right) == (4, 1.0)
     tuned = load_model(tmp_path / "run" / "final")

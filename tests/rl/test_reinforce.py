@@ -29,7 +29,9 @@ NUMBERS = (11, 19, 37, 55)
 LATTICE = (5.0, 5.0, 5.0, 90.0, 90.0, 90.0)
 
 ONE_SITE = SampleConfig(
-    (221,), template=Template(letters=("a",), frac_coords=((0.0, 0.0, 0.0),), lattice=LATTICE), elements=ELEMENTS
+    space_groups=(221,),
+    template=Template(letters=("a",), frac_coords=((0.0, 0.0, 0.0),), lattice=LATTICE),
+    elements=ELEMENTS,
 )
 """Four crystals: simple cubic, on one site, of one of four elements."""
 
@@ -53,7 +55,7 @@ REWARDS = dict(zip(ELEMENTS, (0.0, 0.5, 1.0, 1.5), strict=True))
 
 def run_it(path, model, rl, sample=ONE_SITE, reward=None, diversity=None, resume=False):
     parts = WeightedSum(((reward or Lookup(REWARDS), 1.0),))
-    config = RewardRun("tiny", sample, RewardConfig("lookup"), rl)
+    config = RewardRun(model="tiny", sample=sample, reward=RewardConfig(reward="lookup"), rl=rl)
     return fine_tune(path, config, model, parts, diversity or Diversity(), Mute(), resume)
 
 
@@ -253,7 +255,9 @@ def test_steps_draw_different_crystals_and_the_same_ones_again():
 def test_what_a_run_does_can_be_read_back(tiny, tmp_path):
     rl = RLConfig(steps=1, batch_size=8, kl_coef=0.3)
     run_it(tmp_path / "run", tiny, rl)
-    assert read_run(tmp_path / "run") == RewardRun("tiny", ONE_SITE, RewardConfig("lookup"), rl)
+    assert read_run(tmp_path / "run") == RewardRun(
+        model="tiny", sample=ONE_SITE, reward=RewardConfig(reward="lookup"), rl=rl
+    )
     with pytest.raises(UsageError, match="is no run of cfx rl"):
         read_run(tmp_path)
     with pytest.raises(UsageError, match="is not empty"):

@@ -39,7 +39,7 @@ def hull_of(potential: Potential):
 
 
 def evaluate(name: str, **options):
-    return load_reward(RewardConfig(name, **options), hull_of).evaluate(CRYSTALS)
+    return load_reward(RewardConfig(reward=name, **options), hull_of).evaluate(CRYSTALS)
 
 
 @pytest.mark.parametrize("name", ["ehull", "energy", "force"])
@@ -55,17 +55,17 @@ def test_ehull_is_minus_the_height_up_to_the_limit():
     height = batch.metrics["E_hull (eV/atom)"]
     assert abs(height[0]) < 0.03 and height[1] > 0.3
     np.testing.assert_allclose(batch.value[:2], [-height[0], -0.3])
-    assert load_reward(RewardConfig("ehull", e_hull_limit=0.3), hull_of).failure == -0.3
+    assert load_reward(RewardConfig(reward="ehull", e_hull_limit=0.3), hull_of).failure == -0.3
 
 
 def test_what_lies_far_below_all_known_phases_is_not_believed():
     """The bundled hull knows no compound of sodium and fluorine, which is what a policy finds out first."""
     salt = rock_salt("Na", "F", 4.7)
-    reward = load_reward(RewardConfig("ehull"), hull_of)
+    reward = load_reward(RewardConfig(reward="ehull"), hull_of)
     batch = reward.evaluate([salt])
     assert not batch.ok[0] and batch.reasons == ["more than 0.2 eV/atom below all known phases"]
     assert batch.metrics["E_hull (eV/atom)"][0] < -1
-    believed = load_reward(RewardConfig("ehull", e_hull_floor=-10.0), hull_of).evaluate([salt])
+    believed = load_reward(RewardConfig(reward="ehull", e_hull_floor=-10.0), hull_of).evaluate([salt])
     assert believed.ok[0] and believed.value[0] > 1
 
 
@@ -89,7 +89,7 @@ def test_gap_and_its_distance_from_a_target():
     assert plain.value[[0, 4]] == pytest.approx([5.0, 4.5], abs=0.8)
     np.testing.assert_allclose(evaluate("gap", target=5.0).value, -((plain.value - 5) ** 2))
     np.testing.assert_allclose(evaluate("gap", target=5.0, distance="absolute").value, -abs(plain.value - 5))
-    assert load_reward(RewardConfig("gap", target=5.0), hull_of).failure < -50
+    assert load_reward(RewardConfig(reward="gap", target=5.0), hull_of).failure < -50
 
 
 def test_figure_of_merit_is_the_product():
@@ -101,6 +101,6 @@ def test_figure_of_merit_is_the_product():
 
 def test_a_crystal_unlike_all_that_is_known_has_no_merit():
     strange = rock_salt("Xe", "Pu", 6.0)
-    batch = load_reward(RewardConfig("fom"), hull_of).evaluate([strange, MAGNESIA])
+    batch = load_reward(RewardConfig(reward="fom"), hull_of).evaluate([strange, MAGNESIA])
     assert batch.ok.all() and batch.value[0] == 0 < batch.value[1]
     assert batch.metrics["unlike known crystals"].tolist() == [1, 0]

@@ -121,7 +121,7 @@ def test_a_real_run_is_drawn(tmp_path):
         (tmp_path / "data" / f"{i}.cif").write_text(entries[i]["cif"])
     data = load_dataset(tmp_path / "data", num_workers=1)
     tiny = ModelConfig(num_layers=1, num_heads=1, key_size=4, model_size=8, embed_size=4, first_hidden=8)
-    config = TrainRun(tiny, TrainConfig(epochs=2, batch_size=4), DataConfig())
+    config = TrainRun(model=tiny, train=TrainConfig(epochs=2, batch_size=4), data=DataConfig())
     result = train(tmp_path / "run", config, data, data, Silent())
     found = panels(tmp_path / "run")
     training, validation = found["Loss"].series

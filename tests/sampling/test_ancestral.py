@@ -99,7 +99,7 @@ def both() -> tuple[CrystalBatch, CrystalBatch]:
     leaves, tree = jax.tree.flatten(init_params(SMALL, jax.random.key(0)))
     noise = [0.4 * jax.random.normal(jax.random.key(i), leaf.shape) for i, leaf in enumerate(leaves)]
     model = Model("small", SMALL, tree.unflatten([leaf + more for leaf, more in zip(leaves, noise, strict=True)]))
-    request = SampleConfig(GROUPS, NUM, seed=11, batch_size=2048, keep_invalid=True)
+    request = SampleConfig(space_groups=GROUPS, n=NUM, seed=11, batch_size=2048, keep_invalid=True)
     parts = [draws.crystals for draws in model.draws(request)]
     fast = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     groups = np.resize(GROUPS, AT_ONCE)

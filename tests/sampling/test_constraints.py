@@ -148,7 +148,7 @@ def test_masks_let_through_what_is_wanted(universes, group, name):
     Required elements are no matter of masks.
     """
     crystals = universes[group]
-    request = SampleConfig((group,), **WISHES[name])
+    request = SampleConfig(space_groups=(group,), **WISHES[name])
     constraints = build_constraints(request, CONFIG)
     wanted = np.array([is_wanted(request, crystals, row) for row in range(len(crystals))])
     if request.formula and request.max_atoms is None:
@@ -167,7 +167,7 @@ def test_masks_let_through_what_is_wanted(universes, group, name):
 @pytest.mark.parametrize("name", ["max atoms", "tied lists", "uneven formula", "two elements"])
 def test_random_walks_inside_the_masks_are_wanted(name):
     """Letters and species drawn evenly from the masks, in Pm-3m: what does not end in a dead end is wanted."""
-    request = SampleConfig((221,), **WISHES[name])
+    request = SampleConfig(space_groups=(221,), **WISHES[name])
     constraints = build_constraints(request, CONFIG)
     rng, num, group = np.random.default_rng(0), 400, np.full(400, 221, np.int32)
     wyckoff, species = np.zeros((2, num, CONFIG.n_max), np.int32)
@@ -203,7 +203,7 @@ def test_random_walks_inside_the_masks_are_wanted(name):
 
 def test_forbidden_species_are_in_no_mask(universes):
     crystals = universes[221]
-    constraints = build_constraints(SampleConfig((221,), elements=("Li", "B"), exclude=("B",)), CONFIG)
+    constraints = build_constraints(SampleConfig(space_groups=(221,), elements=("Li", "B"), exclude=("B",)), CONFIG)
     before = prefixes(crystals, CONFIG.num_species)
     masks = species_masks(
         constraints, crystals.space_group[:, None], before, crystals.wyckoff, crystals.species[:, None]

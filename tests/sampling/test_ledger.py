@@ -226,7 +226,7 @@ def test_giving_up_says_why():
     assert [job.attempt for job in seen] == [0, 1, 2, 3, 4]
     assert "gave up after 5 attempts at crystal 4 in space group 62" in error.value.message
     assert "atoms too close 3 times, unphysical lattice 2 times" in error.value.message
-    assert "--max-attempts" in error.value.hint
+    assert "`max_attempts`" in error.value.hint
 
 
 def test_duplicates_use_up_attempts():

@@ -79,7 +79,11 @@ def crystals_of(rows: list[tuple[tuple, tuple]], num_slots: int) -> CrystalBatch
 # A target that can be enumerated: letters without a free coordinate.
 
 WARM = SampleConfig(
-    (GROUP,), temperature=1.6, bias=(("Ba", 0.5),), elements=("In", "Sn", "Ba"), template=Template(letters=("a", "d"))
+    space_groups=(GROUP,),
+    temperature=1.6,
+    bias=(("Ba", 0.5),),
+    elements=("In", "Sn", "Ba"),
+    template=Template(letters=("a", "d")),
 )
 
 
@@ -138,7 +142,7 @@ def test_a_coordinate_is_distributed_as_the_model_says(small):
 
     The other two coordinates are fixed, and stay.
     """
-    request = SampleConfig((GROUP,), elements=("Ba",), template=Template(letters=("e",)))
+    request = SampleConfig(space_groups=(GROUP,), elements=("Ba",), template=Template(letters=("e",)))
     target = target_of(small, request)
     begin = crystals_of([((5,), (56,))] * CHAINS, 3)
     after = run(target, small.config, 3, begin, 80).crystals
@@ -164,14 +168,16 @@ def test_a_coordinate_is_distributed_as_the_model_says(small):
 
 MOVES = {
     "tied": SampleConfig(
-        (GROUP,),
+        space_groups=(GROUP,),
         elements=("In", "Sn", "Ba", "O"),
         template=Template(
             letters=("a", "b", "e", "f"), species=(("In", "Ba"), (), ("Ba", "Sn", "In")), tied=((0, 2), (1, 3))
         ),
     ),
-    "require": SampleConfig((GROUP,), elements=("Ba", "O", "Ti"), require=("Ba", "O"), max_sites=3, max_atoms=14),
-    "formula": SampleConfig((GROUP,), formula=(("Sr", 1), ("Ti", 1), ("O", 3))),
+    "require": SampleConfig(
+        space_groups=(GROUP,), elements=("Ba", "O", "Ti"), require=("Ba", "O"), max_sites=3, max_atoms=14
+    ),
+    "formula": SampleConfig(space_groups=(GROUP,), formula=(("Sr", 1), ("Ti", 1), ("O", 3))),
 }
 
 
@@ -240,7 +246,7 @@ def rows_of(drawn: Drawn, rows) -> Drawn:
     return jax.tree.map(lambda leaf: leaf[rows], drawn)
 
 
-PLAIN = SampleConfig((166, 221), seed=3, max_sites=2)
+PLAIN = SampleConfig(space_groups=(166, 221), seed=3, max_sites=2)
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +306,7 @@ def test_refine_leaves_what_is_kept(small, kept):
     """Species move, and what is not kept."""
     given = {"frac_coords": ((0.0, 0.0, 0.0), (0.23, 0.0, 0.0))} if "coords" in kept else {}
     given |= {"lattice": CELL} if "lattice" in kept else {}
-    request = SampleConfig((GROUP,), template=Template(letters=("a", "e"), **given))
+    request = SampleConfig(space_groups=(GROUP,), template=Template(letters=("a", "e"), **given))
     target = target_of(small, request)
     jobs, drawn = draw(small, request, 16)
     after, _ = mcmc.refine(target, small.config, jax.random.key(1), jobs, drawn, 30)

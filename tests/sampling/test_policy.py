@@ -60,7 +60,7 @@ def model(rotary) -> Model:
 
 
 def request(*groups: int, **wishes) -> SampleConfig:
-    return SampleConfig(groups, n=64, seed=7, batch_size=16, keep_invalid=True, **wishes)
+    return SampleConfig(space_groups=groups, n=64, seed=7, batch_size=16, keep_invalid=True, **wishes)
 
 
 ABE = Template(letters=("a", "b", "c", "e"))
@@ -320,7 +320,7 @@ def test_temperature_of_continuous_draws():
 GROUP = 221
 SPECIES = (49, 50, 56)  # In, Sn, Ba: no letter and no coordinate uses their part of an output row
 SMALL = SampleConfig(
-    (GROUP,),
+    space_groups=(GROUP,),
     n=20_000,
     seed=11,
     batch_size=128,

@@ -31,7 +31,7 @@ PEROVSKITE = (("Sr", 1), ("Ti", 1), ("O", 3))
 
 def build(group: int | tuple[int, ...] = 221, config: ModelConfig = CONFIG, **wishes):
     groups = group if isinstance(group, tuple) else (group,)
-    return build_constraints(SampleConfig(groups, **wishes), config)
+    return build_constraints(SampleConfig(space_groups=groups, **wishes), config)
 
 
 def why(group: int, config: ModelConfig = CONFIG, **wishes) -> str | None:
@@ -91,7 +91,7 @@ def test_what_is_refused(wishes, message):
 
 def test_allowed_elements():
     def found(**wishes) -> list[int]:
-        return np.flatnonzero(allowed_elements(SampleConfig((1,), **wishes), 119)[1:]) + 1
+        return np.flatnonzero(allowed_elements(SampleConfig(space_groups=(1,), **wishes), 119)[1:]) + 1
 
     assert list(found()) == list(range(1, 119))
     assert list(found(elements=("O", "La"))) == [8, 57]
@@ -202,7 +202,7 @@ def test_what_is_impossible(group, wishes, message):
     assert reason is not None
     assert re.search(message, reason), reason
     with pytest.raises(UsageError, match=message):
-        prepare(SampleConfig((group,), **wishes), CONFIG)
+        prepare(SampleConfig(space_groups=(group,), **wishes), CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -226,9 +226,9 @@ def test_what_is_possible(group, wishes):
 
 
 def test_impossible_space_groups_are_left_out():
-    request = SampleConfig((221, 61, 62, 221), formula=PEROVSKITE)
+    request = SampleConfig(space_groups=(221, 61, 62, 221), formula=PEROVSKITE)
     assert list(prepare(request, CONFIG).impossible) == [61]
-    request = SampleConfig((61, 205), formula=PEROVSKITE)
+    request = SampleConfig(space_groups=(61, 205), formula=PEROVSKITE)
     with pytest.raises(UsageError, match="1 other space group cannot meet the request either"):
         prepare(request, CONFIG)
 

@@ -15,7 +15,7 @@ from cfx.config import SampleConfig
 from cfx.core.crystal import concatenate
 from cfx.sampling.ledger import AHEAD
 
-REQUEST = SampleConfig((225, 62, 14), 90, seed=3)
+REQUEST = SampleConfig(space_groups=(225, 62, 14), n=90, seed=3)
 
 ON_TWO_DEVICES = """
 import json, sys
@@ -25,7 +25,8 @@ from cfx.config import SampleConfig
 from cfx.core.crystal import concatenate
 
 model = cfx.load_model("mini")
-crystals = concatenate([draws.crystals for draws in model.draws(SampleConfig((225, 62, 14), 90, seed=3))])
+request = SampleConfig(space_groups=(225, 62, 14), n=90, seed=3)
+crystals = concatenate([draws.crystals for draws in model.draws(request)])
 names = ("space_group", "wyckoff", "species", "frac_coords", "lattice")
 print(json.dumps({"devices": len(jax.local_devices()), **{name: getattr(crystals, name).tolist() for name in names}}))
 """
@@ -59,7 +60,7 @@ def test_two_devices_draw_what_one_does(crystals):
 
 def test_a_batch_beyond_memory_gives_way_to_a_smaller_one(model, crystals):
     """Caches of 40 million slots take terabytes, which no device gives."""
-    huge = SampleConfig(REQUEST.space_groups, 3, seed=3, batch_size=40_000_000)
+    huge = SampleConfig(space_groups=REQUEST.space_groups, n=3, seed=3, batch_size=40_000_000)
     draws = list(model.draws(huge))
     assert any("no memory for a batch of 40000000" in note for note in draws[-1].notes)
     found = concatenate([each.crystals for each in draws])
@@ -79,7 +80,7 @@ def test_batch_sizes_agree(model, crystals, batch_size):
 
 def test_a_request_of_any_size_streams(model):
     """The first crystals of four thousand million come after a few steps, and hold no more than is ahead of them."""
-    stream = model.draws(SampleConfig((225,), 2**32, batch_size=64))
+    stream = model.draws(SampleConfig(space_groups=(225,), n=2**32, batch_size=64))
     first = next(stream)
     assert 0 < len(first.crystals) <= 64 < AHEAD
     assert [job.number for job in first.jobs] == list(range(len(first.jobs)))

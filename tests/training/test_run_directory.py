@@ -15,9 +15,9 @@ from cfx.errors import CheckpointError, OutputError, UsageError
 from cfx.training.run_directory import RunDirectory
 
 CONFIG = TrainRun(
-    ModelConfig(num_layers=2, sigma_min=0.01),
-    TrainConfig(optimizer="adamw", weight_decay=0.1, learning_rate=3e-4),
-    DataConfig("Å crystals/train.csv", symprec=0.1),
+    model=ModelConfig(num_layers=2, sigma_min=0.01),
+    train=TrainConfig(optimizer="adamw", weight_decay=0.1, learning_rate=3e-4),
+    data=DataConfig(train="Å crystals/train.csv", symprec=0.1),
 )
 
 
@@ -49,7 +49,7 @@ def test_the_configuration_is_kept(run):
 
 
 def test_a_run_that_trains_a_model_further_is_kept(tmp_path):
-    config = TrainRun(None, TrainConfig(), DataConfig(), "alex20")
+    config = TrainRun(model=None, train=TrainConfig(), data=DataConfig(), start="alex20")
     RunDirectory(tmp_path).create(config)  # an empty directory will do
     assert RunDirectory(tmp_path).config() == config
 
@@ -63,7 +63,7 @@ def test_what_is_there_already_is_not_touched(run, tmp_path):
     for path in (run.path, tmp_path / "hidden", tmp_path / "file"):
         with pytest.raises(UsageError, match="is not empty") as error:
             RunDirectory(path).create(TrainRun.layered())
-        assert "--resume" in error.value.hint
+        assert "`resume`" in error.value.hint
     assert run.config() == CONFIG
     assert [path.name for path in (tmp_path / "hidden").iterdir()] == [".keep"]
     assert (tmp_path / "file").read_text() == "mine"
@@ -101,7 +101,7 @@ def test_a_run_without_checkpoints_cannot_be_resumed(run, tmp_path):
     for directory in (run, RunDirectory(tmp_path / "none")):
         with pytest.raises(CheckpointError, match="holds no checkpoint to resume from") as error:
             directory.latest()
-        assert "--resume" in error.value.hint
+        assert "`resume`" in error.value.hint
 
 
 def test_metrics_after_the_checkpoint_are_dropped(run):
@@ -183,7 +183,7 @@ def test_a_line_of_metrics_is_written_whole_or_not_at_all(run):
 
 
 def test_a_run_that_got_no_further_than_its_configuration_begins_again(run):
-    other = dataclasses.replace(CONFIG, data=DataConfig("other.csv"))
+    other = dataclasses.replace(CONFIG, data=DataConfig(train="other.csv"))
     run.create(other)
     assert run.config() == other
 
@@ -211,7 +211,7 @@ def test_whole_paths(run, monkeypatch):
     monkeypatch.chdir(run.path)
     (run.path / "model").mkdir()
     (run.path / "a.csv").touch()
-    config = dataclasses.replace(CONFIG, model=None, start="model", data=DataConfig("a.csv"))
+    config = dataclasses.replace(CONFIG, model=None, start="model", data=DataConfig(train="a.csv"))
     whole = config.with_whole_paths()
     assert (whole.data.train, whole.data.validation) == (str(run.path / "a.csv"), None)
     assert whole.start == str(run.path / "model")

@@ -40,7 +40,7 @@ CONFIG = TrainConfig(
     checkpoint_steps=4,
     keep_checkpoints=2,
 )
-RUN = TrainRun(TINY, CONFIG, DataConfig())
+RUN = TrainRun(model=TINY, train=CONFIG, data=DataConfig())
 
 
 class At(Silent):
@@ -262,7 +262,7 @@ def test_training_goes_on_from_a_model(uninterrupted, data, tmp_path):
     """With a learning rate next to nothing, the model stays what it was."""
     start = load_model(uninterrupted[0] / "best")
     slow = TrainConfig(epochs=1, batch_size=8, learning_rate=1e-12, schedule="constant", dropout=0, attention_dropout=0)
-    config = TrainRun(None, slow, DataConfig(), str(uninterrupted[0] / "best"))
+    config = TrainRun(model=None, train=slow, data=DataConfig(), start=str(uninterrupted[0] / "best"))
     result = train(tmp_path / "run", config, data, data, Silent(), start=start)
     assert result.validation_loss == pytest.approx(uninterrupted[1].best_loss, rel=1e-5)
     assert load_model(tmp_path / "run" / "best").info["run"]["from"] == str(uninterrupted[0] / "best")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cfx.cli import data, doctor, eval, fetch, hull, plot, relax, retrieve, rl, sample, score, train, view
+from cfx.cli.options import as_command, in_flags
 from cfx.errors import CfxError
 
 app = typer.Typer(
@@ -19,19 +20,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Crystals from a space group: sample CrystalFormer models, and train your own.",
 )
-app.command("fetch")(fetch.command)
-app.command("train")(train.command)
-app.command("sample")(sample.command)
-app.command("rl")(rl.command)
-app.command("eval")(eval.command)
-app.command("score")(score.command)
-app.command("relax")(relax.command)
+app.command("fetch")(as_command(fetch.command))
+app.command("train")(as_command(train.command))
+app.command("sample")(as_command(sample.command))
+app.command("rl")(as_command(rl.command))
+app.command("eval")(as_command(eval.command))
+app.command("score")(as_command(score.command))
+app.command("relax")(as_command(relax.command))
 app.add_typer(hull.app, name="hull")
-app.command("data")(data.command)
-app.command("plot")(plot.command)
-app.command("retrieve")(retrieve.command)
-app.command("view")(view.command)
-app.command("doctor")(doctor.command)
+app.command("data")(as_command(data.command))
+app.command("plot")(as_command(plot.command))
+app.command("retrieve")(as_command(retrieve.command))
+app.command("view")(as_command(view.command))
+app.command("doctor")(as_command(doctor.command))
 
 
 def _version(wanted: bool) -> None:
@@ -70,9 +71,9 @@ def run(arguments: list[str] | None = None) -> None:
 def _print_error(message: str, hint: str | None) -> None:
     from cfx.cli.console import stderr
 
-    stderr().print(f"[bold red]error:[/] {_escape(message)}", soft_wrap=True, highlight=False)
+    stderr().print(f"[bold red]error:[/] {_escape(in_flags(message))}", soft_wrap=True, highlight=False)
     if hint:
-        stderr().print(f"[bold]hint:[/] {_escape(hint)}", soft_wrap=True, highlight=False)
+        stderr().print(f"[bold]hint:[/] {_escape(in_flags(hint))}", soft_wrap=True, highlight=False)
 
 
 def _escape(text: str) -> str:

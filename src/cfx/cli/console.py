@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from cfx.cli.options import in_flags
+
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines where stderr is no terminal."""
 
@@ -44,11 +46,11 @@ class ConsoleReporter:
 
     def message(self, text: str) -> None:
         """Prints a line."""
-        stderr().print(escape(text), soft_wrap=True, highlight=False)
+        stderr().print(escape(in_flags(text)), soft_wrap=True, highlight=False)
 
     def warning(self, text: str) -> None:
         """Prints a line that stands out."""
-        stderr().print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        stderr().print(f"[yellow]warning:[/] {escape(in_flags(text))}", soft_wrap=True, highlight=False)
 
     @contextmanager
     def progress(self, title: str, total: float | None, unit: str = "") -> Iterator[_Bar | _Lines]:

@@ -90,7 +90,17 @@ def command(
     from cfx.cli.start import check_table
     from cfx.io.files import check_file
 
-    config = EvalConfig(reference, potential, hull, hull_scale, relax, fmax, steps, device, workers or -1)
+    config = EvalConfig(
+        reference=reference,
+        potential=potential,
+        hull=hull,
+        hull_scale=hull_scale,
+        relax=relax,
+        fmax=fmax,
+        steps=steps,
+        device=device,
+        workers=workers or -1,
+    )
     check_table(records, force)
     check_file(html, (".html",), force)
     reporter = ConsoleReporter()

@@ -16,6 +16,7 @@ SHOWN = 20
 
 
 @app.command("build")
+@options.as_command
 def build(
     structures: Annotated[list[str], typer.Argument(help=f"Crystals: {options.DATA_HELP}")],
     potential: options.Potential,
@@ -43,6 +44,7 @@ def build(
 
 
 @app.command("show")
+@options.as_command
 def show(
     hull: Annotated[str, typer.Argument(help="A file (.npz, .json, .json.bz2), or a name of cfx fetch --list.")],
     scale: Annotated[

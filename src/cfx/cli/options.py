@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +69,51 @@ Prototype = Annotated[
     typer.Option("--from", help="A structure whose space group and sites are kept, while its elements are redrawn."),
 ]
 Redraw = Annotated[str | None, typer.Option(help="With --from, draw these again too: coords,lattice.")]
+
+
+FLAGS: dict[str, str] = {}
+"""Flags of the running command, by the names that the library has for what they say."""
+
+
+def as_command(function: Callable[..., None]) -> Callable[..., None]:
+    """The same for Typer: while it runs, FLAGS are those of the command."""
+    signature = inspect.signature(function, eval_str=True)
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    own = "context" in signature.parameters
+
+    @functools.wraps(function)
+    def run(context: typer.Context, **values: Any) -> None:
+        FLAGS.clear()
+        FLAGS.update(_flags(context.command.params))
+        function(**values, **({"context": context} if own else {}))
+
+    parameters = [one for name, one in signature.parameters.items() if name != "context"]
+    keywords = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in (*parameters, context)]
+    vars(run)["__signature__"] = inspect.Signature(keywords)
+    run.__annotations__ = {one.name: one.annotation for one in keywords}
+    return run
+
+
+def _flags(parameters: Sequence[Any]) -> dict[str, str]:
+    """Long flags by the names of their parameters, and by their own with underscores."""
+    found = {}
+    for parameter in parameters:
+        if flag := next((one for one in (*parameter.opts, *parameter.secondary_opts) if one.startswith("--")), None):
+            found |= {parameter.name: flag, flag.strip("-").replace("-", "_"): flag}
+    return found
+
+
+def in_flags(text: str) -> str:
+    """A message of the library in the words of the command line: `kl_coef` as --kl-coef, `shard=3/16` as --shard 3/16.
+
+    Names that the running command has no option for stay as they are.
+    """
+
+    def flag(match: re.Match[str]) -> str:
+        name, equals, value = match[1].partition("=")
+        return f"{FLAGS[name]}{' ' * bool(equals)}{value}" if name in FLAGS else match[0]
+
+    return re.sub(r"`([a-z_]+(?:=[^`]*)?)`", flag, text)
 
 
 def unset(text: str, default: float | str | None = None, name: str | None = None) -> Any:

@@ -67,7 +67,7 @@ def command(
     reporter = ConsoleReporter()
     if models:
         options.check_space_groups(space_group)
-        request((1,))  # what is wrong with numbers is found before anything slow starts
+        request(space_groups=(1,))  # what is wrong with numbers is found before anything slow starts
         start_jax(reporter)
     loaded = [load(name, reporter) for name in models]
 
@@ -81,7 +81,7 @@ def command(
     found = []
     for name, model in zip(models, loaded, strict=True):
         groups, weights = space_groups(space_group, model, reporter)
-        structures = sample_structures(model, request(groups, weights=weights), reporter)
+        structures = sample_structures(model, request(space_groups=groups, weights=weights), reporter)
         found.append(retrieve(name, structures, known, workers or -1, reporter))
     for name in crystals:
         structures = read_structures(name, workers or -1, reporter)

@@ -219,7 +219,7 @@ def command(
     rl = dataclasses.replace(PRESETS[preset], algorithm=algorithm, **given(common | own))
     rewards = RewardConfig(
         reward=reward,
-        shape=Shape(_limits(clip_reward), log1p, threshold),
+        shape=Shape(clip=_limits(clip_reward), log1p=log1p, threshold=threshold),
         potential=potential,
         hull=hull,
         hull_scale=hull_scale,
@@ -281,8 +281,8 @@ def _rewarded(run: Path, name: str, space_group: str, wishes: dict[str, Any], re
     RunDirectory(run).check_free()
     model = load(name, reporter)
     groups, weights = space_groups(space_group, model, reporter)
-    sample = SampleConfig(groups, weights=weights, **wishes)
-    config = RewardRun(name, sample, rewards, rl).with_whole_paths()
+    sample = SampleConfig(space_groups=groups, weights=weights, **wishes)
+    config = RewardRun(model=name, sample=sample, reward=rewards, rl=rl).with_whole_paths()
     reward, diversity = _judges(rewards, reporter)
     result = fine_tune(run, config, model, reward, diversity, reporter)
     _tell(result, run, sample, reward, reporter)
@@ -328,7 +328,9 @@ def _pairs(run: Path, name: str, pairs: Path | None, dpo: DPOConfig, reporter) -
     if pairs is None:
         raise UsageError("dpo learns from pairs of crystals", "name a file with --pairs")
     RunDirectory(run).check_free()
-    result = learn_preferences(run, PairsRun(name, str(pairs), dpo).with_whole_paths(), load(name, reporter), reporter)
+    result = learn_preferences(
+        run, PairsRun(model=name, pairs=str(pairs), dpo=dpo).with_whole_paths(), load(name, reporter), reporter
+    )
     reporter.message(f"{result.pairs} pairs: {100 * result.right:.0f} % moved towards the better crystal")
     _tell_policy(run, reporter)
 

@@ -106,7 +106,7 @@ def command(
         **options.wishes(elements, exclude, no_radioactive, bias, max_atoms, max_sites),
     )
     # What is wrong with numbers and combinations is found before anything slow starts.
-    request((own_group or 1,))
+    request(space_groups=(own_group or 1,))
     if space_group is not None:
         options.check_space_groups(space_group)
 
@@ -119,7 +119,7 @@ def command(
 
     loaded = load(model, reporter)
     groups, weights = ((own_group,), ()) if space_group is None else space_groups(space_group, loaded, reporter)
-    result = sample(loaded, request(groups, weights=weights), output, reporter, force, resume)
+    result = sample(loaded, request(space_groups=groups, weights=weights), output, reporter, force, resume)
     for line in summary(result, loaded.name, seed, output):
         reporter.message(line)
 

@@ -8,7 +8,7 @@ from cfx.config.fields import at_least, positive
 from cfx.errors import UsageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """How crystals are judged.
 

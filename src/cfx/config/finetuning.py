@@ -25,7 +25,7 @@ from cfx.config.sampling import SampleConfig, Template
 from cfx.errors import UsageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
     """What is done to the values of a reward before they are weighed.
 
@@ -46,7 +46,7 @@ class Shape:
             raise UsageError("a threshold and log1p exclude each other")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RewardConfig:
     """What makes a crystal good.
 
@@ -97,10 +97,10 @@ class RewardConfig:
         if not -math.inf < self.e_hull_floor < 0:
             raise UsageError(f"the floor of E_hull must be negative, not {self.e_hull_floor}")
         if self.novelty_bonus and self.reference is None:
-            raise UsageError("a bonus for novelty needs known crystals", "name them with --reference")
+            raise UsageError("a bonus for novelty needs known crystals", "name them with `reference`")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RLConfig:
     """How a model is fine-tuned by reinforcement (2504.02367, Section "Method").
 
@@ -161,13 +161,13 @@ class RLConfig:
         check_seed(self.seed, 63)
         if self.algorithm == "grpo" and (self.group_size < 2 or self.batch_size % self.group_size):
             raise UsageError(
-                f"a batch of {self.batch_size} does not divide into groups of {self.group_size}", "choose --group-size"
+                f"a batch of {self.batch_size} does not divide into groups of {self.group_size}", "choose `group_size`"
             )
         if self.minibatches > self.batch_size:
             raise UsageError(f"there cannot be {self.minibatches} minibatches of {self.batch_size} crystals")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DPOConfig:
     """How a model is fine-tuned on pairs of crystals (2305.18290).
 
@@ -202,10 +202,10 @@ PRESETS = {
     "mini": RLConfig(learning_rate=5e-4, inner_epochs=1, minibatches=2, baseline="group"),
     "published": RLConfig(steps=200, batch_size=1000, likelihood="published"),
 }
-"""By name: for the bundled model on a few cores; the paper's figures (tau 0.1 is its, too: --kl-coef 0.1)."""
+"""By name: for the bundled model on a few cores; the paper's figures (tau 0.1 is its, too: kl_coef=0.1)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RewardRun:
     """A run of cfx rl with a reward: the content of its config.toml.
 
@@ -239,14 +239,14 @@ class RewardRun:
         sample["template"] = from_dict(Template, sample.get("template", {}))
         reward["shape"] = from_dict(Shape, reward.get("shape", {}))
         return cls(
-            content["model"],
-            from_dict(SampleConfig, sample),
-            from_dict(RewardConfig, reward),
-            from_dict(RLConfig, _tuples(content["rl"])),
+            model=content["model"],
+            sample=from_dict(SampleConfig, sample),
+            reward=from_dict(RewardConfig, reward),
+            rl=from_dict(RLConfig, _tuples(content["rl"])),
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairsRun:
     """A run of cfx rl on pairs of crystals.
 
@@ -271,7 +271,7 @@ class PairsRun:
     @classmethod
     def of(cls, content: dict[str, Any]) -> PairsRun:
         """The inverse of `tables`."""
-        return cls(content["model"], content["pairs"], from_dict(DPOConfig, content["dpo"]))
+        return cls(model=content["model"], pairs=content["pairs"], dpo=from_dict(DPOConfig, content["dpo"]))
 
 
 def read_run(path: Path) -> RewardRun | PairsRun:

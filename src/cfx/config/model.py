@@ -10,7 +10,7 @@ from cfx.config.fields import at_least, check_fields, positive
 from cfx.errors import UsageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The architecture of a CrystalFormer; the defaults are the published configuration (2403.15734, Table S1).
 

@@ -9,7 +9,7 @@ from cfx.config.fields import at_least, check_seed
 from cfx.errors import UsageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Template:
     """A given arrangement of sites, in the order of their letters.
 
@@ -28,7 +28,7 @@ class Template:
     lattice: tuple[float, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SampleConfig:
     """What to sample.
 
@@ -101,7 +101,7 @@ class SampleConfig:
             raise UsageError(f"top-p must be above 0 and at most 1, not {self.top_p}")
         check_seed(self.seed, 63)
         if not 1 <= self.shard[0] <= self.shard[1]:
-            raise UsageError(f"there is no shard {self.shard[0]} of {self.shard[1]}", "write --shard 3/16")
+            raise UsageError(f"there is no shard {self.shard[0]} of {self.shard[1]}", "write `shard=3/16`")
         if self.refine < 0:
             raise UsageError(f"steps of refinement must not be negative, not {self.refine}")
         if not 0 <= self.min_distance < math.inf:
@@ -116,9 +116,9 @@ class SampleConfig:
 
     def _refuse_contradictions(self) -> None:
         if self.exact and (self.bias or self.template.frac_coords or self.template.lattice):
-            raise UsageError("--exact filters what the model draws; a bias or a kept prototype is no filter")
+            raise UsageError("`exact` filters what the model draws; a bias or a kept prototype is no filter")
         if self.keep_invalid and self.min_distance:
-            raise UsageError("atoms too close are kept by --keep-invalid and refused by --min-distance")
+            raise UsageError("atoms too close are kept by `keep_invalid` and refused by `min_distance`")
 
     @property
     def numbers(self) -> range:

@@ -24,7 +24,7 @@ from cfx.config.model import ModelConfig
 from cfx.errors import UsageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How a model is trained.
 
@@ -79,12 +79,12 @@ class TrainConfig:
         not_negative(self, "warmup_steps", "decay", "weight_decay")
         check_seed(self.seed, 32)
         if self.weight_decay and self.optimizer == "adam":
-            raise UsageError("adam has no weight decay", "use --optimizer adamw")
+            raise UsageError("adam has no weight decay", "use `optimizer=adamw`")
         if self.decay and self.schedule != "inverse":
-            raise UsageError(f"the {self.schedule} schedule has no decay", "use --schedule inverse")
+            raise UsageError(f"the {self.schedule} schedule has no decay", "use `schedule=inverse`")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What a model is trained on.
 
@@ -111,7 +111,7 @@ PUBLISHED = TrainConfig(batch_size=100, learning_rate=1e-4, schedule="inverse")
 """The public program's defaults: Adam, no decay, gradients clipped at 1."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """An architecture and how it is trained."""
 
@@ -120,17 +120,17 @@ class Preset:
 
 
 PRESETS = {
-    "alex20": Preset(ModelConfig(), dataclasses.replace(PUBLISHED, epochs=5500)),
+    "alex20": Preset(model=ModelConfig(), train=dataclasses.replace(PUBLISHED, epochs=5500)),
     "mp20": Preset(
-        ModelConfig(position="absolute"),
-        dataclasses.replace(PUBLISHED, epochs=3800, dropout=0.5, attention_dropout=0.5),
+        model=ModelConfig(position="absolute"),
+        train=dataclasses.replace(PUBLISHED, epochs=3800, dropout=0.5, attention_dropout=0.5),
     ),
-    "mini": Preset(MINI, TrainConfig(epochs=26, batch_size=64, attention_dropout=0.0)),
+    "mini": Preset(model=MINI, train=TrainConfig(epochs=26, batch_size=64, attention_dropout=0.0)),
 }
 """By name: those of the published checkpoints (as many epochs as they were trained for) and of the bundled model."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainRun:
     """What a training run does: the content of a configuration file.
 
@@ -162,12 +162,12 @@ class TrainRun:
             raise UsageError(f"there is no preset {merged['preset']!r}", f"choose one of: {', '.join(PRESETS)}")
         preset = PRESETS[merged["preset"]]
         if merged["from"] and merged["model"]:
-            raise UsageError("a model that is trained further keeps its architecture", "leave [model] or --from out")
+            raise UsageError("a model that is trained further keeps its architecture", "leave [model] or `from` out")
         return cls(
-            None if merged["from"] else from_dict(ModelConfig, merged["model"], preset.model),
-            from_dict(TrainConfig, merged["train"], preset.train),
-            from_dict(DataConfig, merged["data"], DataConfig()),
-            merged["from"],
+            model=None if merged["from"] else from_dict(ModelConfig, merged["model"], preset.model),
+            train=from_dict(TrainConfig, merged["train"], preset.train),
+            data=from_dict(DataConfig, merged["data"]),
+            start=merged["from"],
         )
 
     def with_whole_paths(self) -> TrainRun:

@@ -70,7 +70,7 @@ def encode_in_parallel(
     except BrokenProcessPool as error:
         raise CfxError(
             "a process that encodes was killed, perhaps for want of memory",
-            "run the same command again to continue, with fewer --workers",
+            "run the same command again to continue, with fewer `workers`",
         ) from error
     finally:
         with warnings.catch_warnings(action="ignore"):  # of work that is thrown away

@@ -324,13 +324,13 @@ def explain(error: Exception, url: str) -> NetworkError:
 
     host = urlsplit(url).netloc
     status = _status(error)
-    token = "name one with --token or HF_TOKEN, or run: hf auth login"
+    token = "name one with `token` or HF_TOKEN, or run: hf auth login"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return NetworkError(f"{url} is not here, and HF_HUB_OFFLINE forbids to fetch it", OFFLINE_HINT)
     if isinstance(error, errors.GatedRepoError):
         return NetworkError(f"{url} asks you to accept its terms", f"do so in a browser, then {token}")
     if isinstance(error, errors.RevisionNotFoundError):
-        return NetworkError(f"{host} has no such revision: {url}", "name a branch, tag or commit with --revision")
+        return NetworkError(f"{host} has no such revision: {url}", "name a branch, tag or commit with `revision`")
     if isinstance(error, errors.EntryNotFoundError):
         return NetworkError(f"{host} has no such file: {url}")
     if status in (401, 403) or isinstance(error, errors.RepositoryNotFoundError):

@@ -103,7 +103,7 @@ def _checked_token(token: str | None) -> str | None:
     except OSError as error:
         raise OutputError(f"cannot read the token of the hub: {error}", "look at HF_HOME") from error
     if not re.fullmatch(r"[\x21-\x7e]*", found.strip()):
-        raise UsageError("the token of the hub has characters that no token has", "look at --token or HF_TOKEN")
+        raise UsageError("the token of the hub has characters that no token has", "look at `token` or HF_TOKEN")
     return found.strip() or None
 
 

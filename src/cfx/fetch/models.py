@@ -194,7 +194,7 @@ def choose_auto(reporter: Reporter) -> str:
         return AUTO
     reporter.warning(
         f"using the bundled model {FALLBACK}, since {AUTO} is not here and {reason} "
-        f"(where there is a network: cfx fetch {AUTO}; to be sure: --model {FALLBACK})"
+        f"(where there is a network: cfx fetch {AUTO}; to be sure: `model={FALLBACK}`)"
     )
     return FALLBACK
 

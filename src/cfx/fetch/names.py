@@ -123,7 +123,7 @@ def _plan(name: str, request: Request, reporter: Reporter) -> tuple[Entry | None
         reporter.message(f"{name} comes with {entry.library}, or is fetched by it when it is first used")
     addresses = [entry.files[part]] if ":" in name else list(entry.files.values())
     if request.revision and not all(isinstance(parse(address), HubAddress) for address in addresses):
-        raise UsageError(f"{name} has no revisions", "only files of the Hugging Face hub have; use --accept")
+        raise UsageError(f"{name} has no revisions", "only files of the Hugging Face hub have; use `accept`")
     return entry, addresses
 
 

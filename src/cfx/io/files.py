@@ -169,7 +169,7 @@ def check_file(path: Path | None, suffixes: Sequence[str], force: bool) -> None:
         names = f"{', '.join(others)} or {last}" if others else last
         raise UsageError(f"cannot write {path}: unknown suffix {path.suffix!r}", f"name a file that ends in {names}")
     if path.is_dir() or (path.exists() and not force):
-        raise OutputError(f"{path} exists", "choose another name, or overwrite a file with --force")
+        raise OutputError(f"{path} exists", "choose another name, or overwrite a file with `force`")
     check_directory(path)
 
 

@@ -177,7 +177,7 @@ def check_output(path: Path | None, force: bool, keep_invalid: bool = False, res
     if keep_invalid and not FORMATS[path.suffix].any_cell:
         raise UsageError("this format needs lattices that close a cell", "keep invalid ones in .cif, .csv or .jsonl")
     if path.exists() and not force:
-        raise OutputError(f"{path} exists", "choose another name, or overwrite it with --force")
+        raise OutputError(f"{path} exists", "choose another name, or overwrite it with `force`")
     if path.exists() and path.is_dir() != (path.suffix == ""):
         kinds = ("a directory", "a file") if path.is_dir() else ("a file", "a directory")
         raise OutputError(f"{path} is {kinds[0]}, and the result is {kinds[1]}", "choose another name")
@@ -185,7 +185,7 @@ def check_output(path: Path | None, force: bool, keep_invalid: bool = False, res
         raise OutputError(f"{path} holds other files than cfx writes, and is not overwritten", "choose another name")
     partial = path.with_name(path.name + ".partial")
     if partial.exists() and not (force or resume):
-        raise OutputError(f"{partial} holds an unfinished run", "continue it with --resume, or start anew with --force")
+        raise OutputError(f"{partial} holds an unfinished run", "continue it with `resume`, or start anew with `force`")
     check_directory(path)
 
 
@@ -243,15 +243,15 @@ class GrowingOutput:
             request, size, progress = (state[key] for key in ("request", "size", "progress"))
             whole = self._is_directory or self.partial.stat().st_size >= size
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"cannot continue {self.partial}: {error}", "start anew with --force") from error
+            raise OutputError(f"cannot continue {self.partial}: {error}", "start anew with `force`") from error
         if not whole:
-            raise OutputError(f"{self.partial} is shorter than it was", "start anew with --force")
+            raise OutputError(f"{self.partial} is shorter than it was", "start anew with `force`")
         if request != self.request:
             keys = sorted(self.request.keys() | request.keys())
             different = [key for key in keys if request.get(key) != self.request.get(key)]
             raise UsageError(
                 f"{self.partial} was made with another {', '.join(different)}",
-                "repeat the first command with --resume, or start anew with --force",
+                "repeat the first command with `resume`, or start anew with `force`",
             )
         with _writing(self.path):
             if self._is_directory:
@@ -288,7 +288,7 @@ class GrowingOutput:
         try:
             numbers = np.fromfile(self._kept, np.float32, num * width).reshape(num, width)
         except (OSError, ValueError) as error:
-            raise OutputError(f"cannot continue from {self._kept}: {error}", "start anew with --force") from error
+            raise OutputError(f"cannot continue from {self._kept}: {error}", "start anew with `force`") from error
         sites = numbers[:, 7:].reshape(num, num_slots, 5)
         return CrystalBatch(
             numbers[:, 0].astype(np.int32),

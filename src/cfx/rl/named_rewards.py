@@ -53,11 +53,11 @@ def parse_rewards(text: str) -> list[tuple[str, float]]:
         name, _, last = part.strip().rpartition(":")
         name, weight = (name, float(last)) if name and NUMBER.fullmatch(last) else (part.strip(), 1.0)
         if not name or not weight:
-            raise UsageError(f"{part!r} is no reward with a weight", "write --reward ehull, or ehull:1,fom:0.2")
+            raise UsageError(f"{part!r} is no reward with a weight", "write `reward=ehull`, or ehull:1,fom:0.2")
         if weight < 0:
             raise UsageError(
                 f"{part!r} has a negative weight, with which what fails would be best",
-                "for a property that is to be small, say --target, as: --reward gap --target 0",
+                "for a property that is to be small, say `target`, as: `reward=gap` `target=0`",
             )
         found.append((name, weight))
     return found

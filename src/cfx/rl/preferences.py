@@ -94,7 +94,7 @@ class _Run:
                 if stop or step % self.config.checkpoint_steps == 0:
                     self.files.save(state, self._saved(step))
                 if stop.signum is not None and step < total:
-                    raise Interrupted(stop.signum, f"stopped at step {step}; continue with --resume")
+                    raise Interrupted(stop.signum, f"stopped at step {step}; continue with `resume`")
         self.files.save(state, self._saved(step))
         self.files.finish(state, self._saved(step))
         return DPOResult(len(self.pairs.chosen), step, right)
@@ -117,7 +117,7 @@ class _Run:
         if not math.isfinite(float(norm)):
             raise NumericsError(
                 f"the gradient is not finite at step {step + 1}; the last checkpoint is {self.files.latest()}",
-                "lower --lr, or look for extreme cells among the pairs",
+                "lower `learning_rate`, or look for extreme cells among the pairs",
             )
         return state, {name: float(value) for name, value in sums.watched.items()}
 

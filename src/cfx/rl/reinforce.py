@@ -119,7 +119,7 @@ class _Run:
             self.files.save(state, self._saved(step))
             best = self.log.write_best(self.files.path / "best.cif")
             if stop.signum is not None and step < self.config.steps:
-                raise Interrupted(stop.signum, f"stopped at step {step}; continue with --resume")
+                raise Interrupted(stop.signum, f"stopped at step {step}; continue with `resume`")
         self.files.finish(state, self._saved(step))
         return RLResult(step, first, last, best, ended)
 
@@ -155,7 +155,7 @@ class _Run:
         said = ", ".join(f"{count} x {reason}" for reason, count in failures.most_common(3))
         raise NumericsError(
             f"{failures.total()} of {len(rollout.reasons)} crystals of step {step + 1} have no reward: {said}",
-            "see whether reward and hull fit what the model draws; --max-failures allows more",
+            "see whether reward and hull fit what the model draws; `max_failures` allows more",
         )
 
     def _advantage(self, rollout: Rollout) -> np.ndarray:
@@ -184,7 +184,7 @@ class _Run:
                 if not math.isfinite(norm):
                     raise NumericsError(
                         f"the gradient is not finite at step {step + 1}; the last checkpoint is {self.files.latest()}",
-                        "lower --lr, or raise --kl-coef",
+                        "lower `learning_rate`, or raise `kl_coef`",
                     )
                 watched.update({name: float(value) for name, value in sums.watched.items()})
             if config.target_kl and watched["kl_old"] / watched["count"] > config.target_kl:

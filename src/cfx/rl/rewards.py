@@ -113,7 +113,7 @@ class WeightedSum:
     @property
     def unit(self) -> str:
         """Of the value: the reward's own where there is one only, as it is."""
-        plain = len(self.parts) == 1 and self.parts[0][1] == 1 and self.shape == Shape(self.shape.clip)
+        plain = len(self.parts) == 1 and self.parts[0][1] == 1 and self.shape == Shape(clip=self.shape.clip)
         return self.parts[0][0].unit if plain else ""
 
     @property

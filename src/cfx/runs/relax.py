@@ -93,7 +93,7 @@ def relax_file(
         relax(potential, structures, settings.fmax, settings.steps, settings.fix_symmetry, keep, lambda: bool(stop))
         if stop.signum is not None:
             done = f"stopped after {len(rows)} of {len(crystals)} crystals; they are in {partial}"
-            raise Interrupted(stop.signum, f"{done}; continue with --resume")
+            raise Interrupted(stop.signum, f"{done}; continue with `resume`")
     ordered = [rows[i] for i in range(len(crystals))]
     with warnings.catch_warnings(action="ignore"):
         write_relaxed(target, ordered, potential.name)
@@ -116,7 +116,7 @@ def _append(partial: Path, row: dict[str, Any]) -> None:
         with open(partial, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
-        raise OutputError(f"cannot write {partial}: {error.strerror}", "make room, then use --resume") from error
+        raise OutputError(f"cannot write {partial}: {error.strerror}", "make room, then use `resume`") from error
 
 
 def _resumed(partial: Path, header: dict[str, Any]) -> dict[int, dict[str, Any]]:
@@ -124,10 +124,10 @@ def _resumed(partial: Path, header: dict[str, Any]) -> dict[int, dict[str, Any]]
     try:
         text = partial.read_text(encoding="utf-8")
     except OSError as error:
-        raise OutputError(f"there is nothing to continue: {partial}", "start it without --resume") from error
+        raise OutputError(f"there is nothing to continue: {partial}", "start it without `resume`") from error
     first, *lines = text.split("\n")
     if first != json.dumps(header):
-        raise UsageError(f"{partial} was begun with other settings", "repeat those, or start anew with --force")
+        raise UsageError(f"{partial} was begun with other settings", "repeat those, or start anew with `force`")
     partial.write_text("\n".join([first, *lines[:-1], ""]), encoding="utf-8")
     rows = map(json.loads, lines[:-1])
     return {row.pop("row"): row for row in rows}

@@ -168,7 +168,7 @@ def as_curves(result: dict[str, Any]) -> Curves:
         UsageError: if the crystals are not ranked.
     """
     if result["property"]["name"] is None:
-        raise UsageError("without a property nothing is ranked, and there is nothing to draw", "name a --property")
+        raise UsageError("without a property nothing is ranked, and there is nothing to draw", "name a `property`")
     series = tuple(_curve(one, result["reference"]["ranked"]) for one in result["sources"])
     by, reference = result["property"]["name"], Path(result["reference"]["name"]).name
     found_by = f"{series[0].label}: " if len(series) == 1 else ""
@@ -258,7 +258,7 @@ def read_known(
     """
     unused = set(models) - (_parts(property) if property in PREDICTED else set())
     if unused:
-        raise UsageError(f"no {min(unused)} is predicted", "name it with --property, or fom, or leave out its model")
+        raise UsageError(f"no {min(unused)} is predicted", "name it with `property`, or fom, or leave out its model")
     path = data_path(name, reporter)
     if property is None:
         crystals = read_reference(name, workers, reporter)

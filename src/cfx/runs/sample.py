@@ -123,7 +123,7 @@ def sample(
 
 
 def _where(output: Path | None) -> str:
-    return f"; they are in {output}.partial; continue with --resume" if output else ""
+    return f"; they are in {output}.partial; continue with `resume`" if output else ""
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def space_group_counts(model: Model, name: str, reporter: Reporter) -> dict[int,
         counts = model.info.get("space_groups")
         if not counts:
             raise UsageError(
-                f"model {model.name} does not say what it was trained on", "name a data set: --sg data:FILE"
+                f"model {model.name} does not say what it was trained on", "name a data set: `space_group=data:FILE`"
             )
         return {int(group): int(count) for group, count in counts.items()}
     data = read(name, model.config.n_max, reporter, SYMPREC, os.cpu_count() or 1)

@@ -188,7 +188,7 @@ class Ledger:
             raise NumericsError(
                 f"gave up after {entry.first_open} attempts at crystal {job.number} in space group {job.space_group}: "
                 + ", ".join(f"{reason} {count} times" for reason, count in counts),
-                "ask for less, or allow more with --max-attempts",
+                "ask for less, or allow more with `max_attempts`",
             )
         if entry.passed:
             return

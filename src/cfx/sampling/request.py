@@ -49,16 +49,16 @@ def allowed_elements(request: SampleConfig, num_species: int) -> np.ndarray:
     for symbol in needed:
         if not allowed[atomic_number(symbol)]:
             raise UsageError(
-                f"{symbol} is asked for and excluded at once", "see --elements, --exclude and --no-radioactive"
+                f"{symbol} is asked for and excluded at once", "see `elements`, `exclude` and `radioactive`"
             )
     if request.formula:
         inside = [atomic_number(symbol) for symbol, _ in request.formula]
         for symbol in request.require:
             if atomic_number(symbol) not in inside:
-                raise UsageError(f"{symbol} is required and not part of the formula", "a formula needs no --require")
+                raise UsageError(f"{symbol} is required and not part of the formula", "a formula needs no `require`")
         allowed &= np.isin(np.arange(num_species), inside)
     if not allowed[1:].any():
-        raise UsageError("the element options leave no element", "allow more with --elements, or exclude fewer")
+        raise UsageError("the element options leave no element", "allow more with `elements`, or exclude fewer")
     return allowed
 
 
@@ -79,7 +79,7 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
         if len(request.template.letters) > request.max_sites:
             raise UsageError(
                 f"the template has {len(request.template.letters)} sites, more than {request.max_sites}",
-                "allow more with --max-sites",
+                "allow more with `max_sites`",
             )
         letters[request.max_sites :, 1:] = False
     _apply_template(request.template, letters, allowed, tied)
@@ -123,11 +123,11 @@ def _apply_template(template: Template, letters: np.ndarray, allowed: np.ndarray
         raise UsageError(f"{len(template.frac_coords)} coordinates are given for {len(template.letters)} letters")
     for slot, letter in enumerate(template.letters):
         if letter not in LETTERS[1:] or len(letter) != 1:
-            raise UsageError(f"{letter!r} is no Wyckoff letter", "write --wyckoff a,b,e")
+            raise UsageError(f"{letter!r} is no Wyckoff letter", "write `wyckoff=a,b,e`")
         letters[slot] = np.arange(letters.shape[1]) == LETTERS.index(letter)
     if list(template.letters) != sorted(template.letters, key=LETTERS.index):
         raise UsageError(
-            "the letters of a template must not decrease", "write them from a to z, then A: --wyckoff a,b,e"
+            "the letters of a template must not decrease", "write them from a to z, then A: `wyckoff=a,b,e`"
         )
     if template.letters:
         letters[len(template.letters) :, 1:] = False

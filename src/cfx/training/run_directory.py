@@ -44,7 +44,7 @@ class RunDirectory:
         if self.path.exists() and (
             not self.path.is_dir() or any(entry.name != "config.toml" for entry in self.path.iterdir())
         ):
-            raise UsageError(f"{self.path} is not empty", "continue it with --resume, or choose another directory")
+            raise UsageError(f"{self.path} is not empty", "continue it with `resume`, or choose another directory")
 
     def create(self, config: TrainRun) -> None:
         """Makes the directory and writes the configuration.
@@ -98,7 +98,7 @@ class RunDirectory:
         """
         paths = self.checkpoints()
         if not paths:
-            raise CheckpointError(f"{self.path} holds no checkpoint to resume from", "start it again without --resume")
+            raise CheckpointError(f"{self.path} holds no checkpoint to resume from", "start it again without `resume`")
         return paths[-1]
 
     def tidy(self) -> None:

@@ -138,7 +138,7 @@ class _Run:
                     self._save(state, done)
                 if self._stopping(stop, done):
                     self._save(state, done, final=True)
-                    raise Interrupted(stop.signum or 15, f"stopped at step {done}; continue with --resume")
+                    raise Interrupted(stop.signum or 15, f"stopped at step {done}; continue with `resume`")
         if done > first:
             self._save(state, done, final=True)
         self.devices.wait("end")
@@ -244,7 +244,7 @@ class _Run:
         raise NumericsError(
             f"the loss or its gradient is not finite at step {step + 1}; the {len(rows)} crystals of its batch (the "
             f"least likely: {', '.join(names)}{where}); the last good checkpoint is {last}",
-            f"look for extreme cells among them, or go on in a new run: --from {last} with a lower --lr",
+            f"look for extreme cells among them, or go on in a new run: `from={last}` with a lower `learning_rate`",
         )
 
     # Files of the run.
