@@ -23,7 +23,7 @@ from cfx.config import SampleConfig
 from cfx.core import heads
 from cfx.core.crystal import concatenate
 from cfx.core.likelihood import output_rows
-from cfx.sampling.sampler import request_key
+from cfx.sampling.draws import crystal_keys, request_key
 
 TOLERANCE = 1e-4
 
@@ -51,7 +51,7 @@ def margin(model, crystals, row: int, job, token: int) -> float | None:
         log_probs = heads.next_letter_logits(
             raw.rows[:, 5 * site - 1], group, letters[:, site - 1], model.config.num_letters
         )
-    key = jax.random.fold_in(jax.random.fold_in(request_key(0), job.number), job.attempt)
+    key = crystal_keys(request_key(0), np.array([job.number]), np.array([job.attempt]))[0]
     noise = jax.random.gumbel(jax.random.fold_in(key, token), (119,))
     best, second = np.sort(np.asarray(log_probs[0] + noise[: log_probs.shape[1]]))[[-1, -2]]
     return float(best - second)

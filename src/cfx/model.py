@@ -22,7 +22,8 @@ from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cfx.io.files import resource_directory
 from cfx.reporter import Reporter, Silent
 from cfx.sampling import policy, sampler
-from cfx.sampling.sampler import Draws, Resumed, Wishes
+from cfx.sampling.request import PreparedRequest, prepare
+from cfx.sampling.sampler import Draws, Resumed
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Model:
         seed: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
-        **wishes: Any,
+        **constraints: Any,
     ) -> CrystalBatch:
         """Draws `n` crystals.
 
@@ -63,15 +64,15 @@ class Model:
             seed: the same seed gives the same crystals.
             temperature: below 1 sharpens every distribution, above 1 flattens it.
             top_p: share of the probability kept in every categorical draw.
-            **wishes: any other field of `SampleConfig`, as elements=("La", "Ni", "O").
+            **constraints: any other field of `SampleConfig`, as elements=("La", "Ni", "O").
 
         Raises:
-            UsageError: for values out of range, and wishes that cannot be met.
+            UsageError: for values out of range, and constraints that cannot be met.
             NumericsError: if the model gives no acceptable crystal.
         """
         groups = (space_group,) if isinstance(space_group, (int, np.integer)) else tuple(space_group)
         request = SampleConfig(
-            space_groups=tuple(map(int, groups)), n=n, seed=seed, temperature=temperature, top_p=top_p, **wishes
+            space_groups=tuple(map(int, groups)), n=n, seed=seed, temperature=temperature, top_p=top_p, **constraints
         )
         batches = [draws.crystals for draws in self.draws(request)]
         return concatenate(batches) if batches else empty_batch(self.config.n_max)
@@ -79,12 +80,12 @@ class Model:
     def draws(
         self,
         request: SampleConfig,
-        wishes: Wishes | None = None,
+        prepared: PreparedRequest | None = None,
         resumed: Resumed | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Draws]:
-        """The crystals of a request, in order, as they are ready; see `sampling.draw`."""
-        return sampler.draw(self.params, self.config, request, wishes, resumed, stop)
+        """The crystals of a request, in order, as they are ready; see `sampling.sampler.draw`."""
+        return sampler.draw(self.params, self.config, request, prepared, resumed, stop)
 
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.
@@ -99,7 +100,7 @@ class Model:
             DataError: if they are no crystals the model can read.
             UsageError: if the request cannot be met.
         """
-        in_force = sampler.prepare(request, self.config).policy
+        in_force = prepare(request, self.config).policy
         return self._score(batch, batch_size, lambda part: _policy_log_prob(self.params, self.config, part, in_force))
 
     def log_prob(self, batch: CrystalBatch, batch_size: int = 64) -> LogProb:

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cfx.config import ModelConfig
+from cfx.config import ModelConfig, SampleConfig
 from cfx.core import heads, lattice
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import init_params, output_rows
 from cfx.core.symmetry import symmetry_table
 from cfx.model import Model
-from cfx.sampling.sampler import SampleConfig
 
 NUM = 100_000
 AT_ONCE = 5_000

@@ -112,7 +112,7 @@ def mask_allows(constraints, crystals: CrystalBatch) -> np.ndarray:
     return (letter_ok | (slots > sites)).all(1) & (species_ok | (slots >= sites)).all(1)
 
 
-WISHES = {
+OPTIONS = {
     "all": {"elements": ELEMENTS},
     "elements": {"elements": ("Li", "O")},
     "exclude": {"exclude": ("O",)},
@@ -139,7 +139,7 @@ def universes() -> dict[int, CrystalBatch]:
     return {group: universe(group) for group in (221, 99, 12)}
 
 
-@pytest.mark.parametrize("name", WISHES)
+@pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("group", [221, 99, 12])
 def test_masks_let_through_what_is_wanted(universes, group, name):
     """Of all crystals of up to three sites: the masks never forbid a wanted one, and those they allow are wanted.
@@ -148,7 +148,7 @@ def test_masks_let_through_what_is_wanted(universes, group, name):
     Required elements are no matter of masks.
     """
     crystals = universes[group]
-    request = SampleConfig(space_groups=(group,), **WISHES[name])
+    request = SampleConfig(space_groups=(group,), **OPTIONS[name])
     constraints = build_constraints(request, CONFIG)
     wanted = np.array([is_wanted(request, crystals, row) for row in range(len(crystals))])
     if request.formula and request.max_atoms is None:
@@ -167,7 +167,7 @@ def test_masks_let_through_what_is_wanted(universes, group, name):
 @pytest.mark.parametrize("name", ["max atoms", "tied lists", "uneven formula", "two elements"])
 def test_random_walks_inside_the_masks_are_wanted(name):
     """Letters and species drawn evenly from the masks, in Pm-3m: what does not end in a dead end is wanted."""
-    request = SampleConfig(space_groups=(221,), **WISHES[name])
+    request = SampleConfig(space_groups=(221,), **OPTIONS[name])
     constraints = build_constraints(request, CONFIG)
     rng, num, group = np.random.default_rng(0), 400, np.full(400, 221, np.int32)
     wyckoff, species = np.zeros((2, num, CONFIG.n_max), np.int32)

@@ -24,8 +24,7 @@ from cfx.sampling import mcmc
 from cfx.sampling.constraints import satisfied
 from cfx.sampling.decode import Drawn
 from cfx.sampling.pools import Job
-from cfx.sampling.request import build_constraints
-from cfx.sampling.sampler import prepare
+from cfx.sampling.request import build_constraints, prepare
 
 FALSE_ALARM = 1e-4
 TABLE = symmetry_table()

@@ -27,8 +27,7 @@ from cfx.model import Model
 from cfx.sampling import policy
 from cfx.sampling.constraints import satisfied, unconstrained
 from cfx.sampling.policy import Policy, Sharpness, policy_log_prob
-from cfx.sampling.request import build_constraints
-from cfx.sampling.sampler import prepare
+from cfx.sampling.request import build_constraints, prepare
 
 FALSE_ALARM = 1e-4
 TABLE = symmetry_table()
@@ -59,8 +58,8 @@ def model(rotary) -> Model:
     return Model("golden", dataclasses.replace(rotary.config, n_max=5), rotary.params)
 
 
-def request(*groups: int, **wishes) -> SampleConfig:
-    return SampleConfig(space_groups=groups, n=64, seed=7, batch_size=16, keep_invalid=True, **wishes)
+def request(*groups: int, **options) -> SampleConfig:
+    return SampleConfig(space_groups=groups, n=64, seed=7, batch_size=16, keep_invalid=True, **options)
 
 
 ABE = Template(letters=("a", "b", "c", "e"))
@@ -104,9 +103,9 @@ def drawn(model) -> dict[str, Collected]:
 
 @pytest.mark.parametrize("name", REQUESTS)
 def test_decoder_and_teacher_forcing_agree(model, drawn, name):
-    wish, found = REQUESTS[name], drawn[name]
-    assert len(found.crystals) == wish.n
-    again = model.policy_log_prob(found.crystals, wish).parts()
+    asked, found = REQUESTS[name], drawn[name]
+    assert len(found.crystals) == asked.n
+    again = model.policy_log_prob(found.crystals, asked).parts()
     for part, value in found.policy_log_prob.parts().items():
         assert np.isfinite(value).all(), part
         np.testing.assert_allclose(again[part], value, atol=2e-3, rtol=1e-4, err_msg=part)
@@ -162,10 +161,10 @@ def test_forced_steps_contribute_nothing(drawn):
 
 
 def test_the_only_species_left_is_certain(model):
-    wish = request(221, elements=("Fe",))
-    found = collect(model, dataclasses.replace(wish, n=16))
+    asked = request(221, elements=("Fe",))
+    found = collect(model, dataclasses.replace(asked, n=16))
     np.testing.assert_array_equal(found.policy_log_prob.species, 0)
-    np.testing.assert_array_equal(model.policy_log_prob(found.crystals, wish).species, 0)
+    np.testing.assert_array_equal(model.policy_log_prob(found.crystals, asked).species, 0)
 
 
 def test_a_tied_site_contributes_nothing(model, drawn):
@@ -215,8 +214,8 @@ def test_what_cannot_be_drawn_has_no_probability(model, drawn):
 
 def test_the_gradient_is_finite_under_masks(model, drawn):
     """Masked entries are -inf, at a formula that is sharpened, biased and cut."""
-    wish, crystals = REQUESTS["formula, biased"], drawn["formula, biased"].crystals[:16]
-    in_force = prepare(wish, model.config).policy
+    asked, crystals = REQUESTS["formula, biased"], drawn["formula, biased"].crystals[:16]
+    in_force = prepare(asked, model.config).policy
 
     def loss(params):
         return policy_log_prob(params, model.config, crystals, in_force).total.mean()
@@ -362,8 +361,8 @@ def outcomes() -> CrystalBatch:
     return CrystalBatch(np.full(len(rows), GROUP), np.tile(CELL, (len(rows), 1)), coords, species, wyckoff).numpy()
 
 
-def probabilities(model: Model, crystals: CrystalBatch, wish: SampleConfig) -> np.ndarray:
-    parts = model.policy_log_prob(crystals, wish)
+def probabilities(model: Model, crystals: CrystalBatch, asked: SampleConfig) -> np.ndarray:
+    parts = model.policy_log_prob(crystals, asked)
     np.testing.assert_array_equal(parts.coords, 0)
     return np.exp(parts.wyckoff.astype(float) + parts.species)
 
@@ -388,14 +387,14 @@ def p_value(observed: np.ndarray, probability: np.ndarray) -> float:
 def test_draws_are_distributed_as_the_policy_and_exact_ones_as_the_filtered_model(small, outcomes):
     """Masks and a filter give different distributions, and a test that took one for the other would fail."""
     exact = dataclasses.replace(SMALL, exact=True, n=4000)
-    masked, filtered = (probabilities(small, outcomes, wish) for wish in (SMALL, exact))
+    masked, filtered = (probabilities(small, outcomes, asked) for asked in (SMALL, exact))
     assert masked.sum() == pytest.approx(1, abs=1e-4)
     assert 0.05 < filtered.sum() < 0.95
-    drawn = {wish: collect(small, wish) for wish in (SMALL, exact)}
+    drawn = {asked: collect(small, asked) for asked in (SMALL, exact)}
     assert not drawn[SMALL].rejected
     share = exact.n / (exact.n + drawn[exact].rejected["against the constraints"])
     assert share == pytest.approx(filtered.sum(), abs=0.02)
-    observed = {wish: counts(found.crystals, outcomes) for wish, found in drawn.items()}
+    observed = {asked: counts(found.crystals, outcomes) for asked, found in drawn.items()}
     assert p_value(observed[SMALL], masked) > FALSE_ALARM
     assert p_value(observed[exact], filtered) > FALSE_ALARM
     assert p_value(observed[SMALL], filtered) < 1e-12

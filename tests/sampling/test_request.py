@@ -1,4 +1,4 @@
-"""Wishes as constraints: what is refused and why, and the feasibility check against brute force."""
+"""Requests as constraints: what is refused and why, and the feasibility check against brute force."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from cfx.sampling.request import (
     allowed_elements,
     atomic_number,
     build_constraints,
+    prepare,
     why_impossible,
 )
-from cfx.sampling.sampler import prepare
 
 TABLE = symmetry_table()
 CONFIG = ModelConfig()
@@ -29,13 +29,13 @@ FEW = ModelConfig(n_max=5)
 PEROVSKITE = (("Sr", 1), ("Ti", 1), ("O", 3))
 
 
-def build(group: int | tuple[int, ...] = 221, config: ModelConfig = CONFIG, **wishes):
+def build(group: int | tuple[int, ...] = 221, config: ModelConfig = CONFIG, **options):
     groups = group if isinstance(group, tuple) else (group,)
-    return build_constraints(SampleConfig(space_groups=groups, **wishes), config)
+    return build_constraints(SampleConfig(space_groups=groups, **options), config)
 
 
-def why(group: int, config: ModelConfig = CONFIG, **wishes) -> str | None:
-    return why_impossible(build(group, config, **wishes), group)
+def why(group: int, config: ModelConfig = CONFIG, **options) -> str | None:
+    return why_impossible(build(group, config, **options), group)
 
 
 def test_atomic_numbers():
@@ -43,7 +43,7 @@ def test_atomic_numbers():
 
 
 @pytest.mark.parametrize(
-    ("wishes", "message"),
+    ("options", "message"),
     [
         ({"elements": ("La", "Xx")}, "there is no element 'Xx'"),
         ({"exclude": ("o",)}, "there is no element 'o'"),
@@ -84,14 +84,14 @@ def test_atomic_numbers():
         ),
     ],
 )
-def test_what_is_refused(wishes, message):
+def test_what_is_refused(options, message):
     with pytest.raises(UsageError, match=message):
-        build(**wishes)
+        build(**options)
 
 
 def test_allowed_elements():
-    def found(**wishes) -> list[int]:
-        return np.flatnonzero(allowed_elements(SampleConfig(space_groups=(1,), **wishes), 119)[1:]) + 1
+    def found(**options) -> list[int]:
+        return np.flatnonzero(allowed_elements(SampleConfig(space_groups=(1,), **options), 119)[1:]) + 1
 
     assert list(found()) == list(range(1, 119))
     assert list(found(elements=("O", "La"))) == [8, 57]
@@ -102,7 +102,7 @@ def test_allowed_elements():
     assert list(found(formula=PEROVSKITE, elements=("O", "La", "Sr", "Ti"))) == [8, 22, 38]
 
 
-def test_constraints_say_what_was_wished():
+def test_constraints_say_what_was_asked_for():
     built = build(
         62,
         require=("O", "La"),
@@ -175,13 +175,13 @@ def test_a_formula_limits_the_primitive_cell():
 # Feasibility.
 
 
-def test_every_space_group_can_do_without_wishes():
+def test_every_space_group_can_do_without_constraints():
     for group in range(1, 231):
         assert why_impossible(unconstrained(CONFIG), group) is None
 
 
 @pytest.mark.parametrize(
-    ("group", "wishes", "message"),
+    ("group", "options", "message"),
     [
         (1, {"template": Template(letters=("b",))}, "space group 1 has no Wyckoff letter b .its last is a"),
         (221, {"template": Template(letters=("a", "z"))}, "no Wyckoff letter z .its last is n"),
@@ -197,16 +197,16 @@ def test_every_space_group_can_do_without_wishes():
         (227, {"formula": (("Na", 1), ("Cl", 3)), "max_atoms": 20}, "no combination of letters"),
     ],
 )
-def test_what_is_impossible(group, wishes, message):
-    reason = why(group, **wishes)
+def test_what_is_impossible(group, options, message):
+    reason = why(group, **options)
     assert reason is not None
     assert re.search(message, reason), reason
     with pytest.raises(UsageError, match=message):
-        prepare(SampleConfig(space_groups=(group,), **wishes), CONFIG)
+        prepare(SampleConfig(space_groups=(group,), **options), CONFIG)
 
 
 @pytest.mark.parametrize(
-    ("group", "wishes"),
+    ("group", "options"),
     [
         (221, {"formula": PEROVSKITE}),
         (62, {"formula": PEROVSKITE}),
@@ -221,8 +221,8 @@ def test_what_is_impossible(group, wishes, message):
         (47, {"template": Template(letters=("A",))}),
     ],
 )
-def test_what_is_possible(group, wishes):
-    assert why(group, **wishes) is None
+def test_what_is_possible(group, options):
+    assert why(group, **options) is None
 
 
 def test_impossible_space_groups_are_left_out():
@@ -280,7 +280,7 @@ def test_formulas_with_given_letters_against_brute_force(letters):
     answers = []
     for counts in COUNTS:
         formula = tuple(zip(SYMBOLS, counts, strict=False))
-        wishes = {"formula": formula, "max_atoms": 24, "template": Template(letters=tuple(letters))}
+        options = {"formula": formula, "max_atoms": 24, "template": Template(letters=tuple(letters))}
         answers.append(can_be_made(221, counts, 4, 24, letters))
-        assert (why(221, FEW, **wishes) is None) == answers[-1], counts
+        assert (why(221, FEW, **options) is None) == answers[-1], counts
     assert not all(answers)

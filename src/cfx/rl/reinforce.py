@@ -23,7 +23,7 @@ from cfx.reporter import Reporter
 from cfx.rl.crystal_log import CrystalLog
 from cfx.rl.rewards import Diversity, Reward
 from cfx.rl.rollout import Baseline, Rollout, roll_out
-from cfx.sampling.sampler import prepare
+from cfx.sampling.request import prepare
 from cfx.signals import Interrupted, StopRequest
 from cfx.training import objectives
 from cfx.training.finetune import FineTuneState, Sums, add, ppo_gradient, score, update
@@ -90,9 +90,9 @@ class _Run:
     def __init__(self, files: PolicyRun, config: RewardRun, model: Model, reward, diversity, reporter):
         self.files, self.sample, self.config = files, config.sample, config.rl
         self.reference, self.reward, self.diversity, self.reporter = model, reward, diversity, reporter
-        self.wishes = prepare(config.sample, model.config)
+        self.prepared = prepare(config.sample, model.config)
         published = config.rl.likelihood == "published"
-        self.policy = None if published else self.wishes.policy
+        self.policy = None if published else self.prepared.policy
         self.kl_coef = config.rl.kl_coef if config.rl.kl_coef is not None else reward.kl_coef
         self.log = CrystalLog(files.path, config.rl.keep)
         self.baseline = Baseline(config.rl)
@@ -135,7 +135,7 @@ class _Run:
             self.reward,
             self.diversity,
             self.log.cache,
-            self.wishes,
+            self.prepared,
         )
         self._check(rollout, step)
         advantage = self._advantage(rollout)

@@ -18,7 +18,7 @@ from cfx.core.lattice import is_physical
 from cfx.evaluation.validity import structure_validity
 from cfx.model import Model
 from cfx.rl.rewards import NO_STRUCTURE, Diversity, Reward, make_batch
-from cfx.sampling.sampler import Wishes
+from cfx.sampling.request import PreparedRequest
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -117,9 +117,11 @@ def arrangement(crystals: CrystalBatch, row: int) -> bytes:
     return np.concatenate(parts).astype(np.int32).tobytes()
 
 
-def draw(model: Model, request: SampleConfig, wishes: Wishes | None = None) -> tuple[CrystalBatch, dict[str, float]]:
+def draw(
+    model: Model, request: SampleConfig, prepared: PreparedRequest | None = None
+) -> tuple[CrystalBatch, dict[str, float]]:
     """The crystals of a request, and the entropy of the draws by part, nats."""
-    batches = list(model.draws(request, wishes))
+    batches = list(model.draws(request, prepared))
     parts: dict[str, list[np.ndarray]] = {}
     for draws in batches:
         for name, value in draws.policy_log_prob.parts().items():
@@ -154,11 +156,11 @@ def roll_out(
     reward: Reward,
     diversity: Diversity,
     cache: RewardCache,
-    wishes: Wishes | None = None,
+    prepared: PreparedRequest | None = None,
 ) -> Rollout:
     """Draws the crystals of a step and rewards them."""
     start = time.perf_counter()
-    crystals, entropy = draw(model, step_request(request, config, step), wishes)
+    crystals, entropy = draw(model, step_request(request, config, step), prepared)
     if config.algorithm == "grpo":
         turns = np.arange(config.batch_size).reshape(config.group_size, -1)
         crystals = crystals[turns.T.reshape(-1)]

@@ -23,7 +23,8 @@ from cfx.errors import NumericsError, UsageError
 from cfx.io.outputs import GrowingOutput, OutputRecord, StandardOutput, check_output
 from cfx.model import Model
 from cfx.reporter import Reporter
-from cfx.sampling.sampler import Draws, Resumed, prepare
+from cfx.sampling.request import prepare
+from cfx.sampling.sampler import Draws, Resumed
 from cfx.signals import Interrupted, StopRequest
 
 
@@ -100,13 +101,13 @@ def sample(
         Interrupted: after a signal; the crystals so far are in OUTPUT.partial.
     """
     check_output(output, force, request.keep_invalid, resume)
-    wishes = prepare(request, model.config)
-    _warn(model, request, wishes.impossible, reporter)
+    prepared = prepare(request, model.config)
+    _warn(model, request, prepared.impossible, reporter)
     target, result, done = _open(model, request, output, resume)
     start, total = time.perf_counter(), len(request.numbers)
     notes: set[str] = set()
     with StopRequest() as stop, reporter.progress("crystals", total) as progress, _naming(output, result):
-        for draws in model.draws(request, wishes, done, lambda: bool(stop)):
+        for draws in model.draws(request, prepared, done, lambda: bool(stop)):
             for note in sorted(set(draws.notes) - notes):
                 reporter.warning(note)
             notes.update(draws.notes)

@@ -1,7 +1,7 @@
 """The sampler's kernels: slots that draw their crystals site by site (2403.15734, Algorithm 1).
 
 A slot is one crystal under way. Slots that advance together are at the same kind of token and may be at different
-sites: a finished slot is given the next crystal while the others go on. `continuous` decides who goes where.
+sites: a finished slot is given the next crystal while the others go on. `pools` decides who goes where.
 
 Every crystal has a key of its own, from which all its random numbers derive: it is the same crystal whatever is drawn
 beside it. Space groups, keys and the policy are traced, so that one compilation serves every request.
@@ -106,8 +106,7 @@ def start(
         space_group: int32 [B].
         policy: what is in force.
     """
-    fold = jax.vmap(jax.random.fold_in, (0, 0))
-    keys = fold(jax.vmap(jax.random.fold_in, (None, 0))(rng_key, number), attempt)
+    keys = draws.crystal_keys(rng_key, number, attempt)
     slots = idle_slots(config, len(number), 1)
     slots = dataclasses.replace(slots, keys=jax.random.key_data(keys), age=jnp.zeros_like(slots.age))
     slots = _set(slots, crystals={"space_group": space_group})
@@ -174,7 +173,7 @@ def take_over(target: Slots, source: Slots, rows: jax.Array, slots: jax.Array) -
 
 
 def _token_keys(slots: Slots) -> jax.Array:
-    return jax.vmap(jax.random.fold_in)(jax.random.wrap_key_data(slots.keys), slots.age)
+    return draws.fold_each(jax.random.wrap_key_data(slots.keys), slots.age)
 
 
 def _show(weights: Weights, config: ModelConfig, slots: Slots, token: jax.Array) -> Slots:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cfx.core.heads import LatticeMixture, VonMisesMixture
 from cfx.core.symmetry import wrap
@@ -69,6 +70,21 @@ def von_mises(keys: jax.Array, kappa: jax.Array) -> jax.Array:
 
     state = (jnp.zeros((), jnp.int32), jnp.zeros_like(kappa), jnp.zeros(kappa.shape, bool))
     return jax.lax.while_loop(lambda state: ~state[-1].all(), propose, state)[1]
+
+
+def request_key(seed: int) -> jax.Array:
+    """jax.random.key(seed), without dropping the upper half of a seed beyond 32 bits."""
+    return jax.random.wrap_key_data(np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32))
+
+
+def crystal_keys(rng_key: jax.Array, number: jax.Array, attempt: jax.Array) -> jax.Array:
+    """Keys [B] of attempts [B] at the crystals of a request, by their numbers [B]."""
+    return fold_each(jax.vmap(jax.random.fold_in, (None, 0))(rng_key, number), attempt)
+
+
+def fold_each(keys: jax.Array, data: jax.Array | int) -> jax.Array:
+    """Keys [B] with a number folded into each: its own of [B], or one for all."""
+    return jax.vmap(jax.random.fold_in, (0, 0 if jnp.ndim(data) else None))(keys, data)
 
 
 def split_each(keys: jax.Array, num: int) -> list[jax.Array]:

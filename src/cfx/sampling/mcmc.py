@@ -170,12 +170,12 @@ def _run(target: Target, config: ModelConfig, keys: jax.Array, crystals: Crystal
 
     def body(i: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
         state, accepted = carry
-        state, info = step(jax.vmap(jax.random.fold_in, (0, None))(keys, i), state, target, config)
+        state, info = step(draws.fold_each(keys, i), state, target, config)
         return state, accepted + info.accepted
 
     start = (init(target, config, crystals), jnp.zeros(len(crystals)))
     state, accepted = jax.lax.fori_loop(0, num_steps, body, start)
-    crystals = _redraw_lattice(target, config, jax.vmap(jax.random.fold_in, (0, None))(keys, num_steps), state.crystals)
+    crystals = _redraw_lattice(target, config, draws.fold_each(keys, num_steps), state.crystals)
     in_force = Policy(target.constraints, Sharpness(target.sharpness.temperature, 1.0))
     parts = policy_log_prob(target.params, config, crystals, in_force)
     return Drawn(crystals, log_prob(target.params, config, crystals), parts), accepted / num_steps
@@ -217,7 +217,7 @@ def refine(target: Target, config: ModelConfig, rng_key: jax.Array, jobs: list[J
             padded = np.resize(some, AT_ONCE)
             numbers = np.array([[jobs[i].number, jobs[i].attempt] for i in padded], np.uint32)
             crystals = drawn.crystals[padded].with_slots(int(size))
-            done, rate = _run(target, config, _keys(rng_key, numbers), crystals, num_steps)
+            done, rate = _run(target, config, _chain_keys(rng_key, numbers), crystals, num_steps)
             done = jax.tree.map(np.asarray, dataclasses.replace(done, crystals=done.crystals.with_slots(config.n_max)))
             parts.append(jax.tree.map(operator.itemgetter(slice(len(some))), done))
             rates.append(np.asarray(rate)[: len(some)])
@@ -228,7 +228,5 @@ def refine(target: Target, config: ModelConfig, rng_key: jax.Array, jobs: list[J
 
 
 @jax.jit
-def _keys(rng_key: jax.Array, numbers: jax.Array) -> jax.Array:
-    fold = jax.vmap(jax.random.fold_in)
-    keys = fold(jax.vmap(jax.random.fold_in, (None, 0))(rng_key, numbers[:, 0]), numbers[:, 1])
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, REFINE_STREAM)
+def _chain_keys(rng_key: jax.Array, numbers: jax.Array) -> jax.Array:
+    return draws.fold_each(draws.crystal_keys(rng_key, numbers[:, 0], numbers[:, 1]), REFINE_STREAM)

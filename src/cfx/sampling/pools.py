@@ -1,4 +1,4 @@
-"""The continuous decoder: pools of slots, each with caches of one length, that crystals grow through.
+"""Pools of slots, each with caches of one length, that crystals grow through.
 
 A step advances one pool by a site. Finished crystals leave it, new ones take their slots, and a crystal that outgrows
 its pool's caches moves to the next pool. So no slot idles while the longest crystal completes, and a short crystal
@@ -52,6 +52,10 @@ class Job(NamedTuple):
     number: int
     attempt: int
     space_group: int
+
+
+Finished = tuple[list[Job], Drawn | None]
+"""Jobs that were finished together, and their crystals (numpy, in n_max slots); None for no jobs."""
 
 
 class _Pool:

@@ -1,9 +1,11 @@
-"""A request's wishes as constraints, and whether any crystal can meet them."""
+"""A request made ready for a model: its constraints, and whether any crystal can meet them."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, symmetry_table
 from cfx.errors import UsageError
 from cfx.sampling.constraints import MOST_ATOMS, MOST_UNITS, Constraints, Prototype, make_formula, unconstrained
+from cfx.sampling.policy import Policy, Sharpness
 
 RADIOACTIVE = frozenset({43, 61, *range(84, 119)})
 """Elements without a stable isotope; bismuth, whose half-life is 2e19 years, counts as stable."""
@@ -19,6 +22,58 @@ RADIOACTIVE = frozenset({43, 61, *range(84, 119)})
 FORMULA_ATOMS = 20
 """Most atoms in the primitive cell of a formula, unless the request says otherwise: the most in the published data
 sets. Without a limit, masks that keep a crystal from ending at another composition lead far beyond known cells."""
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A request, made ready for a model.
+
+    Attributes:
+        constraints: what the crystals must meet.
+        policy: what is in force while they are drawn.
+        impossible: space groups of the request that cannot meet it, each with the reason.
+    """
+
+    constraints: Constraints
+    policy: Policy
+    impossible: dict[int, str]
+
+
+def prepare(request: SampleConfig, config: ModelConfig) -> PreparedRequest:
+    """Makes a request ready.
+
+    Raises:
+        UsageError: if it contradicts itself, or none of its space groups can meet it.
+    """
+    constraints = build_constraints(request, config)
+    weights = request.weights or (1.0,) * len(request.space_groups)
+    wanted = dict.fromkeys(group for group, weight in zip(request.space_groups, weights, strict=True) if weight)
+    reasons = {group: why_impossible(constraints, group) for group in wanted}
+    impossible = {group: reason for group, reason in reasons.items() if reason is not None}
+    if len(impossible) == len(reasons):
+        first, *others = impossible.values()
+        if others:
+            first += f"; {len(others)} other space group{'s' * (len(others) > 1)} cannot meet the request either"
+        raise UsageError(first, "ask for another space group, or for less")
+    sharpness = Sharpness(np.float32(request.temperature), np.float32(request.top_p))
+    policy = Policy(unconstrained(config) if request.exact else constraints, sharpness)
+    return PreparedRequest(constraints, policy, impossible)
+
+
+def space_group_of(request: SampleConfig, impossible: dict[int, str]) -> Callable[[int], int]:
+    """The space group of a crystal by its number: in turn, or by weight; never an impossible one."""
+    possible = [i for i, group in enumerate(request.space_groups) if group not in impossible]
+    if not request.weights:
+        groups = [request.space_groups[i] for i in possible]
+        return lambda number: groups[number % len(groups)]
+    possible = [i for i in possible if request.weights[i]]
+    shares = np.cumsum([request.weights[i] for i in possible])
+
+    def by_weight(number: int) -> int:
+        share = np.random.default_rng([request.seed, number]).random() * shares[-1]
+        return request.space_groups[possible[int(np.searchsorted(shares, share, side="right"))]]
+
+    return by_weight
 
 
 def atomic_number(symbol: str) -> int:
@@ -66,7 +121,7 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
     """What a request allows.
 
     Raises:
-        UsageError: for wishes that cannot be met in any of its space groups.
+        UsageError: if it contradicts itself, or asks for more than the model's slots hold.
     """
     built = unconstrained(config)
     allowed = np.broadcast_to(allowed_elements(request, config.num_species), built.allowed_species.shape).copy()
