@@ -115,7 +115,13 @@ def test_an_older_checkpoint_is_replaced(rotary, saved):
         '{"format_version": 1, "model": {"num_layers": "three"}}',
         '{"format_version": 1, "model": {"number_of_layers": 3}}',
         '{"format_version": 1, "model": {"position": "relative"}}',
+        '{"a":' * 100_000,
+        "[" * 100_000 + "]" * 100_000,
+        '{"format_version": 1, "model": {"num_layers": ' + "9" * 400 + "}}",
+        '{"format_version": 1, "model": {"num_layers": ' + "9" * 5000 + "}}",
+        '{"format_version": 1, "model": {"sigma_min": 1e999}}',
     ],
+    ids=lambda content: content[:50],
 )
 def test_damaged_json(saved, content):
     (saved / "checkpoint.json").write_text(content)
@@ -154,6 +160,26 @@ def test_safetensors_of_random_bytes(saved):
     (saved / "params.safetensors").write_bytes(np.random.default_rng(0).bytes(5000))
     with pytest.raises(CheckpointError, match=r"params\.safetensors"):
         load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("what", ["params", "opt_state"])
+def test_numbers_that_are_none(rotary, opt_state, tmp_path, what, value):
+    tree = jax.tree.map(np.array, {"params": rotary.params, "opt_state": opt_state})
+    jax.tree.leaves(tree[what])[-1].flat[-1] = value
+    save_checkpoint(tmp_path / "bad", Checkpoint(rotary.config, tree["params"], {}), tree["opt_state"])
+    with pytest.raises(CheckpointError, match=rf"{what}\.safetensors: .* holds NaN or infinite numbers"):
+        load_checkpoint(tmp_path / "bad")
+        load_opt_state(tmp_path / "bad", opt_state)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("BF16", 2), ("F8_E4M3", 1), ("F8_E5M2", 1), ("C64", 8), ("F4", 1)])
+def test_tensors_of_types_that_numpy_lacks(saved, dtype, size):
+    header = json.dumps({"a/w": {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}}).encode()
+    (saved / "params.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
+    with pytest.raises(CheckpointError) as error:
+        load_checkpoint(saved)
+    assert "\n" not in error.value.message
 
 
 def test_parameters_that_do_not_fit_the_architecture(saved):

@@ -390,6 +390,24 @@ def test_every_module_is_needed(rotary, module):
         convert(params, recognise(params, num_heads=4))
 
 
+@pytest.mark.parametrize("number", [1, 10**9, 10**400])
+def test_layers_that_are_not_there(rotary, number):
+    """A name of a few bytes says how many layers there are to be, and each would be looked for."""
+    params = copy(rotary.published)
+    for part in ("query", "key", "value", "linear"):
+        params[f"multi_head_attention_{number}1/{part}"] = params[f"multi_head_attention/{part}"]
+    with pytest.raises(CheckpointError):
+        convert(params, recognise(params, num_heads=4))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_none(rotary, tmp_path, value):
+    params = copy(rotary.published)
+    params["linear_3"]["w"] = np.where(np.arange(params["linear_3"]["w"].shape[1]) == 1, value, 0).astype(np.float32)
+    with pytest.raises(CheckpointError, match=r"linear_3/w holds NaN or infinite"):
+        load_pickle(write(tmp_path / "model.pkl", {"params": params}))
+
+
 def test_missing_parameters_are_named(rotary):
     params = copy(rotary.published)
     del params["layer_norm_3"]["scale"]

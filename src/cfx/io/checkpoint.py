@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = json.loads((path / "checkpoint.json").read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{path} is no checkpoint directory (checkpoint.json is missing)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read {path}/checkpoint.json: {error}") from error
     if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
         raise CheckpointError(f"{path} has an unknown checkpoint format", "it may need a newer cfx")
@@ -113,11 +114,28 @@ def flatten(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
+def check_finite(arrays: Mapping[str, np.ndarray], source: Path | str) -> None:
+    """Refuses weights that are no numbers: every draw of such a model fails, after a long time.
+
+    Raises:
+        CheckpointError: naming the first array that holds one.
+    """
+    for name, values in arrays.items():
+        if values.dtype.kind not in "fiub":
+            raise CheckpointError(f"{source}: {name} holds {values.dtype}, which are no numbers")
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{source}: {name} holds NaN or infinite numbers", "the training may have diverged")
+
+
 def _read(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        return load_file(path)
+        arrays = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # on types that numpy lacks
+        raise CheckpointError(f"cannot read {path}: a tensor of a type that numpy lacks ({error})") from error
+    check_finite(arrays, path)
+    return arrays

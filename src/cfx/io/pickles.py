@@ -1,14 +1,18 @@
 """Pickles of arrays, read without trusting them.
 
 The unpickler knows numpy arrays, JAX arrays (rebuilt as numpy) and optax states (kept as inert tuples). A pickle
-that names anything else is refused before the thing is imported.
+that names anything else is refused before the thing is imported. It is the unpickler that Python's library has in
+Python: each opcode is a method, so that what a few bytes ask for can be weighed against the size of the file.
 """
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
-from typing import IO, Any
+import struct
+from collections.abc import Callable
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -75,9 +79,9 @@ class _Array:
 
 def _make_array(data: Any, dtype: Any, shape: Any, order: Any) -> np.ndarray:
     sizes_ok = isinstance(shape, tuple) and all(type(size) is int and size >= 0 for size in shape)
-    if not sizes_ok or not isinstance(dtype, _Dtype) or not isinstance(data, bytes | bytearray) or order not in "CF":
+    if not sizes_ok or not isinstance(dtype, _Dtype) or not isinstance(data, bytes) or order not in "CF":
         raise pickle.UnpicklingError("a damaged array")
-    return np.frombuffer(bytes(data), np.dtype(dtype.code)).reshape(shape, order=order)
+    return np.frombuffer(data, np.dtype(dtype.code)).reshape(shape, order=order)
 
 
 def _array_from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
@@ -132,8 +136,53 @@ def _opaque_state() -> type:
     return type("OpaqueState", (tuple,), {"__slots__": (), "__new__": lambda cls, *fields: tuple.__new__(cls, fields)})
 
 
-class RestrictedUnpickler(pickle.Unpickler):
-    """Loads arrays and the containers around them; refuses every other name."""
+_library: Any = pickle  # the stubs know the unpickler in C only
+
+MOST_OPCODES = 1_000_000
+"""In a file. The largest published checkpoint has 20,000."""
+
+_FORBIDDEN = (
+    *(pickle.PERSID, pickle.BINPERSID, _library.NEXT_BUFFER, _library.READONLY_BUFFER),
+    *(pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ, pickle.NEWOBJ_EX),
+    *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.DUP),
+)
+"""Opcodes that no pickle of arrays needs: other ways to call something, and what is hashed."""
+
+
+class RestrictedUnpickler(_library._Unpickler):
+    """Loads arrays and the containers around them; refuses every other name, and more work than the file's size."""
+
+    def __init__(self, file: IO[bytes]):
+        super().__init__(file)
+        start = file.tell()
+        self._left = self._copies_left = file.seek(0, os.SEEK_END) - start
+        file.seek(start)
+        self._file = file
+        self._opaque_state = _opaque_state()
+
+    def load(self) -> Any:
+        """As in the library, with a limit on the number of opcodes."""
+        self._unframer = _library._Unframer(self._read, self._readline)
+        self.read, self.readline = self._unframer.read, self._unframer.readline
+        self.metastack, self.stack, self.proto = [], [], 0
+        self.append = self.stack.append
+        try:
+            for _ in range(MOST_OPCODES):
+                self.dispatch[self.read(1)[0]](self)
+        except _library._Stop as stop:
+            return stop.value
+        raise pickle.UnpicklingError(f"more than {MOST_OPCODES:,} opcodes")
+
+    def _read(self, size: int) -> bytes:
+        if size > self._left:  # before anything of that size is allocated
+            raise EOFError
+        self._left -= size
+        return self._file.read(size)
+
+    def _readline(self) -> bytes:
+        line = self._file.readline()
+        self._left -= len(line)
+        return line
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in _ALLOWED:
@@ -141,8 +190,57 @@ class RestrictedUnpickler(pickle.Unpickler):
         if (module, name) == ("numpy", "ndarray"):
             return "numpy.ndarray"  # only ever an argument of `_reconstruct`
         if _OPTAX_STATE.fullmatch(module) and name.endswith("State") and name.isidentifier():
-            return _opaque_state()
+            return self._opaque_state
         raise Refused(f"refused a pickle that asks for {module}.{name}; nothing in it was run")
+
+    def _call(self) -> None:
+        """REDUCE and NEWOBJ. What is passed again and again, and copied each time, is counted each time."""
+        arguments, function = self.stack.pop(), self.stack[-1]
+        known = isinstance(function, _Function) or function is self._opaque_state
+        if not known or not isinstance(arguments, tuple):
+            raise pickle.UnpicklingError("a call of something that is no function")
+        self._copies_left -= len(arguments) + sum(len(text) for text in arguments if isinstance(text, str))
+        if self._copies_left < 0:
+            raise pickle.UnpicklingError("a short file that makes much of little")
+        self.stack[-1] = function(*arguments)
+
+    def _build(self) -> None:
+        state, instance = self.stack.pop(), self.stack[-1]
+        if not isinstance(instance, _Array | _Dtype):
+            raise pickle.UnpicklingError("the state of something that is no array")
+        instance.__setstate__(state)
+
+    def _dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._fill(items)
+
+    def _set_items(self) -> None:
+        self._fill(self.pop_mark())
+
+    def _set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._fill([key, value])
+
+    def _fill(self, items: list) -> None:
+        """Puts keys and values into the dict on the stack. The hash of nested tuples could take for ever."""
+        content = self.stack[-1]
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < 2**31):
+                raise pickle.UnpicklingError("a key that is neither text nor a number")
+            if type(content) is not dict:
+                raise pickle.UnpicklingError("items of something that is no dict")
+            content[key] = value
+
+    def _bytearray(self) -> None:
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(self.read(size))
+
+    dispatch = {
+        code: method for code, method in _library._Unpickler.dispatch.items() if bytes([code]) not in _FORBIDDEN
+    }
+    dispatch |= {pickle.REDUCE[0]: _call, pickle.NEWOBJ[0]: _call, pickle.BUILD[0]: _build, pickle.DICT[0]: _dict}
+    dispatch |= {pickle.SETITEM[0]: _set_item, pickle.SETITEMS[0]: _set_items, _library.BYTEARRAY8[0]: _bytearray}
 
 
 _DAMAGE = (
@@ -156,5 +254,7 @@ _DAMAGE = (
     MemoryError,
     RecursionError,
     NotImplementedError,
+    struct.error,
+    AssertionError,
 )
 """What the unpickler raises on bytes that are no pickle."""

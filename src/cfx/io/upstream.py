@@ -12,6 +12,7 @@ from cfx.config import ModelConfig
 from cfx.core.network import check_shapes
 from cfx.errors import CheckpointError, UnsafeError, UsageError
 from cfx.io import pickles
+from cfx.io.checkpoint import check_finite
 
 Params = dict[str, dict[str, np.ndarray]]
 
@@ -43,25 +44,26 @@ def load_pickle(path: Path, name: str | None = None) -> Params:
             f"{name} is no readable pickle, or is cut short ({error})", "download it again"
         ) from error
     params = content.get("params", content) if isinstance(content, dict) else None
-    if not isinstance(params, dict) or not all(_is_module(module, arrays) for module, arrays in params.items()):
+    modules = {module: _arrays(arrays) for module, arrays in params.items()} if isinstance(params, dict) else {}
+    found = {module: arrays for module, arrays in modules.items() if isinstance(module, str) and arrays is not None}
+    if len(found) < len(modules) or not isinstance(params, dict):
         raise CheckpointError(f"{name} holds no Haiku parameters")
-    return {
-        module: {part: pickles.array_of(array) for part, array in arrays.items()} for module, arrays in params.items()
-    }
+    for module, arrays in found.items():
+        check_finite({f"{module}/{part}": array for part, array in arrays.items()}, name)
+    return found
 
 
-def _is_module(name: Any, module: Any) -> bool:
-    return (
-        isinstance(name, str)
-        and isinstance(module, dict)
-        and all(
-            isinstance(part, str) and (found := pickles.array_of(array)) is not None and found.dtype.kind == "f"
-            for part, array in module.items()
-        )
+def _arrays(module: Any) -> dict[str, np.ndarray] | None:
+    """The arrays of a module by name, or None if it is none."""
+    arrays = (
+        {part: pickles.array_of(array) for part, array in module.items()} if isinstance(module, dict) else {"": None}
     )
+    named = {part: array for part, array in arrays.items() if isinstance(part, str) and array is not None}
+    floats = len(named) == len(arrays) and all(array.dtype.kind == "f" for array in named.values())
+    return named if floats else None
 
 
-def recognise(params: Params, num_heads: int | None = None, **sizes: int | float) -> ModelConfig:
+def recognise(params: Params, num_heads: int | None = None, **sizes: Any) -> ModelConfig:
     """The architecture of published parameters, read off their shapes.
 
     Args:
@@ -84,8 +86,8 @@ def recognise(params: Params, num_heads: int | None = None, **sizes: int | float
         num_species = embeddings["a_embeddings"].shape[0]
         model_size = params["linear_2"]["w"].shape[1]
         width = params["multi_head_attention/query"]["w"].shape[1]
-        blocks = [re.match(r"multi_head_attention_?(\d*)/", name) for name in params]
-        num_layers = 1 + max(int(match[1] or 0) for match in blocks if match)
+        blocks = {name.split("/")[0] for name in params if re.match(r"multi_head_attention(_[1-9]\d*)?/", name)}
+        num_layers = len(blocks)
         heads = num_heads or max(width // 64, 1)
         if width % heads:
             raise CheckpointError(f"{heads} heads do not divide the {width} columns of a query")
