@@ -236,7 +236,7 @@ class RestrictedUnpickler(_library._Unpickler):
         (size,) = struct.unpack("<Q", self.read(8))
         self.append(self.read(size))
 
-    dispatch = {
+    dispatch: ClassVar[dict[int, Callable]] = {
         code: method for code, method in _library._Unpickler.dispatch.items() if bytes([code]) not in _FORBIDDEN
     }
     dispatch |= {pickle.REDUCE[0]: _call, pickle.NEWOBJ[0]: _call, pickle.BUILD[0]: _build, pickle.DICT[0]: _dict}
