@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+
 
 def main() -> None:
     """Entry point of `cfx`: runs a command, turns every expected failure into one line and an exit code."""
+    _leave_the_working_directory_out()
     from cfx.cli.app import run
 
     run()
+
+
+def _leave_the_working_directory_out() -> None:
+    """Nothing that lies where the user stands is imported, here or in a process that we start (joblib's, among them).
+
+    `python -m` and `python -c` put that directory first.
+    """
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    with contextlib.suppress(OSError):  # of a directory that was deleted
+        if not sys.flags.safe_path and sys.path[:1] in ([""], [os.getcwd()]):
+            del sys.path[0]

@@ -83,7 +83,7 @@ def _read_values(path: Path) -> list[bytes]:
 
     # liblmdb follows the offsets of a file wherever they lead, and a damaged file ends the process that reads it:
     # another process goes first.
-    probe = [sys.executable, "-c", _PROBE, str(path), str(path.is_dir())]
+    probe = [sys.executable, "-P", "-c", _PROBE, str(path), str(path.is_dir())]
     if subprocess.run(probe, capture_output=True, start_new_session=True, check=False).returncode:
         raise DataError(f"{path} is no readable LMDB file, or is cut short")
     with (
