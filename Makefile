@@ -2,17 +2,27 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: crystals test lint docs clean
+.PHONY: crystals check test test-slow lint docs clean
 
 crystals: .venv/core  ## install cfx and draw ten crystals with the bundled model
 	$(BIN)/cfx sample --model mini --sg 194 --n 10 -o crystals.cif --force
 
-test: .venv/all  ## install cfx with everything it can use, and run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# Tests have three tiers, held complete by tests/test_tiers.py: quick ones, `integration` and `slow`.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: .venv/all
-	$(BIN)/ruff check src tests tools benchmarks
+check: lint  ## format, lint, types, layers and quick tests
+	$(PYTEST) -m "not integration and not slow"
+
+test: .venv/all  ## all tests but slow ones, which is what plain pytest runs too
+	$(PYTEST) -m "not slow"
+
+test-slow: .venv/all  ## kills, fuzzing, statistics, several devices, the tutorial
+	$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk 1 -m "slow"
+
+lint: .venv/all  ## format, lint and types
 	$(BIN)/ruff format --check src tests tools benchmarks
+	$(BIN)/ruff check src tests tools benchmarks
+	$(BIN)/basedpyright
 
 docs: .venv/docs  ## build these pages into site/; open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

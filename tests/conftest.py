@@ -33,6 +33,26 @@ FILES = {
 }
 
 
+WHOLE_COMMANDS = ("cli", "docs")
+"""Folders of tests that are integration tests, all of them."""
+
+HEAVY_FIRST = ("cli", "training", "sampling", "docs", "rl", "predictors")
+"""Folders whose tests come first, so that no worker is left with a heavy file at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what runs whole commands, and puts heavy folders first."""
+    here = Path(__file__).parent
+
+    def folder(item: pytest.Item) -> str:
+        return item.path.relative_to(here).parts[0]
+
+    for item in items:
+        if folder(item) in WHOLE_COMMANDS:
+            item.add_marker("integration")
+    items.sort(key=lambda item: HEAVY_FIRST.index(folder(item)) if folder(item) in HEAVY_FIRST else len(HEAVY_FIRST))
+
+
 @dataclass(frozen=True)
 class Golden:
     """A small published model, 150 crystals, and what the public implementation computes for them.
@@ -71,6 +91,20 @@ def load_golden(position: str) -> Golden:
     expected = dict(np.load(GOLDEN / expected_name))
     params = upstream.convert(published, config)
     return Golden(GOLDEN / pickle_name, published, config, params, batch, expected)
+
+
+@pytest.fixture(scope="session")
+def run_directory(tmp_path_factory) -> Path:
+    """A directory that all processes of a run of the tests share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled_once(run_directory):
+    """Programs are compiled once for all modules and processes of a run; JAX keeps those of each XLA_FLAGS apart."""
+    jax.config.update("jax_compilation_cache_dir", str(run_directory / "cfx-cache" / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from .. import processes
+
 COMMAND = [sys.executable, "-c", "from cfx.cli import main; main()"]
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory) -> Path:
-    """A cache directory for all commands of a session: they compile the same programs."""
-    return tmp_path_factory.mktemp("cfx-cache")
+def shared_cache(run_directory) -> Path:
+    """A cache directory for all commands of a run of the tests: they compile the same programs."""
+    return run_directory / "cfx-cache"
 
 
 @pytest.fixture(autouse=True)
@@ -26,24 +28,28 @@ def own_cache(shared_cache, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def cfx(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+def fresh(request) -> bool:
+    """Whether processes are started from nothing: those of slow tests are, all others are forked."""
+    return request.node.get_closest_marker("slow") is not None
+
+
+@pytest.fixture
+def cfx(tmp_path: Path, fresh: bool) -> Callable[..., subprocess.CompletedProcess]:
     """Runs `cfx` with arguments in a temporary directory; text output captured."""
 
-    def run(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess:
-        command = [*COMMAND, *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
+    def run(*arguments: object) -> subprocess.CompletedProcess:
+        return processes.run(["cfx", *map(str, arguments)], tmp_path, fresh=fresh)
 
     return run
 
 
 @pytest.fixture
-def start_cfx(tmp_path: Path):
+def start_cfx(tmp_path: Path, fresh: bool):
     """Starts `cfx` with arguments in a temporary directory; what still runs at the end is killed."""
-    started: list[subprocess.Popen] = []
+    started = []
 
-    def start(*arguments: object) -> subprocess.Popen:
-        command = [*COMMAND, *map(str, arguments)]
-        started.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
+    def start(*arguments: object):
+        started.append(processes.start(["cfx", *map(str, arguments)], tmp_path, stdout=False, fresh=fresh))
         return started[-1]
 
     yield start

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from .. import processes
 from ..conftest import published_pickle, published_shapes
 from ..internet import COMMITS, TOKEN, Fault, Repo
 from .conftest import COMMAND
@@ -40,28 +41,23 @@ class Machine:
         self.environment = kept | net.environment()
         self.environment |= {"CFX_CACHE": str(self.cache), "HF_HOME": str(self.hub), "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
 
-    def run(self, *arguments: object, limit: int | None = None, timeout: float = 120, **environment: str):
+    def run(self, *arguments: object, limit: int | None = None, **environment: str):
         """Runs cfx; no file can grow beyond `limit` bytes."""
+        env = self.environment | environment
+        if limit is None:
+            return processes.run(["cfx", *map(str, arguments)], self.directory, env)
 
         def prepare():
-            if limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
+        command, pipe = [*COMMAND, *map(str, arguments)], subprocess.PIPE
         return subprocess.run(
-            [*COMMAND, *map(str, arguments)],
-            cwd=self.directory,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            preexec_fn=prepare,
+            command, cwd=self.directory, env=env, stdout=pipe, stderr=pipe, text=True, preexec_fn=prepare
         )
 
-    def start(self, *arguments: object) -> subprocess.Popen:
+    def start(self, *arguments: object):
         """Starts cfx and does not wait for it."""
-        command = [*COMMAND, *map(str, arguments)]
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, cwd=self.directory, env=self.environment, stdout=pipe, stderr=pipe, text=True)
+        return processes.start(["cfx", *map(str, arguments)], self.directory, self.environment)
 
     def fetch(self, *arguments: object, **options):
         """Runs cfx fetch, which must succeed; returns the path it prints."""
@@ -196,12 +192,13 @@ def test_a_cut_connection_is_resumed(machine):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_an_interrupted_fetch_is_continued_by_the_next(machine, signum):
     machine.net.faults.append(Fault("stall", "GET .*/cdn/", amount=15_000_000))
     process = machine.start("fetch", "hf:datasets/friend/crystals/large.csv")
     wait_for(lambda: any(file.stat().st_size > 10_000_000 for file in machine.hub.rglob("*.incomplete")))
     process.send_signal(signum)
-    _, stderr = process.communicate(timeout=20)
+    _, stderr = process.communicate()
     if signum != signal.SIGKILL:
         assert process.returncode == 128 + signum
         assert stderr.count("\n") == 1 and stderr.startswith("error: stopped fetching"), stderr
@@ -213,7 +210,7 @@ def test_an_interrupted_fetch_is_continued_by_the_next(machine, signum):
     assert not list(machine.hub.rglob("*.incomplete"))
 
 
-def wait_for(condition, seconds: float = 20) -> None:
+def wait_for(condition, seconds: float = processes.PATIENCE) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -243,11 +240,13 @@ def test_a_server_that_wants_us_to_wait_too_long(machine):
     assert len(machine.net.log) == 1
 
 
+@pytest.mark.slow
 def test_a_slow_server(machine):
     machine.net.faults.append(Fault("slow", "GET .*/cdn/", amount=0.3))
     assert machine.fetch("hf:datasets/friend/crystals/large.csv").read_bytes() == LARGE
 
 
+@pytest.mark.slow
 def test_a_server_that_falls_silent(machine):
     """Once: the client asks again. Always: it gives up."""
     machine.net.faults.append(Fault("stall", "GET .*/cdn/", amount=3))
@@ -375,9 +374,7 @@ def test_a_commit_that_changes_is_refused(machine):
 
 def test_a_published_model_is_sampled_from_with_no_other_set_up(machine):
     machine.net.repos["zdcao/CrystalFormer"] = Repo({COMMITS[0]: {"alex20/PBE/epoch_005500.pkl": published_pickle()}})
-    result = machine.run(
-        "sample", "--model", "alex20", "--sg", "194", "--n", "5", "--keep-invalid", "-o", "x.csv", timeout=300
-    )
+    result = machine.run("sample", "--model", "alex20", "--sg", "194", "--n", "5", "--keep-invalid", "-o", "x.csv")
     assert result.returncode == 0, result.stderr
     assert len((machine.directory / "x.csv").read_text().splitlines()) == 6
     [source] = [locked for key, locked in machine.lock().items() if key.startswith("hf:")]
@@ -431,10 +428,11 @@ def test_a_file_named_by_hand(with_model):
         assert "hf:owner/repo/path" in lines[1]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(with_model):
     with_model.net.faults.append(Fault("slow", "GET .*/cdn/", amount=0.2))
     processes = [with_model.start("fetch", MODEL) for _ in range(2)]
-    outputs = [process.communicate(timeout=60) for process in processes]
+    outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0] and Path(outputs[0][0].strip()).is_dir()
     assert len(with_model.net.asked("GET .*/cdn/")) == 1
@@ -666,6 +664,7 @@ def kill_in_the_middle(machine) -> None:
     process.communicate()
 
 
+@pytest.mark.slow
 def test_a_page_is_resumed_but_never_mixed(machine):
     address = f"{MP20}/train.csv"
     machine.net.pages[address] = LARGE

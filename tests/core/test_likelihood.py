@@ -121,6 +121,7 @@ def test_rows_do_not_depend_on_later_tokens(golden, cast):
     assert np.abs(one[:, 10] - two[:, 10]).max() > 1e-2
 
 
+@pytest.mark.integration
 def test_loss_and_gradient_are_those_of_the_public_implementation(rotary, golden_gradient, cast):
     with jax.enable_x64(True):
         params, batch = cast(rotary.params, np.float64), rotary.batch[:64]

@@ -80,6 +80,7 @@ def tiny(request):
     )
 
 
+@pytest.mark.integration
 def test_slots_of_any_age_stand_side_by_side(tiny):
     """One slot begins four tokens after the other, and both give the rows of a full pass."""
     config, params, tokens = tiny

@@ -171,6 +171,7 @@ def much_data(tmp_path) -> Path:
     return tmp_path / "data.jsonl"
 
 
+@pytest.mark.integration
 def test_workers_end_when_the_callback_raises(much_data, own_cache):
     """At once, not when they were idle for long."""
     with pytest.raises(Stop), warnings.catch_warnings(action="error"):
@@ -183,6 +184,7 @@ def test_workers_end_when_the_callback_raises(much_data, own_cache):
     assert len(load_dataset(much_data, num_workers=2)) == 400
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed(much_data, own_cache):
     """One line and a hint; what was committed is kept."""
 
@@ -234,6 +236,7 @@ def start(data: Path, pause: float, num_workers: int = 1) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.slow
 def test_killed(data, own_cache, expected, num_workers):
     with start(data, 10, num_workers) as process:
         assert process.stdout.readline() == "2\n"
@@ -248,6 +251,7 @@ def test_killed(data, own_cache, expected, num_workers):
     assert content(own_cache / "encoded") == expected
 
 
+@pytest.mark.integration
 def test_two_processes_at_once(data, own_cache, expected):
     """The second waits for the first, tells how far that is, and encodes nothing itself."""
     with start(data, 0.3) as process:

@@ -49,6 +49,7 @@ def written():
     ("name", "render"),
     [("out.cif", render_cif), ("out.extxyz", render_extxyz), ("out.jsonl", render_jsonl), ("out.csv", render_csv)],
 )
+@pytest.mark.integration
 def test_what_cfx_writes_says_what_was_asked(tmp_path, written, name, render):
     crystals, record = written
     header = "L,X,A,W,M,G,logp_w,logp_a,logp_xyz,logp_l,logp\n" if name == "out.csv" else ""

@@ -203,7 +203,7 @@ class Desk:
     def close(self) -> None:
         """Ends the process that starts the others."""
         self.starter.stdin.close()
-        self.starter.wait(60)
+        self.starter.wait()
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +219,7 @@ def script_name(text: str) -> str | None:
     return match and match[1]
 
 
+@pytest.mark.slow
 def test_the_tutorial_from_top_to_bottom(desk):
     pytest.importorskip("chgnet")
     pytest.importorskip("smact")

@@ -46,7 +46,7 @@ def site(tmp_path_factory) -> dict[Path, Links]:
     target = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(target)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}  # the theme's news of its successor
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     assert done.returncode == 0 and not re.search("WARNING|ERROR|INFO", said), said
     return {page.relative_to(target): Links(page) for page in target.rglob("*.html")} | {Path(): target}

@@ -48,7 +48,7 @@ for i in range(20):
     record(f"hf:a/b/{sys.argv[1]}{i}", Locked({"x": Digest("a" * 64, i)}, directory="d"))
 """
     processes = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "abc"]
-    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert [process.wait() for process in processes] == [0, 0, 0]
     assert len(read_lockfile()) == 60
 
 

@@ -290,6 +290,7 @@ for name in sys.argv[1:]:
 """
 
 
+@pytest.mark.integration
 def test_published_models_are_fetched_by_name(internet, gap_directory, tmp_path):
     files = {file.name: file.read_bytes() for file in gap_directory.iterdir()}
     published = "MEGNet-MP-2019.4.1-BandGap-mfi"

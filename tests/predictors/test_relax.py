@@ -62,6 +62,7 @@ def test_forces_are_counted_as_in_ase(get_potential, alloys):
         assert len(start) > 1 or found.fmax == pytest.approx(np.linalg.norm(forces[1:], axis=1).max(), rel=1e-6)
 
 
+@pytest.mark.integration
 def test_chgnet_as_with_its_own_calculator(get_potential):
     potential = get_potential("chgnet")
     from chgnet.model.dynamics import CHGNetCalculator

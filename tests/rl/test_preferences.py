@@ -16,6 +16,8 @@ from cfx.model import Model, load_model
 from cfx.reporter import Mute
 from cfx.rl.preferences import learn_preferences, read_pairs
 
+pytestmark = pytest.mark.integration
+
 TINY = ModelConfig(
     n_max=3, num_layers=1, num_heads=2, key_size=8, model_size=16, embed_size=8, first_hidden=16, coord_components=2
 )

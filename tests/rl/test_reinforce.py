@@ -21,6 +21,8 @@ from cfx.rl.reinforce import fine_tune
 from cfx.rl.rewards import Diversity, RewardBatch, WeightedSum, make_batch
 from cfx.rl.rollout import step_request
 
+pytestmark = pytest.mark.integration
+
 TINY = ModelConfig(
     n_max=3, num_layers=1, num_heads=2, key_size=8, model_size=16, embed_size=8, first_hidden=16, coord_components=2
 )
@@ -83,6 +85,7 @@ def tiny() -> Model:
     return dataclasses.replace(Model.init(TINY, seed=3), name="tiny")
 
 
+@pytest.mark.slow
 def test_ppo_converges_to_the_tilted_distribution(tiny, tmp_path):
     """p_ref exp(r / tau), normalised: within 0.08 of every probability.
 

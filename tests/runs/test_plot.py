@@ -25,6 +25,8 @@ from cfx.runs.curves import NAMES, read_run
 from cfx.runs.figures import SUFFIXES, draw_curves, draw_similarity, learned_elements, save_figure, species_similarity
 from cfx.training.train import train
 
+pytestmark = pytest.mark.integration
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 MINI = Path(cfx.__file__).parent / "resources" / "models" / "mini"
 

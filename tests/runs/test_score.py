@@ -17,6 +17,8 @@ from cfx.model import Model
 from cfx.runs.score import Scores
 from cfx.training.train import mean_loss
 
+pytestmark = pytest.mark.integration
+
 PARTS = ("wyckoff", "species", "coords", "lattice")
 
 

@@ -20,6 +20,8 @@ from cfx.core.likelihood import init_params, output_rows
 from cfx.core.symmetry import symmetry_table
 from cfx.model import Model
 
+pytestmark = pytest.mark.slow
+
 NUM = 100_000
 AT_ONCE = 5_000
 GROUPS = (1, 15, 62, 166)

@@ -21,6 +21,8 @@ from cfx.sampling import decode, incremental, policy
 from cfx.sampling.constraints import unconstrained
 from cfx.sampling.pools import Decoder, Job
 
+pytestmark = pytest.mark.integration
+
 BATCH = 32
 FALSE_ALARM = 1e-4
 TABLE = symmetry_table()

@@ -26,6 +26,8 @@ from cfx.sampling.decode import Drawn
 from cfx.sampling.pools import Job
 from cfx.sampling.request import build_constraints, prepare
 
+pytestmark = pytest.mark.integration
+
 FALSE_ALARM = 1e-4
 TABLE = symmetry_table()
 GROUP = 221
@@ -116,6 +118,7 @@ def p_value(found: CrystalBatch, enumerated) -> float:
     return stats.chisquare(same.sum(0), len(same) * probability).pvalue
 
 
+@pytest.mark.slow
 def test_the_target_is_invariant(small, enumerated):
     """Chains that begin at draws from it are draws from it after 1 and 7 steps; the target is far from even."""
     outcomes, probability = enumerated
@@ -129,6 +132,7 @@ def test_the_target_is_invariant(small, enumerated):
         assert p_value(after, enumerated) > FALSE_ALARM
 
 
+@pytest.mark.slow
 def test_chains_from_one_crystal_reach_the_target(small, enumerated):
     begin = enumerated[0][np.full(CHAINS, 0)]
     target = target_of(small, WARM)
@@ -136,6 +140,7 @@ def test_chains_from_one_crystal_reach_the_target(small, enumerated):
     assert p_value(run(target, small.config, 2, begin, 60).crystals, enumerated) > FALSE_ALARM
 
 
+@pytest.mark.slow
 def test_a_coordinate_is_distributed_as_the_model_says(small):
     """x of 6e in Pm-3m: its mixture times the probability that the crystal ends after it, by numerical integration.
 
@@ -257,6 +262,7 @@ def refined(small):
     return target, key, jobs, drawn, *mcmc.refine(target, small.config, key, jobs, drawn, 20)
 
 
+@pytest.mark.slow
 def test_refine_depends_on_a_crystal_and_its_number_alone(small, refined):
     """Some of the crystals, in another order."""
     target, key, jobs, drawn, after, rates = refined
@@ -269,6 +275,7 @@ def test_refine_depends_on_a_crystal_and_its_number_alone(small, refined):
     np.testing.assert_allclose(few, rates[order], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_refine_changes_and_scores_crystals(small, refined):
     _, _, _, drawn, after, rates = refined
     validate(after.crystals)

@@ -29,6 +29,8 @@ from cfx.sampling.constraints import satisfied, unconstrained
 from cfx.sampling.policy import Policy, Sharpness, policy_log_prob
 from cfx.sampling.request import build_constraints, prepare
 
+pytestmark = pytest.mark.integration
+
 FALSE_ALARM = 1e-4
 TABLE = symmetry_table()
 PARTS = ("wyckoff", "species", "coords", "lattice")
@@ -384,6 +386,7 @@ def p_value(observed: np.ndarray, probability: np.ndarray) -> float:
     return stats.chisquare(both[0][some], both[1][some]).pvalue
 
 
+@pytest.mark.slow
 def test_draws_are_distributed_as_the_policy_and_exact_ones_as_the_filtered_model(small, outcomes):
     """Masks and a filter give different distributions, and a test that took one for the other would fail."""
     exact = dataclasses.replace(SMALL, exact=True, n=4000)

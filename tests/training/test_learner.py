@@ -89,6 +89,7 @@ def padded(data) -> Gradient:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.integration
 def test_every_crystal_weighs_the_same_over_an_epoch(data, padded, accumulate):
     """Steps of 12, 8 and 4 crystals (or 2 batches a step) give, on average, the mean gradient over the data."""
     batches = BatchPlan(data.num_sites, 21, 88.0).epoch(seed=0)

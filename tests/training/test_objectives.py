@@ -28,6 +28,7 @@ def published_objective(params, config, batch, rollout):
     return jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - CLIP, 1 + CLIP) * advantage).mean()
 
 
+@pytest.mark.integration
 def test_ppo_is_that_of_the_public_implementation(rotary, golden_gradient, rollout, cast):
     with jax.enable_x64(True):
         params, batch = cast(rotary.params, np.float64), rotary.batch[:64]

@@ -22,6 +22,8 @@ from cfx.reporter import Silent
 from cfx.signals import Interrupted
 from cfx.training.train import mean_loss, train
 
+pytestmark = pytest.mark.integration
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = ModelConfig(
     num_layers=2, num_heads=2, key_size=8, model_size=16, embed_size=8, first_hidden=16, coord_components=4

@@ -1,0 +1,57 @@
+"""The tiers of the tests are complete: every test is run by `make test` or by `make test-slow`, and CI runs both."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TIERS = ("integration", "slow")
+EXPRESSION = r"-m ([\"'])(?P<expression>[a-z ]+)\1"
+
+
+def rules() -> dict[str, str]:
+    """What the targets of the Makefile run."""
+    text = (ROOT / "Makefile").read_text()
+    return {match[1]: match[2] for match in re.finditer(r"^([\w-]+):.*\n((?:\t.*\n)+)", text, re.M)}
+
+
+def selects(target: str, markers: set[str]) -> bool:
+    """Whether a target runs tests with these markers."""
+    expression = re.search(EXPRESSION, rules()[target])["expression"]
+    return eval(expression, {name: name in markers for name in TIERS})
+
+
+@pytest.mark.parametrize("marked", [*product([False, True], repeat=len(TIERS))])
+def test_every_test_has_exactly_one_tier(marked):
+    markers = {name for name, there in zip(TIERS, marked, strict=True) if there}
+    assert selects("test", markers) != selects("test-slow", markers)
+    assert selects("check", markers) == (not markers)
+    assert selects("test", markers) or not selects("check", markers)
+
+
+def test_plain_pytest_is_make_test():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["addopts"]
+    assert re.search(EXPRESSION, options)["expression"] == re.search(EXPRESSION, rules()["test"])["expression"]
+
+
+def test_markers_are_those_of_the_tiers():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["markers"]
+    assert tuple(line.split(":")[0] for line in declared) == TIERS
+
+
+@pytest.mark.parametrize("file", [".ci/run", ".github/workflows/ci.yml"])
+def test_ci_runs_every_tier(file):
+    targets = set(re.findall(r"\bmake ([\w-]+)", (ROOT / file).read_text()))
+    assert targets >= {"check", "test", "test-slow"}
+
+
+def test_checks_stand_in_make_check():
+    assert re.search(r"^check: lint", (ROOT / "Makefile").read_text(), re.M)
+    assert {"ruff format --check", "ruff check", "basedpyright"} <= set(
+        re.findall(r"BIN\)/(.+?)(?: src.*)?$", rules()["lint"], re.M)
+    )
