@@ -126,12 +126,12 @@ def write_store(encoded: Path, target: Path, count: int) -> dict:
     part = Part(len(data), np.array(data._crystals), np.array(data._sites), data.names, [])
     target.mkdir()
     start = time.perf_counter()
-    with StoreWriter(target, {key: state[key] for key in ("digest", "source", "symprec", "n_max")}) as writer:
-        while writer.rows < count:
-            kept = min(len(data), count - writer.rows)
-            sites = int(part.crystals["num_sites"][:kept].sum())
-            writer.append(Part(kept, part.crystals[:kept], part.sites[:sites], part.names[:kept], []))
-            writer.commit()
+    writer = StoreWriter(target, {key: state[key] for key in ("digest", "source", "symprec", "n_max")})
+    while writer.rows < count:
+        kept = min(len(data), count - writer.rows)
+        sites = int(part.crystals["num_sites"][:kept].sum())
+        writer.append(Part(kept, part.crystals[:kept], part.sites[:sites], part.names[:kept], []))
+        writer.commit()
     return {"seconds_to_write": round(time.perf_counter() - start, 1)}
 
 

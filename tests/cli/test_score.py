@@ -14,7 +14,7 @@ import pytest
 from cfx.cli.score import _print_summary
 from cfx.core.elements import formula
 from cfx.data.dataset import load_dataset
-from cfx.io.outputs import FORMATS, OutputRecord
+from cfx.io.formats import FORMATS, OutputRecord
 from cfx.model import load_model
 
 COLUMNS = ["name", "formula", "space_group", "sites", "log_prob"]

@@ -13,7 +13,7 @@ import cfx
 from cfx.data.encode import DISORDERED
 from cfx.data.structures import load_crystals
 from cfx.errors import DataError
-from cfx.io.outputs import OutputRecord, render_cif, render_csv, render_extxyz, render_jsonl
+from cfx.io.formats import OutputRecord, render_cif, render_csv, render_extxyz, render_jsonl
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 MIXED_SALT = Structure(Lattice.cubic(4), [{"Na": 0.5, "K": 0.5}], [[0, 0, 0]])

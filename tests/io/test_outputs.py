@@ -23,7 +23,8 @@ from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS
 from cfx.data.read import parse_structure, read_records
 from cfx.errors import OutputError, UsageError
-from cfx.io.outputs import FORMATS, GrowingOutput, OutputRecord, StandardOutput, check_output
+from cfx.io.formats import FORMATS, OutputRecord
+from cfx.io.outputs import GrowingOutput, StandardOutput, check_output
 
 REQUEST = {"space_groups": [1, 2], "n": 6, "seed": 0, "template": {"letters": []}}
 NAMES = ["out.cif", "out.zip", "out.extxyz", "out.jsonl", "out.csv", "out"]

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from cfx.cli import options
-from cfx.errors import OutputError
 
 
 def command(
@@ -31,16 +30,11 @@ def command(
     RMSD to the start, and why something failed; the other formats hold the crystals that have an energy.
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.io.files import check_file
-    from cfx.runs.relax import SUFFIXES, RelaxSettings, relax_file
+    from cfx.runs.relax import RelaxSettings, relax_file
 
-    check_file(output, SUFFIXES, force)
-    partial = output.with_name(f"{output.name}.partial")
-    if partial.exists() and not (force or resume):
-        raise OutputError(f"{partial} holds an unfinished run", "continue it with --resume, or start anew with --force")
     reporter = ConsoleReporter()
     settings = RelaxSettings(crystals, potential, fmax, steps, fix_symmetry)
-    rows = relax_file(settings, output, device, workers or -1, reporter, resume)
+    rows = relax_file(settings, output, device, workers or -1, reporter, force, resume)
     converged = sum(row["converged"] for row in rows)
     failed = sum(row["energy"] is None for row in rows)
     reporter.message(

@@ -110,9 +110,11 @@ def command(
     if space_group is not None:
         options.check_space_groups(space_group)
 
+    from cfx.io.files import sole_writer
     from cfx.io.outputs import check_output
 
-    check_output(output, force, keep_invalid, resume)
+    with sole_writer(output):
+        check_output(output, force, keep_invalid, resume)
     start_jax(reporter)
 
     from cfx.runs.sample import sample

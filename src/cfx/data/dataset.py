@@ -260,10 +260,8 @@ def load_dataset(
 def _encode_into(partial: Path, path: Path, settings: dict[str, Any], num_workers: int, on_progress) -> None:
     """Fills a store with the rows that it lacks."""
     try:
-        with (
-            StoreWriter(partial, settings) as writer,
-            closing(_parts(path, settings, num_workers, writer.rows)) as parts,
-        ):
+        writer = StoreWriter(partial, settings)
+        with closing(_parts(path, settings, num_workers, writer.rows)) as parts:
             committed = time.monotonic()
             for part in parts:
                 writer.append(part)

@@ -2,8 +2,8 @@
 
 A store is a directory. crystals.bin and sites.bin hold the records below, names.jsonl a JSON string for every crystal,
 failures.csv the rows that are none, and dataset.json the counts and the length of each file. While it grows it is
-called NAME.partial: files are only appended to, and dataset.json, replaced after every commit, says how much of them
-counts. Nothing here imports JAX.
+called NAME.partial: files are journals, and dataset.json, replaced after every commit, says how much of them counts.
+Nothing here imports JAX.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cfx.data.encode import EncodedCrystal
-from cfx.errors import OutputError
-from cfx.io.files import sync
+from cfx.io.files import sync, try_lock, writing
+from cfx.io.journal import Journal, write_state
 
 FORMAT = 1
 """Version of the layout; stores of another one are made again."""
@@ -37,6 +37,8 @@ SITE = np.dtype([("wyckoff", "u1"), ("species", "u1"), ("frac_coords", "<f4", 3)
 """One symmetry-inequivalent site, as in `CrystalBatch`."""
 
 FILES = ("crystals.bin", "sites.bin", "names.jsonl", "failures.csv")
+
+HINT = "set CFX_CACHE to a directory with room"
 
 
 class Failure(NamedTuple):
@@ -91,36 +93,22 @@ def starts(num_sites: np.ndarray) -> np.ndarray:
 
 
 class StoreWriter:
-    """Appends parts to a store, after whatever an earlier writer committed to it.
-
-    Attributes:
-        rows: of the input that are in the store.
-    """
+    """Appends parts to a store, after whatever an earlier writer committed to it."""
 
     def __init__(self, directory: Path, settings: dict[str, Any]):
         """`settings` are kept in dataset.json; its `digest` decides whether earlier work is continued."""
         self.directory, self._settings = directory, settings
         state = read_state(directory, settings["digest"]) or {"bytes": {}}
         self._counts = {name: state.get(name, 0) for name in ("rows", "crystals", "sites", "failures")}
-        self._open, self._files = ExitStack(), {}
-        with _writing(directory):
-            for name in FILES:
-                file = self._open.enter_context(open(directory / name, "ab"))  # noqa: SIM115
-                self._files[name] = file
-                file.truncate(state["bytes"].get(name, 0))
-                file.seek(0, os.SEEK_END)
-            if not self._files["failures.csv"].tell():
-                self._files["failures.csv"].write(b"row,name,reason\n")
-
-    def __enter__(self) -> StoreWriter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        with _writing(self.directory):
-            self._open.close()
+        self._files = {name: Journal(directory / name, directory, HINT) for name in FILES}
+        for name, journal in self._files.items():
+            journal.resume(state["bytes"].get(name, 0))
+        if not self._files["failures.csv"].size:
+            self._files["failures.csv"].append(b"row,name,reason\n")
 
     @property
     def rows(self) -> int:
+        """Rows of the input that are in the store."""
         return self._counts["rows"]
 
     def append(self, part: Part) -> None:
@@ -132,13 +120,15 @@ class StoreWriter:
         crystals = part.crystals.copy()
         crystals["row"] += self._counts["rows"]
         crystals["start"] += self._counts["sites"]
-        failures = [failure._replace(row=failure.row + self._counts["rows"]) for failure in part.failures]
-        with _writing(self.directory):
-            self._files["crystals.bin"].write(crystals.tobytes())
-            self._files["sites.bin"].write(part.sites.tobytes())
-            self._files["names.jsonl"].write("".join(json.dumps(name) + "\n" for name in part.names).encode())
-            self._write_failures(failures)
-        added = (part.rows, len(crystals), len(part.sites), len(failures))
+        failures = io.StringIO()
+        csv.writer(failures, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(
+            failure._replace(row=failure.row + self._counts["rows"]) for failure in part.failures
+        )
+        names = "".join(json.dumps(name) + "\n" for name in part.names)
+        data = (crystals.tobytes(), part.sites.tobytes(), names.encode())
+        for name, more in zip(FILES, (*data, failures.getvalue().encode(errors="backslashreplace")), strict=True):
+            self._files[name].append(more)
+        added = (part.rows, len(crystals), len(part.sites), len(part.failures))
         self._counts = {name: self._counts[name] + more for name, more in zip(self._counts, added, strict=True)}
 
     def commit(self) -> None:
@@ -147,24 +137,13 @@ class StoreWriter:
         Raises:
             OutputError: if it cannot be written.
         """
-        with _writing(self.directory):
-            for file in self._files.values():
-                file.flush()
-                os.fsync(file.fileno())
-            lengths = {name: file.tell() for name, file in self._files.items()}
-            state = {"format": FORMAT, **self._settings, **self._counts, "bytes": lengths}
-            fresh = self.directory / "dataset.json.new"
-            with open(fresh, "w") as file:
-                file.write(json.dumps(state, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(fresh, self.directory / "dataset.json")
+        for journal in self._files.values():
+            journal.commit()
+        lengths = {name: journal.size for name, journal in self._files.items()}
+        state = {"format": FORMAT, **self._settings, **self._counts, "bytes": lengths}
+        write_state(self.directory / "dataset.json", state, HINT)
+        with writing(self.directory, HINT):
             sync(self.directory)
-
-    def _write_failures(self, rows: Sequence[Failure]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
-        self._files["failures.csv"].write(text.getvalue().encode(errors="backslashreplace"))
 
 
 def read_state(directory: Path, digest: str) -> dict[str, Any] | None:
@@ -188,32 +167,15 @@ def map_records(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
 @contextmanager
 def exclusive(directory: Path) -> Iterator[bool]:
     """Makes a directory if need be and locks it; False where another process holds it, or has just renamed it."""
-    with _writing(directory):
+    with writing(directory, HINT):
         directory.mkdir(parents=True, exist_ok=True)
-        try:
-            # A file, since network file systems do not lock directories for other hosts. It stays in the store.
-            handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:
-            handle = None
-    if handle is None:
-        yield False
-        return
+    # By a file, since network file systems do not lock directories for other hosts. It stays in the store.
+    handle = try_lock(directory / "lock", "set CFX_CACHE to a local directory")
     try:
-        yield _lock(handle, directory)
+        yield handle is not None
     finally:
-        os.close(handle)  # and with it the lock
-
-
-def _lock(handle: int, directory: Path) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(handle), os.stat(directory / "lock"))
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    except OSError as error:
-        raise OutputError(f"cannot lock {directory}: {error.strerror}", "set CFX_CACHE to a local directory") from error
+        if handle is not None:
+            os.close(handle)
 
 
 def publish(partial: Path, final: Path) -> None:
@@ -222,21 +184,11 @@ def publish(partial: Path, final: Path) -> None:
     Raises:
         OutputError: if it cannot be renamed.
     """
-    with _writing(final):
+    with writing(final, HINT):
         if final.exists():
             shutil.rmtree(final)
         os.replace(partial, final)
         sync(final.parent)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}", "set CFX_CACHE to a directory with room"
-        ) from error
 
 
 _NUMBER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)(?![\w.]*\w)")

@@ -1,7 +1,4 @@
-"""Where files belong and how they appear: caches, locks, whole files or none, and checks before the work.
-
-The encoding of a data set has a lock of its own, in `store.exclusive`: its directory is renamed while it is held.
-"""
+"""Files as everything here treats them: where they are kept, whole or not there at all, one process at a time."""
 
 from __future__ import annotations
 
@@ -10,12 +7,16 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
 
 from cfx.catalog import Entry
 from cfx.errors import DataError, OutputError, UsageError
+
+POLL_SECONDS = 0.05
+"""Between two attempts to get a lock that another process holds."""
 
 
 def cache_directory(*parts: str) -> Path:
@@ -36,6 +37,11 @@ def cache_directory(*parts: str) -> Path:
     return directory
 
 
+def resource_directory(entry: Entry) -> Path:
+    """The directory of an entry that comes with cfx."""
+    return Path(str(files("cfx.resources"))) / str(entry.resource)
+
+
 def content_digest(path: Path, settings: list) -> str:
     """SHA-256 of a file's bytes, or of a directory's names and bytes, and of the settings.
 
@@ -53,6 +59,17 @@ def content_digest(path: Path, settings: list) -> str:
         except OSError as error:
             raise DataError(f"cannot read {file}: {error.strerror}") from error
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def writing(path: Path | str, hint: str | None = None) -> Iterator[None]:
+    """Turns an OSError into an OutputError which names `path`; a closed pipe stays what it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}", hint) from error
 
 
 def remove_file(path: Path) -> None:
@@ -76,78 +93,132 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def replace_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` make a sibling file or directory, then renames it to `path`; nothing half-written stays.
+def replace_atomically(
+    path: Path, write: Callable[[Path], object], fresh: Path | None = None, hint: str | None = None
+) -> None:
+    """Lets `write` make a file or directory beside `path`, then renames it; nothing half-written takes the name.
+
+    Args:
+        path: the name.
+        write: makes what is to have it, under the name that it is given.
+        fresh: that name. By default it is this process's own; where a lock keeps others away, a fixed one is better,
+            since what a killed process left there is then written over.
+        hint: what to do where it cannot be written.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
+    fresh = fresh or path.with_name(f"{path.name}.partial-{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        for file in (*partial.iterdir(), partial) if partial.is_dir() else (partial,):
-            sync(file)  # what a crash of the machine must not leave empty
-        if path.is_dir():  # no directory replaces another: the old one steps aside first
-            old = path.with_name(f"{path.name}.old-{os.getpid()}")
-            os.replace(path, old)
-            os.replace(partial, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path, hint):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(fresh)
+            for file in (*fresh.iterdir(), fresh) if fresh.is_dir() else (fresh,):
+                sync(file)  # what a crash of the machine must not leave empty
+            if path.is_dir():  # no directory replaces another: the old one steps aside first
+                old = path.with_name(f"{path.name}.old-{os.getpid()}")
+                os.replace(path, old)
+                os.replace(fresh, path)
+                shutil.rmtree(old)
+            else:
+                os.replace(fresh, path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        elif partial.exists():
-            partial.unlink()
+        if fresh.is_dir():
+            shutil.rmtree(fresh, ignore_errors=True)
+        elif fresh.exists():
+            fresh.unlink()
 
 
-@contextlib.contextmanager
-def exclusively(name: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """A block that one process runs at a time, for each name; the others wait.
+def try_lock(path: Path, hint: str) -> int | None:
+    """Locks a file, which is created, for this process alone.
 
-    Args:
-        name: of what is to be protected.
-        on_wait: called once if another process is at it.
+    The system releases the lock when the process ends, however it ends.
+
+    Returns:
+        A handle that holds the lock until it is closed; None where another process has it, or has just renamed or
+        removed the file.
 
     Raises:
-        OutputError: if the file system cannot lock.
+        OutputError: if the file system cannot lock; `hint` says what to do then.
     """
-    key = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:16]
-    with held(cache_directory("locks") / f"{key}.lock", "set CFX_CACHE to a local directory", on_wait):
-        yield
+    import fcntl
+
+    handle = None
+    try:
+        # Open for writing, without which network file systems give no lock.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Between opening and locking, whoever had the lock may have given the name away: then this locks nothing.
+        if os.path.samestat(os.fstat(handle), os.stat(path)):
+            locked, handle = handle, None
+            return locked
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except OSError as error:
+        raise OutputError(f"cannot lock {path}: {error.strerror}", hint) from error
+    finally:
+        if handle is not None:
+            os.close(handle)
+    return None
 
 
 @contextlib.contextmanager
 def held(path: Path, hint: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """A block in which this process alone has locked a file.
+    """A block in which this process alone has locked a file; it waits for others.
 
     Args:
-        path: of the file, which is created.
+        path: of the file, which is created and stays.
         hint: what to do where it cannot be locked.
         on_wait: called once if another process has it.
 
     Raises:
         OutputError: if the file system cannot lock.
     """
-    from filelock import FileLock, Timeout
-
-    try:
+    with writing(path, hint):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            on_wait()
-            lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        raise OutputError(f"cannot lock {path}: {error}", hint) from error
+    if (handle := try_lock(path, hint)) is None:
+        on_wait()
+    while handle is None:
+        time.sleep(POLL_SECONDS)
+        handle = try_lock(path, hint)
     try:
         yield
     finally:
-        lock.release()
+        os.close(handle)
+
+
+def exclusively(name: str, on_wait: Callable[[], None] = lambda: None) -> contextlib.AbstractContextManager[None]:
+    """A block that one process of a machine runs at a time, for each name; see `held`."""
+    key = hashlib.sha256(name.encode(errors="backslashreplace")).hexdigest()[:16]
+    return held(cache_directory("locks") / f"{key}.lock", "set CFX_CACHE to a local directory", on_wait)
+
+
+@contextlib.contextmanager
+def sole_writer(path: Path | None, lock: Path | None = None) -> Iterator[None]:
+    """A block in which no other process writes a result; afterwards the lock's file is gone.
+
+    Args:
+        path: of the result; None is none, and free.
+        lock: the lock's file, in a directory that exists; by default PATH.lock.
+
+    Raises:
+        OutputError: if another process is at it, or the file system cannot lock.
+    """
+    if path is None:
+        yield
+        return
+    if lock is None:
+        check_directory(path)
+        lock = path.with_name(f"{path.name}.lock")
+    if (handle := try_lock(lock, "write to another file system, such as a local disk")) is None:
+        raise OutputError(
+            f"{path} is being written by another process", "wait until that has ended, or choose another name"
+        )
+    try:
+        yield
+    finally:
+        remove_file(lock)  # while it is locked: whoever opened it before finds that its name is gone
+        os.close(handle)
 
 
 def check_file(path: Path | None, suffixes: Sequence[str], force: bool) -> None:
@@ -183,8 +254,3 @@ def check_directory(path: Path) -> None:
         raise OutputError(f"cannot write {path}: no directory {path.parent}", f"create it with: mkdir -p {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"cannot write {path}: no permission to write in {path.parent}", "choose another directory")
-
-
-def resource_directory(entry: Entry) -> Path:
-    """The directory of an entry that comes with cfx."""
-    return Path(str(files("cfx.resources"))) / str(entry.resource)

@@ -1,151 +1,26 @@
-"""Crystals to files, format by suffix, batch by batch: an interrupted run keeps what it has and goes on from there.
+"""Crystals to files, batch by batch: an interrupted run keeps what it has and goes on from there.
 
-NAME grows as NAME.partial and takes its name when it is complete. Beside it, until then, lies NAME.partial.json, which
-says what was asked and how much of the file is whole, and, where no crystal may repeat, NAME.partial.kept, the crystals
-as numbers.
+NAME grows as NAME.partial, a journal, and takes its name when it is complete. Beside it, until then, lies
+NAME.partial.json, which says what was asked and how much of the file counts, and, where no crystal may repeat,
+NAME.partial.kept, the crystals as numbers.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import io
 import json
-import os
 import re
 import shutil
 import sys
-import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from cfx.core.crystal import CrystalBatch
-from cfx.core.elements import SYMBOLS, formula
-from cfx.core.symmetry import LETTERS
 from cfx.errors import OutputError, UsageError
-from cfx.io.cif import cif_block, cif_blocks
-from cfx.io.files import check_directory, replace_atomically
-
-
-@dataclasses.dataclass(frozen=True)
-class OutputRecord:
-    """A crystal on its way out.
-
-    Attributes:
-        index: its place in the file, from 0.
-        crystals: a batch of one (numpy).
-        remarks: what else is known of it; log-probabilities in nats.
-    """
-
-    index: int
-    crystals: CrystalBatch
-    remarks: dict[str, str | int | float]
-
-    @property
-    def name(self) -> str:
-        """Reduced formula and index."""
-        counts = self.crystals.composition(0)
-        divisor = int(np.gcd.reduce(list(counts.values())))
-        return formula({number: count // divisor for number, count in counts.items()}) + f"_{self.index}"
-
-
-def render_cif(record: OutputRecord) -> str:
-    """A CIF block."""
-    return cif_block(record.name, record.crystals, 0, record.remarks)
-
-
-def render_extxyz(record: OutputRecord) -> str:
-    """A frame of extended XYZ: all atoms of the conventional cell."""
-    import ase.io
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    atoms = AseAtomsAdaptor.get_atoms(record.crystals.to_structures()[0], msonable=False)
-    atoms.info = {"name": record.name, "space_group": int(record.crystals.space_group[0]), **record.remarks}
-    for extra in [key for key in atoms.arrays if key not in ("numbers", "positions")]:
-        del atoms.arrays[extra]
-    text = io.StringIO()
-    ase.io.write(text, atoms, format="extxyz")
-    return text.getvalue()
-
-
-def render_jsonl(record: OutputRecord) -> str:
-    """A line of JSON: the asymmetric unit, what else is known, and the CIF block."""
-    crystals, num = record.crystals, int(record.crystals.num_sites[0])
-    line = {
-        "name": record.name,
-        "space_group": int(crystals.space_group[0]),
-        "lattice": [float(f"{value:.8g}") for value in crystals.lattice[0]],
-        "wyckoff": [LETTERS[letter] for letter in crystals.wyckoff[0, :num]],
-        "species": [SYMBOLS[number] for number in crystals.species[0, :num]],
-        "frac_coords": [[float(f"{x:.8g}") for x in point] for point in crystals.frac_coords[0, :num]],
-        **record.remarks,
-        "cif": render_cif(record),
-    }
-    return json.dumps(line) + "\n"
-
-
-CSV_HEADER = "L,X,A,W,M,G,logp_w,logp_a,logp_xyz,logp_l,logp\n"
-
-
-def render_csv(record: OutputRecord) -> str:
-    """A row in the layout of the public CrystalFormer: arrays over all slots, lattice in angstrom and degree."""
-    crystals, remarks = record.crystals, record.remarks
-    arrays = [crystals.lattice, crystals.frac_coords, crystals.species, crystals.wyckoff, crystals.multiplicity]
-    cells = [json.dumps(np.asarray(array[0], float if i < 2 else int).tolist()) for i, array in enumerate(arrays)]
-    parts = ("log_prob_wyckoff", "log_prob_species", "log_prob_coords", "log_prob_lattice", "log_prob")
-    numbers = [str(int(crystals.space_group[0])), *(f"{remarks[part]:.6f}" for part in parts)]
-    return ",".join([*(f'"{cell}"' for cell in cells), *numbers]) + "\n"
-
-
-def render_poscar(record: OutputRecord) -> str:
-    """A POSCAR of the conventional cell."""
-    from pymatgen.io.vasp import Poscar
-
-    return Poscar(record.crystals.to_structures()[0].get_sorted_structure(), comment=record.name).get_str()
-
-
-def _zip_blocks(partial: Path, final: Path) -> None:
-    """A file of CIF blocks as a zip of files gen_0.cif, gen_1.cif, ..."""
-
-    def write(target: Path) -> None:
-        with open(partial) as blocks, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
-            for i, block in enumerate(cif_blocks(blocks)):
-                archive.writestr(f"gen_{i}.cif", block)
-
-    replace_atomically(final, write)
-    partial.unlink()
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """How crystals of a suffix are written.
-
-    Attributes:
-        render: the text of one.
-        header: the text before the first.
-        any_cell: lattices that close no cell can be written too.
-        complete: makes the final file of the partial one.
-    """
-
-    render: Callable[[OutputRecord], str]
-    header: str = ""
-    any_cell: bool = True
-    complete: Callable[[Path, Path], None] = os.replace
-
-
-FORMATS = {
-    ".cif": Format(render_cif),
-    ".zip": Format(render_cif, complete=_zip_blocks),
-    ".extxyz": Format(render_extxyz, any_cell=False),
-    ".jsonl": Format(render_jsonl),
-    ".csv": Format(render_csv, header=CSV_HEADER),
-    "": Format(render_poscar, any_cell=False),
-}
-"""By suffix; a name without one is a directory of POSCAR files."""
-
+from cfx.io.files import check_directory, sync, writing
+from cfx.io.formats import FORMATS, OutputRecord, render_cif
+from cfx.io.journal import Journal, check_unfinished, partial_of, remove_partial, write_state
 
 _POSCAR = re.compile(r"gen_(\d+)\.vasp")
 
@@ -176,16 +51,12 @@ def check_output(path: Path | None, force: bool, keep_invalid: bool = False, res
         )
     if keep_invalid and not FORMATS[path.suffix].any_cell:
         raise UsageError("this format needs lattices that close a cell", "keep invalid ones in .cif, .csv or .jsonl")
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists", "choose another name, or overwrite it with `force`")
+    check_unfinished(path, force, resume)
     if path.exists() and path.is_dir() != (path.suffix == ""):
         kinds = ("a directory", "a file") if path.is_dir() else ("a file", "a directory")
         raise OutputError(f"{path} is {kinds[0]}, and the result is {kinds[1]}", "choose another name")
     if path.is_dir() and not all(_POSCAR.fullmatch(entry.name) for entry in path.iterdir()):
         raise OutputError(f"{path} holds other files than cfx writes, and is not overwritten", "choose another name")
-    partial = path.with_name(path.name + ".partial")
-    if partial.exists() and not (force or resume):
-        raise OutputError(f"{partial} holds an unfinished run", "continue it with `resume`, or start anew with `force`")
     check_directory(path)
 
 
@@ -194,7 +65,7 @@ class StandardOutput:
 
     def write(self, records: list[OutputRecord], progress: dict[str, Any]) -> None:
         """Prints crystals."""
-        with _writing("stdout"):
+        with writing("stdout"):
             sys.stdout.write("".join(map(render_cif, records)))
             sys.stdout.flush()
 
@@ -203,7 +74,7 @@ class StandardOutput:
 
 
 class GrowingOutput:
-    """A file, or a directory of POSCAR files, that can be continued."""
+    """A file, or a directory of POSCAR files, that can be continued; see `sole_writer` for keeping others away."""
 
     def __init__(self, path: Path, request: dict[str, Any], keep: bool = False):
         """Prepares an output; nothing is written yet.
@@ -214,22 +85,29 @@ class GrowingOutput:
             keep: also store the crystals as numbers, for `kept`.
         """
         self.path, self.request, self.format = path, request, FORMATS[path.suffix]
-        self.partial = path.with_name(path.name + ".partial")
-        self._state, self._kept = (path.with_name(f"{path.name}.partial.{what}") for what in ("json", "kept"))
-        self._keep, self._is_directory = keep, path.suffix == ""
+        self.partial, self.count = partial_of(path), 0
+        self._state = self.partial.with_name(f"{self.partial.name}.json")
+        self._blocks = Journal(self.partial, path) if self.format.start else None
+        self._kept = Journal(self.partial.with_name(f"{self.partial.name}.kept"), path)
+        self._keep = keep
 
     def begin(self) -> None:
         """Starts anew."""
-        with _writing(self.path):
-            self._remove()
-            if self._is_directory:
-                self.partial.mkdir()
-            else:
-                self.partial.write_text(self.format.header)
-        self._save(len(self.format.header), {})
+        remove_partial(self.path)
+        self._save(len(self.format.header), {})  # first: a partial output without it could not be resumed
+        self._start()
+
+    def _start(self) -> None:
+        if self._blocks is not None:
+            self._blocks.begin(self.format.header.encode())
+        else:
+            with writing(self.path):
+                self.partial.mkdir(exist_ok=True)
+        if self._keep:
+            self._kept.begin()
 
     def resume(self) -> dict[str, Any]:
-        """Goes back to the last state that is whole, and returns its progress; {} where there is nothing to continue.
+        """Goes back to what counts, and returns its progress; {} where there is nothing to continue.
 
         Raises:
             UsageError: if something else was asked then.
@@ -241,11 +119,8 @@ class GrowingOutput:
         try:
             state = json.loads(self._state.read_text())
             request, size, progress = (state[key] for key in ("request", "size", "progress"))
-            whole = self._is_directory or self.partial.stat().st_size >= size
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(f"cannot continue {self.partial}: {error}", "start anew with `force`") from error
-        if not whole:
-            raise OutputError(f"{self.partial} is shorter than it was", "start anew with `force`")
         if request != self.request:
             keys = sorted(self.request.keys() | request.keys())
             different = [key for key in keys if request.get(key) != self.request.get(key)]
@@ -253,42 +128,45 @@ class GrowingOutput:
                 f"{self.partial} was made with another {', '.join(different)}",
                 "repeat the first command with `resume`, or start anew with `force`",
             )
-        with _writing(self.path):
-            if self._is_directory:
+        if size <= len(self.format.header):
+            self._start()
+            return progress
+        if self._blocks is not None:
+            self._blocks.resume(size)
+        else:
+            with writing(self.path):
                 for file in self.partial.iterdir():
                     if (match := _POSCAR.fullmatch(file.name)) and int(match[1]) >= size:
                         file.unlink()
-            else:
-                os.truncate(self.partial, size)
+        if self._keep:
+            self._kept.resume(state.get("kept", 0))
+        self.count = state.get("count", self._found())
         return progress
 
     def write(self, records: list[OutputRecord], progress: dict[str, Any]) -> None:
         """Adds crystals to the partial output."""
-        with _writing(self.path):
-            if self._is_directory:
+        if self._blocks is not None:
+            self._blocks.append("".join(map(self.format.render, records)).encode())
+            self._blocks.commit()
+        else:
+            with writing(self.path):
                 for record in records:
-                    (self.partial / f"gen_{record.index}.vasp").write_text(self.format.render(record))
-                size = records[-1].index + 1
-            else:
-                with open(self.partial, "a") as file:
-                    file.write("".join(map(self.format.render, records)))
-                    _make_sure(file)
-                size = self.partial.stat().st_size
-            if self._keep:
-                with open(self._kept, "r+b" if self._kept.exists() else "wb") as file:
-                    rows = [_as_numbers(record.crystals) for record in records]
-                    file.seek(records[0].index * rows[0].nbytes)
-                    file.write(b"".join(row.tobytes() for row in rows))
-                    _make_sure(file)
-        self._save(size, progress)
+                    file = self.partial / f"gen_{record.index}.vasp"
+                    file.write_text(self.format.render(record))
+                    sync(file)
+        if self._keep:
+            self._kept.append(b"".join(_as_numbers(record.crystals).tobytes() for record in records))
+            self._kept.commit()
+        self.count += len(records)
+        self._save(self.count if self._blocks is None else self._blocks.size, progress)
 
     def kept(self, num: int, num_slots: int) -> CrystalBatch:
         """The first `num` crystals written."""
         width = 7 + 5 * num_slots
         try:
-            numbers = np.fromfile(self._kept, np.float32, num * width).reshape(num, width)
+            numbers = np.fromfile(self._kept.path, np.float32, num * width).reshape(num, width)
         except (OSError, ValueError) as error:
-            raise OutputError(f"cannot continue from {self._kept}: {error}", "start anew with `force`") from error
+            raise OutputError(f"cannot continue from {self._kept.path}: {error}", "start anew with `force`") from error
         sites = numbers[:, 7:].reshape(num, num_slots, 5)
         return CrystalBatch(
             numbers[:, 0].astype(np.int32),
@@ -299,29 +177,32 @@ class GrowingOutput:
         )
 
     def close(self) -> None:
-        """Renames the partial output, and removes what lay beside it."""
-        with _writing(self.path):
+        """Counts the crystals, gives the partial output its name, and removes what lay beside it.
+
+        Raises:
+            OutputError: if there are not as many as were written.
+        """
+        with writing(self.path):
+            if (found := self._found()) != self.count:
+                raise OutputError(
+                    f"{self.partial} holds {found} crystals, and {self.count} were written", "start anew with `force`"
+                )
             if self.path.is_dir():
                 shutil.rmtree(self.path)
             self.format.complete(self.partial, self.path)
-            self._state.unlink()
-            self._kept.unlink(missing_ok=True)
+        remove_partial(self.path)
 
-    def _remove(self) -> None:
-        if self.partial.is_dir():
-            shutil.rmtree(self.partial)
-        for file in (self.partial, self._state, self._kept):
-            file.unlink(missing_ok=True)
+    def _found(self) -> int:
+        """Crystals in the partial output."""
+        if self.format.start is None:
+            return sum(1 for _ in self.partial.glob("gen_*.vasp"))
+        with open(self.partial, "rb") as file:
+            return sum(line.startswith(self.format.start) for line in file)
 
-    def _save(self, size: int, progress: dict[str, Any]) -> None:
-        state = {"request": self.request, "size": size, "progress": progress}
-        replace_atomically(self._state, lambda path: path.write_text(json.dumps(state) + "\n"))
-
-
-def _make_sure(file: IO) -> None:
-    """Brings what was written to the disk itself."""
-    file.flush()
-    os.fsync(file.fileno())
+    def _save(self, size: int | None, progress: dict[str, Any]) -> None:
+        """Says what counts: bytes of the files, or POSCAR files."""
+        state = {"request": self.request, "size": size, "kept": self._kept.size, "count": self.count}
+        write_state(self._state, {**state, "progress": progress})
 
 
 def _as_numbers(crystals: CrystalBatch) -> np.ndarray:
@@ -330,14 +211,3 @@ def _as_numbers(crystals: CrystalBatch) -> np.ndarray:
         [crystals.wyckoff[0, :, None], crystals.species[0, :, None], crystals.frac_coords[0]], axis=1
     )
     return np.concatenate([crystals.space_group, crystals.lattice[0], sites.ravel()]).astype(np.float32)
-
-
-@contextmanager
-def _writing(path: Path | str) -> Iterator[None]:
-    """Turns an OSError into an OutputError which names the result; a closed pipe stays what it is."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -17,7 +17,7 @@ from cfx.core.crystal import CrystalBatch, concatenate
 from cfx.errors import DataError, OutputError
 from cfx.evaluation.matching import find_duplicates
 from cfx.io.files import replace_atomically
-from cfx.io.outputs import OutputRecord, render_cif
+from cfx.io.formats import OutputRecord, render_cif
 from cfx.rl.rollout import RewardCache, Rollout, arrangement, fingerprint, primitive_cells
 
 NOT_CIF = re.compile(r"[^A-Za-z0-9]+")

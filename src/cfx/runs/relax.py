@@ -15,7 +15,8 @@ from cfx.errors import OutputError, UsageError
 from cfx.evaluation.matching import rms_displacement
 from cfx.evaluation.symmetry import find_space_groups
 from cfx.fetch.names import data_path
-from cfx.io.files import replace_atomically
+from cfx.io.files import check_file, replace_atomically, sole_writer
+from cfx.io.journal import JsonLines, check_unfinished, partial_of, remove_partial
 from cfx.predictors.load import load_potential
 from cfx.predictors.relax import Relaxed, relax
 from cfx.reporter import Reporter
@@ -48,7 +49,13 @@ class RelaxSettings:
 
 
 def relax_file(
-    settings: RelaxSettings, target: Path, device: str, workers: int, reporter: Reporter, resume: bool = False
+    settings: RelaxSettings,
+    target: Path,
+    device: str,
+    workers: int,
+    reporter: Reporter,
+    force: bool = False,
+    resume: bool = False,
 ) -> list[dict[str, Any]]:
     """Relaxes all crystals of a file.
 
@@ -58,6 +65,7 @@ def relax_file(
         device: of the potential.
         workers: processes that read.
         reporter: receives progress.
+        force: overwrite the target, or an unfinished run.
         resume: go on with TARGET.partial.
 
     Returns:
@@ -70,13 +78,24 @@ def relax_file(
         OutputError: if a result cannot be written.
         Interrupted: after a signal.
     """
-    partial = target.with_name(f"{target.name}.partial")
+    with sole_writer(target):
+        check_unfinished(target, force, resume)
+        check_file(target, SUFFIXES, force)
+        return _relax(settings, target, device, workers, reporter, resume)
+
+
+def _relax(
+    settings: RelaxSettings, target: Path, device: str, workers: int, reporter: Reporter, resume: bool
+) -> list[dict[str, Any]]:
     potential = load_potential(settings.potential, device)
     crystals = load_crystals(data_path(settings.source, reporter), workers)
     header = {**asdict(settings), "model": potential.name, "crystals": len(crystals)}
-    rows = _resumed(partial, header) if resume else {}
+    journal = JsonLines(partial_of(target), hint="make room, then use `resume`")
+    rows = _resumed(journal, header) if resume else {}
+    if not rows:
+        journal.begin()
+        journal.add(header)
     todo = [i for i in range(len(crystals)) if i not in rows]
-    _begin(partial, header, rows)
     with (
         StopRequest() as stop,
         warnings.catch_warnings(action="ignore"),
@@ -86,51 +105,32 @@ def relax_file(
         def keep(number: int, result: Relaxed) -> None:
             i = todo[number]
             rows[i] = _row(crystals[i], result)
-            _append(partial, {"row": i, **rows[i]})
+            journal.add({"row": i, **rows[i]})
             progress.update(len(rows))
 
         structures = [crystals[i].structure for i in todo]
         relax(potential, structures, settings.fmax, settings.steps, settings.fix_symmetry, keep, lambda: bool(stop))
         if stop.signum is not None:
-            done = f"stopped after {len(rows)} of {len(crystals)} crystals; they are in {partial}"
+            done = f"stopped after {len(rows)} of {len(crystals)} crystals; they are in {journal.path}"
             raise Interrupted(stop.signum, f"{done}; continue with `resume`")
     ordered = [rows[i] for i in range(len(crystals))]
     with warnings.catch_warnings(action="ignore"):
         write_relaxed(target, ordered, potential.name)
-    partial.unlink()
+    remove_partial(target)
     return ordered
 
 
-def _begin(partial: Path, header: dict[str, Any], rows: dict[int, dict]) -> None:
-    """Makes the file that results gather in, unless it goes on."""
-    if rows:
-        return
-    try:
-        partial.write_text(json.dumps(header) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {partial}: {error.strerror}") from error
-
-
-def _append(partial: Path, row: dict[str, Any]) -> None:
-    try:
-        with open(partial, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-    except OSError as error:
-        raise OutputError(f"cannot write {partial}: {error.strerror}", "make room, then use `resume`") from error
-
-
-def _resumed(partial: Path, header: dict[str, Any]) -> dict[int, dict[str, Any]]:
-    """Rows of an interrupted run; a last line that was cut short is dropped."""
-    try:
-        text = partial.read_text(encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"there is nothing to continue: {partial}", "start it without `resume`") from error
-    first, *lines = text.split("\n")
-    if first != json.dumps(header):
-        raise UsageError(f"{partial} was begun with other settings", "repeat those, or start anew with `force`")
-    partial.write_text("\n".join([first, *lines[:-1], ""]), encoding="utf-8")
-    rows = map(json.loads, lines[:-1])
-    return {row.pop("row"): row for row in rows}
+def _resumed(journal: JsonLines, header: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """Rows of an interrupted run; the journal goes on after them."""
+    if not journal.path.exists():
+        raise OutputError(f"there is nothing to continue: {journal.path}", "start it without `resume`")
+    lines = list(journal.read())
+    if not lines:
+        return {}
+    if lines[0][1] != header:
+        raise UsageError(f"{journal.path} was begun with other settings", "repeat those, or start anew with `force`")
+    journal.resume(lines[-1][0])
+    return {row.pop("row"): row for _, row in lines[1:]}
 
 
 def _row(one: Loaded, result: Relaxed) -> dict[str, Any]:
@@ -160,7 +160,8 @@ def write_relaxed(target: Path, rows: list[dict[str, Any]], model: str) -> None:
     render = {".jsonl": _as_json, ".extxyz": _as_extxyz, ".cif": _as_cif}[target.suffix]
     kept = rows if target.suffix == ".jsonl" else [row for row in rows if row["cif"]]
     text = "".join(render({**row, "potential": model}) for row in kept)
-    replace_atomically(target, lambda path: path.write_text(text, encoding="utf-8"))
+    fresh = partial_of(target).with_name(f"{target.name}.partial.new")
+    replace_atomically(target, lambda path: path.write_text(text, encoding="utf-8"), fresh)
 
 
 def _as_json(row: dict[str, Any]) -> str:

@@ -20,7 +20,9 @@ from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import cell_vectors, is_physical
 from cfx.data.encode import find_space_group
 from cfx.errors import NumericsError, UsageError
-from cfx.io.outputs import GrowingOutput, OutputRecord, StandardOutput, check_output
+from cfx.io.files import sole_writer
+from cfx.io.formats import OutputRecord
+from cfx.io.outputs import GrowingOutput, Output, StandardOutput, check_output
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.sampling.request import prepare
@@ -100,7 +102,12 @@ def sample(
         OutputError: if `output` cannot be written.
         Interrupted: after a signal; the crystals so far are in OUTPUT.partial.
     """
-    check_output(output, force, request.keep_invalid, resume)
+    with sole_writer(output):
+        check_output(output, force, request.keep_invalid, resume)
+        return _sample(model, request, output, reporter, resume)
+
+
+def _sample(model: Model, request: SampleConfig, output: Path | None, reporter: Reporter, resume: bool) -> SampleResult:
     prepared = prepare(request, model.config)
     _warn(model, request, prepared.impossible, reporter)
     target, result, done = _open(model, request, output, resume)
@@ -150,7 +157,9 @@ def _warn(model: Model, request: SampleConfig, impossible: dict[int, str], repor
         reporter.warning(f"model {model.name} never saw {len(unseen)} of these space groups in training")
 
 
-def _open(model: Model, request: SampleConfig, output: Path | None, resume: bool):
+def _open(
+    model: Model, request: SampleConfig, output: Path | None, resume: bool
+) -> tuple[Output, SampleResult, Resumed]:
     """The output, the result so far, and what the sampler must know of it."""
     if output is None and resume:
         raise UsageError("stdout cannot be continued", "name the output with -o")

@@ -1,0 +1,184 @@
+"""Files that grow while a command works, and what of them counts after a kill.
+
+A journal is a file that is only appended to. What was committed is on the disk and counts, whatever happens next; what
+came after is cut off when the work is resumed. What counts is never written a second time, so that a full disk loses
+nothing. How much counts is said by a small file beside the journal, replaced after every commit (`write_state`), or by
+the lines themselves where they are JSON. `cfx.io.files.sole_writer` keeps other processes away.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cfx.errors import DataError, OutputError
+from cfx.io.files import remove_file, replace_atomically, sync, writing
+
+
+class Journal:
+    """A file that is only appended to.
+
+    Attributes:
+        path: of the file.
+        size: its bytes so far; None as long as it was neither begun nor resumed: then it goes on where it ends.
+    """
+
+    def __init__(self, path: Path, result: Path | None = None, hint: str | None = None):
+        """Nothing is read or written yet.
+
+        Args:
+            path: of the file.
+            result: what errors name instead.
+            hint: what errors propose.
+        """
+        self.path, self._result, self._hint = path, result or path, hint
+        self.size: int | None = None
+        self._has_tail = False
+
+    def begin(self, header: bytes = b"") -> None:
+        """Starts anew, with a header.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        with writing(self._result, self._hint):
+            self.path.write_bytes(b"")
+        self.size, self._has_tail = 0, False
+        self.append(header)
+
+    def resume(self, size: int, keep: bool = False) -> None:
+        """Goes on after so many bytes.
+
+        Args:
+            size: bytes that count.
+            keep: what follows them is left until something else is appended: work that is done again may give the
+                same, and be interrupted again.
+
+        Raises:
+            OutputError: if there are fewer, or it cannot be written.
+        """
+        with writing(self._result, self._hint), open(self.path, "ab") as file:
+            if file.tell() < size:
+                raise OutputError(f"{self.path} is shorter than it was", "start anew with `force`")
+            if not keep:
+                file.truncate(size)
+        self.size, self._has_tail = size, keep
+
+    def append(self, data: bytes) -> None:
+        """Adds data, whole or not at all; it counts once it is committed.
+
+        Raises:
+            OutputError: if it cannot be written, or somebody else has written to it.
+        """
+        with writing(self._result, self._hint), open(self.path, "a+b", buffering=0) as file:
+            end = file.tell()
+            start = end if self.size is None else self.size
+            if end > start and self._has_tail:
+                file.seek(start)
+                if file.read(len(data)) == data:
+                    self.size = start + len(data)
+                    return
+                file.truncate(start)
+            elif end != start:
+                raise OutputError(f"{self.path} was changed by another process", "start anew with `force`")
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(start)
+                raise
+        self.size = start + len(data)
+
+    def commit(self) -> None:
+        """Brings what was appended to the disk.
+
+        Raises:
+            OutputError: if it cannot be written.
+        """
+        with writing(self._result, self._hint):
+            sync(self.path)
+
+
+class JsonLines(Journal):
+    """A journal of JSON objects, one a line; those whose line is whole count."""
+
+    def add(self, *rows: dict[str, Any]) -> None:
+        """Appends rows and commits them.
+
+        Raises:
+            OutputError: if they cannot be written.
+        """
+        self.append("".join(json.dumps(row) + "\n" for row in rows).encode())
+        self.commit()
+
+    def read(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Every row with the number of bytes up to its end; a last line that was cut short is left out.
+
+        Raises:
+            DataError: if another line is damaged, or the file cannot be read.
+        """
+        end = 0
+        try:
+            with open(self.path, "rb") as file:
+                for number, line in enumerate(file, start=1):
+                    if not line.endswith(b"\n"):
+                        return
+                    end += len(line)
+                    try:
+                        yield end, json.loads(line)
+                    except ValueError as error:
+                        raise DataError(f"line {number} of {self.path} is damaged: {error}") from error
+        except OSError as error:
+            raise DataError(f"cannot read {self.path}: {error.strerror}") from error
+
+
+def write_state(path: Path, state: dict[str, Any], hint: str | None = None) -> None:
+    """Replaces the file that says what of a journal counts.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    text = json.dumps(state, indent=1) + "\n"
+    replace_atomically(path, lambda fresh: fresh.write_text(text), path.with_name(f"{path.name}.new"), hint)
+
+
+def partial_of(path: Path) -> Path:
+    """Where a result grows until it is complete."""
+    return path.with_name(f"{path.name}.partial")
+
+
+def remove_partial(path: Path) -> None:
+    """Removes what lies beside a result while it grows.
+
+    Raises:
+        OutputError: if something cannot be removed.
+    """
+    partial = partial_of(path)
+    with writing(path):
+        if partial.is_dir():
+            shutil.rmtree(partial)
+    for ending in ("", ".new", ".kept", ".json", ".json.new"):
+        remove_file(partial.with_name(partial.name + ending))
+
+
+def check_unfinished(path: Path, force: bool, resume: bool) -> None:
+    """Finds out before the work whether a result that grows may be begun, or resumed.
+
+    Raises:
+        OutputError: if it is there, complete or not, and was not meant to be overwritten or resumed; a complete one is
+            never resumed.
+    """
+    partial = partial_of(path)
+    if resume and path.exists() and not partial.exists():
+        remove_partial(path)  # of a process that was killed after it gave the result its name
+        raise OutputError(f"{path} is complete: there is nothing to continue", "to make it anew: `force`, no `resume`")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists", "choose another name, or overwrite it with `force`")
+    if partial.exists() and not (force or resume):
+        raise OutputError(f"{partial} holds an unfinished run", "continue it with `resume`, or start anew with `force`")
