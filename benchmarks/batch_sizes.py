@@ -12,11 +12,11 @@ species, of coordinates for the rest.
 from __future__ import annotations
 
 import argparse
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from record import add_json, keep
 
 import cfx
 from cfx.config import SampleConfig
@@ -74,6 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini")
     parser.add_argument("--n", type=int, default=2000)
+    add_json(parser)
     arguments = parser.parse_args()
     model = cfx.load_model(arguments.model)
     (small, jobs), (large, _) = (draw(model, arguments.n, size) for size in (7, 256))
@@ -100,7 +101,7 @@ def main() -> None:
         "same": float(same.mean()),
         "letters_and_species": float(discrete.mean()),
     }
-    print(json.dumps({**result, "different": report}, indent=1))
+    keep({**result, "different": report}, arguments)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from record import add_json, keep
 
 from cfx.evaluation.matching import find_duplicates, same_crystal
 
@@ -95,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--bases", type=int, default=150)
+    add_json(parser)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
 
@@ -116,7 +118,7 @@ def main() -> None:
         "seconds": {"find_duplicates": seconds, **{name: time for name, (_, time) in answers.items()}},
         "times_faster_than": {name: time / seconds for name, (_, time) in answers.items()},
     }
-    print(json.dumps(report, indent=1))
+    keep(report, arguments)
 
 
 if __name__ == "__main__":

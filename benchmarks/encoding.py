@@ -30,6 +30,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from record import add_json, keep
 
 from cfx.core.elements import SYMBOLS
 from cfx.data.encode import encode_structure
@@ -182,6 +183,7 @@ def main() -> None:
     arguments.add_argument("--n", type=int, default=300, help="structures on one core, against pyxtal; 0 for none")
     arguments.add_argument("--rows", type=int, default=1000, help="N; a quarter of the rows encoded on all cores")
     arguments.add_argument("--crystals", type=int, default=1_300_000, help="in the synthetic store")
+    add_json(arguments)
     options = arguments.parse_args()
     report: dict = {"one_core": one_core(options.data, options.n)} if options.n else {}
     with tempfile.TemporaryDirectory() as name:
@@ -193,7 +195,7 @@ def main() -> None:
         encoded = [Path(report[f"all_cores_{factor}N"].pop("directory")) for factor in (1, 4)]
         written = measure(write_store, encoded[1], directory / "store", options.crystals)
         report["store"] = {**written, **measure(use_store, directory / "store")}
-    print(json.dumps({"cores": os.cpu_count(), **report}, indent=1))
+    keep({"cores": os.cpu_count(), **report}, options)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from record import machine
 
 from cfx.config import RewardConfig
 from cfx.data.structures import load_crystals
@@ -193,7 +194,7 @@ def main() -> None:
     else:
         cfx("rl", "--reward", name, "--model", options.model, *OPTIONS[name], "-o", run)
     groups = OPTIONS[name][1]
-    result, values = {"options": OPTIONS[name], "n": options.n, "seed": SEED}, {}
+    result, values = {"machine": machine(), "options": OPTIONS[name], "n": options.n, "seed": SEED}, {}
     for moment, model in (("before", options.model), ("after", run / "final")):
         draws = options.out / f"{moment}.jsonl"
         cfx(

@@ -13,7 +13,6 @@ between the two. `correction_ms` is what a crystal costs more where a raw energy
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
+from record import add_json, keep
 
 from cfx.core.elements import SYMBOLS
 from cfx.evaluation.entries import correct
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--crystals", type=int, default=2000)
     parser.add_argument("--public", type=int, default=40)
     parser.add_argument("--phases", type=int, default=40_000)
+    add_json(parser)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rng = np.random.default_rng(0)
@@ -136,7 +137,7 @@ def main() -> None:
         "correction_ms": 1e3 * correction,
         "table": table_figures(hull),
     }
-    print(json.dumps(figures, indent=1))
+    keep(figures, options)
 
 
 if __name__ == "__main__":

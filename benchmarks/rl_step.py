@@ -11,12 +11,12 @@ as many crystals is printed by benchmarks/sampling.py; what a reward costs is in
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
+from record import add_json, keep
 
 from cfx.config import ModelConfig
 from cfx.config.finetuning import PRESETS
@@ -68,6 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--crystals", type=int, default=128)
+    add_json(parser)
     options = parser.parse_args()
     data = load_dataset(options.data, n_max=21)
     rows = np.random.default_rng(0).choice(len(data), options.crystals, replace=False)
@@ -78,7 +79,7 @@ def main() -> None:
         "mini": measure(mini.params, mini.config, crystals),
         "alex20": measure(init_params(alex20, jax.random.key(0)), alex20, crystals),
     }
-    print(json.dumps(result, indent=1))
+    keep(result, options)
 
 
 if __name__ == "__main__":

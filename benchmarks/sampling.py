@@ -16,7 +16,6 @@ for every token it draws.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from functools import partial
@@ -24,6 +23,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from record import add_json, keep
 
 import cfx
 from cfx.config import ModelConfig
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--naive", type=int, default=8, help="batch of the decoder without a cache")
     parser.add_argument("--ideas", action="store_true", help="also measure other pools and batch sizes")
+    add_json(parser)
     arguments = parser.parse_args()
     if arguments.architecture == "mini":
         model = cfx.load_model("mini")
@@ -194,7 +195,7 @@ def main() -> None:
         result["two_pools"] = with_pools(((6, 1), (20, 2)), model, groups, arguments.batch_size)
         result["batch_sizes"] = {size: measure(size)["tokens_per_second"] for size in (65, 256)}
     result["compilation_seconds"] = compilation(model, arguments.batch_size)
-    print(json.dumps(result, indent=1))
+    keep(result, arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ asked), in another, or undetectable.
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import spglib
 from pymatgen.io.cif import CifParser
+from record import add_json, keep
 
 from cfx.core.symmetry import symmetry_table
 
@@ -53,6 +53,7 @@ def main() -> None:
     arguments.add_argument("--n", type=int, default=1000)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--symprec", type=float, default=0.01)
+    add_json(arguments)
     options = arguments.parse_args()
     warnings.simplefilter("ignore")
     report = {"model": options.model, "n": options.n, "seed": options.seed, "symprec": options.symprec}
@@ -70,7 +71,7 @@ def main() -> None:
                 "parsed": len(parsed),
                 **{name: count / len(parsed) for name, count in sorted(shares.items())},
             }
-    print(json.dumps(report, indent=1))
+    keep(report, options)
 
 
 def parse(block: str):

@@ -9,11 +9,12 @@ The first `cfx sample` compiles or fills the cache and is not counted.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
+
+from record import add_json, keep
 
 CFX = [sys.executable, "-c", "from cfx.cli import main; main()"]
 CASES = {
@@ -35,12 +36,13 @@ def wall_seconds(command: list[str]) -> float:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--runs", type=int, default=7)
-    runs = arguments.parse_args().runs
+    add_json(arguments)
+    options = arguments.parse_args()
     report = {}
     for name, commands in CASES.items():
         for command in commands:
             wall_seconds(command)
-        pairs = [[wall_seconds(command) for command in commands] for _ in range(runs)]
+        pairs = [[wall_seconds(command) for command in commands] for _ in range(options.runs)]
         ours, yardstick = (statistics.median(column) for column in zip(*pairs, strict=True))
         ratio = statistics.median(one / other for one, other in pairs)
         report[name] = {
@@ -48,7 +50,7 @@ def main() -> None:
             "yardstick_seconds": round(yardstick, 3),
             "ratio": round(ratio, 2),
         }
-    print(json.dumps(report, indent=1))
+    keep(report, options)
 
 
 if __name__ == "__main__":

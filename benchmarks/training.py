@@ -16,13 +16,13 @@ generators, alone on an array of attention weights and as a step of training.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from record import add_json, keep
 
 from cfx.config import ModelConfig
 from cfx.config.training import PRESETS
@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--crystals", type=int, default=2000, help="sample to train on by length")
     parser.add_argument("--steps", type=int, default=4, help="padded batches")
     parser.add_argument("--generators", action="store_true")
+    add_json(parser)
     options = parser.parse_args()
 
     data = load_dataset(options.data)
@@ -175,7 +176,7 @@ def main() -> None:
     }
     if options.generators:
         report["generators"] = generators(options.preset, data, options.batch_size)
-    print(json.dumps(report, indent=1))
+    keep(report, options)
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "status":
             return self._send(int(fault.amount), b"", fault.headers)
         if fault is not None and fault.kind == "stall" and not self._content(path):
-            self.internet.released.wait(30)
+            self.internet.released.wait(600)
         if self.host == "drive.google.com":
             return self._drive(path, fault)
         if self.host not in ("", "huggingface.co", "cdn-lfs.hf.co"):
@@ -258,7 +258,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(body[: int(fault.amount)])
                 self.wfile.flush()
                 if fault.kind == "stall":
-                    self.internet.released.wait(30)
+                    self.internet.released.wait(600)
                 self.close_connection = True
                 return
             parts = 10 if fault is not None and fault.kind == "slow" else 1

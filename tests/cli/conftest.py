@@ -56,4 +56,5 @@ def start_cfx(tmp_path: Path, fresh: bool):
     for process in started:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.wait()
+        process.stderr.close()

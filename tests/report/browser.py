@@ -62,7 +62,7 @@ class Browser:
     def close(self) -> None:
         if self.process.poll() is None:
             self.call("Browser.close")
-        self.process.wait(30)
+        self.process.wait(PATIENCE)
         os.close(self.outward)
         os.close(self.inward)
 
@@ -119,7 +119,7 @@ class Tab:
         assert "exceptionDetails" not in answer, (script, answer["exceptionDetails"])
         return answer["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 20) -> Any:
+    def wait(self, script: str, seconds: float = PATIENCE) -> Any:
         """The value of an expression once it is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
