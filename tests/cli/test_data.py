@@ -123,6 +123,6 @@ def test_an_interrupt_keeps_the_work(tmp_path, monkeypatch, signum):
     assert 0 < done < 3000
     assert stderr == f"error: encoding stopped after {done:,} rows; run the same command again to continue\n"
     with pytest.raises(ProcessLookupError):  # no worker is left
-        for _ in range(200):
+        for _ in range(10_000):
             os.killpg(process.pid, 0)
             time.sleep(0.05)

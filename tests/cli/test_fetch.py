@@ -39,7 +39,7 @@ class Machine:
         self.cache, self.hub = directory / "cfx", directory / "hf"
         kept = {key: value for key, value in os.environ.items() if key not in ("HF_TOKEN", "HF_ENDPOINT")}
         self.environment = kept | net.environment()
-        self.environment |= {"CFX_CACHE": str(self.cache), "HF_HOME": str(self.hub), "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+        self.environment |= {"CFX_CACHE": str(self.cache), "HF_HOME": str(self.hub), "HF_HUB_DOWNLOAD_TIMEOUT": "60"}
 
     def run(self, *arguments: object, limit: int | None = None, **environment: str):
         """Runs cfx; no file can grow beyond `limit` bytes."""

@@ -70,7 +70,7 @@ def test_an_interrupted_run_is_continued(cfx, start_cfx, tmp_path):
     arguments = ["relax", "many.jsonl", "--potential", EMT, "--steps", 30, "-o", "out.jsonl", "--workers", 1]
     process = start_cfx(*arguments)
     partial = tmp_path / "out.jsonl.partial"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while not (partial.exists() and len(partial.read_text().splitlines()) > 5):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.1)

@@ -138,7 +138,7 @@ def test_an_interrupted_run_keeps_its_work_and_goes_on(cfx, start_cfx, tmp_path,
     signum, code, options = INTERRUPTIONS[name]
     request = [*MINI, "--sg", "225,221", "-n", 150, *options]
     process = start_cfx(*request, "-o", "out.cif")
-    partial, state, deadline = tmp_path / "out.cif.partial", tmp_path / "out.cif.partial.json", time.monotonic() + 200
+    partial, state, deadline = tmp_path / "out.cif.partial", tmp_path / "out.cif.partial.json", time.monotonic() + 600
     while process.poll() is None and time.monotonic() < deadline:
         if state.exists() and json.loads(state.read_text())["progress"].get("num_crystals", 0) >= 20:
             break

@@ -105,7 +105,7 @@ def test_configuration_file_and_flags(cfx, tmp_path, table):
     assert used.returncode == 2 and "--resume" in used.stderr
 
 
-def wait_for(condition, process, timeout: float = 120) -> None:
+def wait_for(condition, process, timeout: float = 600) -> None:
     end = time.monotonic() + timeout
     while not condition():
         assert process.poll() is None, process.communicate()[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -9,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -172,12 +172,12 @@ def much_data(tmp_path) -> Path:
 
 
 @pytest.mark.integration
-def test_workers_end_when_the_callback_raises(much_data, own_cache):
+def test_workers_end_when_the_callback_raises(much_data, own_cache, monkeypatch):
     """At once, not when they were idle for long."""
+    monkeypatch.setattr(workers, "IDLE_SECONDS", 10_000)
     with pytest.raises(Stop), warnings.catch_warnings(action="error"):
         load_dataset(much_data, num_workers=2, on_progress=stop_after(2))
-    assert workers.IDLE_SECONDS > 20
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 600
     while children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not children()
@@ -224,25 +224,26 @@ from cfx.data import workers
 workers.CHUNK, dataset.COMMIT_SECONDS = 2, 0
 def on_progress(done):
     print(done, flush=True)
-    time.sleep(float(sys.argv[2]))
-data = dataset.load_dataset(Path(sys.argv[1]), num_workers=int(sys.argv[3]), on_progress=on_progress)
+    sys.stdin.readline()  # until a test lets it go on
+data = dataset.load_dataset(Path(sys.argv[1]), num_workers=int(sys.argv[2]), on_progress=on_progress)
 print(len(data), "crystals", flush=True)
 """
 
 
-def start(data: Path, pause: float, num_workers: int = 1) -> subprocess.Popen:
-    command = [sys.executable, "-c", SCRIPT, data, str(pause), str(num_workers)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+def start(data: Path, num_workers: int = 1) -> subprocess.Popen:
+    """Encodes in a process that waits for a line after every commit."""
+    command, pipe = [sys.executable, "-c", SCRIPT, data, str(num_workers)], subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 @pytest.mark.slow
 def test_killed(data, own_cache, expected, num_workers):
-    with start(data, 10, num_workers) as process:
+    with start(data, num_workers) as process:
         assert process.stdout.readline() == "2\n"
         process.send_signal(signal.SIGKILL)
     with pytest.raises(ProcessLookupError):  # workers end too
-        for _ in range(200):
+        for _ in range(10_000):
             os.killpg(process.pid, 0)
             time.sleep(0.05)
     progress: list[int] = []
@@ -254,10 +255,17 @@ def test_killed(data, own_cache, expected, num_workers):
 @pytest.mark.integration
 def test_two_processes_at_once(data, own_cache, expected):
     """The second waits for the first, tells how far that is, and encodes nothing itself."""
-    with start(data, 0.3) as process:
+    progress: list[int] = []
+    with start(data) as process:
         assert process.stdout.readline() == "2\n"
-        progress: list[int] = []
-        assert len(load_dataset(data, num_workers=1, on_progress=progress.append)) == 7
+
+        def look(done: int) -> None:
+            progress.append(done)
+            with contextlib.suppress(BrokenPipeError):  # of one that has just ended
+                process.stdin.write("go on\n")
+                process.stdin.flush()
+
+        assert len(load_dataset(data, num_workers=1, on_progress=look)) == 7
         assert process.stdout.read().splitlines() == ["4", "6", "8", "10", "11", "11", "7 crystals"]
     assert progress and progress == sorted(progress) and 2 <= progress[0] < 11
     assert len(progress) > 6  # looks, not commits
@@ -266,13 +274,15 @@ def test_two_processes_at_once(data, own_cache, expected):
 
 def test_the_second_process_takes_over(data, own_cache, expected):
     """When the first is killed while the second waits."""
-    with start(data, 30) as process:
+    progress: list[int] = []
+    with start(data) as process:
         assert process.stdout.readline() == "2\n"
-        killer = threading.Timer(0.5, process.kill)
-        killer.start()
-        progress: list[int] = []
-        load_dataset(data, num_workers=1, on_progress=progress.append)
-        killer.join()
+
+        def look(done: int) -> None:
+            progress.append(done)
+            process.kill()
+
+        load_dataset(data, num_workers=1, on_progress=look)
     assert progress[0] == 2 and progress[-6:] == [4, 6, 8, 10, 11, 11][-6:]
     assert content(own_cache / "encoded") == expected
 

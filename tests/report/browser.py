@@ -30,7 +30,7 @@ FLAGS = [
 ]
 
 
-PATIENCE = 60
+PATIENCE = 600
 """Seconds after which a browser that says nothing is ended: its page may never come out of a loop."""
 
 KEY_CODES = {"Escape": 27, "ArrowLeft": 37}
