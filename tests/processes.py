@@ -53,12 +53,12 @@ PATIENCE = 600
 class Forked:
     """A process forked by the nursery; what tests use of subprocess.Popen, under the same names."""
 
-    def __init__(self, words: Sequence[str], cwd: Path, env: dict[str, str], streams: dict[str, bool]):
+    def __init__(self, home: Nursery, words: Sequence[str], cwd: Path, env: dict[str, str], streams: dict[str, bool]):
         self.args, self.returncode = list(words), None
         ends = {name: os.pipe() if wanted else None for name, wanted in streams.items()}
         with open(os.devnull, "r+b") as nothing:
             outputs = [ends[name][1] if ends[name] else nothing.fileno() for name in ("stdout", "stderr")]
-            self._connection = nursery().fork([nothing.fileno(), *outputs], words, cwd, env)
+            self._connection = home.fork([nothing.fileno(), *outputs], words, cwd, env)
         for end in filter(None, ends.values()):
             os.close(end[1])
         self.stdout, self.stderr = (end and os.fdopen(end[0], encoding="utf-8") for end in ends.values())
@@ -107,13 +107,17 @@ class Forked:
 
 
 class Nursery:
-    """The process that forks others. It ends with the one that started it."""
+    """The process that forks others. It ends with the one that started it.
 
-    def __init__(self):
+    Attributes:
+        environment: in which libraries were imported.
+    """
+
+    def __init__(self, environment: dict[str, str]):
         self._socket, other = socket.socketpair()
-        self.environment = dict(os.environ)
+        self.environment = environment
         command = [sys.executable, __file__, str(other.fileno())]
-        self._process = subprocess.Popen(command, pass_fds=[other.fileno()])
+        self._process = subprocess.Popen(command, pass_fds=[other.fileno()], env=environment)
         other.close()
         atexit.register(self.close)
 
@@ -133,12 +137,22 @@ class Nursery:
 
 @functools.cache
 def nursery() -> Nursery:
-    """The nursery of this process."""
-    return Nursery()
+    """The nursery of this process, for its own environment."""
+    return Nursery(dict(os.environ))
+
+
+def differs(one: dict[str, str], other: dict[str, str]) -> bool:
+    """Whether environments differ in what is read once."""
+    return any(one.get(key) != other.get(key) for key in one.keys() | other.keys() if key.startswith(READ_AT_START))
 
 
 def start(
-    words: Sequence[str], cwd: Path, env: dict[str, str] | None = None, stdout: bool = True, fresh: bool = False
+    words: Sequence[str],
+    cwd: Path,
+    env: dict[str, str] | None = None,
+    stdout: bool = True,
+    fresh: bool = False,
+    home: Nursery | None = None,
 ) -> Forked | subprocess.Popen:
     """Starts ["cfx", ...] or ["python", ...]; stderr is captured, stdout if asked.
 
@@ -148,11 +162,11 @@ def start(
         env: its whole environment; this process's by default.
         stdout: whether stdout is captured too.
         fresh: start from nothing instead of forking.
+        home: the nursery to fork from, if not that of this process.
     """
     env = dict(os.environ) if env is None else env
-    differing = {key for key in env.keys() | os.environ.keys() if env.get(key) != nursery().environment.get(key)}
-    if not fresh and not any(key.startswith(READ_AT_START) for key in differing):
-        return Forked(words, cwd, env, {"stdout": stdout, "stderr": True})
+    if not fresh and not differs((home or nursery()).environment, env):
+        return Forked(home or nursery(), words, cwd, env, {"stdout": stdout, "stderr": True})
     program = {"cfx": [sys.executable, "-c", "from cfx.cli import main; main()"], "python": [sys.executable]}[words[0]]
     pipe = subprocess.PIPE
     return subprocess.Popen(
@@ -161,12 +175,16 @@ def start(
 
 
 def run(
-    words: Sequence[str], cwd: Path, env: dict[str, str] | None = None, timeout: float = PATIENCE, fresh: bool = False
+    words: Sequence[str],
+    cwd: Path,
+    env: dict[str, str] | None = None,
+    fresh: bool = False,
+    home: Nursery | None = None,
 ) -> subprocess.CompletedProcess:
-    """Runs a command line to its end."""
-    process = start(words, cwd, env, fresh=fresh)
+    """Runs a command line to its end; see start."""
+    process = start(words, cwd, env, fresh=fresh, home=home)
     try:
-        stdout, stderr = process.communicate(timeout=timeout)
+        stdout, stderr = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

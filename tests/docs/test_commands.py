@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +23,7 @@ from cfx.cli import options
 from cfx.cli.app import app
 from cfx.io.files import resource_directory
 
+from .. import processes
 from .pages import PAGES, ROOT, Block, Line, blocks, cfx_lines, command_lines
 
 TUTORIAL = "docs/tutorial.md"
@@ -186,31 +185,18 @@ class Desk:
         self.environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
         write_small(directory / "small")
-        starter = [sys.executable, str(Path(__file__).parent / "starter.py")]
-        self.starter = subprocess.Popen(
-            starter, cwd=directory, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self.nursery = processes.Nursery(self.environment)
 
     def run(self, *words: str) -> str:
-        """Runs a program as a process of its own; the output, of one that fails as the failure of the test."""
-        self.starter.stdin.write(json.dumps(words) + "\n")
-        self.starter.stdin.flush()
-        status = self.starter.stdout.readline().strip()
-        output = (self.directory / "output.txt").read_text()
-        assert status == "0", (words, status, output)
-        return output
-
-    def close(self) -> None:
-        """Ends the process that starts the others."""
-        self.starter.stdin.close()
-        self.starter.wait()
+        """Runs a program as a process of its own; what it prints, and if it fails the failure of the test."""
+        done = processes.run(words, self.directory, self.environment, home=self.nursery)
+        assert done.returncode == 0, done
+        return done.stdout
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    desk = Desk(tmp_path_factory.mktemp("desk"))
-    yield desk
-    desk.close()
+    return Desk(tmp_path_factory.mktemp("desk"))
 
 
 def script_name(text: str) -> str | None:
