@@ -1,14 +1,18 @@
-"""SIGINT and SIGTERM as a request to stop at the next good moment."""
+"""SIGINT, SIGTERM and SIGHUP as a request to stop at the next good moment."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from cfx.errors import CfxError
+
+Handlers = dict[int, Any]
+"""Of signals, by number, as `signal.signal` takes them."""
 
 
 class StopRequest:
@@ -18,15 +22,15 @@ class StopRequest:
         signum: of the signal that asked to stop, or None.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._previous: dict[int, object] = {}
+        self._previous: Handlers = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+            self._previous = _handle(self._request)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -40,13 +44,12 @@ class StopRequest:
         self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        _restore(self._previous)
         self._previous = {}
 
 
 class Interrupted(CfxError):
-    """A run stopped by a signal after saving its work; the exit code is 130 or 143."""
+    """A run stopped by a signal after saving its work; the exit code is 130, 143 or 129."""
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)
@@ -74,11 +77,31 @@ def interrupted_by_signals(message: str) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, stop) for number in StopRequest.SIGNALS}
+    previous = _handle(stop)
     try:
         yield
     except _Signalled as signalled:
         raise Interrupted(signalled.signum, message) from None
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        _restore(previous)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> Handlers:
+    """Installs a handler, and gives those before it. A hangup that is ignored, as under nohup, stays so."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [number for number in StopRequest.SIGNALS if not (ignored and number == signal.SIGHUP)]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
+def _restore(handlers: Handlers) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def end_at_once_on_interrupt() -> None:
+    """Lets the system end this process on SIGINT, without a traceback, unless a `StopRequest` is there to hear it.
+
+    Python's own handler raises KeyboardInterrupt wherever the program is, and only once a compilation has ended.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -45,8 +47,26 @@ def test_read_back(collapsed, tmp_path):
     again = CrystalLog(tmp_path, keep=4)
     again.restore(1, num_slots=3)
     assert rewards(again) == rewards(log)
-    again.restore(0, num_slots=3)
-    assert not (tmp_path / "crystals.jsonl").read_text()
+
+
+def test_crystals_of_steps_that_are_made_again(collapsed, tmp_path):
+    """Their rewards are known, their lines stay until others come, and are no repeats."""
+    CrystalLog(tmp_path, keep=4).append(1, collapsed)
+    before = (tmp_path / "crystals.jsonl").read_bytes()
+    log = CrystalLog(tmp_path, keep=4)
+    log.restore(0, num_slots=3)
+    assert not log.cache.known and log.cache.ahead.keys() == set(collapsed.keys) and log.best() == []
+    value, _, _, cached = log.cache.evaluate(None, collapsed.keys, [None] * len(collapsed.keys))
+    np.testing.assert_array_equal(value, collapsed.value)
+    assert cached == 0
+    assert (tmp_path / "crystals.jsonl").read_bytes() == before
+    log.append(1, collapsed)
+    assert (tmp_path / "crystals.jsonl").read_bytes() == before
+    log = CrystalLog(tmp_path, keep=4)
+    log.restore(0, num_slots=3)
+    log.append(1, dataclasses.replace(collapsed, reasons=["other"] * len(collapsed.keys)))
+    lines = (tmp_path / "crystals.jsonl").read_text().splitlines()
+    assert len(lines) == len(collapsed.keys) and all('"reason": "other"' in line for line in lines)
 
 
 def test_the_best_of_many_kinds(collapsed, tmp_path):

@@ -161,6 +161,70 @@ def test_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch):
         np.testing.assert_array_equal(left, right)  # the reference is still the original policy
 
 
+class Killed(BaseException):
+    """As near to a kill as a process can come that goes on."""
+
+
+class KilledAt(Lookup):
+    """A reward in whose evaluation number `last + 1` the process is killed."""
+
+    def __init__(self, table, last: int):
+        super().__init__(table)
+        self.left = last
+
+    def evaluate(self, structures) -> RewardBatch:
+        if not self.left:
+            raise Killed
+        self.left -= 1
+        return super().evaluate(structures)
+
+
+def timeless(path) -> list[dict]:
+    return [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines(path)]
+
+
+def assert_same_run(one, other):
+    """Crystals, metrics without the seconds, and the policy to the bit."""
+    assert (one / "crystals.jsonl").read_bytes() == (other / "crystals.jsonl").read_bytes()
+    assert (one / "best.cif").read_bytes() == (other / "best.cif").read_bytes()
+    assert timeless(one) == timeless(other)
+    params = [load_checkpoint(path / "final").params for path in (one, other)]
+    for left, right in zip(*map(jax.tree.leaves, params), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert not (one / "lock").exists() and not (other / "lock").exists()
+
+
+def test_rewards_since_the_last_checkpoint_are_kept(tiny, tmp_path):
+    """Also those of a run that is killed again before it has come so far."""
+    cells = dataclasses.replace(ONE_SITE, template=Template(letters=("a",), frac_coords=((0.0, 0.0, 0.0),)))
+    rl = RLConfig(steps=4, batch_size=8, learning_rate=1e-3, checkpoint_steps=100, max_failures=1.0)
+    whole, parts, reward = tmp_path / "whole", tmp_path / "parts", Lookup(REWARDS)
+    run_it(whole, tiny, rl, cells, reward)
+    with pytest.raises(Killed):
+        run_it(parts, tiny, rl, cells, KilledAt(REWARDS, 3))
+    with pytest.raises(Killed):
+        run_it(parts, load_model(parts / "reference"), rl, cells, KilledAt(REWARDS, 0), resume=True)
+    again = Lookup(REWARDS)
+    run_it(parts, load_model(parts / "reference"), rl, cells, again, resume=True)
+    assert 0 < again.asked <= 8 < reward.asked
+    assert_same_run(whole, parts)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_killed_before_its_first_checkpoint(tiny, tmp_path, resume):
+    """A run can be started again, or resumed from what it was to do."""
+    rl = RLConfig(steps=2, batch_size=8)
+    run_it(tmp_path / "whole", tiny, rl)
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step_00000000.partial-7").mkdir(parents=True)
+    (run / "reference.partial-7").mkdir()
+    (run / "lock").touch()
+    (run / "config.toml").write_bytes((tmp_path / "whole" / "config.toml").read_bytes())
+    run_it(run, tiny, rl, resume=resume)
+    assert_same_run(tmp_path / "whole", run)
+    assert sorted(path.name for path in run.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
+
+
 def test_the_first_update_starts_from_the_policy_that_drew(tiny, tmp_path):
     rl = RLConfig(steps=1, batch_size=32, inner_epochs=1)
     run_it(tmp_path / "run", tiny, rl)

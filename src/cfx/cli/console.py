@@ -61,6 +61,7 @@ class ConsoleReporter:
         counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "B" else (MofNCompleteColumn(),)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *counts)
         with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=stderr()) as bars:
+            stderr().show_cursor()  # which a process that is ended at once could not bring back
             yield _Bar(bars, bars.add_task(escape(title), total=total, text=""))
 
 

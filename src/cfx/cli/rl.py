@@ -301,11 +301,13 @@ def _judges(rewards: RewardConfig, reporter) -> tuple[Any, Any]:
 
 
 def _resume(run: Path, reporter) -> None:
+    from cfx.cli.start import load
     from cfx.config.finetuning import PairsRun, read_run
     from cfx.model import load_model
 
     config = read_run(run)
-    model = load_model(run / "reference")
+    # Killed before it had its reference, a run begins with the model that it was given.
+    model = load_model(run / "reference") if (run / "reference").exists() else load(config.model, reporter)
     if isinstance(config, PairsRun):
         from cfx.rl.preferences import learn_preferences
 

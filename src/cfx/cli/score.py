@@ -61,27 +61,16 @@ def _write(rows: list[dict], output: Path | None, as_json: bool, print_rows: Cal
     import json
     import sys
 
-    from cfx.io.files import replace_atomically
+    from cfx.io.tables import csv_text, write_table
 
     if output is not None:
-        replace_atomically(output, lambda path: path.write_text(_csv(rows)))
+        write_table(output, rows, decimals=4)
     if as_json:
         print(json.dumps(rows, indent=1))
     elif output is None and sys.stdout.isatty():
         print_rows(rows)
     elif output is None:
-        sys.stdout.write(_csv(rows))
-
-
-def _csv(rows: list[dict]) -> str:
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(_four_decimals, rows))
-    return text.getvalue()
+        sys.stdout.write(csv_text(rows, decimals=4))
 
 
 def _four_decimals(row: dict) -> dict:

@@ -127,7 +127,7 @@ def _train(run: Path, file: Path | None, flags: dict[str, Any], resume: bool, wo
     if config.data.train is None:
         raise UsageError("there is no data to train on", "name a file: cfx train DATA -o RUN")
     config = config.with_whole_paths()
-    start = load(config.start, reporter) if config.start and not resume else None
+    start = load(config.start, reporter) if config.start and not (resume and files.checkpoints()) else None
     for name in filter(None, (config.data.train, config.data.validation)):
         if not data_path(name, reporter).exists():
             raise DataError(f"no such file or directory: {name}", "give a file, or a name of cfx fetch --list")

@@ -70,7 +70,7 @@ class Part(NamedTuple):
 def pack(names: Sequence[str], results: Sequence[EncodedCrystal | str]) -> Part:
     """The part of rows with these names that became a crystal or a reason."""
     kept = [i for i, result in enumerate(results) if not isinstance(result, str)]
-    found = [results[i] for i in kept]
+    found = [result for result in results if not isinstance(result, str)]
     crystals = np.zeros(len(kept), CRYSTAL)
     crystals["row"] = np.array(kept, int) + 1
     crystals["num_sites"] = [len(crystal.wyckoff) for crystal in found]
@@ -79,7 +79,7 @@ def pack(names: Sequence[str], results: Sequence[EncodedCrystal | str]) -> Part:
         crystals["start"] = starts(crystals["num_sites"])
         for name in ("space_group", "lattice"):
             crystals[name] = [getattr(crystal, name) for crystal in found]
-        for name in SITE.names:
+        for name in SITE.names or ():
             sites[name] = np.concatenate([getattr(crystal, name) for crystal in found])
         sites["frac_coords"][sites["frac_coords"] >= 1] = 0  # the largest float64 below 1 rounds up
     failures = [Failure(i + 1, names[i], result) for i, result in enumerate(results) if isinstance(result, str)]

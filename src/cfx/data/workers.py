@@ -19,6 +19,7 @@ from multiprocessing.resource_tracker import ensure_running
 from cfx.data.read import Record, encode_records
 from cfx.data.store import Part, pack
 from cfx.errors import CfxError
+from cfx.signals import StopRequest
 
 CHUNK = 64
 """Records a worker takes at once."""
@@ -99,9 +100,9 @@ def _end_with_parent(parent: int) -> None:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Processes started inside never see SIGINT and SIGTERM, which a terminal sends to all; we do, afterwards."""
+    """Processes started inside never see SIGINT and others that a terminal sends to all; we do, afterwards."""
     ensure_running()  # to start it later would unblock them
-    previous = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, StopRequest.SIGNALS)
     try:
         yield
     finally:

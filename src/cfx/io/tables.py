@@ -1,8 +1,10 @@
-"""Rows of plain values as a .csv or .parquet file."""
+"""Rows of plain values as CSV or Parquet."""
 
 from __future__ import annotations
 
 import csv
+import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,39 +12,59 @@ from typing import Any
 from cfx.errors import DependencyError, UsageError
 from cfx.io.files import replace_atomically
 
+Rows = Sequence[dict[str, Any]]
 
-def write_table(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> None:
-    """Writes rows of equal keys; None is an empty cell.
+
+def write_table(path: Path, rows: Rows, columns: Sequence[str] = (), decimals: int | None = None) -> None:
+    """Writes rows of equal keys; None and NaN are empty cells.
 
     Args:
         path: of the file.
         rows: there is at least one, unless `columns` says what they would have.
         columns: keys of all rows; by default those of the first.
+        decimals: of floats in a .csv; all there are by default.
 
     Raises:
         UsageError: for another ending than .csv and .parquet.
         DependencyError: for Parquet without pyarrow.
         OutputError: if it cannot be written.
     """
-    writers = {".csv": _write_csv, ".parquet": _write_parquet}
-    if path.suffix not in writers:
+    if path.suffix == ".csv":
+        text = csv_text(rows, columns, decimals)
+        replace_atomically(path, lambda fresh: fresh.write_text(text, encoding="utf-8", newline=""))
+    elif path.suffix == ".parquet":
+        replace_atomically(path, lambda fresh: _write_parquet(fresh, rows, columns or list(rows[0])))
+    else:
         raise UsageError(f"cannot write {path}", "name a .csv or .parquet file")
-    columns = list(columns or rows[0])
-    replace_atomically(path, lambda partial: writers[path.suffix](partial, rows, columns))
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: list[str]) -> None:
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def csv_text(rows: Rows, columns: Sequence[str] = (), decimals: int | None = None) -> str:
+    """The rows as CSV; see `write_table`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns or list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value, decimals) for key, value in row.items()} for row in rows)
+    return text.getvalue()
 
 
-def _write_parquet(path: Path, rows: Sequence[dict[str, Any]], columns: list[str]) -> None:
+def _cell(value: Any, decimals: int | None) -> Any:
+    """A value as CSV; what a spreadsheet would run as a formula gets an apostrophe, by which it is text."""
+    if _is_nan(value):
+        return None
+    if isinstance(value, float) and decimals is not None:
+        return f"{value:.{decimals}f}"
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _write_parquet(path: Path, rows: Rows, columns: Sequence[str]) -> None:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise DependencyError("writing Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'") from error
-    table = pyarrow.Table.from_pydict({name: [row[name] for row in rows] for name in columns})
-    parquet.write_table(table, path)
+    cells = {name: [None if _is_nan(row[name]) else row[name] for row in rows] for name in columns}
+    parquet.write_table(pyarrow.Table.from_pydict(cells), path)

@@ -5,19 +5,17 @@ A resumed run reads from it what it had learnt of rewards, so that every reward 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cfx.core.crystal import CrystalBatch, concatenate
-from cfx.errors import DataError, OutputError
 from cfx.evaluation.matching import find_duplicates
 from cfx.io.files import replace_atomically
 from cfx.io.formats import OutputRecord, render_cif
+from cfx.io.journal import JsonLines
 from cfx.rl.rollout import RewardCache, Rollout, arrangement, fingerprint, primitive_cells
 
 NOT_CIF = re.compile(r"[^A-Za-z0-9]+")
@@ -54,7 +52,7 @@ class CrystalLog:
 
     def __init__(self, directory: Path, keep: int):
         """A log in that directory that keeps so many of the best; nothing is read or written yet."""
-        self.path, self.keep = directory / "crystals.jsonl", keep
+        self.keep, self._lines = keep, JsonLines(directory / "crystals.jsonl")
         self.cache = RewardCache()
         self._seen: set[bytes] = set()
         self._best: dict[bytes, list[Candidate]] = {}
@@ -69,28 +67,23 @@ class CrystalLog:
         for row, value in enumerate(rollout.value):
             parts = {name: _number(values[row]) for name, values in rollout.metrics.items()}
             line = {"step": step, "reward": _number(value), "reason": rollout.reasons[row], "parts": parts}
-            lines.append(json.dumps(line | _crystal(rollout.crystals, row)) + "\n")
+            lines.append(line | _crystal(rollout.crystals, row))
             self._consider(float(value), rollout.keys[row], rollout.crystals[row : row + 1], line)
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.writelines(lines)
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+        self._lines.add(*lines)
 
     def restore(self, step: int, num_slots: int) -> None:
-        """Reads the crystals of steps up to this one, and forgets those after it.
+        """Reads the crystals of steps up to this one, and the rewards of those after it, which are made again.
+
+        Their lines stay until others come: a run that is interrupted once more finds these rewards, too.
 
         Raises:
             DataError: if a line is damaged.
             OutputError: if the file cannot be written.
         """
-        if not self.path.exists():
+        if not self._lines.path.exists():
             return
-        lines = [line for line in self._lines() if line["step"] <= step]
-        replace_atomically(
-            self.path, lambda partial: partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        )
-        for line in lines:
+        kept = 0
+        for end, line in self._lines.read():
             crystals = _read(line, num_slots)
             value = np.nan if line["reward"] is None else float(line["reward"])
             parts = {
@@ -98,20 +91,14 @@ class CrystalLog:
                 for name, part in line["parts"].items()
                 if name not in ("valid", "unique", "novel")
             }
-            key = fingerprint(crystals, 0)
-            self.cache.known.setdefault(key, (value, line["reason"], parts))
+            key, known = fingerprint(crystals, 0), (value, line["reason"], parts)
+            if line["step"] > step:
+                self.cache.ahead.setdefault(key, known)
+                continue
+            kept = end
+            self.cache.known.setdefault(key, known)
             self._consider(value, key, crystals, {name: line[name] for name in ("step", "reward", "reason", "parts")})
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        texts = self.path.read_text(encoding="utf-8").split("\n")
-        for number, text in enumerate(texts, start=1):
-            try:
-                if text:
-                    yield json.loads(text)
-            except ValueError as error:
-                if number == len(texts):
-                    return  # half a line, of a process that was killed
-                raise DataError(f"line {number} of {self.path} is damaged: {error}") from error
+        self._lines.resume(kept, keep=True)
 
     def _consider(self, value: float, key: bytes, crystals: CrystalBatch, line: dict[str, Any]) -> None:
         """Remembers a crystal if it may be among the best and was not there before."""

@@ -54,7 +54,9 @@ def learn_preferences(run: Path, config: PairsRun, model: Model, reporter: Repor
         NumericsError: if a gradient is not finite.
         Interrupted: after a signal, once the work is saved.
     """
-    return _Run(PolicyRun(run, config, model, "dpo"), config, model, reporter).execute(resume)
+    files = PolicyRun(run, config, model, "dpo")
+    with files.sole_writer():
+        return _Run(files, config, model, reporter).execute(resume)
 
 
 class _Run:
@@ -71,7 +73,7 @@ class _Run:
 
     def execute(self, resume: bool) -> DPOResult:
         """Runs to the last epoch."""
-        if resume:
+        if resume and self.files.checkpoints():
             state, saved = self.files.restore()
             step = saved["step"]
         else:

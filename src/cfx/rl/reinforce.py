@@ -83,7 +83,8 @@ def fine_tune(
         Interrupted: after a signal, once the work is saved.
     """
     files = PolicyRun(run, config, model, "rl")
-    return _Run(files, config, model, reward, diversity, reporter).execute(resume)
+    with files.sole_writer():
+        return _Run(files, config, model, reward, diversity, reporter).execute(resume)
 
 
 class _Run:
@@ -99,7 +100,7 @@ class _Run:
 
     def execute(self, resume: bool) -> RLResult:
         """Runs from the beginning, or from the latest checkpoint, to the last step."""
-        state, step = self._restore() if resume else self._begin()
+        state, step = self._restore() if resume and self.files.checkpoints() else self._begin()
         first = last = None
         ended = ""
         with StopRequest() as stop, self.reporter.progress("fine-tuning", self.config.steps) as progress:

@@ -68,9 +68,11 @@ class RewardCache:
 
     Attributes:
         known: fingerprint -> value, reason, parts.
+        ahead: likewise, of steps that a resumed run makes again: they need no evaluation, and are no repeats either.
     """
 
     known: dict[bytes, tuple[float, str, dict[str, float]]] = field(default_factory=dict)
+    ahead: dict[bytes, tuple[float, str, dict[str, float]]] = field(default_factory=dict)
 
     def evaluate(
         self, reward: Reward, keys: Sequence[bytes], structures: Sequence[Structure | None]
@@ -84,8 +86,9 @@ class RewardCache:
         """
         new = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self.known}
         rows = sorted(new.values())
-        if rows:
-            self._learn(reward, [keys[row] for row in rows], [structures[row] for row in rows])
+        self.known |= {keys[row]: self.ahead[keys[row]] for row in rows if keys[row] in self.ahead}
+        if unknown := [row for row in rows if keys[row] not in self.known]:
+            self._learn(reward, [keys[row] for row in unknown], [structures[row] for row in unknown])
         found = [self.known[key] for key in keys]
         names = dict.fromkeys(name for _, _, parts in found for name in parts)
         metrics = {name: np.array([parts.get(name, np.nan) for _, _, parts in found]) for name in names}

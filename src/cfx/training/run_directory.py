@@ -8,11 +8,11 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,13 @@ from cfx.config.finetuning import PairsRun, RewardRun
 from cfx.config.training import TrainRun, read_toml
 from cfx.errors import CheckpointError, OutputError, UsageError
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
-from cfx.io.files import replace_atomically
+from cfx.io.files import replace_atomically, sole_writer, writing
+from cfx.io.journal import JsonLines
 from cfx.model import Model
 from cfx.training.finetune import FineTuneState, init_state
+
+BEGUN = ("config", "checkpoints", "reference", "lock")
+"""What may lie in the directory of a run that was killed before its first checkpoint: names up to their first dot."""
 
 
 class RunDirectory:
@@ -33,16 +37,38 @@ class RunDirectory:
     def __init__(self, path: Path):
         """Nothing is read or written yet."""
         self.path = Path(path)
+        self._metrics = JsonLines(self.path / "metrics.jsonl")
+
+    @contextmanager
+    def sole_writer(self) -> Iterator[None]:
+        """A block in which no other process writes to the directory, which is made.
+
+        Raises:
+            OutputError: if another process is at it, or the directory cannot be made or locked.
+        """
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        with sole_writer(self.path, self.path / "lock"):
+            yield
 
     def check_free(self) -> None:
         """Finds out before the work whether a new run may begin here.
 
         Raises:
             UsageError: if there is something in it already.
+            OutputError: if another process writes to it.
         """
-        # A run that ended before its first checkpoint leaves a configuration only.
+        if self.path.is_dir():
+            with self.sole_writer():
+                self._check_free()
+        else:
+            self._check_free()
+
+    def _check_free(self) -> None:
         if self.path.exists() and (
-            not self.path.is_dir() or any(entry.name != "config.toml" for entry in self.path.iterdir())
+            not self.path.is_dir()
+            or self.checkpoints()
+            or any(entry.name.split(".")[0] not in BEGUN for entry in self.path.iterdir())
         ):
             raise UsageError(f"{self.path} is not empty", "continue it with `resume`, or choose another directory")
 
@@ -55,16 +81,16 @@ class RunDirectory:
         """
         import tomli_w
 
-        self.check_free()
+        self._check_free()
         try:
             text = tomli_w.dumps(config.tables()).encode()
         except UnicodeEncodeError as error:
             raise UsageError(f"a name in the configuration is no Unicode text: {error.object!r}") from error
-        try:
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / "config.toml").write_bytes(text)
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path}: {error.strerror}") from error
+        self.tidy()
+        fresh = self.path / "config.toml.new"
+        replace_atomically(self.path / "config.toml", lambda path: path.write_bytes(text), fresh)
 
     def config(self) -> TrainRun:
         """The configuration that the run was started with.
@@ -102,21 +128,24 @@ class RunDirectory:
         return paths[-1]
 
     def tidy(self) -> None:
-        """Removes what a killed process left half-done, and puts a best model back that was being replaced.
+        """Removes what a killed process left half-done, and puts back what was being replaced.
 
         Raises:
             OutputError: if that is not allowed.
         """
         try:
-            for old in sorted(self.path.glob("best.old-*")):
-                if self.best.exists():
+            for old in sorted(self._left("*.old-*")):
+                if (name := old.with_name(old.name.partition(".old-")[0])).exists():
                     shutil.rmtree(old)
                 else:
-                    old.rename(self.best)
-            for partial in (*self.path.glob("best.partial-*"), *self.path.glob("checkpoints/*.partial-*")):
-                shutil.rmtree(partial)
+                    old.rename(name)
+            for partial in self._left("*.partial-*"):
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         except OSError as error:
             raise OutputError(f"cannot tidy {self.path}: {error.strerror}") from error
+
+    def _left(self, pattern: str) -> list[Path]:
+        return [*self.path.glob(pattern), *self.path.glob(f"checkpoints/{pattern}")]
 
     def rotate(self, keep: int) -> None:
         """Removes all checkpoints but the latest `keep`.
@@ -136,15 +165,7 @@ class RunDirectory:
         Raises:
             OutputError: if it cannot be written.
         """
-        path = self.path / "metrics.jsonl"
-        try:
-            with open(path, "ab", buffering=0) as file:
-                start, text = file.tell(), json.dumps(line).encode() + b"\n"
-                if file.write(text) < len(text):
-                    file.truncate(start)
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        self._metrics.add(line)
 
     def write(self, name: str, text: str) -> Path:
         """Writes a small text file.
@@ -152,10 +173,8 @@ class RunDirectory:
         Raises:
             OutputError: if it cannot be written.
         """
-        try:
+        with writing(self.path / name):
             (self.path / name).write_text(text)
-        except OSError as error:
-            raise OutputError(f"cannot write {self.path / name}: {error.strerror}") from error
         return self.path / name
 
     def drop_metrics_after(self, step: int) -> None:
@@ -166,13 +185,18 @@ class RunDirectory:
         Raises:
             OutputError: if the file cannot be written.
         """
-        path = self.path / "metrics.jsonl"
-        if path.exists():
-            kept = "".join(f"{line}\n" for line in path.read_text().split("\n")[:-1] if _step(line) <= step)
-            replace_atomically(path, lambda partial: partial.write_text(kept))
+        path = self._metrics.path
+        if not path.exists():
+            return
+        text = path.read_bytes()
+        lines = text.split(b"\n")[:-1]
+        kept = b"".join(line + b"\n" for line in lines if _step(line) <= step)
+        if not text.startswith(kept):  # a damaged line among whole ones
+            replace_atomically(path, lambda fresh: fresh.write_bytes(kept))
+        self._metrics.resume(len(kept))
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float:
     """The step of a line of metrics; infinite for one that is none."""
     try:
         return json.loads(line)["step"]

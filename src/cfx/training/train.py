@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,10 @@ def train(
         OutputError: if the last checkpoint cannot be written.
         Interrupted: after a signal, once the work is saved.
     """
-    return _Run(RunDirectory(run), config, data, validation, reporter).execute(resume, start)
+    files = RunDirectory(run)
+    loop = _Run(files, config, data, validation, reporter)
+    with files.sole_writer() if loop.devices.writes else nullcontext():
+        return loop.execute(resume, start)
 
 
 class _Run:
@@ -117,7 +121,7 @@ class _Run:
 
     def execute(self, resume: bool, start: Model | None) -> TrainResult:
         """Trains from the beginning, or from the latest checkpoint, to the last step."""
-        state = self._restore() if resume else self._begin(start)
+        state = self._restore() if resume and self.files.checkpoints() else self._begin(start)
         first = done = int(state.step)
         if self.devices.count > 1:
             self.reporter.message(f"{self.devices.count} devices, {jax.process_count()} processes")
