@@ -9,6 +9,8 @@ from cfx.config import ModelConfig
 from cfx.errors import UsageError
 from cfx.fetch.addresses import DriveAddress, HubAddress, WebAddress, parse
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize("entry", CATALOG.values(), ids=lambda entry: entry.name)
 def test_every_entry_is_whole(entry):

@@ -92,6 +92,7 @@ def test_slots_of_any_age_stand_side_by_side(tiny):
         np.testing.assert_allclose(row, expected[np.arange(2), ages], atol=2e-5)
 
 
+@pytest.mark.integration
 def test_a_slot_that_changes_caches_goes_on_as_before(tiny):
     """Into another slot of a larger cache, where another crystal was before."""
     config, params, tokens = tiny

@@ -126,6 +126,7 @@ def encoded(prototypes):
     return encode(prototypes)
 
 
+@pytest.mark.integration
 def test_every_prototype_is_encoded_or_refused_with_a_reason(prototypes, encoded):
     assert len(prototypes) == 288
     rows = [row for row, _ in encoded.failures]
@@ -228,6 +229,7 @@ def cubic_cells() -> list[Structure]:
     return cells
 
 
+@pytest.mark.integration
 def test_cubic_crystals_without_a_search_are_those_of_spglib(prototypes):
     answered = Counter()
     for structure in [*cubic_cells(), *prototypes]:

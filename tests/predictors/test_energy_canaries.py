@@ -37,6 +37,7 @@ class Relabelled:
         return dataclasses.replace(batch, energy=batch.energy + [self.shift * number for number in atoms])
 
 
+@pytest.mark.integration
 def test_a_potential_proves_its_scale():
     pytest.importorskip("chgnet")
     chgnet = load_potential("chgnet")

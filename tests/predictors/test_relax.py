@@ -39,6 +39,7 @@ def wurtzite() -> Structure:
     return Structure.from_spacegroup("P6_3mc", Lattice.hexagonal(4.0, 6.0), ["Zn", "S"], coords)
 
 
+@pytest.mark.integration
 def test_the_same_minima_as_ase(get_potential, alloys):
     for start, found in zip(alloys[2:4], relax(get_potential("emt"), alloys[2:4], 0.05), strict=True):
         energy, steps = by_ase(start, EMT(), FIRE, 0.05)

@@ -26,6 +26,8 @@ from cfx.training.learner import (
     update,
 )
 
+pytestmark = pytest.mark.integration
+
 TINY = ModelConfig(
     num_layers=2, num_heads=2, key_size=8, model_size=16, embed_size=8, first_hidden=16, coord_components=4
 )
@@ -89,7 +91,6 @@ def padded(data) -> Gradient:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.integration
 def test_every_crystal_weighs_the_same_over_an_epoch(data, padded, accumulate):
     """Steps of 12, 8 and 4 crystals (or 2 batches a step) give, on average, the mean gradient over the data."""
     batches = BatchPlan(data.num_sites, 21, 88.0).epoch(seed=0)
