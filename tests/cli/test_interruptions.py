@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import time
@@ -57,13 +58,19 @@ COMMANDS = {
     "relax": Command(f"relax many.jsonl --potential {EMT} --steps 30 --workers 1", "out.jsonl", "out.jsonl.partial"),
     "train": Command("train --config config.toml", "run", "run/config.toml", "train"),
     "rl": Command(
-        "rl --model mini --reward own.py:Density --sg 221 --max-sites 2 --batch-size 16 --inner-epochs 1 --steps 6 "
+        "rl --model mini --reward own:Density --sg 221 --max-sites 2 --batch-size 16 --inner-epochs 1 --steps 6 "
         "--checkpoint-every 4 --max-failures 1",
         "run",
         "run/config.toml",
         "rl",
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def own_modules(tmp_path, monkeypatch):
+    """Rewards are found where the commands run."""
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
 
 
 @pytest.fixture(params=COMMANDS)
@@ -170,11 +177,11 @@ def test_a_hangup_saves_unless_it_is_ignored(start_cfx, tmp_path, ignored):
 
 
 def test_a_second_interrupt_ends_at_once(start_cfx, tmp_path):
-    process = start_cfx("rl", "--model", "mini", "--reward", "slow.py:Slow", "--sg", 221, "-o", "run")
     (tmp_path / "slow.py").write_text(
         REWARD + "\nimport time\nclass Slow(Density):\n    def evaluate(self, structures):\n"
         "        open('rewarding', 'w').close()\n        time.sleep(600)\n"
     )
+    process = start_cfx("rl", "--model", "mini", "--reward", "slow:Slow", "--sg", 221, "--batch-size", 16, "-o", "run")
     wait_for(tmp_path / "rewarding", process)
     process.send_signal(signal.SIGINT)
     time.sleep(1)

@@ -9,6 +9,7 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from cfx.core.elements import SYMBOLS, formula
 from cfx.core.symmetry import LETTERS
 from cfx.io.cif import cif_block, cif_blocks
 from cfx.io.files import replace_atomically
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +52,16 @@ def render_cif(record: OutputRecord) -> str:
 
 def render_extxyz(record: OutputRecord) -> str:
     """A frame of extended XYZ: all atoms of the conventional cell."""
-    import ase.io
-    from pymatgen.io.ase import AseAtomsAdaptor
+    remarks = {"name": record.name, "space_group": int(record.crystals.space_group[0]), **record.remarks}
+    return extxyz_frame(record.crystals.to_structures()[0], remarks)
 
-    atoms = AseAtomsAdaptor.get_atoms(record.crystals.to_structures()[0], msonable=False)
-    atoms.info = {"name": record.name, "space_group": int(record.crystals.space_group[0]), **record.remarks}
+
+def extxyz_frame(structure: Structure, remarks: dict[str, Any]) -> str:
+    """A pymatgen Structure as a frame of extended XYZ."""
+    import ase.io
+
+    atoms = structure.to_ase_atoms(msonable=False)
+    atoms.info = remarks
     for extra in [key for key in atoms.arrays if key not in ("numbers", "positions")]:
         del atoms.arrays[extra]
     text = io.StringIO()

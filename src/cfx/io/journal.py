@@ -20,7 +20,7 @@ from cfx.io.files import remove_file, replace_atomically, sync, writing
 
 
 class Journal:
-    """A file that is only appended to.
+    """A file that is only appended to; OutputError where it cannot be written.
 
     Attributes:
         path: of the file.
@@ -40,11 +40,7 @@ class Journal:
         self._has_tail = False
 
     def begin(self, header: bytes = b"") -> None:
-        """Starts anew, with a header.
-
-        Raises:
-            OutputError: if it cannot be written.
-        """
+        """Starts anew, with a header."""
         with writing(self._result, self._hint):
             self.path.write_bytes(b"")
         self.size, self._has_tail = 0, False
@@ -57,9 +53,6 @@ class Journal:
             size: bytes that count.
             keep: what follows them is left until something else is appended: work that is done again may give the
                 same, and be interrupted again.
-
-        Raises:
-            OutputError: if there are fewer, or it cannot be written.
         """
         with writing(self._result, self._hint), open(self.path, "ab") as file:
             if file.tell() < size:
@@ -69,11 +62,7 @@ class Journal:
         self.size, self._has_tail = size, keep
 
     def append(self, data: bytes) -> None:
-        """Adds data, whole or not at all; it counts once it is committed.
-
-        Raises:
-            OutputError: if it cannot be written, or somebody else has written to it.
-        """
+        """Adds data, whole or not at all; it counts once it is committed."""
         with writing(self._result, self._hint), open(self.path, "a+b", buffering=0) as file:
             end = file.tell()
             start = end if self.size is None else self.size
@@ -96,11 +85,7 @@ class Journal:
         self.size = start + len(data)
 
     def commit(self) -> None:
-        """Brings what was appended to the disk.
-
-        Raises:
-            OutputError: if it cannot be written.
-        """
+        """Brings what was appended to the disk."""
         with writing(self._result, self._hint):
             sync(self.path)
 
@@ -109,11 +94,7 @@ class JsonLines(Journal):
     """A journal of JSON objects, one a line; those whose line is whole count."""
 
     def add(self, *rows: dict[str, Any]) -> None:
-        """Appends rows and commits them.
-
-        Raises:
-            OutputError: if they cannot be written.
-        """
+        """Appends rows and commits them."""
         self.append("".join(json.dumps(row) + "\n" for row in rows).encode())
         self.commit()
 
@@ -139,11 +120,7 @@ class JsonLines(Journal):
 
 
 def write_state(path: Path, state: dict[str, Any], hint: str | None = None) -> None:
-    """Replaces the file that says what of a journal counts.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
+    """Replaces the file that says what of a journal counts."""
     text = json.dumps(state, indent=1) + "\n"
     replace_atomically(path, lambda fresh: fresh.write_text(text), path.with_name(f"{path.name}.new"), hint)
 
@@ -154,11 +131,7 @@ def partial_of(path: Path) -> Path:
 
 
 def remove_partial(path: Path) -> None:
-    """Removes what lies beside a result while it grows.
-
-    Raises:
-        OutputError: if something cannot be removed.
-    """
+    """Removes what lies beside a result while it grows."""
     partial = partial_of(path)
     with writing(path):
         if partial.is_dir():

@@ -140,7 +140,7 @@ class GrowingOutput:
                         file.unlink()
         if self._keep:
             self._kept.resume(state.get("kept", 0))
-        self.count = state.get("count", self._found())
+        self.count = self._found()
         return progress
 
     def write(self, records: list[OutputRecord], progress: dict[str, Any]) -> None:
@@ -201,8 +201,8 @@ class GrowingOutput:
 
     def _save(self, size: int | None, progress: dict[str, Any]) -> None:
         """Says what counts: bytes of the files, or POSCAR files."""
-        state = {"request": self.request, "size": size, "kept": self._kept.size, "count": self.count}
-        write_state(self._state, {**state, "progress": progress})
+        state = {"request": self.request, "size": size, "kept": self._kept.size, "progress": progress}
+        write_state(self._state, state)
 
 
 def _as_numbers(crystals: CrystalBatch) -> np.ndarray:

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from cfx.config.fields import not_negative, positive
+from cfx.data.dataset import encode
 from cfx.data.structures import Loaded, load_crystals
 from cfx.errors import OutputError, UsageError
 from cfx.evaluation.matching import rms_displacement
 from cfx.evaluation.symmetry import find_space_groups
 from cfx.fetch.names import data_path
+from cfx.io.cif import cif_block
 from cfx.io.files import check_file, replace_atomically, sole_writer
+from cfx.io.formats import extxyz_frame
 from cfx.io.journal import JsonLines, check_unfinished, partial_of, remove_partial
 from cfx.predictors.load import load_potential
 from cfx.predictors.relax import Relaxed, relax
@@ -157,39 +160,24 @@ def write_relaxed(target: Path, rows: list[dict[str, Any]], model: str) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    render = {".jsonl": _as_json, ".extxyz": _as_extxyz, ".cif": _as_cif}[target.suffix]
+    render = {".jsonl": lambda row: json.dumps(row) + "\n", ".extxyz": _as_extxyz, ".cif": _as_cif}[target.suffix]
     kept = rows if target.suffix == ".jsonl" else [row for row in rows if row["cif"]]
     text = "".join(render({**row, "potential": model}) for row in kept)
     fresh = partial_of(target).with_name(f"{target.name}.partial.new")
     replace_atomically(target, lambda path: path.write_text(text, encoding="utf-8"), fresh)
 
 
-def _as_json(row: dict[str, Any]) -> str:
-    return json.dumps(row) + "\n"
-
-
 def _as_extxyz(row: dict[str, Any]) -> str:
-    import io
-
-    import ase.io
     from pymatgen.core import Structure
 
-    atoms = Structure.from_str(row["cif"], fmt="cif").to_ase_atoms(msonable=False)
-    atoms.info = {key: value for key, value in row.items() if key != "cif" and value not in (None, "")}
-    for extra in [key for key in atoms.arrays if key not in ("numbers", "positions")]:
-        del atoms.arrays[extra]
-    text = io.StringIO()
-    ase.io.write(text, atoms, format="extxyz")
-    return text.getvalue()
+    remarks = {key: value for key, value in row.items() if key != "cif" and value not in (None, "")}
+    return extxyz_frame(Structure.from_str(row["cif"], fmt="cif"), remarks)
 
 
 def _as_cif(row: dict[str, Any]) -> str:
     """A block with the space group and the asymmetric unit, or in P1 where no symmetry search helps."""
     from pymatgen.core import Structure
     from pymatgen.io.cif import CifWriter
-
-    from cfx.data.dataset import encode
-    from cfx.io.cif import cif_block
 
     remarks = {key: row[key] for key in ("potential", "energy", "converged", "steps")}
     structure = Structure.from_str(row["cif"], fmt="cif")
