@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cfx.errors import DataError, OutputError
+from cfx.errors import DataError, OutputError, UsageError
 from cfx.io.files import held, sole_writer, try_lock
 from cfx.io.journal import Journal, JsonLines, check_unfinished, write_state
+from cfx.io.outputs import check_output
 
 HOLD = """
 import sys
@@ -145,6 +146,18 @@ def test_one_writer(tmp_path):
         with sole_writer(tmp_path / "out.cif"):
             assert (tmp_path / "out.cif.lock").exists()
         assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_names_that_are_none(tmp_path, monkeypatch, name):
+    """They are refused by who knows why, and leave nothing behind."""
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    with pytest.raises(UsageError, match="unknown suffix"), sole_writer(Path(name)):
+        check_output(Path(name), force=False)
+    with pytest.raises(OutputError, match="exists"), sole_writer(Path(name)):
+        check_unfinished(Path(name), force=False, resume=False)
+    assert [path.name for path in tmp_path.rglob("*")] == ["in"]
 
 
 def test_a_lock_whose_file_was_removed_is_none(tmp_path, monkeypatch):

@@ -209,7 +209,7 @@ def sole_writer(path: Path | None, lock: Path | None = None) -> Iterator[None]:
         return
     if lock is None:
         check_directory(path)
-        lock = path.with_name(f"{path.name}.lock")
+        lock = path.parent / f"{path.name}.lock"
     if (handle := try_lock(lock, "write to another file system, such as a local disk")) is None:
         raise OutputError(
             f"{path} is being written by another process", "wait until that has ended, or choose another name"

@@ -127,7 +127,7 @@ def write_state(path: Path, state: dict[str, Any], hint: str | None = None) -> N
 
 def partial_of(path: Path) -> Path:
     """Where a result grows until it is complete."""
-    return path.with_name(f"{path.name}.partial")
+    return path.parent / f"{path.name}.partial"
 
 
 def remove_partial(path: Path) -> None:
