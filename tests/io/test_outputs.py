@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -291,6 +292,64 @@ def test_a_killed_session_is_continued_to_the_same_bytes(tmp_path, records, name
     second.close()
     assert content(tmp_path / name) == whole
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("out")] == [name]
+
+
+def die_at(call: int) -> None:
+    """Ends this process at a call that changes what is on the disk: before an even one, after an odd one."""
+    calls = itertools.count()
+
+    def dying(function):
+        def die(*arguments, **options):
+            if next(calls) == call:
+                os._exit(9)
+            result = function(*arguments, **options)
+            if next(calls) == call:
+                os._exit(9)
+            return result
+
+        return die
+
+    for name in ("fsync", "replace", "unlink", "truncate", "mkdir", "rmdir"):
+        setattr(os, name, dying(getattr(os, name)))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_at_every_step_and_resumed(tmp_path, records, name):
+    """In a forked process that ends as by SIGKILL, at each call that changes the disk."""
+    records = records[:4]
+
+    def session(resume: bool) -> None:
+        output = GrowingOutput(tmp_path / name, REQUEST, keep=True)
+        progress = output.resume() if resume else output.begin()
+        for first in range(progress["num"] if progress else 0, 4, 2):
+            output.write(records[first : first + 2], {"num": first + 2})
+        output.close()
+
+    session(resume=False)
+    whole = content(tmp_path / name)
+    raw = whole if name == "out" else (tmp_path / name).read_bytes()
+    for call in itertools.count():
+        shutil.rmtree(tmp_path / name) if name == "out" else (tmp_path / name).unlink()
+        if not (child := os.fork()):
+            try:
+                die_at(call)
+                session(resume=False)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code in (0, 9)
+        try:
+            check_output(tmp_path / name, force=(tmp_path / f"{name}.partial").exists(), resume=True)
+            session(resume=True)
+        except OutputError as error:
+            assert "is complete" in error.message
+        assert (content(tmp_path / name) if name == "out" else (tmp_path / name).read_bytes()) == raw
+        assert [entry.name for entry in tmp_path.iterdir()] == [name]
+        if code == 0:
+            break
+    assert call > 20
 
 
 def test_resuming_nothing_is_a_start(tmp_path, records):
