@@ -132,17 +132,17 @@ def test_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    step = rl_module._Run._step
+    step = rl_module._Reinforcement.step
 
     def killed(self, state, number):
         if number == 5:  # after step 5 was logged, whose last checkpoint is that of step 4
             raise Killed
         return step(self, state, number)
 
-    monkeypatch.setattr(rl_module._Run, "_step", killed)
+    monkeypatch.setattr(rl_module._Reinforcement, "step", killed)
     with pytest.raises(Killed):
         run_it(parts, tiny, rl)
-    monkeypatch.setattr(rl_module._Run, "_step", step)
+    monkeypatch.setattr(rl_module._Reinforcement, "step", step)
     reward = Lookup(REWARDS)
     moved = load_model(parts / "reference")
     run_it(parts, moved, rl, reward=reward, resume=True)

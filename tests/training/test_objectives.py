@@ -9,7 +9,7 @@ import pytest
 
 from cfx.core.likelihood import log_prob
 from cfx.io import upstream
-from cfx.training.objectives import Rollout, dpo_terms, group_advantage, ppo_terms
+from cfx.training.objectives import PPOBatch, dpo_terms, group_advantage, ppo_terms
 
 CLIP, TAU = 0.2, 0.1
 
@@ -17,7 +17,7 @@ CLIP, TAU = 0.2, 0.1
 @pytest.fixture
 def rollout(golden_gradient):
     names = ("ppo_advantage", "ppo_old_logp", "ppo_ref_logp")
-    return Rollout(*(golden_gradient[name].astype(np.float64) for name in names))
+    return PPOBatch(*(golden_gradient[name].astype(np.float64) for name in names))
 
 
 def published_objective(params, config, batch, rollout):

@@ -14,8 +14,6 @@ from cfx.cli import options
 MOST_GROUPS = 15
 """Space groups that a terminal shows."""
 
-PARTS = ("wyckoff", "species", "coords", "lattice")
-
 
 def command(
     data: Annotated[Path, typer.Argument(help=f"Crystals: {options.DATA_HELP}")],
@@ -99,6 +97,8 @@ def _print_summary(records: list[dict]) -> None:
 
 
 def _summary_row(record: dict) -> dict:
+    from cfx.core.likelihood import PARTS
+
     error = "" if record["nll_error"] is None else f"±{record['nll_error']:.2f}"
     return {
         record["grouping"].replace("_", " ").removeprefix("crystal "): record["value"],

@@ -35,8 +35,12 @@ class LogProb:
         return self.wyckoff + self.species + self.coords + self.lattice
 
     def parts(self) -> dict[str, jax.Array]:
-        """By name: wyckoff, species, coords, lattice."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        """By name, see `PARTS`."""
+        return {name: getattr(self, name) for name in PARTS}
+
+
+PARTS = tuple(field.name for field in dataclasses.fields(LogProb))
+"""What a log-probability, a loss and an entropy are the sum of: wyckoff, species, coords, lattice."""
 
 
 class OutputRows(NamedTuple):

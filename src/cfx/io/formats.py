@@ -15,6 +15,7 @@ import numpy as np
 
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS, formula
+from cfx.core.likelihood import PARTS
 from cfx.core.symmetry import LETTERS
 from cfx.io.cif import cif_block, cif_blocks
 from cfx.io.files import replace_atomically
@@ -93,8 +94,8 @@ def render_csv(record: OutputRecord) -> str:
     crystals, remarks = record.crystals, record.remarks
     arrays = [crystals.lattice, crystals.frac_coords, crystals.species, crystals.wyckoff, crystals.multiplicity]
     cells = [json.dumps(np.asarray(array[0], float if i < 2 else int).tolist()) for i, array in enumerate(arrays)]
-    parts = ("log_prob_wyckoff", "log_prob_species", "log_prob_coords", "log_prob_lattice", "log_prob")
-    numbers = [str(int(crystals.space_group[0])), *(f"{remarks[part]:.6f}" for part in parts)]
+    names = (*(f"log_prob_{part}" for part in PARTS), "log_prob")
+    numbers = [str(int(crystals.space_group[0])), *(f"{remarks[name]:.6f}" for name in names)]
     return ",".join([*(f'"{cell}"' for cell in cells), *numbers]) + "\n"
 
 

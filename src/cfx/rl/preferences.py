@@ -9,24 +9,24 @@ import csv
 import json
 import math
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfx.config.finetuning import PairsRun
+from cfx.config.finetuning import DPOConfig, PairsRun
 from cfx.core.batches import Batch, BatchPlan, fill, mean_tokens
 from cfx.core.crystal import CrystalBatch
 from cfx.data.dataset import as_batch
 from cfx.data.encode import SYMPREC
 from cfx.data.read import Record, encode_records
-from cfx.errors import DataError, NumericsError
+from cfx.errors import DataError
 from cfx.model import Model
 from cfx.reporter import Reporter
-from cfx.signals import Interrupted, StopRequest
-from cfx.training.finetune import FineTuneState, dpo_gradient, update
-from cfx.training.run_directory import PolicyRun
+from cfx.rl.fine_tuning import FineTuning, watched_means
+from cfx.training.learner import Gradient, PolicyState, dpo_gradient
 
 
 @dataclass(frozen=True)
@@ -54,78 +54,67 @@ def learn_preferences(run: Path, config: PairsRun, model: Model, reporter: Repor
         NumericsError: if a gradient is not finite.
         Interrupted: after a signal, once the work is saved.
     """
-    files = PolicyRun(run, config, model, "dpo")
-    with files.sole_writer():
-        return _Run(files, config, model, reporter).execute(resume)
+    loop = _Preferences(run, config, model, reporter)
+    with loop.files.sole_writer():
+        return loop.execute(resume)
 
 
-class _Run:
-    def __init__(self, files: PolicyRun, config: PairsRun, model: Model, reporter: Reporter):
-        self.files, self.config, self.model, self.reporter = files, config.dpo, model, reporter
+class _Preferences(FineTuning):
+    kind, title = "dpo", "fine-tuning on pairs"
+    remedy = "lower `learning_rate`, or look for extreme cells among the pairs"
+    config: DPOConfig
+
+    def __init__(self, run: Path, config: PairsRun, model: Model, reporter: Reporter):
+        self.config = config.dpo
         self.pairs = read_pairs(Path(config.pairs), model.config.n_max)
         if self.pairs.failures:
             row, why = self.pairs.failures[0]
             reporter.warning(f"{len({row for row, _ in self.pairs.failures})} pairs left out, as row {row}, {why}")
-        longest = np.maximum(self.pairs.chosen.num_sites, self.pairs.rejected.num_sites)
-        tokens = self.config.batch_size * mean_tokens(longest, model.config.n_max)
+        sides = (self.pairs.chosen, self.pairs.rejected)
+        longest = np.maximum(*(side.num_sites for side in sides))
+        tokens = config.dpo.batch_size * mean_tokens(longest, model.config.n_max)
         self.plan = BatchPlan(longest, model.config.n_max, tokens)
-        self.reference = tuple(self._score(side) for side in (self.pairs.chosen, self.pairs.rejected))
+        chosen, rejected = (np.asarray(model.log_prob(side).total, np.float32) for side in sides)
+        self.reference_log_prob = chosen, rejected
+        self.sums: Counter[str] = Counter()
+        self.right = math.nan
+        super().__init__(run, config, model, reporter, self.plan.num_batches * config.dpo.epochs)
 
     def execute(self, resume: bool) -> DPOResult:
         """Runs to the last epoch."""
-        if resume and self.files.checkpoints():
-            state, saved = self.files.restore()
-            step = saved["step"]
-        else:
-            state, step = self.files.begin(), 0
-            self.files.save(state, self._saved(step))
-        per_epoch, sums, right = self.plan.num_batches, {}, math.nan
-        total = per_epoch * self.config.epochs
-        with StopRequest() as stop, self.reporter.progress("fine-tuning on pairs", total) as progress:
-            progress.update(step, "compiling")
-            while step < total:
-                batch = self.plan.epoch(self.config.seed, step // per_epoch)[step % per_epoch]
-                state, watched = self._step(state, batch, step)
-                step += 1
-                sums = {name: sums.get(name, 0.0) + value for name, value in watched.items()}
-                means = {name: value / sums["count"] for name, value in sums.items() if name != "count"}
-                progress.update(step, f"loss {means['loss']:.4f}  {100 * means['right']:.0f} % right")
-                if step % per_epoch == 0:
-                    self.files.append_metrics({"step": step, "epoch": step // per_epoch, "dpo": means})
-                    right, sums = means["right"], {}
-                if stop or step % self.config.checkpoint_steps == 0:
-                    self.files.save(state, self._saved(step))
-                if stop.signum is not None and step < total:
-                    raise Interrupted(stop.signum, f"stopped at step {step}; continue with `resume`")
-        self.files.save(state, self._saved(step))
-        self.files.finish(state, self._saved(step))
-        return DPOResult(len(self.pairs.chosen), step, right)
+        state, done = self.make_steps(*self.open(resume))
+        self.finish(state, done)
+        return DPOResult(len(self.pairs.chosen), done, self.right)
 
-    def _saved(self, step: int) -> dict[str, int]:
-        return {"step": step, "pairs": len(self.pairs.chosen)}
+    def step(self, state: PolicyState, step: int) -> PolicyState:
+        """An update by a batch of pairs; metrics are means over an epoch."""
+        epoch, number = divmod(step, self.plan.num_batches)
+        total = self._gradient(state.params, self.plan.epoch(self.config.seed, epoch)[number])
+        state, _ = self.update(state, total, step)
+        self.sums.update({name: float(value) for name, value in total.sums.items()})
+        means = watched_means(self.sums)
+        self.progress.update(step + 1, f"loss {means['loss']:.4f}  {100 * means['right']:.0f} % right")
+        if number + 1 == self.plan.num_batches:
+            self.files.append_metrics({"step": step + 1, "epoch": epoch + 1, self.kind: means})
+            self.right = means["right"]
+            self.sums.clear()
+        return state
 
-    def _step(self, state: FineTuneState, batch: Batch, step: int) -> tuple[FineTuneState, dict[str, float]]:
+    def _gradient(self, params: Any, batch: Batch) -> Gradient:
         rows, weight = fill(batch)
-        sums = dpo_gradient(
-            state.params,
-            self.pairs.chosen.take(rows, batch.slots),
-            self.pairs.rejected.take(rows, batch.slots),
+        chosen, rejected = self.reference_log_prob
+        return dpo_gradient(
+            params,
+            (self.pairs.chosen.take(rows, batch.slots), self.pairs.rejected.take(rows, batch.slots)),
             weight,
-            tuple(values[rows] for values in self.reference),
+            (chosen[rows], rejected[rows]),
             np.float32(self.config.beta),
-            config=self.model.config,
+            config=self.reference.config,
         )
-        state, norm = update(state, sums, learning_rate=self.config.learning_rate, clip_norm=self.config.clip_norm)
-        if not math.isfinite(float(norm)):
-            raise NumericsError(
-                f"the gradient is not finite at step {step + 1}; the last checkpoint is {self.files.latest()}",
-                "lower `learning_rate`, or look for extreme cells among the pairs",
-            )
-        return state, {name: float(value) for name, value in sums.watched.items()}
 
-    def _score(self, crystals) -> np.ndarray:
-        """Log-probabilities under the reference, nats, float32 [pairs]."""
-        return np.asarray(self.model.log_prob(crystals).total, np.float32)
+    def saved(self, done: int) -> dict[str, Any]:
+        """See `FineTuning`."""
+        return {"step": done, "pairs": len(self.pairs.chosen)}
 
 
 COLUMNS = ("chosen", "rejected")
@@ -156,19 +145,19 @@ def read_pairs(path: Path, n_max: int) -> Pairs:
     sides = [
         encode_records([_record(row, i, side) for i, row in enumerate(rows, 1)], SYMPREC, n_max - 1) for side in COLUMNS
     ]
-    failures = [
-        (i, f"{side}: {one}")
-        for i, pair in enumerate(zip(*sides, strict=True), 1)
-        for side, one in zip(COLUMNS, pair, strict=True)
-        if isinstance(one, str)
-    ]
-    left_out = {row for row, _ in failures}
-    kept = [i for i in range(len(rows)) if i + 1 not in left_out]
-    if not kept:
+    failures, better, worse = [], [], []
+    for number, (chosen, rejected) in enumerate(zip(*sides, strict=True), 1):
+        if isinstance(chosen, str):
+            failures.append((number, f"chosen: {chosen}"))
+        if isinstance(rejected, str):
+            failures.append((number, f"rejected: {rejected}"))
+        if not isinstance(chosen, str) and not isinstance(rejected, str):
+            better.append(chosen)
+            worse.append(rejected)
+    if not better:
         why = f": row {failures[0][0]}, {failures[0][1]}" if failures else ""
         raise DataError(f"{path} holds no pair of crystals{why}", f"write {FORM}")
-    chosen, rejected = (as_batch([side[i] for i in kept], n_max) for side in sides)
-    return Pairs(chosen, rejected, failures)
+    return Pairs(as_batch(better, n_max), as_batch(worse, n_max), failures)
 
 
 def _rows(path: Path) -> list[dict]:

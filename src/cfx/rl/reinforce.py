@@ -6,7 +6,7 @@ stays the reference that the KL term holds it to, also of a run that is resumed.
 
 from __future__ import annotations
 
-import math
+import functools
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -15,20 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from cfx.config.finetuning import RewardRun
-from cfx.core.batches import BatchPlan, fill, num_tokens
+from cfx.config.finetuning import RewardRun, RLConfig
+from cfx.core.batches import Batch, BatchPlan, fill, num_tokens
+from cfx.core.crystal import CrystalBatch
 from cfx.errors import NumericsError
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.rl.crystal_log import CrystalLog
+from cfx.rl.fine_tuning import FineTuning, watched_means
 from cfx.rl.rewards import Diversity, Reward
 from cfx.rl.rollout import Baseline, Rollout, roll_out
 from cfx.sampling.request import prepare
-from cfx.signals import Interrupted, StopRequest
-from cfx.training import objectives
-from cfx.training.finetune import FineTuneState, Sums, add, ppo_gradient, score, update
-from cfx.training.objectives import group_advantage
-from cfx.training.run_directory import PolicyRun
+from cfx.training.learner import Gradient, PolicyState, add, ppo_gradient, score
+from cfx.training.objectives import PPOBatch, group_advantage
 
 QUANTILES = (0.1, 0.5, 0.9)
 
@@ -82,71 +81,56 @@ def fine_tune(
         OutputError: if something cannot be written.
         Interrupted: after a signal, once the work is saved.
     """
-    files = PolicyRun(run, config, model, "rl")
-    with files.sole_writer():
-        return _Run(files, config, model, reward, diversity, reporter).execute(resume)
+    loop = _Reinforcement(run, config, model, reward, diversity, reporter)
+    with loop.files.sole_writer():
+        return loop.execute(resume)
 
 
-class _Run:
-    def __init__(self, files: PolicyRun, config: RewardRun, model: Model, reward, diversity, reporter):
-        self.files, self.sample, self.config = files, config.sample, config.rl
-        self.reference, self.reward, self.diversity, self.reporter = model, reward, diversity, reporter
+class _Reinforcement(FineTuning):
+    kind = "rl"
+    remedy = "lower `learning_rate`, or raise `kl_coef`"
+    config: RLConfig
+
+    def __init__(self, run: Path, config: RewardRun, model: Model, reward: Reward, diversity: Diversity, reporter):
+        self.config, self.sample = config.rl, config.sample
+        super().__init__(run, config, model, reporter, config.rl.steps)
+        self.reward, self.diversity = reward, diversity
         self.prepared = prepare(config.sample, model.config)
-        published = config.rl.likelihood == "published"
-        self.policy = None if published else self.prepared.policy
+        self.policy = None if config.rl.likelihood == "published" else self.prepared.policy
         self.kl_coef = config.rl.kl_coef if config.rl.kl_coef is not None else reward.kl_coef
-        self.log = CrystalLog(files.path, config.rl.keep)
+        self.log = CrystalLog(run, config.rl.keep)
         self.baseline = Baseline(config.rl)
+        self.rewards: list[float] = []
+        self.num_best = 0
 
     def execute(self, resume: bool) -> RLResult:
         """Runs from the beginning, or from the latest checkpoint, to the last step."""
-        state, step = self._restore() if resume and self.files.checkpoints() else self._begin()
-        first = last = None
-        ended = ""
-        with StopRequest() as stop, self.reporter.progress("fine-tuning", self.config.steps) as progress:
-            progress.update(step, "compiling")
-            while step < self.config.steps:
-                state, line = self._step(state, step)
-                step += 1
-                last = line["reward"]
-                first = last if first is None else first
-                progress.update(step, _summary(line, self.reward))
-                if self.config.max_kl and line["kl_reference"] > self.config.max_kl:
-                    ended = f"the KL from the reference is {line['kl_reference']:.2f} nats"
-                if stop or ended:
-                    break
-                if step % self.config.checkpoint_steps == 0:
-                    self.files.save(state, self._saved(step))
-            self.files.save(state, self._saved(step))
-            best = self.log.write_best(self.files.path / "best.cif")
-            if stop.signum is not None and step < self.config.steps:
-                raise Interrupted(stop.signum, f"stopped at step {step}; continue with `resume`")
-        self.files.finish(state, self._saved(step))
-        return RLResult(step, first, last, best, ended)
+        state, done = self.make_steps(*self.open(resume))
+        self.finish(state, done)
+        first, last = (self.rewards[0], self.rewards[-1]) if self.rewards else (None, None)
+        return RLResult(done, first, last, self.num_best, self.ended)
 
     # A step.
 
-    def _step(self, state: FineTuneState, step: int) -> tuple[FineTuneState, dict[str, Any]]:
+    def step(self, state: PolicyState, step: int) -> PolicyState:
+        """A rollout, and what is learnt from it."""
         policy = Model("policy", self.reference.config, state.params, self.reference.info)
         rollout = roll_out(
-            policy,
-            self.sample,
-            self.config,
-            step,
-            self.reward,
-            self.diversity,
-            self.log.cache,
-            self.prepared,
+            policy, self.sample, self.config, step, self.reward, self.diversity, self.log.cache, self.prepared
         )
         self._check(rollout, step)
         advantage = self._advantage(rollout)
         start = time.perf_counter()
-        state, learnt = self._learn(state, rollout, advantage, step)
+        state, learnt = self._learn(state, rollout.crystals, advantage, step)
         seconds = rollout.seconds | {"updating": time.perf_counter() - start}
         line = self._describe(rollout) | learnt | {f"seconds_{name}": value for name, value in seconds.items()}
         self.log.append(step + 1, rollout)
-        self.files.append_metrics({"step": step + 1, "rl": line})
-        return state, line
+        self.files.append_metrics({"step": step + 1, self.kind: line})
+        self.rewards.append(line["reward"])
+        self.progress.update(step + 1, _summary(line, self.reward))
+        if self.config.max_kl and line["kl_reference"] > self.config.max_kl:
+            self.ended = f"the KL from the reference is {line['kl_reference']:.2f} nats"
+        return state
 
     def _check(self, rollout: Rollout, step: int) -> None:
         """Stops before anything is learnt from failures."""
@@ -167,38 +151,33 @@ class _Run:
         return (rollout.reward - baseline).astype(np.float32)
 
     def _learn(
-        self, state: FineTuneState, rollout: Rollout, advantage: np.ndarray, step: int
-    ) -> tuple[FineTuneState, dict[str, float]]:
+        self, state: PolicyState, crystals: CrystalBatch, advantage: np.ndarray, step: int
+    ) -> tuple[PolicyState, dict[str, float]]:
         """The inner epochs on one rollout, and means of what was watched in the last of them."""
-        crystals, config = rollout.crystals, self.config
-        known = objectives.Rollout(
-            advantage, self._score(state.params, crystals), self._score(self.reference.params, crystals)
-        )
+        config = self.config
+        old, reference = (self._score(params, crystals) for params in (state.params, self.reference.params))
+        known = PPOBatch(advantage, old, reference)
         rng = np.random.default_rng([config.seed, step])
-        updates, watched, norm = 0, Counter(), 0.0
+        updates, means, norm = 0, {}, 0.0
         for _ in range(config.inner_epochs):
             watched = Counter()
             for rows in np.array_split(rng.permutation(len(crystals)), config.minibatches):
-                sums = self._gradient(state.params, crystals, np.sort(rows), known)
-                state, size = update(state, sums, learning_rate=config.learning_rate, clip_norm=config.clip_norm)
-                norm, updates = float(size), updates + 1
-                if not math.isfinite(norm):
-                    raise NumericsError(
-                        f"the gradient is not finite at step {step + 1}; the last checkpoint is {self.files.latest()}",
-                        "lower `learning_rate`, or raise `kl_coef`",
-                    )
-                watched.update({name: float(value) for name, value in sums.watched.items()})
-            if config.target_kl and watched["kl_old"] / watched["count"] > config.target_kl:
+                total = self._gradient(state.params, crystals, known, np.sort(rows))
+                state, norm = self.update(state, total, step)
+                updates += 1
+                watched.update({name: float(value) for name, value in total.sums.items()})
+            means = watched_means(watched)
+            if config.target_kl and means["kl_old"] > config.target_kl:
                 break
-        means = {name: value / watched["count"] for name, value in watched.items() if name not in ("count", "loss")}
-        return state, {**means, "objective": -watched["loss"] / watched["count"], "grad_norm": norm, "updates": updates}
+        means["objective"] = -means.pop("loss")
+        return state, {**means, "grad_norm": norm, "updates": updates}
 
-    def _plan(self, crystals) -> BatchPlan:
+    def _plan(self, crystals: CrystalBatch) -> BatchPlan:
         """Short batches: those of each length are filled up."""
         tokens = max(len(crystals) // 8, 8) * num_tokens(6)
         return BatchPlan(crystals.num_sites, self.reference.config.n_max, tokens, LENGTHS)
 
-    def _score(self, params: Any, crystals) -> np.ndarray:
+    def _score(self, params: Any, crystals: CrystalBatch) -> np.ndarray:
         """Log-probabilities under the likelihood of the run, nats, float32 [B]."""
         total = np.zeros(len(crystals), np.float32)
         for batch in self._plan(crystals).epoch():
@@ -207,24 +186,24 @@ class _Run:
             total[batch.rows] = np.asarray(part.total)[: len(batch.rows)]
         return total
 
-    def _gradient(self, params: Any, crystals, chosen: np.ndarray, known: objectives.Rollout) -> Sums:
-        """Sums over the chosen rows, batch by batch of equal length."""
-        total: Sums | None = None
-        part = crystals[chosen]
-        for batch in self._plan(part).epoch():
+    def _gradient(self, params: Any, crystals: CrystalBatch, known: PPOBatch, chosen: np.ndarray) -> Gradient:
+        """Of the chosen crystals, batch by batch of equal length."""
+        crystals, known = crystals[chosen], PPOBatch(*(values[chosen] for values in known))
+
+        def one(batch: Batch) -> Gradient:
             rows, weight = fill(batch)
-            one = ppo_gradient(
+            return ppo_gradient(
                 params,
-                part.take(rows, batch.slots),
+                crystals.take(rows, batch.slots),
                 weight,
-                objectives.Rollout(*(values[chosen][rows] for values in known)),
+                PPOBatch(*(values[rows] for values in known)),
                 self.policy,
                 np.float32(self.kl_coef),
                 np.float32(self.config.clip_range),
                 config=self.reference.config,
             )
-            total = one if total is None else add(total, one)
-        return total
+
+        return functools.reduce(add, map(one, self._plan(crystals).epoch()))
 
     # What a run tells.
 
@@ -246,21 +225,18 @@ class _Run:
 
     # Files of the run.
 
-    def _begin(self) -> tuple[FineTuneState, int]:
-        state = self.files.begin()
-        self.files.save(state, self._saved(0))
-        return state, 0
+    def close(self) -> None:
+        """Writes the best crystals."""
+        self.num_best = self.log.write_best(self.files.path / "best.cif")
 
-    def _restore(self) -> tuple[FineTuneState, int]:
-        state, saved = self.files.restore()
-        step = saved["step"]
+    def saved(self, done: int) -> dict[str, Any]:
+        """See `FineTuning`."""
+        return {"step": done, "baseline": self.baseline.saved(), "kl_coef": self.kl_coef, "reward": self.reward.about}
+
+    def restore_saved(self, saved: dict[str, Any]) -> None:
+        """See `FineTuning`."""
         self.baseline.restore(saved["baseline"])
-        self.log.restore(step, self.reference.config.n_max)
-        self.reporter.message(f"resuming {self.files.path} at step {step} of {self.config.steps}")
-        return state, step
-
-    def _saved(self, step: int) -> dict[str, Any]:
-        return {"step": step, "baseline": self.baseline.saved(), "kl_coef": self.kl_coef, "reward": self.reward.about}
+        self.log.restore(saved["step"], self.reference.config.n_max)
 
 
 def _summary(line: dict[str, Any], reward: Reward) -> str:

@@ -55,6 +55,7 @@ class Reward(Protocol):
 
     def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
         """The rewards of crystals; one that cannot be evaluated gets a reason and leaves the others alone."""
+        ...
 
 
 def make_batch(value: np.ndarray, reasons: Sequence[str], metrics: dict[str, np.ndarray] | None = None) -> RewardBatch:

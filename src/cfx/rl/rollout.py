@@ -248,11 +248,11 @@ class Baseline:
             own = reward[space_group == group]
             n, total = self._groups.get(group, (0.0, 0.0))
             self._groups[group] = (n + len(own), total + float(own.sum()))
-        return np.array([self._of(int(group)) for group in space_group])
+        return np.array([self._of(int(group), self.mean) for group in space_group])
 
-    def _of(self, group: int) -> float:
+    def _of(self, group: int, mean: float) -> float:
         n, total = self._groups[group]
-        return (total + PRIOR * self.mean) / (n + PRIOR)
+        return (total + PRIOR * mean) / (n + PRIOR)
 
     def saved(self) -> dict[str, Any]:
         """All there is, as JSON can hold it."""

@@ -1,13 +1,14 @@
-"""The optimiser, and a step of training in three kernels: gradients of batches, their sum, the update.
+"""The optimiser, and a step of learning in three kernels: gradients of batches, their sum, the update.
 
-Only the first depends on the length of a batch, and is compiled for each length.
+Only the first depends on the length of a batch, and is compiled for each length. Training and fine-tuning differ in the
+loss, and in what an update keeps beside the weights.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -17,23 +18,22 @@ import optax
 
 from cfx.config import ModelConfig, TrainConfig
 from cfx.core.crystal import CrystalBatch
-from cfx.core.likelihood import LogProb
+from cfx.core.likelihood import PARTS
 from cfx.core.network import Dropout
-from cfx.training.objectives import negative_log_likelihood
+from cfx.sampling.policy import Policy
+from cfx.training.objectives import PPOBatch, dpo_loss, likelihood, negative_log_likelihood, ppo_loss
 
 PRECISIONS = {"float32": "float32", "bfloat16": "BF16_BF16_F32"}
 """JAX's names of how matrix products are computed; by itself it would take less than float32 on some GPUs."""
 
-LOSS_PARTS = tuple(field.name for field in dataclasses.fields(LogProb))
-"""What the loss is the sum of."""
-
 
 class Gradient(NamedTuple):
-    """Sums over the crystals of one or more batches.
+    """Sums over the crystals (or pairs) of one or more batches.
 
     Attributes:
         params: gradient of the loss.
-        sums: by name, the parts of the loss (nats) and `crystals`, their number.
+        sums: by name: in training the parts of the loss (nats) and `crystals`, their number; in fine-tuning what is
+            watched, with `loss` and `count`, the number of crystals or pairs.
     """
 
     params: hk.Params
@@ -77,14 +77,20 @@ def learning_rate_schedule(config: TrainConfig, num_steps: int) -> optax.Schedul
     return lambda step: cosine(step + 1)  # no step without effect; the last one has the smallest rate
 
 
-def make_optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformation:
-    """Adam or AdamW on gradients clipped by their global norm; only weights decay, no bias and no norm."""
-    schedule = learning_rate_schedule(config, num_steps)
-    if config.optimizer == "adam":
-        adam = optax.adam(schedule)
+def make_optimizer(
+    learning_rate: float | optax.Schedule, clip_norm: float, weight_decay: float | None = None
+) -> optax.GradientTransformation:
+    """Adam on gradients clipped by their global norm; AdamW, with weights that decay, but no biases or norms."""
+    if weight_decay is None:
+        adam = optax.adam(learning_rate)
     else:
-        adam = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_decays)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+        adam = optax.adamw(learning_rate, weight_decay=weight_decay, mask=_decays)
+    return optax.chain(optax.clip_by_global_norm(clip_norm), adam)
+
+
+def _training_optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTransformation:
+    weight_decay = None if config.optimizer == "adam" else config.weight_decay
+    return make_optimizer(learning_rate_schedule(config, num_steps), config.clip_norm, weight_decay)
 
 
 def _decays(params: hk.Params) -> hk.Params:
@@ -97,13 +103,34 @@ def _decays(params: hk.Params) -> hk.Params:
 def init_state(params: hk.Params, config: TrainConfig, num_steps: int) -> TrainState:
     """The state before the first step."""
     average = jax.tree.map(jnp.array, params) if config.ema_decay else None
-    opt_state = make_optimizer(config, num_steps).init(params)
+    opt_state = _training_optimizer(config, num_steps).init(params)
     return TrainState(params, opt_state, average, jnp.zeros((), jnp.int32), no_totals())
+
+
+class PolicyState(NamedTuple):
+    """All that an update of fine-tuning changes.
+
+    Attributes:
+        params: weights of the policy.
+        opt_state: of the optimiser.
+    """
+
+    params: hk.Params
+    opt_state: optax.OptState
+
+
+def init_policy(params: hk.Params, learning_rate: float, clip_norm: float) -> PolicyState:
+    """The state before the first update."""
+    params = jax.tree.map(jnp.asarray, params)
+    return PolicyState(params, make_optimizer(learning_rate, clip_norm).init(params))
 
 
 def no_totals() -> dict[str, jax.Array]:
     """Totals of no steps."""
-    return {name: jnp.zeros(()) for name in (*LOSS_PARTS, "crystals", "steps", "grad_norm")}
+    return {name: jnp.zeros(()) for name in (*PARTS, "crystals", "steps", "grad_norm")}
+
+
+# Gradients, and their sum.
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dropout", "precision"))
@@ -117,18 +144,57 @@ def gradient(
     dropout: Dropout,
     precision: str,
 ) -> Gradient:
-    """Gradient of a batch [B]; its rows weigh 1, or 0 where they only fill it (float32 [B])."""
+    """Gradient of the negative log-likelihood of a batch [B].
+
+    Its rows weigh 1, or 0 where they only fill it (float32 [B]).
+    """
     with jax.default_matmul_precision(PRECISIONS[precision]):
-        (_, parts), params_gradient = jax.value_and_grad(negative_log_likelihood, has_aux=True)(
-            params, config, batch, weight, rng_key, dropout
-        )
-    return Gradient(params_gradient, {**parts, "crystals": weight.sum()})
+        found = _differentiate(negative_log_likelihood, params, config, batch, weight, rng_key, dropout)
+    return found._replace(sums={**found.sums, "crystals": weight.sum()})
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def ppo_gradient(
+    params: hk.Params,
+    batch: CrystalBatch,
+    weight: jax.Array,
+    rollout: PPOBatch,
+    policy: Policy | None,
+    kl_coef: jax.Array,
+    clip_range: jax.Array,
+    *,
+    config: ModelConfig,
+) -> Gradient:
+    """Gradient of `ppo_loss` of a batch [B]."""
+    return _differentiate(ppo_loss, params, config, batch, weight, rollout, policy, kl_coef, clip_range)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def dpo_gradient(
+    params: hk.Params,
+    pairs: tuple[CrystalBatch, CrystalBatch],
+    weight: jax.Array,
+    reference: tuple[jax.Array, jax.Array],
+    beta: jax.Array,
+    *,
+    config: ModelConfig,
+) -> Gradient:
+    """Gradient of `dpo_loss` of pairs [B]."""
+    return _differentiate(dpo_loss, params, config, pairs, weight, reference, beta)
+
+
+def _differentiate(loss: Callable[..., Any], params: hk.Params, *arguments: Any) -> Gradient:
+    (_, sums), params_gradient = jax.value_and_grad(loss, has_aux=True)(params, *arguments)
+    return Gradient(params_gradient, sums)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
 def add(one: Gradient, other: Gradient) -> Gradient:
     """The gradient of both."""
     return jax.tree.map(operator.add, one, other)
+
+
+# Updates.
 
 
 @functools.partial(jax.jit, static_argnames=("train", "num_steps"), donate_argnames="state")
@@ -141,17 +207,15 @@ def update(
     train: TrainConfig,
     num_steps: int,
 ) -> TrainState:
-    """Step number `step` (from 0).
+    """Step number `step` (from 0) of training.
 
     The gradient is divided by the mean number of crystals in a step, not by that in this step, so that over an epoch
     every crystal weighs the same.
     """
-    mean = jax.tree.map(lambda leaf: leaf / crystals_per_step, total.params)
-    norm = optax.tree.norm(mean)
-    loss = sum(total.sums[name] for name in LOSS_PARTS)
+    optimizer = _training_optimizer(train, num_steps)
+    params, opt_state, norm = _descend(optimizer, state.params, state.opt_state, total.params, crystals_per_step)
+    loss = sum(total.sums[name] for name in PARTS)
     good = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.step == step)
-    updates, opt_state = make_optimizer(train, num_steps).update(mean, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
     average = state.average
     if average is not None:
         keep = jnp.minimum(train.ema_decay, (1 + step) / (10 + step))  # short at first: the start is soon forgotten
@@ -161,8 +225,37 @@ def update(
     return _choose(good, new, state)
 
 
+@functools.partial(jax.jit, static_argnames=("learning_rate", "clip_norm"))
+def update_policy(
+    state: PolicyState, total: Gradient, *, learning_rate: float, clip_norm: float
+) -> tuple[PolicyState, jax.Array]:
+    """The state after an update by the mean gradient, and that gradient's norm.
+
+    A gradient that is not finite changes nothing; its norm tells.
+    """
+    optimizer, count = make_optimizer(learning_rate, clip_norm), total.sums["count"]
+    *new, norm = _descend(optimizer, state.params, state.opt_state, total.params, count)
+    return _choose(jnp.isfinite(norm), PolicyState(*new), state), norm
+
+
+def _descend(
+    optimizer: optax.GradientTransformation,
+    params: hk.Params,
+    opt_state: optax.OptState,
+    total: hk.Params,
+    count: jax.Array,
+) -> tuple[hk.Params, optax.OptState, jax.Array]:
+    """Weights and optimiser after an update by a gradient divided by `count`, and the norm of that."""
+    mean = jax.tree.map(lambda leaf: leaf / count, total)
+    updates, opt_state = optimizer.update(mean, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, optax.tree.norm(mean)
+
+
 def _choose(condition: jax.Array, one: Any, other: Any) -> Any:
     return jax.tree.map(functools.partial(jnp.where, condition), one, other)
+
+
+# Losses and log-probabilities without a gradient.
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -171,3 +264,6 @@ def loss_sums(
 ) -> dict[str, jax.Array]:
     """The parts of the loss of a batch without dropout, nats, summed over its rows that weigh 1; and their number."""
     return {**negative_log_likelihood(params, config, batch, weight)[1], "crystals": weight.sum()}
+
+
+score = jax.jit(likelihood, static_argnames="config")

@@ -1,4 +1,4 @@
-"""What training minimises, and what fine-tuning maximises."""
+"""What training and fine-tuning minimise: the likelihood, PPO with its advantages, and DPO."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from cfx.config import ModelConfig
 from cfx.core.crystal import CrystalBatch
-from cfx.core.likelihood import log_prob
+from cfx.core.likelihood import LogProb, log_prob
 from cfx.core.network import NO_DROPOUT, Dropout
+from cfx.sampling.policy import Policy, policy_log_prob
 
 
 def negative_log_likelihood(
@@ -34,13 +35,17 @@ def negative_log_likelihood(
         dropout: rates.
     """
     parts = log_prob(params, config, batch, rng_key, dropout).parts()
-    # A row without weight counts nothing, whatever its value.
-    sums = {name: -jnp.where(weight > 0, weight * value, 0.0).sum() for name, value in parts.items()}
+    sums = {name: -_weighted_sum(value, weight) for name, value in parts.items()}
     return sum(sums.values(), jnp.zeros(())), sums
 
 
-class Rollout(NamedTuple):
-    """What a step of fine-tuning knows of B crystals, apart from the crystals.
+def _weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
+    # Rows that only fill a batch may hold anything, NaN too, which 0 times does not make 0.
+    return jnp.where(weight > 0, weight * values, 0.0).sum()
+
+
+class PPOBatch(NamedTuple):
+    """What PPO knows of B crystals, apart from the crystals.
 
     Attributes:
         advantage: reward less baseline, without the KL term; float [B].
@@ -54,7 +59,7 @@ class Rollout(NamedTuple):
 
 
 def ppo_terms(
-    log_prob: jax.Array, rollout: Rollout, kl_coef: jax.Array | float, clip_range: jax.Array | float
+    log_prob: jax.Array, rollout: PPOBatch, kl_coef: jax.Array | float, clip_range: jax.Array | float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The clipped objective of each crystal, to be maximised, and what to watch (2504.02367, Section "Method").
 
@@ -84,6 +89,28 @@ def ppo_terms(
     return jnp.minimum(ratio * advantage, bounded * advantage), watched
 
 
+def ppo_loss(
+    params: hk.Params,
+    config: ModelConfig,
+    batch: CrystalBatch,
+    weight: jax.Array,
+    rollout: PPOBatch,
+    policy: Policy | None,
+    kl_coef: jax.Array,
+    clip_range: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Minus the weighted sum of `ppo_terms` over a batch [B], and the sums of what is watched; see `dpo_loss`."""
+    objective, watched = ppo_terms(likelihood(params, config, batch, policy).total, rollout, kl_coef, clip_range)
+    return _watched_loss(-objective, watched, weight)
+
+
+def likelihood(params: hk.Params, config: ModelConfig, batch: CrystalBatch, policy: Policy | None) -> LogProb:
+    """Log-probability of crystals as drawn, nats: the policy's, or the published one where there is no policy."""
+    if policy is None:
+        return log_prob(params, config, batch)
+    return policy_log_prob(params, config, batch, policy)
+
+
 def group_advantage(reward: np.ndarray, group_size: int) -> np.ndarray:
     """Rewards in units of their group's spread, about its mean (GRPO, 2402.03300, Section 4.1.2).
 
@@ -97,7 +124,11 @@ def group_advantage(reward: np.ndarray, group_size: int) -> np.ndarray:
 
 
 def dpo_terms(
-    chosen: jax.Array, rejected: jax.Array, chosen_reference: jax.Array, rejected_reference: jax.Array, beta: float
+    chosen: jax.Array,
+    rejected: jax.Array,
+    chosen_reference: jax.Array,
+    rejected_reference: jax.Array,
+    beta: jax.Array | float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of each pair, and what to watch (Direct preference optimisation, 2305.18290, Eq. 7).
 
@@ -113,3 +144,38 @@ def dpo_terms(
     """
     margin = (chosen - chosen_reference) - (rejected - rejected_reference)
     return -jax.nn.log_sigmoid(beta * margin), {"margin": margin, "right": (margin > 0).astype(jnp.float32)}
+
+
+def dpo_loss(
+    params: hk.Params,
+    config: ModelConfig,
+    pairs: tuple[CrystalBatch, CrystalBatch],
+    weight: jax.Array,
+    reference: tuple[jax.Array, jax.Array],
+    beta: jax.Array,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The weighted sum of the losses of B pairs.
+
+    Args:
+        params: of the network.
+        config: its architecture.
+        pairs: the better crystals, and the worse ones.
+        weight: float [B], 0 for rows that only fill the batch.
+        reference: log-probabilities of both under the reference policy, nats, each [B].
+        beta: weight of the reference.
+
+    Returns:
+        The loss; and the sums of what `dpo_terms` gives to watch, with `loss` and `count`, the number of pairs.
+    """
+    better, worse = (log_prob(params, config, side).total for side in pairs)
+    loss, watched = dpo_terms(better, worse, *reference, beta)
+    return _watched_loss(loss, watched, weight)
+
+
+def _watched_loss(
+    loss: jax.Array, watched: dict[str, jax.Array], weight: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The weighted sum of losses [B]; and those of all that is watched, with `loss` and `count`."""
+    watched = watched | {"loss": loss, "count": jnp.ones_like(weight)}
+    sums = {name: _weighted_sum(value, weight) for name, value in watched.items()}
+    return sums["loss"], sums

@@ -1,9 +1,10 @@
-"""The directory of a training run: its configuration, metrics, checkpoints, and the best model.
+"""The directory of a run: its configuration, metrics, checkpoints and models.
 
-- config.toml: what it does; `cfx train --config` takes it again.
+- config.toml: what it does; of training, `cfx train --config` takes it again.
 - metrics.jsonl: a line every so many steps, and at the end of an epoch.
 - checkpoints/: the latest, step_00001000 and so on, each with all that a resumed run needs.
-- best/: the model of lowest validation loss.
+- best/: of training, the model of lowest validation loss.
+- reference/, final/: of fine-tuning, the model that it started from, and the policy.
 """
 
 from __future__ import annotations
@@ -14,25 +15,27 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import jax
-
-from cfx.config.finetuning import PairsRun, RewardRun
 from cfx.config.training import TrainRun, read_toml
 from cfx.errors import CheckpointError, OutputError, UsageError
-from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.io.files import replace_atomically, sole_writer, writing
 from cfx.io.journal import JsonLines
-from cfx.model import Model
-from cfx.training.finetune import FineTuneState, init_state
 
 BEGUN = ("config", "checkpoints", "reference", "lock")
 """What may lie in the directory of a run that was killed before its first checkpoint: names up to their first dot."""
 
 
+class RunConfig(Protocol):
+    """What a run does: a `TrainRun`, `RewardRun` or `PairsRun`."""
+
+    def tables(self) -> dict[str, Any]:
+        """As TOML can hold it."""
+        ...
+
+
 class RunDirectory:
-    """Files of one run."""
+    """Files of one run, of training or of fine-tuning."""
 
     def __init__(self, path: Path):
         """Nothing is read or written yet."""
@@ -72,7 +75,7 @@ class RunDirectory:
         ):
             raise UsageError(f"{self.path} is not empty", "continue it with `resume`, or choose another directory")
 
-    def create(self, config: TrainRun) -> None:
+    def create(self, config: RunConfig) -> None:
         """Makes the directory and writes the configuration.
 
         Raises:
@@ -202,64 +205,3 @@ def _step(line: bytes) -> float:
         return json.loads(line)["step"]
     except (ValueError, TypeError, KeyError):
         return math.inf
-
-
-class PolicyRun(RunDirectory):
-    """Files of a fine-tuning run."""
-
-    def __init__(self, path: Path, config: RewardRun | PairsRun, reference: Model, kind: str):
-        """Nothing is read or written yet.
-
-        Args:
-            path: of the directory.
-            config: what the run does.
-            reference: the model it starts from.
-            kind: `rl` or `dpo`: how the learner's part of `config` and of a checkpoint is called.
-        """
-        super().__init__(path)
-        self._config, self._reference, self._kind = config, reference, kind
-        self._learner = getattr(config, kind)
-
-    def begin(self) -> FineTuneState:
-        """Makes the directory, keeps the reference, and gives the state before the first update.
-
-        Raises:
-            UsageError, OutputError: see `RunDirectory.create`.
-        """
-        self.create(self._config)
-        reference = self._reference
-        save_checkpoint(self.path / "reference", Checkpoint(reference.config, reference.params, reference.info))
-        return self._state(reference.params)
-
-    def restore(self) -> tuple[FineTuneState, dict[str, Any]]:
-        """The state of the latest checkpoint and what was saved with it, its `step` among it; later metrics go.
-
-        Raises:
-            CheckpointError: if there is none.
-            UsageError: if it is of something else.
-        """
-        path = self.latest()
-        checkpoint = load_checkpoint(path)
-        if self._kind not in checkpoint.info:
-            raise UsageError(f"{path} is no checkpoint of cfx rl", "name the directory of such a run")
-        state, saved = self._state(checkpoint.params), checkpoint.info[self._kind]
-        opt_state = jax.tree.map(jax.numpy.asarray, load_opt_state(path, state.opt_state))
-        self.tidy()
-        self.drop_metrics_after(saved["step"])
-        return state._replace(opt_state=opt_state), saved
-
-    def save(self, state: FineTuneState, saved: dict[str, Any]) -> None:
-        """Writes the checkpoint of a step, `saved["step"]`, and removes old ones."""
-        self._write(self.checkpoint(saved["step"]), state, saved, state.opt_state)
-        self.rotate(self._learner.keep_checkpoints)
-
-    def finish(self, state: FineTuneState, saved: dict[str, Any]) -> None:
-        """Writes the policy, RUN/final."""
-        self._write(self.path / "final", state, saved)
-
-    def _state(self, params: Any) -> FineTuneState:
-        return init_state(params, self._learner.learning_rate, self._learner.clip_norm)
-
-    def _write(self, path: Path, state: FineTuneState, saved: dict[str, Any], opt_state: Any = None) -> None:
-        info = {**self._reference.info, self._kind: saved, "run": self._config.tables()}
-        save_checkpoint(path, Checkpoint(self._reference.config, jax.device_get(state.params), info), opt_state)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +19,16 @@ from cfx.config import ModelConfig
 from cfx.config.training import TrainRun
 from cfx.core.batches import Batch, BatchPlan, mean_tokens, scoring_plan
 from cfx.core.elements import SYMBOLS
-from cfx.core.likelihood import init_params
+from cfx.core.likelihood import PARTS, init_params
 from cfx.core.network import Dropout
 from cfx.data.dataset import EncodedDataset
 from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.model import Model
 from cfx.reporter import Reporter
-from cfx.signals import Interrupted, StopRequest
+from cfx.signals import StopRequest
 from cfx.training.devices import Devices
 from cfx.training.learner import (
-    LOSS_PARTS,
     Gradient,
     TrainState,
     add,
@@ -39,6 +39,7 @@ from cfx.training.learner import (
     no_totals,
     update,
 )
+from cfx.training.loop import Loop
 from cfx.training.run_directory import RunDirectory
 
 LOOK_STEPS = 10
@@ -71,7 +72,7 @@ def train(
     resume: bool = False,
     start: Model | None = None,
 ) -> TrainResult:
-    """Trains a model into the directory `run`; see `rundir` for what it holds.
+    """Trains a model into the directory `run`; see `run_directory` for what it holds.
 
     Args:
         run: directory; must be new or empty unless `resume`.
@@ -88,27 +89,32 @@ def train(
         OutputError: if the last checkpoint cannot be written.
         Interrupted: after a signal, once the work is saved.
     """
-    files = RunDirectory(run)
-    loop = _Run(files, config, data, validation, reporter)
-    with files.sole_writer() if loop.devices.writes else nullcontext():
-        return loop.execute(resume, start)
+    loop = _Training(run, config, data, validation, reporter, start)
+    with loop.files.sole_writer() if loop.devices.writes else nullcontext():
+        return loop.execute(resume)
 
 
-class _Run:
-    def __init__(self, files: RunDirectory, config: TrainRun, data, validation, reporter):
-        self.files, self.config, self.reporter = files, config.train, reporter
-        self.run_config, self.model = config, config.model
+class _Training(Loop[TrainState]):
+    model: ModelConfig
+
+    def __init__(self, run: Path, config: TrainRun, data: EncodedDataset, validation, reporter: Reporter, start):
+        train = config.train
+        self.run_config, self.config, self.start = config, train, start
         self.data, self.validation = data, validation
-        tokens = config.train.batch_size * mean_tokens(data.num_sites, data.n_max)
+        tokens = train.batch_size * mean_tokens(data.num_sites, data.n_max)
         self.plan = BatchPlan(data.num_sites, data.n_max, tokens)
-        self.steps_per_epoch = -(-self.plan.num_batches // config.train.accumulate)
-        self.num_steps = self.steps_per_epoch * config.train.epochs
+        self.steps_per_epoch = -(-self.plan.num_batches // train.accumulate)
+        num_steps = self.steps_per_epoch * train.epochs
+        super().__init__(RunDirectory(run), reporter, num_steps, train.checkpoint_steps)
+        self.compiling = f"compiling, once for each of {len(self.plan.sizes)} lengths"
         self.devices = Devices()
-        self.dropout_key = jax.random.key(config.train.seed)
-        self.precision = choose_precision(config.train.precision)
+        self.dropout_key = jax.random.key(train.seed)
+        self.dropout = Dropout(train.dropout, train.attention_dropout)
+        self.precision = choose_precision(train.precision)
         self.validation_loss: float | None = None
         self.best_loss: float | None = None
         self.epoch_losses: list[tuple[float, float]] = []
+        self.epoch, self.epoch_batches = -1, []
         self.seen = {
             "space_groups": {str(i + 1): int(n) for i, n in enumerate(data.space_group_counts()) if n},
             "elements": {SYMBOLS[i]: int(n) for i, n in enumerate(data.element_counts()) if n},
@@ -119,82 +125,72 @@ class _Run:
             "validation": validation and _provenance(validation),
         }
 
-    def execute(self, resume: bool, start: Model | None) -> TrainResult:
+    def execute(self, resume: bool) -> TrainResult:
         """Trains from the beginning, or from the latest checkpoint, to the last step."""
-        state = self._restore() if resume and self.files.checkpoints() else self._begin(start)
-        first = done = int(state.step)
+        state, first = self.open(resume)
         if self.devices.count > 1:
             self.reporter.message(f"{self.devices.count} devices, {jax.process_count()} processes")
         self.clock, self.crystals_before = time.perf_counter(), float(state.totals["crystals"])
-        with StopRequest() as stop, self.reporter.progress("training", self.num_steps) as progress:
-            progress.update(first, f"compiling, once for each of {len(self.plan.sizes)} lengths")
-            for step, batches in self._steps(first):
-                state, done = self._step(state, step, batches), step + 1
-                end_of_epoch = done % self.steps_per_epoch == 0
-                logs = end_of_epoch or done % self.config.log_steps == 0
-                if logs or done % LOOK_STEPS == 0:
-                    self._look(state, done, progress)
-                if logs:
-                    state = self._log(state, done, end_of_epoch)
-                if done == self.num_steps:
-                    break
-                if done % self.config.checkpoint_steps == 0:
-                    self._save(state, done)
-                if self._stopping(stop, done):
-                    self._save(state, done, final=True)
-                    raise Interrupted(stop.signum or 15, f"stopped at step {done}; continue with `resume`")
-        if done > first:
-            self._save(state, done, final=True)
+        _, done = self.make_steps(state, first)
         self.devices.wait("end")
         return TrainResult(done // self.steps_per_epoch, done, self.validation_loss, self.best_loss)
 
-    def _steps(self, first: int) -> Iterator[tuple[int, list[Batch]]]:
-        """Every step from `first` on, with its batches; these follow from the seed and the epoch alone."""
-        size, batches = self.config.accumulate, []
-        for step in range(first, self.num_steps):
-            epoch, number = divmod(step, self.steps_per_epoch)
-            if number == 0 or not batches:
-                batches = self.plan.epoch(self.config.seed, epoch)
-            yield step, batches[number * size : (number + 1) * size]
+    # A step.
 
-    def _step(self, state: TrainState, step: int, batches: list[Batch]) -> TrainState:
-        total: Gradient | None = None
-        for i, batch in enumerate(batches):
-            crystals, weight = self.devices.take(self.data, batch)
-            one = gradient(
-                state.params,
-                crystals,
-                weight,
-                jax.random.fold_in(self.dropout_key, step * self.config.accumulate + i),
-                config=self.model,
-                dropout=Dropout(self.config.dropout, self.config.attention_dropout),
-                precision=self.precision,
-            )
-            total = one if total is None else add(total, one)
+    def step(self, state: TrainState, step: int) -> TrainState:
+        """An update, and what is told of it now and then."""
+        gradients = (self._gradient(state, step, i, batch) for i, batch in enumerate(self._batches(step)))
+        total = functools.reduce(add, gradients)
         mean = np.float32(len(self.data) / self.steps_per_epoch)
-        return update(state, total, np.int32(step), mean, train=self.config, num_steps=self.num_steps)
+        state = update(state, total, np.int32(step), mean, train=self.config, num_steps=self.num_steps)
+        done = step + 1
+        end_of_epoch = done % self.steps_per_epoch == 0
+        logs = end_of_epoch or done % self.config.log_steps == 0
+        if logs or done % LOOK_STEPS == 0:
+            self._look(state, done)
+        return self._log(state, done, end_of_epoch) if logs else state
 
-    def _stopping(self, stop: StopRequest, done: int) -> bool:
-        """Whether to stop now; processes of one run agree on it, now and then."""
+    def _batches(self, step: int) -> list[Batch]:
+        """The batches of a step; they follow from the seed and the step alone."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        if epoch != self.epoch:
+            self.epoch, self.epoch_batches = epoch, self.plan.epoch(self.config.seed, epoch)
+        return self.epoch_batches[number * self.config.accumulate :][: self.config.accumulate]
+
+    def _gradient(self, state: TrainState, step: int, number: int, batch: Batch) -> Gradient:
+        crystals, weight = self.devices.take(self.data, batch)
+        key = jax.random.fold_in(self.dropout_key, step * self.config.accumulate + number)
+        return gradient(
+            state.params,
+            crystals,
+            weight,
+            key,
+            config=self.model,
+            dropout=self.dropout,
+            precision=self.precision,
+        )
+
+    def stopping(self, stop: StopRequest, done: int) -> bool:
+        """Processes of one run agree on it, now and then."""
         if jax.process_count() == 1:
             return bool(stop)
         return done % LOOK_STEPS == 0 and self.devices.anywhere(bool(stop))
 
     # What a run tells.
 
-    def _look(self, state: TrainState, done: int, progress) -> None:
+    def _look(self, state: TrainState, done: int) -> None:
         """Waits for the device, shows how it goes, and stops where the numbers did."""
         if int(state.step) < done:
             self._fail(state, int(state.step))
         mean = self._means(state.totals)
         epoch = (done - 1) // self.steps_per_epoch + 1
         text = f"epoch {epoch}  loss {mean['loss']:.2f} nats  {mean['crystals_per_second']:.0f} crystals/s"
-        progress.update(done, text)
+        self.progress.update(done, text)
 
     def _means(self, totals: dict[str, jax.Array]) -> dict[str, float]:
         """Of the steps since the last line of metrics."""
         sums = {name: float(value) for name, value in totals.items()}
-        parts = {name: sums[name] / sums["crystals"] for name in LOSS_PARTS}
+        parts = {name: sums[name] / sums["crystals"] for name in PARTS}
         return {
             "loss": sum(parts.values()),
             **parts,
@@ -232,9 +228,7 @@ class _Run:
 
     def _fail(self, state: TrainState, step: int) -> None:
         """Raises the error of a step whose loss or gradient is not finite; `state` is the one before it."""
-        number = step % self.steps_per_epoch * self.config.accumulate
-        batches = self.plan.epoch(self.config.seed, step // self.steps_per_epoch)
-        rows = np.concatenate([batch.rows for batch in batches[number : number + self.config.accumulate]])
+        rows = np.concatenate([batch.rows for batch in self._batches(step)])
         model = Model("failed", self.model, jax.device_get(state.params))
         scores = np.asarray(model.log_prob(self.data.take(rows, self.data.n_max)).total)
         lines = [f"{self.data.names[row]},{score:.4f}\n" for row, score in zip(rows, scores, strict=True)]
@@ -253,17 +247,20 @@ class _Run:
 
     # Files of the run.
 
-    def _begin(self, start: Model | None) -> TrainState:
+    def begin(self) -> TrainState:
+        """With the weights of the model to start from, or new ones."""
         if self.devices.writes:
             self.files.create(self.run_config)
-        if start is not None:
-            self.model = start.config
-            params = jax.tree.map(np.asarray, start.params)
-            self._add_what_was_seen(start)
+        if self.start is not None:
+            self.model = self.start.config
+            params = jax.tree.map(np.asarray, self.start.params)
+            self._add_what_was_seen(self.start)
         else:
+            assert self.run_config.model is not None, "a run that starts from no model has an architecture"
+            self.model = self.run_config.model
             params = init_params(self.model, jax.random.key(self.config.seed))
         state = self.devices.replicate(init_state(params, self.config, self.num_steps))
-        self._save(state, 0, final=True)  # a run that is killed at once can be resumed, too
+        self.save(state, 0, final=True)
         return state
 
     def _add_what_was_seen(self, start: Model) -> None:
@@ -275,7 +272,8 @@ class _Run:
             counts = Counter(self.seen["elements"]) + Counter(known)
             self.seen["elements"] = dict(counts)
 
-    def _restore(self) -> TrainState:
+    def restore(self) -> tuple[TrainState, int]:
+        """With the settings checked: they must be those of the first run."""
         path = self.files.latest()
         checkpoint = load_checkpoint(path)
         saved = checkpoint.info["run"]
@@ -297,15 +295,9 @@ class _Run:
         if self.devices.writes:
             self.files.tidy()
             self.files.drop_metrics_after(step)
-        self.reporter.message(f"resuming {self.files.path} at step {step} of {self.num_steps}")
-        state = TrainState(
-            state.params,
-            opt_state,
-            average,
-            np.int32(step),
-            {name: np.float32(totals[name]) for name in state.totals},
-        )
-        return self.devices.replicate(state)
+        totals = {name: np.float32(totals[name]) for name in state.totals}
+        state = state._replace(opt_state=opt_state, average=average, step=np.int32(step), totals=totals)
+        return self.devices.replicate(state), step
 
     def _keep_best(self, state: TrainState, done: int, loss: float) -> None:
         if not math.isfinite(loss):
@@ -334,7 +326,8 @@ class _Run:
             return False
         return True
 
-    def _save(self, state: TrainState, done: int, final: bool = False) -> None:
+    def save(self, state: TrainState, done: int, final: bool = False) -> None:
+        """A disk that is full is only warned of, unless the run ends here."""
         if int(state.step) < done:
             self._fail(state, int(state.step))
         if not self.devices.writes:
@@ -370,7 +363,7 @@ def mean_loss(
     devices = devices or Devices()
     batches = scoring_plan(data, data.n_max, batch_size).epoch()
     kept = [loss_sums(params, *devices.take(data, batch), config=model) for batch in batches]
-    parts = {name: sum(float(sums[name]) for sums in kept) / len(data) for name in LOSS_PARTS}
+    parts = {name: sum(float(sums[name]) for sums in kept) / len(data) for name in PARTS}
     return {"loss": sum(parts.values()), **parts}
 
 
