@@ -36,7 +36,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_average_at_end": [round(load, 2) for load in os.getloadavg()],
         "accelerators": accelerators,
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "versions": versions,
     }
