@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+pytestmark = pytest.mark.integration
+
 pytest.importorskip("chgnet", reason="chgnet is not installed")
 
 

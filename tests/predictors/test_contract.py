@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+pytestmark = pytest.mark.integration
+
 NAMES = ("chgnet", "emt", "orb", "tensornet")
 KNOWS_ITS_ELEMENTS = ("chgnet", "orb", "tensornet")
 

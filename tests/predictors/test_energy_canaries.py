@@ -12,6 +12,8 @@ from cfx.evaluation.entries import correction
 from cfx.predictors.canaries import KNOWN_ENERGIES, prove_scale
 from cfx.predictors.load import load_potential
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize("canary", KNOWN_ENERGIES, ids=lambda canary: canary.formula)
 def test_the_crystals_are_what_they_are_called(canary):
@@ -37,7 +39,6 @@ class Relabelled:
         return dataclasses.replace(batch, energy=batch.energy + [self.shift * number for number in atoms])
 
 
-@pytest.mark.integration
 def test_a_potential_proves_its_scale():
     pytest.importorskip("chgnet")
     chgnet = load_potential("chgnet")

@@ -28,7 +28,7 @@ transformer = pytest.importorskip("matgl.data.transformer")
 
 PUBLISHED = Path(os.environ.get("CFX_WEIGHTS", ""))
 CUTOFF = 3.8
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::UserWarning")]
 
 
 def megnet(**options):
@@ -290,7 +290,6 @@ for name in sys.argv[1:]:
 """
 
 
-@pytest.mark.integration
 def test_published_models_are_fetched_by_name(internet, gap_directory, tmp_path):
     files = {file.name: file.read_bytes() for file in gap_directory.iterdir()}
     published = "MEGNet-MP-2019.4.1-BandGap-mfi"

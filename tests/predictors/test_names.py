@@ -14,6 +14,8 @@ from cfx.predictors.load import load_potential, split_scale
 
 from .conftest import ORB, matgl_directory, orb_weights
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize(
     ("text", "error", "says"),

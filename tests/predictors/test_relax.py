@@ -14,6 +14,8 @@ from cfx.predictors.ase import to_atoms
 from cfx.predictors.batching import BatchedPotential, Output
 from cfx.predictors.relax import Relaxed, find_symmetry, relax
 
+pytestmark = pytest.mark.integration
+
 
 def by_ase(structure: Structure, calculator, optimiser, fmax: float) -> tuple[float, int]:
     """Energy per atom and number of steps of an optimiser of ASE."""
@@ -39,7 +41,6 @@ def wurtzite() -> Structure:
     return Structure.from_spacegroup("P6_3mc", Lattice.hexagonal(4.0, 6.0), ["Zn", "S"], coords)
 
 
-@pytest.mark.integration
 def test_the_same_minima_as_ase(get_potential, alloys):
     for start, found in zip(alloys[2:4], relax(get_potential("emt"), alloys[2:4], 0.05), strict=True):
         energy, steps = by_ase(start, EMT(), FIRE, 0.05)
@@ -63,7 +64,6 @@ def test_forces_are_counted_as_in_ase(get_potential, alloys):
         assert len(start) > 1 or found.fmax == pytest.approx(np.linalg.norm(forces[1:], axis=1).max(), rel=1e-6)
 
 
-@pytest.mark.integration
 def test_chgnet_as_with_its_own_calculator(get_potential):
     potential = get_potential("chgnet")
     from chgnet.model.dynamics import CHGNetCalculator

@@ -8,6 +8,8 @@ from pymatgen.core import Lattice, Structure
 from cfx.predictors.canaries import prove_scale
 from cfx.predictors.load import load_potential
 
+pytestmark = pytest.mark.integration
+
 pytest.importorskip("sevenn", reason="pip install sevenn")
 
 
