@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from cfx.catalog import ALIASES, AUTO, CATALOG, FALLBACK, KINDS, MODEL, find, find_part
+from cfx.catalog import (
+    ALIASES,
+    AUTO,
+    CATALOG,
+    FALLBACK,
+    KINDS,
+    MODEL,
+    DriveAddress,
+    HubAddress,
+    WebAddress,
+    find,
+    find_part,
+    parse_address,
+)
 from cfx.config import ModelConfig
 from cfx.errors import UsageError
-from cfx.fetch.addresses import DriveAddress, HubAddress, WebAddress, parse
 
 pytestmark = pytest.mark.integration
 
@@ -18,7 +30,7 @@ def test_every_entry_is_whole(entry):
     assert entry.citation.startswith(("arXiv:", "doi:"))
     assert [bool(entry.files), entry.resource is not None, entry.library is not None].count(True) == 1
     for address in entry.files.values():
-        assert str(parse(address)) == address
+        assert str(parse_address(address)) == address
     if entry.kind == MODEL and entry.files:
         assert isinstance(entry.config, ModelConfig)
 
@@ -48,16 +60,16 @@ def test_positions_of_the_published_models():
 
 
 def test_addresses():
-    hub = parse("hf:datasets/friend/crystals@v1.0/a/b.csv")
+    hub = parse_address("hf:datasets/friend/crystals@v1.0/a/b.csv")
     assert hub == HubAddress("friend/crystals", "dataset", "a/b.csv", "v1.0")
     assert hub.place.as_posix() == "hf/datasets/friend/crystals@v1.0/a/b.csv"
-    assert parse("hf:friend/model/x.pkl") == HubAddress("friend/model", "model", "x.pkl")
-    assert isinstance(parse("https://host/x.csv"), WebAddress)
-    assert parse("https://host:80/a/x.csv").place.as_posix() == "web/host_80/a/x.csv"
-    assert parse("drive:abc").place == DriveAddress("abc").place
+    assert parse_address("hf:friend/model/x.pkl") == HubAddress("friend/model", "model", "x.pkl")
+    assert isinstance(parse_address("https://host/x.csv"), WebAddress)
+    assert parse_address("https://host:80/a/x.csv").place.as_posix() == "web/host_80/a/x.csv"
+    assert parse_address("drive:abc").place == DriveAddress("abc").place
     for text in ("x.csv", "ftp://host/x", "drive:../x", "models/x"):
         with pytest.raises(UsageError, match="no address"):
-            parse(text)
+            parse_address(text)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +80,7 @@ def test_addresses():
 )  # fmt: skip
 def test_addresses_that_lead_nowhere(text):
     with pytest.raises(UsageError, match="names no file"):
-        parse(text)
+        parse_address(text)
 
 
 @pytest.mark.parametrize("name", ["mini", "mini-rl-ehull", "mini-rl-fom"])

@@ -10,9 +10,12 @@ An address is where a file is published:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from cfx.config import ModelConfig
 from cfx.errors import UsageError
@@ -58,7 +61,7 @@ class Entry:
 
     @property
     def address(self) -> str:
-        """Of the only file, or of the first."""
+        """Where its only file is published, or its first."""
         return next(iter(self.files.values()))
 
 
@@ -100,11 +103,7 @@ _ENTRIES = (
         resource="models/mini-rl-fom",
     ),
     _published(
-        "alex20",
-        "alex20/PBE/epoch_005500.pkl",
-        "4.8 M parameters, trained on Alex-20",
-        CRYSTALFORMER_RL,
-        ModelConfig(),
+        "alex20", "alex20/PBE/epoch_005500.pkl", "4.8 M parameters, trained on Alex-20", CRYSTALFORMER_RL, ModelConfig()
     ),
     _published(
         "alex20-rl-ehull",
@@ -236,7 +235,7 @@ _ENTRIES = (
 )
 
 CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
-"""By name."""
+"""Name -> entry."""
 
 ALIASES: Mapping[str, str] = MappingProxyType({"alex20-rl-fom": "alex20-rl-dielectric"})
 """Other names of entries."""
@@ -267,11 +266,111 @@ def find_part(name: str, *kinds: str) -> tuple[Entry, str] | None:
     return entry, part or next(iter(entry.files), "")
 
 
+def model_names() -> list[str]:
+    """The names of all models."""
+    return [entry.name for entry in CATALOG.values() if entry.kind == MODEL]
+
+
+# Addresses.
+
+_HUB = re.compile(
+    r"hf:(?P<datasets>datasets/)?(?P<repo>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[^/]+))?/(?P<path>[^/].*)", re.ASCII
+)
+
+
+@dataclass(frozen=True)
+class HubAddress:
+    """A file on the Hugging Face hub.
+
+    Attributes:
+        repo: owner/name.
+        repo_type: "model" or "dataset".
+        path: the file in the repository.
+        revision: branch, tag or commit that the address asks for, or None.
+    """
+
+    repo: str
+    repo_type: str
+    path: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"hf:{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo}{revision}/{self.path}"
+
+    @property
+    def place(self) -> PurePosixPath:
+        """Its place in cfx's own directory of files."""
+        return PurePosixPath("hf", str(self).removeprefix("hf:"))
+
+
+@dataclass(frozen=True)
+class WebAddress:
+    """A file on the web."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def place(self) -> PurePosixPath:
+        """Its place in cfx's own directory of files."""
+        parts = urlsplit(self.url)
+        return PurePosixPath("web", parts.netloc.replace(":", "_"), parts.path.lstrip("/"))
+
+
+@dataclass(frozen=True)
+class DriveAddress:
+    """A folder on Google Drive."""
+
+    folder: str
+
+    def __str__(self) -> str:
+        return f"drive:{self.folder}"
+
+    @property
+    def place(self) -> PurePosixPath:
+        """Its place in cfx's own directory of files."""
+        return PurePosixPath("drive", self.folder)
+
+
+Address = HubAddress | WebAddress | DriveAddress
+
+
+def parse_address(text: str) -> Address:
+    """Where a file is published, from the text of an address.
+
+    Raises:
+        UsageError: if the text is not an address.
+    """
+    if is_hub_address(text):
+        match = _HUB.fullmatch(text)
+        if not match or not _is_plain(match["path"]) or not _is_repo(match["repo"], match["revision"]):
+            raise UsageError(f"{text!r} names no file of the Hugging Face hub", "write hf:owner/repo/path/to/file.pkl")
+        return HubAddress(match["repo"], "dataset" if match["datasets"] else "model", match["path"], match["revision"])
+    if re.fullmatch(r"drive:[\w-]+", text):
+        return DriveAddress(text.removeprefix("drive:"))
+    if re.match(r"https?://[^/]", text):
+        return WebAddress(text)
+    raise UsageError(f"{text!r} is no address")
+
+
 def is_hub_address(text: str) -> bool:
     """Whether a text means a file of the Hugging Face hub rather than one of this machine."""
     return text.startswith("hf:")
 
 
-def model_names() -> list[str]:
-    """Of all models."""
-    return [entry.name for entry in CATALOG.values() if entry.kind == MODEL]
+def _is_plain(path: str) -> bool:
+    """Whether a path stays below where it begins."""
+    return all(part not in ("", ".", "..") for part in path.split("/")) and "\\" not in path
+
+
+def _is_repo(repo: str, revision: str | None) -> bool:
+    """Whether the hub allows such names; it refuses others with an error of its own."""
+    names = repo.split("/")
+    return (
+        all(not re.search(r"^[.-]|[.-]$|--|\.\.|\.git$", name) for name in names)
+        and len(repo) <= 96
+        and revision not in (".", "..")
+    )

@@ -9,47 +9,47 @@ import sys
 import pytest
 
 from cfx.errors import DataError, NetworkError
-from cfx.fetch.record import Digest, Locked, digest_of, forget, lockfile_path, read_lockfile, record, write_lockfile
+from cfx.fetch.record import Digest, Record, digest_of, forget, read_records, records_path, remember, write_records
 
-FILE = Locked({"a.csv": Digest("a" * 64, 3)}, commit="1" * 40)
-MODEL = Locked({"x/y.bin": Digest("b" * 64, 5)}, directory="models/m", source="hf:a/b/c", settings={"n_max": 21})
+FILE = Record({"a.csv": Digest("a" * 64, 3)}, commit="1" * 40)
+MODEL = Record({"x/y.bin": Digest("b" * 64, 5)}, directory="models/m", source="hf:a/b/c", settings={"n_max": 21})
 
 
 def test_records_come_back():
-    assert read_lockfile() == {}
-    record("hf:a/b/a.csv", FILE)
-    record("models/m", MODEL)
-    assert read_lockfile() == {"hf:a/b/a.csv": FILE, "models/m": MODEL}
+    assert read_records() == {}
+    remember("hf:a/b/a.csv", FILE)
+    remember("models/m", MODEL)
+    assert read_records() == {"hf:a/b/a.csv": FILE, "models/m": MODEL}
     assert MODEL.size == 5
     forget("models/m", "nothing")
-    assert read_lockfile() == {"hf:a/b/a.csv": FILE}
+    assert read_records() == {"hf:a/b/a.csv": FILE}
 
 
 def test_what_was_recorded_must_agree():
     key = "hf:a/b/a.csv"
-    record(key, FILE)
-    record(key, FILE)
-    other = Locked({"a.csv": Digest("c" * 64, 3)}, commit="2" * 40)
+    remember(key, FILE)
+    remember(key, FILE)
+    other = Record({"a.csv": Digest("c" * 64, 3)}, commit="2" * 40)
     with pytest.raises(NetworkError, match=r"SHA-256 of a\.csv was aaaaaaaaaaaa\.\.\., and is cccccccccccc\.\.\. now"):
-        record(key, other)
-    more = Locked({**FILE.files, "b.csv": Digest("d" * 64, 3)})
+        remember(key, other)
+    more = Record({**FILE.files, "b.csv": Digest("d" * 64, 3)})
     with pytest.raises(NetworkError, match=r"SHA-256 of b\.csv was missing"):
-        record(key, more)
-    assert read_lockfile()[key] == FILE
-    record(key, other, replace=True)
-    assert read_lockfile()[key] == other
+        remember(key, more)
+    assert read_records()[key] == FILE
+    remember(key, other, replace=True)
+    assert read_records()[key] == other
 
 
 def test_processes_do_not_lose_each_other_s_records():
     code = """
 import sys
-from cfx.fetch.record import Digest, Locked, record
+from cfx.fetch.record import Digest, Record, remember
 for i in range(20):
-    record(f"hf:a/b/{sys.argv[1]}{i}", Locked({"x": Digest("a" * 64, i)}, directory="d"))
+    remember(f"hf:a/b/{sys.argv[1]}{i}", Record({"x": Digest("a" * 64, i)}, directory="d"))
 """
     processes = [subprocess.Popen([sys.executable, "-c", code, name]) for name in "abc"]
     assert [process.wait() for process in processes] == [0, 0, 0]
-    assert len(read_lockfile()) == 60
+    assert len(read_records()) == 60
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,9 @@ for i in range(20):
      '{"format": 1, "records": {"hf:bad": {"files": {"c": {"sha256": "' + "0" * 64 + '", "size": 1}}}}}'],
 )  # fmt: skip
 def test_damage_is_named(content):
-    lockfile_path().write_text(content)
+    records_path().write_text(content)
     with pytest.raises(DataError, match=r"fetched\.json is damaged"):
-        read_lockfile()
+        read_records()
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../../x", "", "a\\b"])
@@ -73,12 +73,12 @@ def test_records_stay_in_their_directory(path, tmp_path):
         content = {"format": 1, "records": {"hf:a/b/c": {"files": {name: digest}, "directory": directory}}}
         (tmp_path / "fetched.json").write_text(json.dumps(content))
         with pytest.raises(DataError, match="leads out"):
-            read_lockfile(tmp_path / "fetched.json")
+            read_records(tmp_path / "fetched.json")
 
 
 def test_another_lockfile(tmp_path):
-    write_lockfile({"hf:a/b/c": FILE}, tmp_path / "deep" / "fetched.json")
-    assert read_lockfile(tmp_path / "deep" / "fetched.json") == {"hf:a/b/c": FILE} and read_lockfile() == {}
+    write_records({"hf:a/b/c": FILE}, tmp_path / "deep" / "fetched.json")
+    assert read_records(tmp_path / "deep" / "fetched.json") == {"hf:a/b/c": FILE} and read_records() == {}
 
 
 def test_digest(tmp_path):

@@ -1,29 +1,43 @@
 """Published files by address: the one that is here, or one that is brought, checked and recorded.
 
 Files of the hub lie in the hub's own cache (HF_HOME), everything else, and what was imported, in `files/` of cfx's
-(CFX_CACHE). The lockfile says what each must be. Once something was fetched, its commit is what is fetched again.
+(CFX_CACHE). Once something was fetched, its commit is what is fetched again.
+
+The hub announces the SHA-256 of a large file as its ETag, and the git SHA-1 of a small one. Its cache keeps contents
+under these names (`blobs/`), links them into `snapshots/COMMIT/`, and says in `refs/` what a branch meant when it was
+last asked for. A content gets its name, and then its link, only when it has been checked.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
-from cfx.errors import DataError, NetworkError, OutputError
-from cfx.fetch import hub
-from cfx.fetch.addresses import Address, DriveAddress, HubAddress, WebAddress, parse
-from cfx.fetch.download import CONTINUE_HINT, OFFLINE_HINT, Unreachable, ask_web, download
-from cfx.fetch.record import Digest, Locked, check_same, digest_of, read_lockfile, record
-from cfx.io.files import cache_directory, exclusively
+from cfx.catalog import Address, DriveAddress, HubAddress, WebAddress, parse_address
+from cfx.errors import DataError, NetworkError
+from cfx.fetch.download import OnProgress, Remote, ask_web, download, matches
+from cfx.fetch.failures import failure, with_retries
+from cfx.fetch.record import Digest, Record, check_same, digest_of, read_records, remember
+from cfx.io.files import cache_directory, exclusively, held, remove_file
 from cfx.reporter import Reporter
 
-Accept = Callable[[Digest], None]
 FILES = PurePosixPath("files")
 """Directory of what does not lie in the hub's cache."""
+
+DRIVE_ATTEMPTS = 3
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+_DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+
+Check = Callable[[Mapping[str, Digest]], None]
+"""Raises if what has come is not what it was before."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +66,44 @@ NORMALLY = Request()
 """What is here stays; what is not is fetched from the recorded commit, or from main."""
 
 
-def fetched(address: str, locked: Locked | None) -> Path | None:
-    """Where a file or folder lies that was fetched before, or None."""
-    if locked is None:
+def locate(key: str, record: Record) -> dict[str, Path | None]:
+    """Where the files of a record lie; None for those that are gone."""
+    if record.directory is None:
+        address = parse_address(key)
+        path = _cached(address, record.commit) if isinstance(address, HubAddress) else None
+        return dict.fromkeys(record.files, path)
+    base = cache_directory() / record.directory
+    return {name: base / name if (base / name).is_file() else None for name in record.files}
+
+
+def find(address: str, record: Record | None) -> Path | None:
+    """The file, or folder of Google Drive, that was fetched before, if all of it is here."""
+    if record is None:
         return None
-    where = parse(address)
-    if locked.directory is not None:
-        directory = cache_directory() / locked.directory
-        paths = [directory / name for name in locked.files]
-        path = directory if isinstance(where, DriveAddress) else paths[0]
-        return path if all(file.is_file() for file in paths) else None
-    return hub.cached(where, locked.commit) if isinstance(where, HubAddress) else None
+    paths = [path for path in locate(address, record).values() if path is not None]
+    if len(paths) < len(record.files):
+        return None
+    is_folder = record.directory is not None and isinstance(parse_address(address), DriveAddress)
+    return cache_directory() / str(record.directory) if is_folder else paths[0]
+
+
+def remove_files(paths: Iterable[Path | None]) -> None:
+    """Removes files; of links, what they lead to as well.
+
+    Raises:
+        OutputError: if that is not allowed.
+    """
+    for path in paths:
+        if path is not None:
+            remove_file(path.resolve())
+            remove_file(path)
 
 
 def fetch_file(address: str, reporter: Reporter, request: Request = NORMALLY, announce: bool = True) -> Path:
     """A published file, or folder of Google Drive, on this machine.
 
     Args:
-        address: of it.
+        address: where it is published.
         reporter: receives progress.
         request: how to fetch it.
         announce: say so when it has come.
@@ -78,132 +112,235 @@ def fetch_file(address: str, reporter: Reporter, request: Request = NORMALLY, an
         UsageError: if the address is none.
         NetworkError: if it does not arrive, or is not what it was.
         OutputError: if it cannot be written.
-        DataError: if the lockfile is damaged.
+        DataError: if the record is damaged.
     """
     wanted = request.force or request.is_new
-    if not wanted and (path := fetched(address, read_lockfile().get(address))) is not None:
+    if not wanted and (path := find(address, read_records().get(address))) is not None:
         return path
     with exclusively(address, lambda: reporter.message(f"another process is fetching {address}; waiting for it")):
-        locked = read_lockfile().get(address)
-        if wanted or (path := fetched(address, locked)) is None:
-            now = _bring(parse(address), locked, reporter, request)
-            record(address, now, replace=request.is_new)
+        known = read_records().get(address)
+        if wanted or (path := find(address, known)) is None:
+            now = _bring(parse_address(address), None if request.is_new else known, reporter, request)
+            remember(address, now, replace=request.is_new)
             if announce:
                 reporter.message(f"fetched {address}, {now.size / 1e6:.1f} MB")
-            path = fetched(address, now)
+            path = find(address, now)
     if path is None:
         raise DataError(f"{address} was fetched, and removed by somebody else", "run the same command again")
     return path
 
 
-def _bring(address: Address, locked: Locked | None, reporter: Reporter, request: Request) -> Locked:
-    before = locked.files if locked is not None and not request.is_new else {}
-    commit = locked.commit if locked is not None and not request.is_new else None
+def _bring(address: Address, known: Record | None, reporter: Reporter, request: Request) -> Record:
+    """Brings a file or folder here; it must be what is known of it."""
+    revision = request.revision or (known.commit if known else None)
 
-    def accept(digest: Digest) -> None:
-        check_same(str(address), before, {address.place.name: digest})
+    def check(files: Mapping[str, Digest]) -> None:
+        check_same(str(address), known.files if known else {}, files)
 
-    if hub.is_offline():
-        return _find_offline(address, request, commit, accept)
+    if is_offline():
+        found = _take_cached(address, revision) if isinstance(address, HubAddress) and not request.force else None
+        if found is None:
+            raise failure("not cached", address=address)
+        check(found.files)
+        return found
+    title = f"fetching {address.place.name}"
     if isinstance(address, HubAddress):
-        return _bring_from_hub(address, request.revision or commit, accept, reporter, request)
-    if isinstance(address, DriveAddress):
-        return _bring_from_drive(address, before, reporter, request)
-    return _bring_from_web(address, accept, reporter)
+        remote, commit = ask_hub(address, revision, request.token)
+        with reporter.progress(title, remote.size, unit="B") as progress:
+            return _bring_from_hub(address, remote, commit, revision, request.force, check, progress.update)
+    if isinstance(address, WebAddress):
+        remote, place = ask_web(address.url), FILES / address.place
+        with reporter.progress(title, remote.size, unit="B") as progress:
+            target = cache_directory() / place
+            digest = download(remote, target, lambda digest: check({place.name: digest}), progress.update)
+        return Record({place.name: digest}, directory=place.parent.as_posix())
+    with reporter.progress(title, None):
+        return _bring_from_drive(address, request.force or request.is_new, check)
 
 
-def _find_offline(address: Address, request: Request, commit: str | None, accept: Accept) -> Locked:
-    found = None
-    if isinstance(address, HubAddress) and not request.force:
-        found = hub.take_cached(address, request.revision or commit)
-    if found is None:
-        raise NetworkError(f"{address} is not cached, and HF_HUB_OFFLINE is set", OFFLINE_HINT)
-    commit, digest = found
-    accept(digest)
-    return Locked({address.place.name: digest}, commit)
+# The Hugging Face hub.
+
+
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network.
+
+    Raises:
+        NetworkError: if a setting of the hub cannot be used; its client reads them when it is first imported.
+    """
+    try:
+        from huggingface_hub import constants
+    except ValueError as error:
+        raise failure("hub settings", reason=error) from error
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def ask_hub(
+    address: HubAddress, revision: str | None = None, token: str | None = None, timeout: float = 10.0
+) -> tuple[Remote, str]:
+    """What the hub says of a file, and its commit.
+
+    Raises:
+        NetworkError: if it cannot be asked, or does not show the file.
+        UsageError: if the token is none.
+    """
+    from huggingface_hub import get_hf_file_metadata
+    from huggingface_hub.utils import build_hf_headers
+
+    headers = build_hf_headers(token=_checked_token(token) or False, library_name="cfx")
+    headers["Accept-Encoding"] = "identity"
+    url = _url(address, revision or address.revision or "main")
+    metadata = with_retries(lambda: get_hf_file_metadata(url, headers=headers, token=False, timeout=timeout), url)
+    commit, etag = str(metadata.commit_hash), str(metadata.etag)
+    if not _COMMIT.fullmatch(commit) or not _DIGEST.fullmatch(etag):  # both become names of files
+        raise failure("no digest", url=url)
+    return Remote(url, metadata.size, etag, etag, headers), commit
+
+
+def _checked_token(token: str | None) -> str | None:
+    from huggingface_hub import get_token
+
+    try:
+        found = ((token if token is not None else get_token()) or "").strip()
+    except OSError as error:
+        raise failure("token", reason=error) from error
+    if not re.fullmatch(r"[\x21-\x7e]*", found):
+        raise failure("token letters")
+    return found or None
+
+
+def _url(address: HubAddress, revision: str) -> str:
+    from huggingface_hub import hf_hub_url
+
+    url = hf_hub_url(address.repo, address.path, repo_type=address.repo_type, revision=revision)
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise failure("address", url=url) from error
+    return url
+
+
+def _folder(address: HubAddress) -> Path:
+    """The directory of a repository in the hub's cache."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=address.repo, repo_type=address.repo_type)
+
+
+def _cached(address: HubAddress, revision: str | None) -> Path | None:
+    """A file in the hub's cache: of a commit, or of what a branch (by default main) meant when last asked for."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(
+        address.repo, address.path, revision=revision or address.revision, repo_type=address.repo_type
+    )
+    return Path(found) if isinstance(found, str) else None
+
+
+def _take_cached(address: HubAddress, revision: str | None) -> Record | None:
+    """The record of a file in the hub's cache, whoever put it there, if it is what its name there says."""
+    path = _cached(address, revision)
+    if path is None or not _DIGEST.fullmatch(announced := path.resolve().name):
+        return None
+    digest, commit = digest_of(path), path.relative_to(_folder(address) / "snapshots").parts[0]
+    return Record({address.place.name: digest}, commit) if matches(announced, digest, path) else None
 
 
 def _bring_from_hub(
-    address: HubAddress, revision: str | None, accept: Accept, reporter: Reporter, request: Request
-) -> Locked:
-    remote, commit = hub.ask(address, revision, request.token)
-    with reporter.progress(_title(address), remote.size, unit="B") as progress:
-        digest = hub.fetch(address, remote, commit, revision, request.force, accept, progress.update)
-    return Locked({address.place.name: digest}, commit)
+    address: HubAddress,
+    remote: Remote,
+    commit: str,
+    revision: str | None,
+    force: bool,
+    check: Check,
+    on_progress: OnProgress,
+) -> Record:
+    """Brings a file into the hub's cache, unless it is there and not to be forced."""
+    folder, name = _folder(address), address.place.name
+    blob = folder / "blobs" / remote.version
+
+    def accept(digest: Digest) -> None:
+        check({name: digest})
+
+    # The lock is that of the hub's client; a cache that cannot be written needs none.
+    is_readonly = folder.parent.exists() and not os.access(folder.parent, os.W_OK)
+    lock = folder.parent / ".locks" / folder.name / f"{remote.version}.lock"
+    with contextlib.nullcontext() if is_readonly else held(lock, "set HF_HOME to a directory you can write"):
+        if blob.exists() and not force and matches(remote.digest, digest := digest_of(blob), blob):
+            accept(digest)
+        else:
+            pinned = dataclasses.replace(remote, url=_url(address, commit))
+            digest = download(pinned, blob, accept, on_progress)
+    _link(blob, folder / "snapshots" / commit / address.path)
+    if not _COMMIT.fullmatch(branch := revision or address.revision or "main"):
+        with contextlib.suppress(OSError):  # for whoever has no network later; not worth an error
+            (folder / "refs" / branch).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "refs" / branch).write_text(commit)
+    return Record({name: digest}, commit)
 
 
-def _bring_from_web(address: WebAddress, accept: Accept, reporter: Reporter) -> Locked:
-    remote, place = ask_web(address.url), FILES / address.place
-    with reporter.progress(_title(address), remote.size, unit="B") as progress:
-        digest = download(remote, cache_directory() / place, accept, progress.update)
-    return Locked({address.place.name: digest}, directory=place.parent.as_posix())
-
-
-def _bring_from_drive(
-    address: DriveAddress, before: Mapping[str, Digest], reporter: Reporter, request: Request
-) -> Locked:
-    directory = cache_directory() / FILES / address.place
-    if request.force or request.is_new:
-        shutil.rmtree(directory, ignore_errors=True)
-    with reporter.progress(_title(address), None):
-        files = fetch_folder(address, directory)
+def _link(blob: Path, link: Path) -> None:
+    """Lets a name in a snapshot mean a content; where the system knows no links, it gets a copy."""
+    if link.is_symlink() and link.resolve() == blob.resolve():
+        return
+    fresh = link.with_name(f"{link.name}.{os.getpid()}.incomplete")
     try:
-        check_same(str(address), before, files)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        fresh.unlink(missing_ok=True)
+        try:
+            fresh.symlink_to(os.path.relpath(blob, link.parent))
+        except (OSError, NotImplementedError):
+            shutil.copyfile(blob, fresh)
+        os.replace(fresh, link)
+    except OSError as error:
+        raise failure("no link", target=link, reason=error.strerror or error) from error
+
+
+# Google Drive.
+
+
+def _bring_from_drive(address: DriveAddress, anew: bool, check: Check) -> Record:
+    """Brings all files of a folder. Google says no digests: what comes first is what must come again."""
+    place = FILES / address.place
+    directory = cache_directory() / place
+    if anew:
+        shutil.rmtree(directory, ignore_errors=True)
+    _download_folder(address.folder, directory)
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.suffix != ".part")
+    if not paths:
+        raise failure("drive empty", folder=address.folder)
+    files = {path.relative_to(directory).as_posix(): digest_of(path) for path in paths}
+    try:
+        check(files)
     except NetworkError:
         shutil.rmtree(directory)
         raise
-    return Locked(files, directory=(FILES / address.place).as_posix())
+    return Record(files, directory=place.as_posix())
 
 
-def _title(address: Address) -> str:
-    return f"fetching {address.place.name}"
-
-
-ATTEMPTS = 3
-
-
-def fetch_folder(address: DriveAddress, directory: Path) -> dict[str, Digest]:
-    """Brings all files of a folder into a directory; an interrupted download is continued.
-
-    Google says no digests: what a file is, is recorded when it comes for the first time.
-
-    Returns:
-        Names, relative to the directory -> what came.
+def _download_folder(folder: str, directory: Path) -> None:
+    """Downloads a folder of Google Drive; an interrupted download is continued.
 
     Raises:
-        NetworkError: if they do not arrive.
-        OutputError: if they cannot be written.
+        NetworkError: if it does not arrive.
+        OutputError: if it cannot be written.
     """
     import gdown
     import requests
     from gdown.exceptions import DownloadError, FileURLRetrievalError
 
+    settings = {"use_cookies": False, "resume": True, "timeout": (10, 30), "retries": DRIVE_ATTEMPTS}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            gdown.download_folder(
-                id=address.folder,
-                output=str(directory),
-                quiet=True,
-                use_cookies=False,
-                resume=True,
-                timeout=(10, 30),
-                retries=ATTEMPTS,
-            )
+            gdown.download_folder(id=folder, output=str(directory), quiet=True, **settings)
     except (DownloadError, FileURLRetrievalError) as error:
-        first = str(error).splitlines()[0]
-        raise NetworkError(f"Google Drive did not hand over {address.folder}: {first}", CONTINUE_HINT) from error
+        raise failure("drive", folder=folder, reason=str(error).splitlines()[0]) from error
     except requests.ConnectionError as error:
-        raise Unreachable("cannot reach drive.google.com", OFFLINE_HINT) from error
+        raise failure("unreachable", host="drive.google.com") from error
     except requests.RequestException as error:
-        raise NetworkError(f"Google Drive did not hand over {address.folder}: {error}", CONTINUE_HINT) from error
+        raise failure("drive", folder=folder, reason=error) from error
     except OSError as error:
         if error.errno is None:  # that of requests, for certificates that are not there
-            raise NetworkError(f"cannot ask Google Drive: {error}", "look at REQUESTS_CA_BUNDLE") from error
-        raise OutputError(
-            f"cannot write {directory}: {error.strerror or error}", "set CFX_CACHE to a directory with room"
-        ) from error
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.endswith(".part"))
-    if not files:
-        raise NetworkError(f"the folder {address.folder} on Google Drive is empty")
-    return {path.relative_to(directory).as_posix(): digest_of(path) for path in files}
+            raise failure("drive settings", reason=error) from error
+        raise failure("no room for a folder", target=directory, reason=error.strerror or error) from error

@@ -8,23 +8,25 @@ import glob
 import hashlib
 import json
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cfx.catalog import AUTO, CATALOG, FALLBACK, Entry
+from cfx.catalog import AUTO, CATALOG, FALLBACK, Entry, HubAddress, parse_address
 from cfx.config import ModelConfig
-from cfx.errors import CheckpointError, NetworkError, OutputError, UnsafeError
-from cfx.fetch import hub
-from cfx.fetch.addresses import HubAddress, parse
-from cfx.fetch.download import Unreachable
-from cfx.fetch.files import NORMALLY, Request, fetch_file, fetched
-from cfx.fetch.record import MODELS, Locked, digest_of, forget, read_lockfile, update_lockfile
+from cfx.errors import CfxError, CheckpointError, NetworkError, OutputError, UnsafeError
+from cfx.fetch.failures import Unreachable
+from cfx.fetch.files import NORMALLY, Request, ask_hub, fetch_file, find, is_offline, locate, remove_files
+from cfx.fetch.record import Record, digest_of, forget, read_records, update_records
 from cfx.io import upstream
 from cfx.io.checkpoint import Checkpoint, save_checkpoint
-from cfx.io.files import cache_directory, exclusively, remove_file
+from cfx.io.files import cache_directory, exclusively
 from cfx.reporter import Reporter
+
+MODELS = "models"
+"""Directory of converted models, below the cache directory."""
 
 CONVERTER_VERSION = 1
 """Raised whenever the same file would convert to something else."""
@@ -74,7 +76,7 @@ def fetch_model(
     """The checkpoint directory of a published pickle, fetched and converted where that has not been done yet.
 
     Args:
-        address: of the pickle.
+        address: where the pickle is published.
         reporter: receives progress.
         request: how to fetch it.
         entry: of the catalog, if it is there.
@@ -86,48 +88,57 @@ def fetch_model(
         OutputError: if it cannot be written.
     """
     settings = {name: value for name, value in settings.items() if value is not None}
-    if request == NORMALLY and (found := converted(address, settings)) is not None:
+    if request == NORMALLY and (found := _converted(address, settings)) is not None:
         return found
     path = fetch_file(address, reporter, request, announce=False)
     with exclusively(f"convert {address}", lambda: reporter.message(f"another process converts {address}")):
-        found = None if request.force else converted(address, settings)
+        found = None if request.force else _converted(address, settings)
         if found is None:
-            found = _convert(path, address, read_lockfile()[address], reporter, entry, settings)
+            found = _convert(path, address, read_records()[address], reporter, entry, settings)
             reporter.message(f"fetched and converted {address}")
         return found
 
 
-def converted(address: str, settings: Mapping[str, Any]) -> Path | None:
-    """Where the conversion of a pickle lies, if it was made by this converter from the file that is recorded."""
-    records = read_lockfile()
-    sources = {digest.sha256 for digest in records[address].files.values()} if address in records else None
-    for key, locked in records.items():
-        fits = (locked.source, locked.settings, locked.converter) == (address, settings, CONVERTER_VERSION)
-        if fits and (sources is None or locked.made_from in sources):
-            directory = cache_directory() / key
-            if all((directory / name).is_file() for name in locked.files):
-                return directory
+def _converted(address: str, settings: Mapping[str, Any]) -> Path | None:
+    """Where the conversion of a pickle lies, if this converter made it from the file that is recorded."""
+    records = read_records()
+    for key, record in records.items():
+        fits = (record.source, record.settings, record.converter) == (address, settings, CONVERTER_VERSION)
+        is_current = address not in records or record.made_from in records[address].sha256s
+        if fits and is_current and None not in locate(key, record).values():
+            return cache_directory() / key
     return None
 
 
 def _convert(
-    path: Path, address: str, locked: Locked, reporter: Reporter, entry: Entry | None, settings: dict[str, Any]
+    path: Path, address: str, record: Record, reporter: Reporter, entry: Entry | None, settings: dict[str, Any]
 ) -> Path:
-    facts = {"address": address, "commit": locked.commit}
+    facts = {"address": address, "commit": record.commit}
     facts |= {"name": entry.name, "licence": entry.licence, "citation": entry.citation} if entry else {}
     try:
         checkpoint = read_published(path, facts, **settings)
     except UnsafeError as error:
-        _delete(address, path, locked)
+        _delete(address, path, record)
         raise UnsafeError(f"{error.message}; the file was deleted from the cache", error.hint) from None
     sha256 = checkpoint.info["source"]["sha256"]
-    if sha256 not in {digest.sha256 for digest in locked.files.values()}:
-        _delete(address, path, locked)
+    if sha256 not in record.sha256s:
+        _delete(address, path, record)
         raise CheckpointError(f"{path} was changed after it was fetched, and was removed", "run the same command again")
     if entry is not None and entry.config is not None:
         expected = {**dataclasses.asdict(entry.config), **settings}
         _compare(entry.name, dataclasses.asdict(checkpoint.config), expected, reporter)
-    return _store(checkpoint, entry.name if entry else path.stem, locked.commit, address, sha256, settings)
+    return _store(checkpoint, entry.name if entry else path.stem, record.commit, address, sha256, settings)
+
+
+def _delete(address: str, path: Path, record: Record) -> None:
+    remove_files([*locate(address, record).values(), path])
+    forget(address)
+
+
+def _compare(name: str, found: dict[str, Any], stated: dict[str, Any], reporter: Reporter) -> None:
+    changed = [f"{key} {found[key]} instead of {stated[key]}" for key in found if found[key] != stated[key]]
+    if changed:
+        reporter.warning(f"{name} is not of the architecture that its authors state: {', '.join(changed)}")
 
 
 def _store(
@@ -141,40 +152,19 @@ def _store(
         shutil.rmtree(partial, ignore_errors=True)
     save_checkpoint(directory, checkpoint)
     files = {file.name: digest_of(file) for file in sorted(directory.iterdir())}
-    made = Locked(files, commit, name, address, sha256, CONVERTER_VERSION, settings)
     stale: list[str] = []
 
-    def change(records: dict[str, Locked]) -> None:
-        for key, other in list(records.items()):
-            if key != name and (other.source, other.settings) == (address, settings):
-                del records[key]
-                stale.append(key)
-        records[name] = made
+    def change(records: dict[str, Record]) -> None:
+        same = [key for key, other in records.items() if (other.source, other.settings) == (address, settings)]
+        stale.extend(key for key in same if key != name)
+        for key in stale:
+            del records[key]
+        records[name] = Record(files, commit, name, address, sha256, CONVERTER_VERSION, settings)
 
-    update_lockfile(change)
+    update_records(change)
     for key in stale:
         shutil.rmtree(cache_directory() / key, ignore_errors=True)
     return directory
-
-
-def _delete(address: str, path: Path, locked: Locked) -> None:
-    where = parse(address)
-    if isinstance(where, HubAddress) and locked.directory is None and locked.commit is not None:
-        hub.remove(where, locked.commit)
-    remove_file(path)
-    forget(address)
-
-
-def _compare(name: str, found: dict[str, Any], stated: dict[str, Any], reporter: Reporter) -> None:
-    changed = [f"{key} {found[key]} instead of {stated[key]}" for key in found if found[key] != stated[key]]
-    if changed:
-        reporter.warning(f"{name} is not of the architecture that its authors state: {', '.join(changed)}")
-
-
-def is_here(entry: Entry) -> bool:
-    """Whether a published model can be loaded without a network."""
-    made = converted(entry.address, _settings_of(entry, {}))
-    return made is not None or fetched(entry.address, read_lockfile().get(entry.address)) is not None
 
 
 def choose_auto(reporter: Reporter) -> str:
@@ -185,9 +175,8 @@ def choose_auto(reporter: Reporter) -> str:
     Raises:
         CheckpointError: if the published model was fetched and is none.
     """
-    entry = CATALOG[AUTO]
     try:
-        reason = _try_auto(entry, reporter)
+        reason = _try_auto(CATALOG[AUTO], reporter)
     except (NetworkError, OutputError) as error:
         reason = error.message
     if reason is None:
@@ -201,26 +190,29 @@ def choose_auto(reporter: Reporter) -> str:
 
 def _try_auto(entry: Entry, reporter: Reporter) -> str | None:
     """Fetches a model, or says why not; one that cannot be reached is not tried again for a while."""
-    if is_here(entry):
+    if _is_here(entry):
         fetch_entry(entry, reporter)
         return None
-    if hub.is_offline():
+    if is_offline():
         return "HF_HUB_OFFLINE is set"
     stamp = cache_directory() / "unreachable"
     if (reason := _recent_failure(stamp)) is not None:
         return reason
-    address = parse(entry.address)
-    assert isinstance(address, HubAddress)
-    error = hub.why_unreachable(address, AUTO_SECONDS)
-    if error is None:
-        try:
-            fetch_entry(entry, reporter)
-        except NetworkError as failure:
-            error = failure
-    if isinstance(error, Unreachable):
+    try:
+        _ask_briefly(entry.address)
+        fetch_entry(entry, reporter)
+    except Unreachable as error:
         with contextlib.suppress(OSError):
             stamp.write_text(error.message)
-    return error and error.message
+        raise
+    return None
+
+
+def _is_here(entry: Entry) -> bool:
+    """Whether a published model can be loaded without a network."""
+    if _converted(entry.address, _settings_of(entry, {})) is not None:
+        return True
+    return find(entry.address, read_records().get(entry.address)) is not None
 
 
 def _recent_failure(stamp: Path) -> str | None:
@@ -229,3 +221,28 @@ def _recent_failure(stamp: Path) -> str | None:
         if minutes < AUTO_PAUSE:
             return f"{minutes:.0f} minutes ago it could not be fetched: {stamp.read_text()}"
     return None
+
+
+def _ask_briefly(address: str) -> None:
+    """Asks the hub for a file, for AUTO_SECONDS at most, name lookup included.
+
+    Raises:
+        CfxError: for what is wrong.
+    """
+    where = parse_address(address)
+    assert isinstance(where, HubAddress)
+    errors: list[CfxError | None] = []
+
+    def ask() -> None:
+        try:
+            ask_hub(where, timeout=AUTO_SECONDS)
+            errors.append(None)
+        except CfxError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(AUTO_SECONDS)
+    error = errors[0] if errors else Unreachable("the hub does not answer")
+    if error is not None:
+        raise error

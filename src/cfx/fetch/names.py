@@ -1,6 +1,7 @@
-"""Fetching by name: what there is, what is here, and how it is carried to a machine without a network.
+"""Fetching by name: what there is, what of it is here, and how it is carried to a machine without a network.
 
-DIR gets the files, in the places they have below the cache directory, and a lockfile that says what each must be.
+An export is a directory with the files, in the places they have below the cache directory, and a record of what each
+must be.
 """
 
 from __future__ import annotations
@@ -10,23 +11,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from cfx.catalog import CATALOG, DATA, HULL, MODEL, Entry, find_part, is_hub_address
+from cfx.catalog import CATALOG, DATA, HULL, MODEL, Entry, HubAddress, find_part, is_hub_address, parse_address
 from cfx.errors import DataError, UsageError
-from cfx.fetch.addresses import HubAddress, parse
-from cfx.fetch.files import FILES, Request, fetch_file, fetched
+from cfx.fetch.files import FILES, Request, fetch_file, locate, remove_files
+from cfx.fetch.models import MODELS, fetch_entry, fetch_model
 from cfx.fetch.record import (
     FILE_NAME,
-    MODELS,
     Digest,
-    Locked,
+    Record,
     check_same,
     digest_of,
     forget,
-    read_lockfile,
-    update_lockfile,
-    write_lockfile,
+    read_records,
+    update_records,
+    write_records,
 )
-from cfx.io.files import cache_directory, remove_file, replace_atomically, resource_directory
+from cfx.io.files import cache_directory, replace_atomically, resource_directory
 from cfx.reporter import Reporter
 from cfx.signals import interrupted_by_signals
 
@@ -49,33 +49,53 @@ class Status:
     size: int | None
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A file that was fetched or converted, compared with its record.
+
+    Attributes:
+        key: address, or directory of a converted model.
+        path: where it lies, or None.
+        state: OK, MISSING or DAMAGED.
+    """
+
+    key: str
+    path: Path | None
+    state: str
+
+
+# What there is.
+
+
 def statuses() -> list[Status]:
-    """Of the whole catalog."""
-    records = read_lockfile()
-    return [_status(entry, records) for entry in CATALOG.values()]
+    """The whole catalog, and what of it is on this machine."""
+    here = _whole(read_records())
+    return [_status(entry, here) for entry in CATALOG.values()]
 
 
-def _status(entry: Entry, records: dict[str, Locked]) -> Status:
+def _status(entry: Entry, here: Mapping[str, Record]) -> Status:
     if entry.resource is not None:
         return Status(entry, BUNDLED, sum(file.stat().st_size for file in resource_directory(entry).iterdir()))
     if entry.library is not None:
         return Status(entry, f"by {entry.library}", None)
-    here = {address: _best(address, records) for address in entry.files.values()}
-    found = [locked for locked in here.values() if locked is not None]
-    size = sum(locked.size for locked in found) if len(found) == len(here) else entry.size
-    return Status(entry, CACHED if len(found) == len(here) else PARTLY if found else ABSENT, size)
+    found = [_best(address, here) for address in entry.files.values()]
+    sizes = [record.size for record in found if record is not None]
+    if len(sizes) == len(found):
+        return Status(entry, CACHED, sum(sizes))
+    return Status(entry, PARTLY if sizes else ABSENT, entry.size)
 
 
-def _best(address: str, records: dict[str, Locked]) -> Locked | None:
+def _whole(records: Mapping[str, Record]) -> dict[str, Record]:
+    """Those records of which every file is here."""
+    return {key: record for key, record in records.items() if None not in locate(key, record).values()}
+
+
+def _best(address: str, here: Mapping[str, Record]) -> Record | None:
     """What is here of an address: itself, or a model made from it."""
-    if fetched(address, records.get(address)) is not None:
-        return records[address]
-    made = (locked for key, locked in records.items() if locked.source == address and _is_whole(key, locked))
-    return next(made, None)
+    return here.get(address) or next((record for record in here.values() if record.source == address), None)
 
 
-def _is_whole(key: str, locked: Locked) -> bool:
-    return None not in find_files(key, locked).values()
+# From names to files.
 
 
 def everything() -> list[str]:
@@ -111,7 +131,7 @@ def fetch(names: Sequence[str], reporter: Reporter, request: Request) -> dict[st
 def _plan(name: str, request: Request, reporter: Reporter) -> tuple[Entry | None, list[str]]:
     """The entry of a name, if it has one, and the addresses to fetch."""
     if is_hub_address(name):
-        parse(name)
+        parse_address(name)
         return None, [name]
     found = find_part(name)
     if found is None:
@@ -122,18 +142,17 @@ def _plan(name: str, request: Request, reporter: Reporter) -> tuple[Entry | None
     if entry.library is not None:
         reporter.message(f"{name} comes with {entry.library}, or is fetched by it when it is first used")
     addresses = [entry.files[part]] if ":" in name else list(entry.files.values())
-    if request.revision and not all(isinstance(parse(address), HubAddress) for address in addresses):
+    if request.revision and not all(isinstance(parse_address(address), HubAddress) for address in addresses):
         raise UsageError(f"{name} has no revisions", "only files of the Hugging Face hub have; use `accept`")
     return entry, addresses
 
 
 def _fetch_one(address: str, entry: Entry | None, reporter: Reporter, request: Request) -> Path:
-    is_model = entry.kind == MODEL if entry else address.endswith(".pkl")
-    if not is_model:
-        return fetch_file(address, reporter, request)
-    from cfx.fetch.models import fetch_entry, fetch_model
-
-    return fetch_entry(entry, reporter, request) if entry else fetch_model(address, reporter, request)
+    if entry is not None and entry.kind == MODEL:
+        return fetch_entry(entry, reporter, request)
+    if entry is None and address.endswith(".pkl"):
+        return fetch_model(address, reporter, request)
+    return fetch_file(address, reporter, request)
 
 
 def data_path(name: str | Path, reporter: Reporter) -> Path:
@@ -147,7 +166,12 @@ def data_path(name: str | Path, reporter: Reporter) -> Path:
 
 
 def hull_path(name: str | Path, reporter: Reporter) -> Path:
-    """The file of a hull, likewise."""
+    """The file of a hull on this machine: a path as it is; a name of the catalog or of the hub, fetched.
+
+    Raises:
+        DataError: if the name is that of something else.
+        NetworkError: if it has to be fetched, and cannot be.
+    """
     return _path(name, HULL, "hull", reporter)
 
 
@@ -168,37 +192,25 @@ def _path(name: str | Path, kind: str, what: str, reporter: Reporter) -> Path:
         return fetch_file(address, reporter)
 
 
-@dataclass(frozen=True)
-class Checked:
-    """A file that was fetched or converted.
-
-    Attributes:
-        key: address, or directory of a converted model.
-        path: where it lies, or None.
-        state: OK, MISSING or DAMAGED.
-    """
-
-    key: str
-    path: Path | None
-    state: str
+# What was fetched, as a whole.
 
 
 def verify(reporter: Reporter) -> list[Checked]:
     """Compares everything that was fetched with its recorded SHA-256; what is damaged is removed."""
-    records, checked = read_lockfile(), []
+    records, checked = read_records(), []
     with reporter.progress("verifying", len(records)) as progress:
-        for done, (key, locked) in enumerate(records.items(), start=1):
-            places = find_files(key, locked)
-            states = {name: _state(path, locked.files[name]) for name, path in places.items()}
-            checked += [Checked(key, path, states[name]) for name, path in places.items()]
-            for name, path in places.items():
-                if states[name] == DAMAGED and path is not None:
-                    remove_file(path.resolve())
-                    remove_file(path)
-            if locked.source is not None and set(states.values()) != {OK}:  # a converted model is made again
+        for done, (key, record) in enumerate(records.items(), start=1):
+            files = _compare(key, record)
+            remove_files(file.path for file in files if file.state == DAMAGED)
+            if record.source is not None and {file.state for file in files} != {OK}:  # a model is converted again
                 forget(key)
+            checked += files
             progress.update(done)
     return checked
+
+
+def _compare(key: str, record: Record) -> list[Checked]:
+    return [Checked(key, path, _state(path, record.files[name])) for name, path in locate(key, record).items()]
 
 
 def _state(path: Path | None, expected: Digest) -> str:
@@ -212,60 +224,40 @@ def export(addresses: Collection[str] | None, directory: Path) -> list[str]:
 
     Args:
         addresses: what to copy; None for all that is here.
-        directory: where to.
+        directory: where to; what an earlier export put there stays.
 
     Returns:
         What was copied: addresses, and directories of converted models.
 
     Raises:
-        DataError: if there is nothing to copy.
+        DataError: if there is nothing to copy, or a file is not what it was when it was fetched.
         OutputError: if it cannot be written.
     """
-    records = read_lockfile()
-    here = [
-        key
-        for key, locked in records.items()
-        if _is_whole(key, locked) and (addresses is None or key in addresses or locked.source in addresses)
-    ]
-    converted = {records[key].source for key in here}
-    keys = [key for key in here if key not in converted]
-    if not keys:
+    here = _whole(read_records())
+    if addresses is not None:
+        here = {key: record for key, record in here.items() if {key, record.source} & set(addresses)}
+    converted = {record.source for record in here.values()}
+    chosen = {key: record for key, record in here.items() if key not in converted}
+    if not chosen:
         raise DataError("there is nothing to export", "fetch something first: cfx fetch NAME --export DIR")
-    export_files(keys, directory)
-    return keys
-
-
-def export_files(keys: list[str], directory: Path) -> None:
-    """Copies what was fetched.
-
-    Args:
-        keys: addresses, and directories of converted models, as in the lockfile.
-        directory: where to; what an earlier export put there stays.
-
-    Raises:
-        DataError: if a file is not what it was when it was fetched.
-        OutputError: if it cannot be written.
-    """
-    records, exported = read_lockfile(), read_lockfile(directory / FILE_NAME)
-    for key in keys:
-        locked = records[key]
-        target = locked.directory or (FILES / parse(key).place).parent.as_posix()
-        places = find_files(key, locked)
-        check_files(key, locked, places)
-        for name, path in places.items():
+    exported = read_records(directory / FILE_NAME)
+    for key, record in chosen.items():
+        target = record.directory or (FILES / parse_address(key).place).parent.as_posix()
+        for name, path in _intact(key, record, locate(key, record)).items():
             _copy(path, directory / target / name)
-        exported[key] = replace(locked, directory=target)
-    write_lockfile(exported, directory / FILE_NAME)
+        exported[key] = replace(record, directory=target)
+    write_records(exported, directory / FILE_NAME)
+    return list(chosen)
 
 
 def import_files(directory: Path) -> list[str]:
-    """Takes over what `export_files` has copied; nothing is taken over if anything is damaged.
+    """Takes over what `export` has copied; nothing is taken over if anything is damaged.
 
     Returns:
         Addresses, and directories of converted models.
 
     Raises:
-        DataError: if the directory is no export, or a file is not what its lockfile says.
+        DataError: if the directory is no export, or a file is not what its record says.
         NetworkError: if a file was another when it was fetched here.
         OutputError: if it cannot be written.
     """
@@ -273,54 +265,56 @@ def import_files(directory: Path) -> list[str]:
         raise DataError(
             f"{directory} is no export: it has no {FILE_NAME}", "make one with: cfx fetch NAME --export DIR"
         )
-    records, here = read_lockfile(directory / FILE_NAME), read_lockfile()
-    for key, locked in records.items():
-        _check_import(key, locked, directory, here)
-    for locked in records.values():
-        for name in locked.files:
-            _copy(directory / locked.directory / name, cache_directory() / locked.directory / name)
-    update_lockfile(lambda known: known.update(records))
+    records, here = read_records(directory / FILE_NAME), read_records()
+    sources = {key: _importable(key, record, directory, here) for key, record in records.items()}
+    for key, paths in sources.items():
+        for name, path in paths.items():
+            _copy(path, cache_directory() / str(records[key].directory) / name)
+    update_records(lambda known: known.update(records))
     return list(records)
 
 
-def _check_import(key: str, locked: Locked, directory: Path, here: Mapping[str, Locked]) -> None:
-    """Whether a record of an export can be taken over: its files are whole, and no others than those here."""
-    if locked.directory is None or PurePosixPath(locked.directory).parts[0] not in (FILES.name, MODELS):
+def _importable(key: str, record: Record, directory: Path, here: Mapping[str, Record]) -> dict[str, Path]:
+    """The files of an export that belong to a record, if they are whole and no others than those that are here.
+
+    Raises:
+        DataError: if they are damaged, or made from something else.
+        NetworkError: if they were others when they were fetched here.
+    """
+    if record.directory is None or PurePosixPath(record.directory).parts[0] not in (FILES.name, MODELS):
         raise DataError(f"{directory / FILE_NAME} is damaged: {key} lies where nothing is imported to")
-    check_files(key, locked, {name: directory / locked.directory / name for name in locked.files})
+    paths = _intact(key, record, {name: directory / record.directory / name for name in record.files})
     if key in here:
-        check_same(key, here[key].files, locked.files)
-    if locked.source is None:
-        return
-    sources = {one.made_from for one in here.values() if one.source == locked.source}
-    sources |= {digest.sha256 for digest in here[locked.source].files.values()} if locked.source in here else set()
-    if sources - {locked.made_from}:
-        raise DataError(
-            f"{key} was made from another {locked.source} than the one here",
-            "to have the other one, remove what is here first: models/ and fetched.json in the cache directory",
-        )
+        check_same(key, here[key].files, record.files)
+    if record.source is not None:
+        known = {other.made_from for other in here.values() if other.source == record.source}
+        known |= here[record.source].sha256s if record.source in here else set()
+        if known - {record.made_from}:
+            raise DataError(
+                f"{key} was made from another {record.source} than the one here",
+                "to have the other one, remove what is here first: models/ and fetched.json in the cache directory",
+            )
+    return paths
 
 
-def find_files(key: str, locked: Locked) -> dict[str, Path | None]:
-    """Where the files of a record lie; None for those that are gone."""
-    if locked.directory is not None:
-        base = cache_directory() / locked.directory
-        return {name: base / name if (base / name).is_file() else None for name in locked.files}
-    return {name: fetched(key, locked) for name in locked.files}
-
-
-def check_files(key: str, locked: Locked, places: Mapping[str, Path | None]) -> None:
-    """Compares files with what is recorded of them.
+def _intact(key: str, record: Record, places: Mapping[str, Path | None]) -> dict[str, Path]:
+    """Files by name, if each is what is recorded of it.
 
     Raises:
         DataError: if one is missing or another.
     """
+    paths = {}
     for name, path in places.items():
         if path is None or not path.is_file():
             raise DataError(f"{key}: {path or name} is missing")
-        if digest_of(path) != locked.files[name]:
+        if digest_of(path) != record.files[name]:
             raise DataError(f"{key}: {path} is not what was fetched (its SHA-256 differs)")
+        paths[name] = path
+    return paths
 
 
 def _copy(source: Path, target: Path) -> None:
-    replace_atomically(target, lambda partial: shutil.copyfile(source, partial))
+    def write(partial: Path) -> None:
+        shutil.copyfile(source, partial)
+
+    replace_atomically(target, write)

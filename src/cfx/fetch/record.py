@@ -1,28 +1,27 @@
 """The record of what was fetched: from where, from which commit, with which SHA-256.
 
-`fetched.json` in the cache directory holds a record for each thing that was fetched or converted. A file that comes a
-second time must be the same. Records are written under a lock, so that processes do not lose each other's.
+`fetched.json` in cfx's cache holds a record for each thing that was fetched or converted; what comes a second time must
+be the same. Files of the hub have one too. Its own cache knows commits and digests, but other programs share it: they
+move its refs, and it may be emptied, and neither may change what a name means to cfx.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cfx.errors import DataError, NetworkError, UsageError
-from cfx.fetch.addresses import parse
+from cfx.catalog import parse_address
+from cfx.errors import DataError, UsageError
+from cfx.fetch.failures import failure
 from cfx.io.files import cache_directory, exclusively, replace_atomically
 
 FILE_NAME = "fetched.json"
 FORMAT = 1
-MODELS = "models"
-"""Directory of converted models."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Digest:
 
 
 @dataclass(frozen=True)
-class Locked:
+class Record:
     """What is known of something that was fetched or converted.
 
     Attributes:
@@ -57,62 +56,64 @@ class Locked:
     source: str | None = None
     made_from: str | None = None
     converter: int | None = None
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         return sum(file.size for file in self.files.values())
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, {})}
+    @property
+    def sha256s(self) -> set[str]:
+        """SHA-256 of all files."""
+        return {file.sha256 for file in self.files.values()}
 
     @classmethod
-    def of(cls, content: dict[str, Any]) -> Locked:
-        """The inverse of `as_json`.
+    def from_json(cls, content: dict[str, Any]) -> Record:
+        """A record from plain values.
 
         Raises:
-            KeyError, TypeError, ValueError: if the content is something else.
+            KeyError, TypeError, ValueError: if they are something else.
         """
-        files = {check_relative(name): Digest(**digest) for name, digest in content["files"].items()}
+        files = {_inside(name): Digest(**digest) for name, digest in content["files"].items()}
         directory = content.get("directory")
         if not files:
             raise ValueError("a record without files")
-        return cls(**{**content, "files": files, "directory": directory and check_relative(directory)})
+        return cls(**{**content, "files": files, "directory": directory and _inside(directory)})
 
 
-def check_relative(path: str) -> str:
-    """A path that stays below where it begins.
-
-    Raises:
-        ValueError: if it does not.
-    """
+def _inside(path: str) -> str:
+    """A path, if it stays below where it begins."""
     parts = PurePosixPath(path).parts
     if not parts or ".." in parts or path.startswith("/") or "\\" in path:
         raise ValueError(f"{path!r} leads out of its directory")
     return path
 
 
-def read_lockfile(path: Path | None = None) -> dict[str, Locked]:
+def records_path() -> Path:
+    """The file of the cache's records."""
+    return cache_directory() / FILE_NAME
+
+
+def read_records(path: Path | None = None) -> dict[str, Record]:
     """All records, by address or, for converted models, by directory.
 
     Args:
-        path: of another lockfile than that of the cache.
+        path: of another file than that of the cache.
 
     Raises:
         DataError: if the file is damaged.
     """
-    path = path or lockfile_path()
+    path = path or records_path()
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']} of another version of cfx")
-        records = {key: Locked.of(record) for key, record in content["records"].items()}
-        for key, locked in records.items():
-            if locked.source is None:
-                parse(key)
-            elif key != locked.directory:
+        records = {key: Record.from_json(record) for key, record in content["records"].items()}
+        for key, record in records.items():
+            if record.source is None:
+                parse_address(key)
+            elif key != record.directory:
                 raise ValueError(f"{key} lies elsewhere")
         return records
     except FileNotFoundError:
@@ -123,48 +124,54 @@ def read_lockfile(path: Path | None = None) -> dict[str, Locked]:
         raise DataError(f"{path} is damaged: {error}", "remove it; what was fetched is then checked anew") from error
 
 
-def write_lockfile(records: Mapping[str, Locked], path: Path | None = None) -> None:
-    """Replaces a lockfile.
+def write_records(records: Mapping[str, Record], path: Path) -> None:
+    """Replaces a file of records.
 
     Raises:
         OutputError: if it cannot be written.
     """
-    content = {"format": FORMAT, "records": {key: records[key].as_json() for key in sorted(records)}}
-    text = json.dumps(content, indent=1) + "\n"
-    replace_atomically(path or lockfile_path(), lambda partial: partial.write_text(text))
+
+    def write(partial: Path) -> None:
+        partial.write_text(json.dumps({"format": FORMAT, "records": plain}, indent=1) + "\n")
+
+    plain = {
+        key: {name: value for name, value in asdict(record).items() if value not in (None, {})}
+        for key, record in sorted(records.items())
+    }
+    replace_atomically(path, write)
 
 
-def update_lockfile(change: Callable[[dict[str, Locked]], None]) -> None:
-    """Changes the records of the cache; one process at a time."""
+def update_records(change: Callable[[dict[str, Record]], object]) -> None:
+    """Changes the records of the cache; one process at a time, so that none loses those of another."""
     with exclusively("lock"):
-        records = read_lockfile()
+        records = read_records()
         change(records)
-        write_lockfile(records)
+        write_records(records, records_path())
 
 
-def record(key: str, locked: Locked, replace: bool = False) -> None:
+def remember(key: str, record: Record, replace: bool = False) -> None:
     """Adds a record.
 
     Args:
         key: address, or directory of a converted model.
-        locked: what was fetched.
+        record: what was fetched.
         replace: forget what was recorded before; otherwise it must agree.
 
     Raises:
         NetworkError: if it does not.
     """
 
-    def change(records: dict[str, Locked]) -> None:
-        if not replace and key in records:
-            check_same(key, records[key].files, locked.files)
-        records[key] = locked
+    def change(records: dict[str, Record]) -> None:
+        if key in records and not replace:
+            check_same(key, records[key].files, record.files)
+        records[key] = record
 
-    update_lockfile(change)
+    update_records(change)
 
 
 def forget(*keys: str) -> None:
     """Removes records."""
-    update_lockfile(lambda records: [records.pop(key, None) for key in keys])
+    update_records(lambda records: [records.pop(key, None) for key in keys])
 
 
 def check_same(what: str, before: Mapping[str, Digest], now: Mapping[str, Digest]) -> None:
@@ -182,14 +189,11 @@ def check_same(what: str, before: Mapping[str, Digest], now: Mapping[str, Digest
         return
     name = next(name for name in (*now, *before) if before.get(name) != now.get(name))
     was, is_now = (f"{files[name].sha256[:12]}..." if name in files else "missing" for files in (before, now))
-    raise NetworkError(
-        f"{what} is not what it was when it was first fetched: the SHA-256 of {name} was {was}, and is {is_now} now",
-        "if you trust the new file, accept it: cfx fetch NAME --accept",
-    )
+    raise failure("changed", what=what, name=name, before=was, now=is_now)
 
 
 def digest_of(path: Path) -> Digest:
-    """Of a file.
+    """The digest of a file on this machine.
 
     Raises:
         DataError: if it cannot be read.
@@ -199,8 +203,3 @@ def digest_of(path: Path) -> Digest:
             return Digest(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-
-
-def lockfile_path() -> Path:
-    """Of the cache's lockfile."""
-    return cache_directory() / FILE_NAME

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cfx.catalog import POTENTIAL, REWARD, find
+from cfx.catalog import POTENTIAL, REWARD, HubAddress, find, parse_address
 from cfx.core.elements import SYMBOLS
 from cfx.data.sanity import unfit
 from cfx.errors import CheckpointError, DependencyError, NetworkError, UnsafeError, UsageError
-from cfx.fetch.addresses import HubAddress, parse
 from cfx.fetch.files import fetch_file
 from cfx.predictors.base import UNITS, PropertyBatch, check_device
 from cfx.predictors.batching import LARGEST_BATCH, BatchedPotential, Batches, Output, explain
@@ -136,7 +135,7 @@ def model_name(text: str) -> str:
     if (path := Path(text).expanduser()).exists():
         return path.name
     entry = find(text, REWARD, POTENTIAL)
-    if entry is not None and isinstance(address := parse(entry.address), HubAddress):
+    if entry is not None and isinstance(address := parse_address(entry.address), HubAddress):
         return address.repo.partition("/")[2]
     return text
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cfx.catalog import MODEL
 from cfx.errors import OutputError
-from cfx.fetch.hub import is_offline
+from cfx.fetch.files import is_offline
 from cfx.fetch.names import BUNDLED, CACHED, statuses
 from cfx.io.files import cache_directory
 from cfx.predictors.base import torch_devices
