@@ -11,7 +11,6 @@ import hashlib
 import re
 import socketserver
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,8 +41,9 @@ class Fault:
     """What goes wrong.
 
     Attributes:
-        kind: status, cut (after `amount` bytes), corrupt, short (fewer bytes than announced by HEAD), stall, slow
-            (`amount` seconds for each of ten parts), or headers (others than usual).
+        kind: status, cut (after `amount` bytes), corrupt, short (fewer bytes than announced by HEAD), long (zeros after
+            the content, 400 MB of them unless the client hangs up), stall, slow (`amount` seconds for each of ten
+            parts), drip (`amount` seconds for each byte), or headers (others than usual).
         pattern: of the requests it befalls, "METHOD PATH".
         times: how many of them.
         amount: a status, bytes or seconds.
@@ -55,6 +55,8 @@ class Fault:
     times: int = 1
     amount: float = 0
     headers: dict[str, str] = field(default_factory=dict)
+    hung_up: threading.Event = field(default_factory=threading.Event)
+    """Set when the client has gone away in the middle of what it was sent."""
 
 
 @dataclass
@@ -247,25 +249,37 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(
         self, status: int, body: bytes, headers: dict[str, str] | None = None, fault: Fault | None = None
     ) -> None:
+        kind = fault.kind if fault is not None else ""
+        length = {} if kind == "long" else {"Content-Length": str(len(body))}
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+        for name, value in {**length, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            if fault is not None and fault.kind in ("cut", "stall"):
-                self.wfile.write(body[: int(fault.amount)])
-                self.wfile.flush()
-                if fault.kind == "stall":
-                    self.internet.released.wait(600)
-                self.close_connection = True
+        self.close_connection |= kind in ("cut", "stall", "long")
+        try:
+            self._send_body(body, kind, fault.amount if fault is not None else 0)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+            if fault is not None:
+                fault.hung_up.set()
+
+    def _send_body(self, body: bytes, kind: str, amount: float) -> None:
+        if kind in ("cut", "stall"):
+            self.wfile.write(body[: int(amount)])
+            self.wfile.flush()
+            if kind == "stall":
+                self.internet.released.wait(600)
+            return
+        parts = {"slow": 10, "drip": len(body)}.get(kind, 1)
+        step = -(-len(body) // parts) or 1
+        for first in range(0, len(body), step):
+            self.wfile.write(body[first : first + step])
+            if parts > 1 and self.internet.released.wait(amount):
                 return
-            parts = 10 if fault is not None and fault.kind == "slow" else 1
-            step = -(-len(body) // parts) or 1
-            for first in range(0, len(body), step):
-                self.wfile.write(body[first : first + step])
-                time.sleep(fault.amount if parts > 1 else 0)
+        for _ in range(400 if kind == "long" else 0):
+            self.wfile.write(bytes(1_000_000))
 
 
 def _drive_id(name: str) -> str:

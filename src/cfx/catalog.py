@@ -65,9 +65,9 @@ class Entry:
         return next(iter(self.files.values()))
 
 
-def _published(name: str, path: str, summary: str, citation: str, config: ModelConfig) -> Entry:
-    address = f"hf:zdcao/CrystalFormer/{path}"
-    return Entry(name, MODEL, summary, "Apache-2.0", citation, {"": address}, config=config)
+def _published(name: str, path: str, summary: str, citation: str, position: str = "rotary") -> Entry:
+    files = {"": f"hf:zdcao/CrystalFormer/{path}"}
+    return Entry(name, MODEL, summary, "Apache-2.0", citation, files, config=ModelConfig(position=position))
 
 
 def _of_matgl(repository: str) -> dict[str, str]:
@@ -76,163 +76,52 @@ def _of_matgl(repository: str) -> dict[str, str]:
 
 _ALEX = "hf:datasets/zdcao/alex-20"
 _MP20 = "https://raw.githubusercontent.com/txie-93/cdvae/main/data/mp_20"
+_PARTS = ("train", "val", "test")
 
+# fmt: off
 _ENTRIES = (
-    Entry(
-        "mini",
-        MODEL,
-        "bundled; 0.9 M parameters, trained on 18,893 crystals of MP-20 and MPTS-52",
-        "Apache-2.0",
-        CRYSTALFORMER,
-        resource="models/mini",
-    ),
-    Entry(
-        "mini-rl-ehull",
-        MODEL,
-        "bundled; mini, fine-tuned for a low energy above the hull (CHGNet on chgnet-mp)",
-        "Apache-2.0",
-        CRYSTALFORMER_RL,
-        resource="models/mini-rl-ehull",
-    ),
-    Entry(
-        "mini-rl-fom",
-        MODEL,
-        "bundled; mini, fine-tuned in space group 225 for dielectric constant times band gap",
-        "Apache-2.0",
-        CRYSTALFORMER_RL,
-        resource="models/mini-rl-fom",
-    ),
-    _published(
-        "alex20", "alex20/PBE/epoch_005500.pkl", "4.8 M parameters, trained on Alex-20", CRYSTALFORMER_RL, ModelConfig()
-    ),
-    _published(
-        "alex20-rl-ehull",
-        "alex20/RL-ehull/epoch_000195.pkl",
-        "alex20, fine-tuned for a low energy above the hull",
-        CRYSTALFORMER_RL,
-        ModelConfig(),
-    ),
-    _published(
-        "alex20-rl-dielectric",
-        "alex20/RL-dielectric/epoch_000100.pkl",
-        "alex20, fine-tuned for a dielectric figure of merit",
-        CRYSTALFORMER_RL,
-        ModelConfig(),
-    ),
-    _published(
-        "mp20",
-        "mp20/epoch_003800.pkl",
-        "4.8 M parameters, absolute positions, trained on MP-20",
-        CRYSTALFORMER,
-        ModelConfig(position="absolute"),
-    ),
-    Entry(
-        "alex-20",
-        DATA,
-        "1.3 million crystals of Alexandria, at most 20 atoms, below 0.1 eV/atom (PBE)",
-        "CC-BY-4.0",
-        CRYSTALFORMER_RL,
-        {part: f"{_ALEX}/alex20/{part}.csv" for part in ("train", "val", "test")},
-        size=3_242_832_648 + 406_115_502 + 405_090_084,
-    ),
-    Entry(
-        "mp-20",
-        DATA,
-        "45,231 crystals of the Materials Project, at most 20 atoms, below 0.08 eV/atom",
-        "CC-BY-4.0",
-        "arXiv:2110.06197",
-        {part: f"{_MP20}/{part}.csv" for part in ("train", "val", "test")},
-    ),
-    Entry(
-        "alexandria-pbe",
-        HULL,
-        "the convex hull of Alexandria, PBE, 2023-12-29",
-        "CC-BY-4.0",
-        "doi:10.1002/adma.202210788",
-        {"": f"{_ALEX}/convex_hull_pbe_2023.12.29.json.bz2"},
-        size=82_996_526,
-    ),
-    Entry(
-        "chgnet-mp",
-        HULL,
-        "bundled; CHGNet's energies of 29,167 crystals of the Materials Project",
-        "CC-BY-4.0",
-        "doi:10.1063/1.4812323",
-        resource="hulls/chgnet-mp",
-    ),
-    Entry(
-        "band-gap",
-        REWARD,
-        "bundled; band gap, eV (PBE), from CHGNet's features",
-        "CC-BY-4.0",
-        "doi:10.1063/1.4812323",
-        resource="properties",
-        needs="chgnet",
-    ),
-    Entry(
-        "dielectric",
-        REWARD,
-        "bundled; total dielectric constant, from CHGNet's features",
-        "CC-BY-4.0",
-        "doi:10.1038/sdata.2016.134",
-        resource="properties",
-        needs="chgnet",
-    ),
-    Entry(
-        "megnet-bandgap",
-        REWARD,
-        "band gap, eV (MEGNet-MP-2019.4.1-BandGap-mfi)",
-        "BSD-3-Clause",
-        "doi:10.1038/s43588-020-00002-x",
-        _of_matgl("MEGNet-MP-2019.4.1-BandGap-mfi"),
-        needs="matgl",
-    ),
-    Entry(
-        "dielectric-total",
-        REWARD,
-        "total dielectric tensor, of the published figure-of-merit runs",
-        "not stated",
-        CRYSTALFORMER_RL,
-        {"": "drive:1hQJD5R0dMJVC3nA1YkSHkCG9s-IAVNnA"},
-        needs="matgl",
-    ),
-    Entry(
-        "orb-v2",
-        POTENTIAL,
-        "the potential of the published E_hull runs",
-        "Apache-2.0",
-        "arXiv:2410.22570",
-        library="orb-models",
-        needs="orb",
-    ),
-    Entry(
-        "orb-v3",
-        POTENTIAL,
-        "orb-v3-conservative-inf-mpa",
-        "Apache-2.0",
-        "arXiv:2504.06231",
-        library="orb-models",
-        needs="orb",
-    ),
-    Entry(
-        "chgnet",
-        POTENTIAL,
-        "CHGNet 0.3.0; its weights come with the library",
-        "BSD-3-Clause-LBNL",
-        "doi:10.1038/s42256-023-00716-3",
-        library="chgnet",
-        needs="chgnet",
-    ),
-    Entry(
-        "tensornet",
-        POTENTIAL,
-        "TensorNet-PES-MatPES-PBE-2025.2, of matgl",
-        "BSD-3-Clause",
-        "arXiv:2503.04070",
-        _of_matgl("TensorNet-PES-MatPES-PBE-2025.2"),
-        needs="matgl",
-    ),
+    Entry("mini", MODEL, "bundled; 0.9 M parameters, trained on 18,893 crystals of MP-20 and MPTS-52",
+          "Apache-2.0", CRYSTALFORMER, resource="models/mini"),
+    Entry("mini-rl-ehull", MODEL, "bundled; mini, fine-tuned for a low energy above the hull (CHGNet on chgnet-mp)",
+          "Apache-2.0", CRYSTALFORMER_RL, resource="models/mini-rl-ehull"),
+    Entry("mini-rl-fom", MODEL, "bundled; mini, fine-tuned in space group 225 for dielectric constant times band gap",
+          "Apache-2.0", CRYSTALFORMER_RL, resource="models/mini-rl-fom"),
+    _published("alex20", "alex20/PBE/epoch_005500.pkl", "4.8 M parameters, trained on Alex-20", CRYSTALFORMER_RL),
+    _published("alex20-rl-ehull", "alex20/RL-ehull/epoch_000195.pkl",
+               "alex20, fine-tuned for a low energy above the hull", CRYSTALFORMER_RL),
+    _published("alex20-rl-dielectric", "alex20/RL-dielectric/epoch_000100.pkl",
+               "alex20, fine-tuned for a dielectric figure of merit", CRYSTALFORMER_RL),
+    _published("mp20", "mp20/epoch_003800.pkl", "4.8 M parameters, absolute positions, trained on MP-20",
+               CRYSTALFORMER, "absolute"),
+    Entry("alex-20", DATA, "1.3 million crystals of Alexandria, at most 20 atoms, below 0.1 eV/atom (PBE)",
+          "CC-BY-4.0", CRYSTALFORMER_RL, {part: f"{_ALEX}/alex20/{part}.csv" for part in _PARTS},
+          size=3_242_832_648 + 406_115_502 + 405_090_084),
+    Entry("mp-20", DATA, "45,231 crystals of the Materials Project, at most 20 atoms, below 0.08 eV/atom",
+          "CC-BY-4.0", "arXiv:2110.06197", {part: f"{_MP20}/{part}.csv" for part in _PARTS}),
+    Entry("alexandria-pbe", HULL, "the convex hull of Alexandria, PBE, 2023-12-29",
+          "CC-BY-4.0", "doi:10.1002/adma.202210788", {"": f"{_ALEX}/convex_hull_pbe_2023.12.29.json.bz2"},
+          size=82_996_526),
+    Entry("chgnet-mp", HULL, "bundled; CHGNet's energies of 29,167 crystals of the Materials Project",
+          "CC-BY-4.0", "doi:10.1063/1.4812323", resource="hulls/chgnet-mp"),
+    Entry("band-gap", REWARD, "bundled; band gap, eV (PBE), from CHGNet's features",
+          "CC-BY-4.0", "doi:10.1063/1.4812323", resource="properties", needs="chgnet"),
+    Entry("dielectric", REWARD, "bundled; total dielectric constant, from CHGNet's features",
+          "CC-BY-4.0", "doi:10.1038/sdata.2016.134", resource="properties", needs="chgnet"),
+    Entry("megnet-bandgap", REWARD, "band gap, eV (MEGNet-MP-2019.4.1-BandGap-mfi)",
+          "BSD-3-Clause", "doi:10.1038/s43588-020-00002-x", _of_matgl("MEGNet-MP-2019.4.1-BandGap-mfi"),
+          needs="matgl"),
+    Entry("dielectric-total", REWARD, "total dielectric tensor, of the published figure-of-merit runs",
+          "not stated", CRYSTALFORMER_RL, {"": "drive:1hQJD5R0dMJVC3nA1YkSHkCG9s-IAVNnA"}, needs="matgl"),
+    Entry("orb-v2", POTENTIAL, "the potential of the published E_hull runs",
+          "Apache-2.0", "arXiv:2410.22570", library="orb-models", needs="orb"),
+    Entry("orb-v3", POTENTIAL, "orb-v3-conservative-inf-mpa",
+          "Apache-2.0", "arXiv:2504.06231", library="orb-models", needs="orb"),
+    Entry("chgnet", POTENTIAL, "CHGNet 0.3.0; its weights come with the library",
+          "BSD-3-Clause-LBNL", "doi:10.1038/s42256-023-00716-3", library="chgnet", needs="chgnet"),
+    Entry("tensornet", POTENTIAL, "TensorNet-PES-MatPES-PBE-2025.2, of matgl",
+          "BSD-3-Clause", "arXiv:2503.04070", _of_matgl("TensorNet-PES-MatPES-PBE-2025.2"), needs="matgl"),
 )
+# fmt: on
 
 CATALOG: Mapping[str, Entry] = MappingProxyType({entry.name: entry for entry in _ENTRIES})
 """Name -> entry."""

@@ -256,6 +256,13 @@ def test_a_server_that_falls_silent(machine):
     assert "does not answer" in lines[0]
 
 
+def test_a_server_that_sends_a_byte_at_a_time(machine):
+    """As good as silent: asked again."""
+    machine.net.faults.append(Fault("drip", "GET .*/cdn/", amount=0.2))
+    assert machine.fetch("hf:datasets/friend/crystals/large.csv", HF_HUB_DOWNLOAD_TIMEOUT="1").read_bytes() == LARGE
+    assert len(machine.net.asked("GET .*/cdn/")) == 2
+
+
 # Refusals.
 
 
@@ -291,6 +298,16 @@ def test_wrong_size(machine):
     assert "another number of bytes" in lines[0]
     assert SMALL not in machine.contents() and not list(machine.hub.rglob("*.incomplete"))
     assert machine.fetch(DATA).read_bytes() == SMALL
+
+
+def test_more_bytes_than_announced(machine):
+    endless = Fault("long", "GET .*/cdn/")
+    machine.net.faults.append(endless)
+    lines = machine.fail("fetch", DATA, code=5)
+    assert "another number of bytes" in lines[0]
+    assert endless.hung_up.wait(20)  # nobody waited for the rest
+    assert SMALL not in machine.contents()
+    assert not list(machine.hub.rglob("*.incomplete"))
 
 
 def test_wrong_digest(machine):

@@ -9,7 +9,18 @@ import sys
 import pytest
 
 from cfx.errors import DataError, NetworkError
-from cfx.fetch.record import Digest, Record, digest_of, forget, read_records, records_path, remember, write_records
+from cfx.fetch.record import (
+    FILE_NAME,
+    Digest,
+    Record,
+    check_same,
+    digest_of,
+    forget,
+    read_records,
+    remember,
+    write_records,
+)
+from cfx.io.files import cache_directory
 
 FILE = Record({"a.csv": Digest("a" * 64, 3)}, commit="1" * 40)
 MODEL = Record({"x/y.bin": Digest("b" * 64, 5)}, directory="models/m", source="hf:a/b/c", settings={"n_max": 21})
@@ -21,23 +32,24 @@ def test_records_come_back():
     remember("models/m", MODEL)
     assert read_records() == {"hf:a/b/a.csv": FILE, "models/m": MODEL}
     assert MODEL.size == 5
-    forget("models/m", "nothing")
+    forget("models/m")
+    forget("nothing")
     assert read_records() == {"hf:a/b/a.csv": FILE}
+    other = Record({"a.csv": Digest("c" * 64, 3)}, commit="2" * 40)
+    remember("hf:a/b/a.csv", other)
+    assert read_records() == {"hf:a/b/a.csv": other}
 
 
 def test_what_was_recorded_must_agree():
-    key = "hf:a/b/a.csv"
-    remember(key, FILE)
-    remember(key, FILE)
-    other = Record({"a.csv": Digest("c" * 64, 3)}, commit="2" * 40)
+    before = FILE.files
+    check_same("x", {}, before)
+    check_same("x", before, before)
     with pytest.raises(NetworkError, match=r"SHA-256 of a\.csv was aaaaaaaaaaaa\.\.\., and is cccccccccccc\.\.\. now"):
-        remember(key, other)
-    more = Record({**FILE.files, "b.csv": Digest("d" * 64, 3)})
+        check_same("x", before, {"a.csv": Digest("c" * 64, 3)})
     with pytest.raises(NetworkError, match=r"SHA-256 of b\.csv was missing"):
-        remember(key, more)
-    assert read_records()[key] == FILE
-    remember(key, other, replace=True)
-    assert read_records()[key] == other
+        check_same("x", before, {**before, "b.csv": Digest("d" * 64, 3)})
+    with pytest.raises(NetworkError, match=r"SHA-256 of a\.csv was aaaaaaaaaaaa\.\.\., and is missing now"):
+        check_same("x", before, {})
 
 
 def test_processes_do_not_lose_each_other_s_records():
@@ -61,7 +73,7 @@ for i in range(20):
      '{"format": 1, "records": {"hf:bad": {"files": {"c": {"sha256": "' + "0" * 64 + '", "size": 1}}}}}'],
 )  # fmt: skip
 def test_damage_is_named(content):
-    records_path().write_text(content)
+    (cache_directory() / FILE_NAME).write_text(content)
     with pytest.raises(DataError, match=r"fetched\.json is damaged"):
         read_records()
 

@@ -150,10 +150,18 @@ def with_retries(
         NetworkError: for everything that huggingface_hub and httpx raise.
     """
     import httpx
+    from huggingface_hub import get_session
     from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineModeIsEnabled
 
     expected = (HfHubHTTPError, httpx.HTTPError, httpx.InvalidURL, FileMetadataError, OfflineModeIsEnabled, TooSlow)
-    _open_session()
+    try:
+        host = urlsplit(url).netloc
+    except ValueError as error:
+        raise failure("address", url=url) from error
+    try:
+        get_session()  # reads proxies and certificates from the environment, which can be wrong in many ways
+    except (ImportError, ValueError, OSError) as error:
+        raise failure("settings", reason=str(error).splitlines()[0]) from error
     attempt, before = 0, done()
     while True:
         try:
@@ -163,7 +171,7 @@ def with_retries(
             now = done()
             attempt, before = (1, now) if now > before else (attempt + 1, before)
             kind, wait = _kind(error), _wait(error, attempt)
-            facts = {"url": url, "host": urlsplit(url).netloc, "status": _status(error), "error": type(error).__name__}
+            facts = {"url": url, "host": host, "status": _status(error), "error": type(error).__name__}
             if kind not in passing or attempt >= ATTEMPTS or wait > LONGEST_WAIT:
                 raise failure(kind, **facts) from error
         say(f"{passing[kind].format(**facts)}; trying again in {wait:g} s")
@@ -202,16 +210,6 @@ def _wait(error: Exception, attempt: int) -> float:
     headers = getattr(getattr(error, "response", None), "headers", {})
     asked = headers.get("Retry-After", "")
     return float(asked) if asked.isdigit() else 2.0 ** (attempt - 1)
-
-
-def _open_session() -> None:
-    """Lets the client read proxies and certificates from the environment, which can be wrong in many ways."""
-    from huggingface_hub import get_session
-
-    try:
-        get_session()
-    except (ImportError, ValueError, OSError) as error:
-        raise failure("settings", reason=str(error).splitlines()[0]) from error
 
 
 @contextlib.contextmanager

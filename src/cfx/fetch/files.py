@@ -18,11 +18,10 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
 
 from cfx.catalog import Address, DriveAddress, HubAddress, WebAddress, parse_address
 from cfx.errors import DataError, NetworkError
-from cfx.fetch.download import OnProgress, Remote, ask_web, download, matches
+from cfx.fetch.download import Accept, OnProgress, Remote, ask_web, download, matches
 from cfx.fetch.failures import failure, with_retries
 from cfx.fetch.record import Digest, Record, check_same, digest_of, read_records, remember
 from cfx.io.files import cache_directory, exclusively, held, remove_file
@@ -121,7 +120,7 @@ def fetch_file(address: str, reporter: Reporter, request: Request = NORMALLY, an
         known = read_records().get(address)
         if wanted or (path := find(address, known)) is None:
             now = _bring(parse_address(address), None if request.is_new else known, reporter, request)
-            remember(address, now, replace=request.is_new)
+            remember(address, now)
             if announce:
                 reporter.message(f"fetched {address}, {now.size / 1e6:.1f} MB")
             path = find(address, now)
@@ -132,10 +131,14 @@ def fetch_file(address: str, reporter: Reporter, request: Request = NORMALLY, an
 
 def _bring(address: Address, known: Record | None, reporter: Reporter, request: Request) -> Record:
     """Brings a file or folder here; it must be what is known of it."""
+    place = FILES / address.place
     revision = request.revision or (known.commit if known else None)
 
     def check(files: Mapping[str, Digest]) -> None:
         check_same(str(address), known.files if known else {}, files)
+
+    def accept(digest: Digest) -> None:
+        check({place.name: digest})
 
     if is_offline():
         found = _take_cached(address, revision) if isinstance(address, HubAddress) and not request.force else None
@@ -143,19 +146,20 @@ def _bring(address: Address, known: Record | None, reporter: Reporter, request: 
             raise failure("not cached", address=address)
         check(found.files)
         return found
-    title = f"fetching {address.place.name}"
-    if isinstance(address, HubAddress):
-        remote, commit = ask_hub(address, revision, request.token)
-        with reporter.progress(title, remote.size, unit="B") as progress:
-            return _bring_from_hub(address, remote, commit, revision, request.force, check, progress.update)
+    title = f"fetching {place.name}"
+    if isinstance(address, DriveAddress):
+        with reporter.progress(title, None):
+            return _bring_from_drive(address, request.force or request.is_new, check)
     if isinstance(address, WebAddress):
-        remote, place = ask_web(address.url), FILES / address.place
+        remote = ask_web(address.url)
         with reporter.progress(title, remote.size, unit="B") as progress:
-            target = cache_directory() / place
-            digest = download(remote, target, lambda digest: check({place.name: digest}), progress.update)
+            digest = download(remote, cache_directory() / place, accept, progress.update)
         return Record({place.name: digest}, directory=place.parent.as_posix())
-    with reporter.progress(title, None):
-        return _bring_from_drive(address, request.force or request.is_new, check)
+    remote, commit = ask_hub(address, revision, request.token)
+    with reporter.progress(title, remote.size, unit="B") as progress:
+        digest = _bring_blob(address, remote, commit, request.force, accept, progress.update)
+    _link(address, remote, commit, revision or address.revision or "main")
+    return Record({place.name: digest}, commit)
 
 
 # The Hugging Face hub.
@@ -211,12 +215,7 @@ def _checked_token(token: str | None) -> str | None:
 def _url(address: HubAddress, revision: str) -> str:
     from huggingface_hub import hf_hub_url
 
-    url = hf_hub_url(address.repo, address.path, repo_type=address.repo_type, revision=revision)
-    try:
-        urlsplit(url)
-    except ValueError as error:
-        raise failure("address", url=url) from error
-    return url
+    return hf_hub_url(address.repo, address.path, repo_type=address.repo_type, revision=revision)
 
 
 def _folder(address: HubAddress) -> Path:
@@ -246,54 +245,42 @@ def _take_cached(address: HubAddress, revision: str | None) -> Record | None:
     return Record({address.place.name: digest}, commit) if matches(announced, digest, path) else None
 
 
-def _bring_from_hub(
-    address: HubAddress,
-    remote: Remote,
-    commit: str,
-    revision: str | None,
-    force: bool,
-    check: Check,
-    on_progress: OnProgress,
-) -> Record:
-    """Brings a file into the hub's cache, unless it is there and not to be forced."""
-    folder, name = _folder(address), address.place.name
+def _bring_blob(
+    address: HubAddress, remote: Remote, commit: str, force: bool, accept: Accept, on_progress: OnProgress
+) -> Digest:
+    """Brings a content into the hub's cache, unless it is there, whole, and not to be forced."""
+    folder = _folder(address)
     blob = folder / "blobs" / remote.version
-
-    def accept(digest: Digest) -> None:
-        check({name: digest})
-
     # The lock is that of the hub's client; a cache that cannot be written needs none.
     is_readonly = folder.parent.exists() and not os.access(folder.parent, os.W_OK)
     lock = folder.parent / ".locks" / folder.name / f"{remote.version}.lock"
     with contextlib.nullcontext() if is_readonly else held(lock, "set HF_HOME to a directory you can write"):
         if blob.exists() and not force and matches(remote.digest, digest := digest_of(blob), blob):
             accept(digest)
-        else:
-            pinned = dataclasses.replace(remote, url=_url(address, commit))
-            digest = download(pinned, blob, accept, on_progress)
-    _link(blob, folder / "snapshots" / commit / address.path)
-    if not _COMMIT.fullmatch(branch := revision or address.revision or "main"):
-        with contextlib.suppress(OSError):  # for whoever has no network later; not worth an error
-            (folder / "refs" / branch).parent.mkdir(parents=True, exist_ok=True)
-            (folder / "refs" / branch).write_text(commit)
-    return Record({name: digest}, commit)
+            return digest
+        return download(dataclasses.replace(remote, url=_url(address, commit)), blob, accept, on_progress)
 
 
-def _link(blob: Path, link: Path) -> None:
-    """Lets a name in a snapshot mean a content; where the system knows no links, it gets a copy."""
-    if link.is_symlink() and link.resolve() == blob.resolve():
-        return
+def _link(address: HubAddress, remote: Remote, commit: str, revision: str) -> None:
+    """Lets the name of a file in a snapshot mean a content, and a branch the snapshot, as the hub's client does."""
+    folder = _folder(address)
+    blob, link = folder / "blobs" / remote.version, folder / "snapshots" / commit / address.path
     fresh = link.with_name(f"{link.name}.{os.getpid()}.incomplete")
     try:
-        link.parent.mkdir(parents=True, exist_ok=True)
-        fresh.unlink(missing_ok=True)
-        try:
-            fresh.symlink_to(os.path.relpath(blob, link.parent))
-        except (OSError, NotImplementedError):
-            shutil.copyfile(blob, fresh)
-        os.replace(fresh, link)
+        if not (link.is_symlink() and link.resolve() == blob.resolve()):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            fresh.unlink(missing_ok=True)
+            try:
+                fresh.symlink_to(os.path.relpath(blob, link.parent))
+            except (OSError, NotImplementedError):  # where the system knows no links
+                shutil.copyfile(blob, fresh)
+            os.replace(fresh, link)
     except OSError as error:
         raise failure("no link", target=link, reason=error.strerror or error) from error
+    if not _COMMIT.fullmatch(revision):
+        with contextlib.suppress(OSError):  # for whoever has no network later; not worth an error
+            (folder / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "refs" / revision).write_text(commit)
 
 
 # Google Drive.

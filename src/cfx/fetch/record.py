@@ -90,21 +90,13 @@ def _inside(path: str) -> str:
     return path
 
 
-def records_path() -> Path:
-    """The file of the cache's records."""
-    return cache_directory() / FILE_NAME
-
-
 def read_records(path: Path | None = None) -> dict[str, Record]:
-    """All records, by address or, for converted models, by directory.
-
-    Args:
-        path: of another file than that of the cache.
+    """All records of the cache, or of another file: by address or, for converted models, by directory.
 
     Raises:
         DataError: if the file is damaged.
     """
-    path = path or records_path()
+    path = path or cache_directory() / FILE_NAME
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
@@ -130,14 +122,12 @@ def write_records(records: Mapping[str, Record], path: Path) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
+    plain = {key: asdict(record) for key, record in sorted(records.items())}
+    stated = {key: {name: x for name, x in facts.items() if x not in (None, {})} for key, facts in plain.items()}
 
     def write(partial: Path) -> None:
-        partial.write_text(json.dumps({"format": FORMAT, "records": plain}, indent=1) + "\n")
+        partial.write_text(json.dumps({"format": FORMAT, "records": stated}, indent=1) + "\n")
 
-    plain = {
-        key: {name: value for name, value in asdict(record).items() if value not in (None, {})}
-        for key, record in sorted(records.items())
-    }
     replace_atomically(path, write)
 
 
@@ -146,32 +136,17 @@ def update_records(change: Callable[[dict[str, Record]], object]) -> None:
     with exclusively("lock"):
         records = read_records()
         change(records)
-        write_records(records, records_path())
+        write_records(records, cache_directory() / FILE_NAME)
 
 
-def remember(key: str, record: Record, replace: bool = False) -> None:
-    """Adds a record.
-
-    Args:
-        key: address, or directory of a converted model.
-        record: what was fetched.
-        replace: forget what was recorded before; otherwise it must agree.
-
-    Raises:
-        NetworkError: if it does not.
-    """
-
-    def change(records: dict[str, Record]) -> None:
-        if key in records and not replace:
-            check_same(key, records[key].files, record.files)
-        records[key] = record
-
-    update_records(change)
+def remember(key: str, record: Record) -> None:
+    """Adds a record of the cache, or replaces it."""
+    update_records(lambda records: records.update({key: record}))
 
 
-def forget(*keys: str) -> None:
-    """Removes records."""
-    update_records(lambda records: [records.pop(key, None) for key in keys])
+def forget(key: str) -> None:
+    """Removes a record of the cache."""
+    update_records(lambda records: records.pop(key, None))
 
 
 def check_same(what: str, before: Mapping[str, Digest], now: Mapping[str, Digest]) -> None:
