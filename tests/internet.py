@@ -260,7 +260,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection |= kind in ("cut", "stall", "long")
         try:
             self._send_body(body, kind, fault.amount if fault is not None else 0)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:  # of sockets and of TLS
             self.close_connection = True
             if fault is not None:
                 fault.hung_up.set()

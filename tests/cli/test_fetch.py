@@ -305,7 +305,7 @@ def test_more_bytes_than_announced(machine):
     machine.net.faults.append(endless)
     lines = machine.fail("fetch", DATA, code=5)
     assert "another number of bytes" in lines[0]
-    assert endless.hung_up.wait(20)  # nobody waited for the rest
+    assert endless.hung_up.wait(60)  # nobody waited for the rest
     assert SMALL not in machine.contents()
     assert not list(machine.hub.rglob("*.incomplete"))
 
