@@ -26,7 +26,7 @@ from .conftest import COMMAND
 DATA = "hf:datasets/friend/crystals/train.csv"
 MODEL = "hf:friend/model/epoch_000001.pkl"
 LARGE = np.random.default_rng(0).bytes(26_000_000)
-"""More than two of the pieces of 10 MiB in which huggingface_hub writes."""
+"""More than two of the pieces of 10 MiB in which a download is written."""
 
 SMALL = b"id,cif\n1,nothing\n"
 
@@ -79,7 +79,7 @@ class Machine:
         return [file.read_bytes() for file in files if not file.is_symlink() and ".incomplete" not in file.name]
 
     def lock(self) -> dict:
-        """The records of the lockfile."""
+        """What is recorded in fetched.json."""
         return json.loads((self.cache / "fetched.json").read_text())["records"]
 
 

@@ -1,4 +1,4 @@
-"""The lockfile: records are kept, agree, and survive several processes."""
+"""The record of what was fetched: entries are kept, agree, and survive several processes."""
 
 from __future__ import annotations
 
