@@ -266,7 +266,7 @@ def become(connection: socket.socket, streams: list[int], others: list[socket.so
 def obey(words: list[str]) -> None:
     """Does what a command line says."""
     sys.modules["__main__"] = types.ModuleType("__main__")  # what worker processes would import again
-    sys.path[0] = ""
+    sys.path.insert(0, "")  # as with python -c
     if words[0] == "cfx":
         sys.argv = words
         from cfx.cli import main
@@ -299,7 +299,6 @@ def leave(function: Callable[[list[str]], None], words: list[str]) -> NoReturn:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this directory
-    sys.path.insert(0, "")
     import_early()
     with socket.socket(fileno=int(sys.argv[1])) as requests:
         asked = serve(requests)
