@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cfx.data.sanity import what_is_wrong
+from cfx.data.sanity import why_malformed
 from cfx.evaluation.matching import composition_key, same_crystal
 
 from .crystals import caesium_chloride, rock_salt
@@ -28,4 +28,4 @@ def test_composition_key_is_of_the_reduced_formula():
 
 @pytest.mark.parametrize("structure", [rock_salt(), caesium_chloride()])
 def test_nothing_is_wrong_with_a_crystal(structure):
-    assert what_is_wrong(structure) == ""
+    assert why_malformed(structure) == ""

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from cfx.data.sanity import memory_load
 from cfx.errors import DependencyError
-from cfx.predictors.batching import BatchedPotential, Output, explain, plan
+from cfx.predictors.batching import BatchedPotential, Output, explain, memory_load, plan
 
 
 def chain(atoms: int) -> Structure:

@@ -13,13 +13,13 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from cfx.errors import UsageError
-from cfx.predictors.base import evaluate_all
+from cfx.predictors.bundled import evaluate_all
 from cfx.predictors.load import load_property
 
 pytest.importorskip("chgnet", reason="chgnet is not installed")
 
 from cfx.predictors.bundled import load_bundled
-from cfx.predictors.canaries import prove
+from cfx.predictors.self_check import check_property
 
 PUBLISHED = Path(os.environ.get("CFX_DATA", "")) / "mp20_subset_val.csv.gz"
 
@@ -85,7 +85,7 @@ def test_dielectric_constants_of_the_textbook(dielectric):
 
 
 def test_known_crystals(model):
-    prove(model)
+    check_property(model)
 
 
 def test_what_a_batch_has(model):

@@ -15,8 +15,8 @@ from pymatgen.core import Lattice, Structure
 
 from cfx.config import RewardConfig
 from cfx.errors import CheckpointError, DependencyError, NetworkError, UnsafeError, UsageError
-from cfx.predictors.canaries import KNOWN_PROPERTIES
 from cfx.predictors.load import load_property
+from cfx.predictors.self_check import KNOWN_PROPERTIES
 from cfx.rl.named_rewards import load_reward
 
 from ..internet import COMMITS, Repo

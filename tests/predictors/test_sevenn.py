@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from cfx.predictors.canaries import prove_scale
 from cfx.predictors.load import load_potential
+from cfx.predictors.self_check import check_energy_scale
 
 pytestmark = pytest.mark.integration
 
@@ -19,4 +19,4 @@ def test_sevennet_is_raw_and_proves_it():
     salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.692), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     [energy] = potential.evaluate([salt], forces=False).energy / len(salt)
     assert energy == pytest.approx(-3.38, abs=0.05)
-    assert prove_scale(potential)
+    assert check_energy_scale(potential)

@@ -5,9 +5,10 @@ from cfx.config.fields import from_dict, to_dict
 from cfx.config.finetuning import DPOConfig, PairsRun, RewardConfig, RewardRun, RLConfig, Shape
 from cfx.config.model import ModelConfig
 from cfx.config.sampling import SampleConfig, Template
-from cfx.config.training import DataConfig, TrainConfig, TrainRun
+from cfx.config.training import SYMPREC, DataConfig, TrainConfig, TrainRun
 
 __all__ = [
+    "SYMPREC",
     "DPOConfig",
     "DataConfig",
     "EvalConfig",

@@ -84,6 +84,10 @@ class TrainConfig:
             raise UsageError(f"the {self.schedule} schedule has no decay", "use `schedule=inverse`")
 
 
+SYMPREC = 0.01
+"""Distance tolerance of symmetry searches, angstrom."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """What a model is trained on.
@@ -96,7 +100,7 @@ class DataConfig:
 
     train: str | None = None
     validation: str | None = None
-    symprec: float = 0.01
+    symprec: float = SYMPREC
 
     def __post_init__(self):
         check_fields(self)

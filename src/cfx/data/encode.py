@@ -16,14 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cfx.config import SYMPREC
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, orbit, symmetry_table, wrap
 
-SYMPREC = 0.01
-"""Distance tolerance (angstrom) of the symmetry search of the published models."""
-
 ANGLE_TOLERANCE = 5.0
-"""Angle tolerance (degree), likewise."""
+"""Angle tolerance (degree) of the symmetry search of the published models, whose distance tolerance is SYMPREC."""
 
 ON_POSITION = 0.01
 """Largest sum of fractional deviations of a point that counts as lying on a Wyckoff position."""

@@ -20,8 +20,8 @@ from cfx.evaluation.summary import Thresholds
 from cfx.fetch.names import data_path, hull_path
 from cfx.io.files import cache_directory, content_digest
 from cfx.predictors.base import Potential, other_method
-from cfx.predictors.canaries import prove_scale
 from cfx.predictors.load import load_potential
+from cfx.predictors.self_check import check_energy_scale
 from cfx.reporter import Reporter
 
 READ = 64
@@ -49,7 +49,7 @@ class Judges:
         config = self.config
         settings: dict[str, str | float | bool] = {
             "structure validity": (
-                f"atoms > {validity.MIN_DISTANCE} angstrom apart, volume > {sanity.MIN_VOLUME} angstrom^3"
+                f"atoms > {sanity.MIN_DISTANCE} angstrom apart, volume > {sanity.MIN_VOLUME} angstrom^3"
             ),
             "composition validity": validity.SMACT_SETTING,
             "duplicates": "pymatgen StructureMatcher, default tolerances",
@@ -117,7 +117,7 @@ def _prove(potential: Potential, hull: Hull, reporter: Reporter) -> None:
             f"energies of {potential.name} are {what}: their distances from the hull {hull.info.name} mean little; "
             "build a hull with the potential itself (cfx hull build)"
         )
-    if not prove_scale(potential):
+    if not check_energy_scale(potential):
         reporter.warning(
             f"that energies of {potential.name} are on the scale {potential.scale} is taken on trust: it knows none of "
             f"the crystals that would prove it, and the hull is of {hull.info.potential}"

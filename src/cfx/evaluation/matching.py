@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cfx.core.elements import SYMBOLS
-from cfx.data.sanity import what_is_wrong
+from cfx.data.sanity import why_malformed
 from cfx.evaluation.parallel import spread
 
 
@@ -167,7 +167,7 @@ def find_duplicates(
         n_jobs: processes, see `spread`; they do not change the result.
         on_done: told how many compositions that occur more than once are done.
     """
-    reasons = [what_is_wrong(structure) for structure in structures]
+    reasons = [why_malformed(structure) for structure in structures]
     records = [Uniqueness(not reason, None, reason) for reason in reasons]
     groups = [rows for rows in by_composition(structures, reasons).values() if len(rows) > 1]
     answers = spread(_compare_all, (([structures[row] for row in rows],) for rows in groups), n_jobs, on_done)
@@ -211,7 +211,7 @@ def rms_displacement(structure, relaxed) -> float | None:
         structure: pymatgen Structure before, or None.
         relaxed: after, or None.
     """
-    if what_is_wrong(structure) or what_is_wrong(relaxed):
+    if why_malformed(structure) or why_malformed(relaxed):
         return None
     before, after = plain(structure), plain(relaxed)
     if before.composition.reduced_composition != after.composition.reduced_composition:

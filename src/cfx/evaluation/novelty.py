@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from cfx.core.elements import SYMBOLS
-from cfx.data.sanity import what_is_wrong
+from cfx.data.sanity import why_malformed
 from cfx.errors import OutputError
 from cfx.evaluation.matching import by_composition, composition_key, find_match, reduce_or_say_why
 from cfx.evaluation.parallel import spread
@@ -59,7 +59,7 @@ def find_novel(
     """
     if reference is None:
         return [NO_REFERENCE] * len(structures)
-    reasons = [what_is_wrong(structure) for structure in structures]
+    reasons = [why_malformed(structure) for structure in structures]
     records = [Novelty(not reason, None, reason) for reason in reasons]
     groups = by_composition(structures, reasons)
     shared = [(rows, known) for key, rows in groups.items() if len(known := reference.of_composition(key))]
@@ -164,7 +164,7 @@ def make_reference(structures: Iterable) -> Reference:
     """A reference of pymatgen Structures; None and structures that cannot be compared, or are disordered, go."""
     lattices, lengths, numbers, coords, keys, rows = [], [0], [], [], [], []
     for row, structure in enumerate(structures):
-        if what_is_wrong(structure) or not structure.is_ordered:
+        if why_malformed(structure) or not structure.is_ordered:
             continue
         lattices.append(structure.lattice.matrix)
         lengths.append(len(structure))

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cfx.data.sanity import what_is_wrong
+from cfx.data.sanity import why_malformed
 
 Record = Mapping[str, Any]
 """What is known of one row; a key that is missing is None.
@@ -198,7 +198,7 @@ def mean(values: Iterable[float | None], unit: str) -> dict[str, float | int | s
 
 def density(structure) -> float | None:
     """Density of a pymatgen Structure, g/cm3; None without one, or in a cell that is none."""
-    return None if what_is_wrong(structure) else float(structure.density)
+    return None if why_malformed(structure) else float(structure.density)
 
 
 def num_elements(structure) -> int | None:

@@ -6,11 +6,9 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cfx.data.sanity import what_is_wrong
+from cfx.config import SYMPREC
+from cfx.data.sanity import why_malformed
 from cfx.evaluation.parallel import spread
-
-SYMPREC = 0.01
-"""Distance tolerance (angstrom) of the symmetry search."""
 
 ANGLE_TOLERANCE = 5.0
 """Angle tolerance (degree), pymatgen's."""
@@ -73,7 +71,7 @@ def _search(structure, symprec: float) -> tuple[int | None, str]:
     os.environ.setdefault("SPGLIB_WARNING", "OFF")
     import spglib
 
-    reason = what_is_wrong(structure)
+    reason = why_malformed(structure)
     if not reason and not structure.is_ordered:
         reason = "partial occupancies: no symmetry search"
     if reason:

@@ -18,11 +18,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cfx.data.sanity import UNREAD, closest_approach, what_is_wrong
+from cfx.data.sanity import MIN_DISTANCE, UNREAD, closest_approach, why_malformed
 from cfx.errors import DependencyError
-
-MIN_DISTANCE = 0.5
-"""Distance (angstrom) that two atoms keep in a valid structure."""
 
 OXIDATION_STATES = "smact14"
 """SMACT's set of oxidation states that was its only one when the convention was published."""
@@ -49,7 +46,7 @@ def structure_validity(structures: Iterable) -> list[Validity]:
 
 
 def _wrong_structure(structure) -> str:
-    if reason := what_is_wrong(structure):
+    if reason := why_malformed(structure):
         return reason
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ from cfx.predictors.batching import BatchedPotential, Output
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from ase.calculators.calculator import BaseCalculator
+    from ase.calculators.calculator import Calculator
     from pymatgen.core import Structure
 
 FORM = "say ase:MODULE:FACTORY, like ase:ase.calculators.emt:EMT"
@@ -51,7 +51,7 @@ class _Model:
 
     elements = None
 
-    def __init__(self, calculator: BaseCalculator, name: str, scale: str):
+    def __init__(self, calculator: Calculator, name: str, scale: str):
         self.name, self.scale = name, scale
         self._calculator = calculator
 

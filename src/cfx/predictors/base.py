@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -18,24 +19,62 @@ if TYPE_CHECKING:
 SCALES = ("raw", "mp2020")
 """Energies as DFT gives them; energies with Materials Project's corrections of 2020."""
 
+OTHER_METHODS = {
+    "omat": "of OMat24's pseudopotentials, which differ from Materials Project's and Alexandria's",
+    "d3": "with a correction for dispersion",
+    "r2scan": "of the r2SCAN functional",
+    "matpes": "of MatPES, which has no Hubbard U and its own pseudopotentials",
+}
+"""Parts of names of models whose energies are not those of the PBE calculations that hulls are made of."""
 
-@dataclass(frozen=True)
-class PotentialBatch:
-    """What a potential says of n crystals, in the order in which they were given.
+UNITS = {"band_gap": "eV", "dielectric": "", "formation_energy": "eV/atom"}
+"""Units of the properties that cfx knows; the values of other properties are taken as numbers without a unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchResult:
+    """Results for n crystals, in the order in which the crystals were given.
 
     Attributes:
-        energy: of the whole cell, eV; float64 [n], NaN where not ok.
+        reasons: [n], why a crystal has no result, on one line; "" where it has one.
+    """
+
+    reasons: list[str]
+
+    @cached_property
+    def ok(self) -> np.ndarray:
+        """Which crystals have a result, bool [n]."""
+        return np.array([not reason for reason in self.reasons], bool)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PotentialBatch(BatchResult):
+    """Energies, forces and stresses of n crystals.
+
+    Attributes:
+        energy: energy of the whole cell, eV; float64 [n], NaN where not ok.
         forces: for each crystal float64 [atoms, 3], eV/angstrom; None where not ok or not asked for.
         stress: float64 [n, 3, 3], eV/angstrom^3, positive under tension, as in ASE; NaN where not ok or not asked for.
-        ok: bool [n].
-        reasons: why a crystal is not ok, on one line; "" where it is.
     """
 
     energy: np.ndarray
     forces: list[np.ndarray | None]
     stress: np.ndarray
-    ok: np.ndarray
-    reasons: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PropertyBatch(BatchResult):
+    """A property of n crystals.
+
+    Attributes:
+        value: in the model's unit; float64 [n], NaN where not ok.
+        std: standard deviation of the value, same unit; float64 [n], NaN where not ok or if the model has none.
+        outside: bool [n], whether a crystal is unlike all training data of the model; False if the model cannot tell.
+    """
+
+    value: np.ndarray
+    std: np.ndarray
+    outside: np.ndarray
 
 
 class Potential(Protocol):
@@ -43,7 +82,7 @@ class Potential(Protocol):
 
     Attributes:
         name: which model, and which version of it.
-        scale: of its energies, one of `SCALES`.
+        scale: scale of its energies, one of `SCALES`.
     """
 
     name: str
@@ -54,69 +93,7 @@ class Potential(Protocol):
 
         A crystal that cannot be evaluated gets a reason and leaves the others alone.
         """
-
-
-OTHER_METHODS = {
-    "omat": "of OMat24's pseudopotentials, which differ from Materials Project's and Alexandria's",
-    "d3": "with a correction for dispersion",
-    "r2scan": "of the r2SCAN functional",
-    "matpes": "of MatPES, which has no Hubbard U and its own pseudopotentials",
-}
-"""Parts of names of models whose energies are not those of the PBE calculations that hulls are made of."""
-
-
-def other_method(name: str) -> str | None:
-    """What sets the energies of a potential apart from those of a PBE hull, as far as its name says."""
-    return next((what for part, what in OTHER_METHODS.items() if re.search(rf"\b{part}", name.lower())), None)
-
-
-def torch_devices() -> list[str]:
-    """Names of the devices that torch has."""
-    import torch
-
-    return ["cpu", *(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count()))]
-
-
-def check_device(device: str) -> None:
-    """Makes sure that torch has a device.
-
-    Raises:
-        UsageError: if it is neither cpu nor cuda.
-        DependencyError: if it is not there.
-    """
-    kind, _, number = device.partition(":")
-    if device != "cpu" and (kind != "cuda" or not (number.isdecimal() or device == "cuda")):
-        raise UsageError(f"no device is called {device}", "there are: cpu, cuda, cuda:N")
-    if kind == "cuda":
-        import torch
-
-        if int(number or 0) >= torch.cuda.device_count():
-            raise DependencyError(
-                f"there is no device {device} here for torch", "take cpu, or install a torch that was built for CUDA"
-            )
-
-
-UNITS = {"band_gap": "eV", "dielectric": "", "formation_energy": "eV/atom"}
-"""Of the properties that cfx knows; others are taken as numbers without one."""
-
-
-@dataclass(frozen=True)
-class PropertyBatch:
-    """What a model says of n crystals, in the order in which they were given.
-
-    Attributes:
-        value: in the model's unit; float64 [n], NaN where not ok.
-        std: standard deviation of the value, same unit; float64 [n], NaN where not ok or if the model has none.
-        outside: bool [n], whether a crystal is unlike all those that the model learnt from; False if it cannot tell.
-        ok: bool [n].
-        reasons: why a crystal is not ok, on one line; "" where it is.
-    """
-
-    value: np.ndarray
-    std: np.ndarray
-    outside: np.ndarray
-    ok: np.ndarray
-    reasons: list[str]
+        ...
 
 
 class PropertyModel(Protocol):
@@ -137,18 +114,35 @@ class PropertyModel(Protocol):
 
         A crystal that cannot be evaluated gets a reason and leaves the others alone.
         """
+        ...
 
 
-def evaluate_all(models: Sequence[PropertyModel], structures: Sequence[Structure | None]) -> list[PropertyBatch]:
-    """What each model says of the crystals; bundled models that share an extractor compute features once."""
-    computed: dict[int, list] = {}
-    batches = []
-    for model in models:
-        extractor = getattr(model, "extractor", None)
-        if extractor is None:
-            batches.append(model.evaluate(structures))
-            continue
-        if id(extractor) not in computed:
-            computed[id(extractor)] = extractor.evaluate(structures)
-        batches.append(model.predict(computed[id(extractor)]))
-    return batches
+def other_method(name: str) -> str | None:
+    """What sets the energies of a potential apart from those of a PBE hull, as far as its name says."""
+    return next((what for part, what in OTHER_METHODS.items() if re.search(rf"\b{part}", name.lower())), None)
+
+
+def torch_devices() -> list[str]:
+    """Names of the devices that torch can use."""
+    import torch
+
+    return ["cpu", *(f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count()))]
+
+
+def check_device(device: str) -> None:
+    """Makes sure that torch can use a device.
+
+    Raises:
+        UsageError: if it is neither cpu nor cuda.
+        DependencyError: if it is not there.
+    """
+    kind, _, number = device.partition(":")
+    if device != "cpu" and (kind != "cuda" or not (number.isdecimal() or device == "cuda")):
+        raise UsageError(f"no device is called {device}", "there are: cpu, cuda, cuda:N")
+    if kind == "cuda":
+        import torch
+
+        if int(number or 0) >= torch.cuda.device_count():
+            raise DependencyError(
+                f"there is no device {device} here for torch", "take cpu, or install a torch that was built for CUDA"
+            )

@@ -18,84 +18,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cfx.errors import CheckpointError
-from cfx.predictors.base import UNITS, PropertyBatch
+from cfx.predictors.base import UNITS, PropertyBatch, PropertyModel
+from cfx.predictors.batching import reasons_of
 from cfx.predictors.chgnet import CrystalFeatures, FeatureExtractor
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 VERSION = "1"
-"""Of the heads; counts up when their predictions change."""
-
-
-class BundledModel:
-    """A `PropertyModel` of a head on features; models of several properties may share the extractor.
-
-    Attributes:
-        name: of the model, with what makes its features.
-        property: that it predicts.
-        unit: of the property.
-        extractor: of the features that its head reads; those of a crystal can be handed to several models.
-    """
-
-    def __init__(self, property: str, extractor: FeatureExtractor, head: Head):
-        self.name = f"cfx {property} {VERSION} on {extractor.name}"
-        self.property, self.unit = property, UNITS[property]
-        self.extractor, self._head = extractor, head
-
-    def evaluate(self, structures: Sequence[Structure | None]) -> PropertyBatch:
-        """See `PropertyModel.evaluate`."""
-        return self.predict(self.extractor.evaluate(structures))
-
-    def predict(self, found: Sequence[CrystalFeatures | str]) -> PropertyBatch:
-        """The property of crystals with these features, or without any for a reason."""
-        reasons = [one if isinstance(one, str) else "" for one in found]
-        ok = np.array([not reason for reason in reasons], bool)
-        prediction = self._head.predict([one for one in found if not isinstance(one, str)])
-        value, std, outside = np.full(len(ok), np.nan), np.full(len(ok), np.nan), np.zeros(len(ok), bool)
-        value[ok], std[ok], outside[ok] = prediction
-        return PropertyBatch(value, std, outside, ok, reasons)
-
-
-@functools.cache
-def shared_extractor(device: str) -> FeatureExtractor:
-    """CHGNet on a device, once for all bundled models."""
-    return FeatureExtractor(device)
-
-
-def load_bundled(property: str, device: str = "cpu") -> BundledModel:
-    """The bundled model of a property.
-
-    Args:
-        property: `band_gap` or `dielectric`.
-        device: for CHGNet.
-
-    Raises:
-        DependencyError: without CHGNet or the device.
-        CheckpointError: for another version of its weights, or a damaged installation.
-    """
-    file = resources.files("cfx") / "resources" / "properties" / f"{property}.npz"
-    with resources.as_file(file) as path:
-        head = load_head(path)
-    return BundledModel(property, shared_extractor(device), head)
-
+"""Version of the heads; counts up when their predictions change."""
 
 LAYERS = ("atom1", "atom2", "attention", "value", "crystal1", "crystal2", "output")
-"""Of a network, each with `/w` [members, inputs, outputs] and `/b` [members, outputs]."""
+"""Layers of a network, each with `/w` [members, inputs, outputs] and `/b` [members, outputs]."""
 
 OTHERS = (
-    "elements",
-    "atom_mean",
-    "atom_scale",
-    "crystal_mean",
-    "crystal_scale",
-    "axes",
-    "landmarks",
-    "radius",
-    "seen",
-    "bounds",
-    "spread",
-    "transform",
+    *("elements", "atom_mean", "atom_scale", "crystal_mean", "crystal_scale"),
+    *("axes", "landmarks", "radius", "seen", "bounds", "spread", "transform"),
 )
 """Further arrays of a head: a table [119, d] of the elements; mean and scale of inputs; where the training data lie,
 how many crystals have each element, int [119], and between which bounds their targets are, [2]."""
@@ -111,6 +49,69 @@ WIDEST = 10.0
 
 LOG_WIDTHS = (-6, 3)
 """Bounds of the logarithms of the widths, in training too."""
+
+
+def load_bundled(property: str, device: str = "cpu") -> BundledModel:
+    """The bundled model of a property.
+
+    Args:
+        property: `band_gap` or `dielectric`.
+        device: of CHGNet.
+
+    Raises:
+        DependencyError: without CHGNet or the device.
+        CheckpointError: for another version of its weights, or a damaged installation.
+    """
+    file = resources.files("cfx") / "resources" / "properties" / f"{property}.npz"
+    with resources.as_file(file) as path:
+        head = load_head(path)
+    return BundledModel(property, shared_extractor(device), head)
+
+
+@functools.cache
+def shared_extractor(device: str) -> FeatureExtractor:
+    """CHGNet on a device, once for all bundled models."""
+    return FeatureExtractor(device)
+
+
+class BundledModel:
+    """A `PropertyModel` of a head on CHGNet's features; models of several properties may share the extractor.
+
+    Attributes:
+        name, property, unit: see `PropertyModel`.
+        extractor: computes the features that the head reads.
+    """
+
+    def __init__(self, property: str, extractor: FeatureExtractor, head: Head):
+        self.name = f"cfx {property} {VERSION} on {extractor.name}"
+        self.property, self.unit = property, UNITS[property]
+        self.extractor, self._head = extractor, head
+
+    def evaluate(self, structures: Sequence[Structure | None]) -> PropertyBatch:
+        """See `PropertyModel.evaluate`."""
+        return self.predict(self.extractor.evaluate(structures))
+
+    def predict(self, found: Sequence[CrystalFeatures | str]) -> PropertyBatch:
+        """The property of crystals with these features, or with a reason why there are none."""
+        reasons = reasons_of(found)
+        ok = np.array([not reason for reason in reasons], bool)
+        value, std, outside = np.full(len(ok), np.nan), np.full(len(ok), np.nan), np.zeros(len(ok), bool)
+        value[ok], std[ok], outside[ok] = self._head.predict([one for one in found if not isinstance(one, str)])
+        return PropertyBatch(value=value, std=std, outside=outside, reasons=reasons)
+
+
+def evaluate_all(models: Sequence[PropertyModel], structures: Sequence[Structure | None]) -> list[PropertyBatch]:
+    """What each model says of the crystals; bundled models that share an extractor compute features once."""
+    features: dict[FeatureExtractor, list[CrystalFeatures | str]] = {}
+    batches = []
+    for model in models:
+        if not isinstance(model, BundledModel):
+            batches.append(model.evaluate(structures))
+            continue
+        if model.extractor not in features:
+            features[model.extractor] = model.extractor.evaluate(structures)
+        batches.append(model.predict(features[model.extractor]))
+    return batches
 
 
 class Inputs(NamedTuple):
@@ -165,7 +166,7 @@ def _starts(sizes: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Head:
-    """An ensemble of networks, from a file.
+    """An ensemble of networks on CHGNet's features.
 
     Attributes:
         arrays: LAYERS and OTHERS, by name.
@@ -243,10 +244,10 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 
 def load_head(path: Path) -> Head:
-    """A head from its file.
+    """Reads a head from its file.
 
     Raises:
-        CheckpointError: if the file is not there, or is none of a head.
+        CheckpointError: if the file is not there, or holds something else.
     """
     try:
         with np.load(path, allow_pickle=False) as stored:

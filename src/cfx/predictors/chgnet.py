@@ -1,7 +1,7 @@
-"""CHGNet: energies, and what it knows of atoms; its weights come with the package.
+"""CHGNet as a potential, and its features of atoms as inputs of other models; its weights come with the package.
 
-CHGNet was trained on energies, forces, stresses and magnetic moments of 1.6 million crystals. Numbers about
-neighbourhoods that it needs for these tell much of other properties too.
+CHGNet was trained on energies, forces, stresses and magnetic moments of 1.6 million crystals. What it computes of
+neighbourhoods on the way to these tells much of other properties too.
 """
 
 from __future__ import annotations
@@ -10,23 +10,29 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cfx.errors import CheckpointError, DependencyError
 from cfx.predictors.base import check_device
-from cfx.predictors.batching import LARGEST_BATCH, BatchedPotential, Batches, Output
+from cfx.predictors.batching import BatchedPotential, Batches, Output
 
 if TYPE_CHECKING:
     from chgnet.model.model import CHGNet
     from pymatgen.core import Structure
 
 EV_PER_CUBIC_ANGSTROM = 160.21766208
-"""In GPa, with the digits of CHGNet."""
+"""1 eV/angstrom^3 in GPa, with the digits of CHGNet."""
 
 ELEMENTS = frozenset(range(1, 95)) - frozenset(range(84, 89))
 """The 89 elements of MPtrj. CHGNet has parameters for 94, but never saw Po, At, Rn, Fr and Ra."""
+
+VERSION = "0.3.0"
+"""Version of CHGNet's weights that the bundled models were trained on."""
+
+WIDTH = 258
+"""Features of an atom: 64 after each of four convolutions, its magnetic moment (Bohr magnetons), its energy (eV)."""
 
 
 def load_chgnet(device: str) -> BatchedPotential:
@@ -61,7 +67,7 @@ class _Model:
     scale = "mp2020"
     elements = ELEMENTS
 
-    def __init__(self, network, name: str):
+    def __init__(self, network: CHGNet, name: str):
         self.name = name
         self._network = network
 
@@ -71,12 +77,12 @@ class _Model:
 
         graphs = [self._network.graph_converter(unwritable(structure)) for structure in structures]
         with torch.set_grad_enabled(forces):
-            found = self._network.predict_graph(graphs, task="efs" if forces else "e", batch_size=len(graphs))
-        found = [found] if len(graphs) == 1 else found
-        return [_output(one, len(structure)) for one, structure in zip(found, structures, strict=True)]
+            found: Any = self._network.predict_graph(graphs, task="efs" if forces else "e", batch_size=len(graphs))
+        each = found if isinstance(found, list) else [found]
+        return [_output(one, len(structure)) for one, structure in zip(each, structures, strict=True)]
 
 
-def _output(found: dict, atoms: int) -> Output:
+def _output(found: dict[str, Any], atoms: int) -> Output:
     """eV per atom -> eV; GPa -> eV/angstrom^3. The sign of the stress is that of dE/dstrain, as in ASE."""
     stress = found["s"] / EV_PER_CUBIC_ANGSTROM if "s" in found else None
     return Output(float(found["e"]) * atoms, found.get("f"), stress)
@@ -87,20 +93,13 @@ def unwritable(structure: Structure) -> Structure:
     from pymatgen.core import Structure
 
     copy = Structure(structure.lattice, structure.species, structure.frac_coords)
-    copy.to = lambda *_, **__: None
+    copy.to = lambda *_, **__: ""  # pyright: ignore[reportAttributeAccessIssue] - a method, overridden on purpose
     return copy
-
-
-VERSION = "0.3.0"
-"""Of CHGNet's weights, which the bundled models learnt from."""
-
-WIDTH = 258
-"""Features of an atom: 64 after each of four convolutions, its magnetic moment (Bohr magnetons), its energy (eV)."""
 
 
 @dataclass(frozen=True)
 class CrystalFeatures:
-    """What the bundled models see of a crystal; nothing of it changes with the choice of the cell.
+    """What the bundled models see of a crystal; none of it depends on the choice of the cell.
 
     Attributes:
         atoms: float32 [atoms, WIDTH].
@@ -119,7 +118,7 @@ class FeatureExtractor:
     """CHGNet, up to its features.
 
     Attributes:
-        name: of the package and its weights.
+        name: versions of the package and of its weights.
     """
 
     def __init__(self, device: str = "cpu"):
@@ -139,9 +138,10 @@ class FeatureExtractor:
                 "pip install 'chgnet>=0.4,<0.5'",
             )
         self._network, self._device = network.eval(), device
-        self._batches = Batches(LARGEST_BATCH[device.partition(":")[0]])
+        self._batches = Batches(device)
         self._seen: list = []
         for layer in (*network.atom_conv_layers[:-1], network.readout_norm):
+            assert layer is not None  # the published network normalises its readout
             layer.register_forward_hook(lambda _layer, _inputs, output: self._seen.append(output))
 
     def evaluate(self, structures: Sequence[Structure | None]) -> list[CrystalFeatures | str]:

@@ -10,11 +10,11 @@ from cfx.predictors.base import SCALES, Potential, PropertyModel
 
 POTENTIAL_NAMES = "chgnet; orb, orb:NAME or orb:/path/to/weights; matgl:NAME or matgl:/directory; ase:MODULE:FACTORY"
 
-BUNDLED = ("band_gap", "dielectric")
-"""Properties that need no model from elsewhere: the band gap, eV, as PBE gives it; the mean eigenvalue (trace / 3) of
-the total dielectric tensor, that of electrons and ions."""
-
 PROPERTY_NAMES = "bundled; matgl:NAME or matgl:/directory"
+
+BUNDLED = ("band_gap", "dielectric")
+"""Properties with a bundled model: the band gap, eV, as PBE gives it; the mean eigenvalue (trace / 3) of the total
+dielectric tensor, that of electrons and ions."""
 
 
 def load_potential(text: str, device: str = "cpu") -> Potential:
@@ -32,19 +32,51 @@ def load_potential(text: str, device: str = "cpu") -> Potential:
         CheckpointError: for weights that are not there or belong to something else.
         NetworkError: for weights that cannot be downloaded.
     """
-    # Threads of torch that spin while they wait make it ten times slower where other programs run too. Only heard if
-    # torch has not been imported yet.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _let_threads_sleep()
     kind, _, rest = text.partition(":")
-    loaders: dict[str, Callable[[str, str], Potential]] = {
-        "chgnet": _chgnet,
-        "orb": _orb,
-        "matgl": _matgl,
-        "ase": _ase,
-    }
+    loaders: dict[str, Callable[[str, str], Potential]] = {"chgnet": _chgnet, "orb": _orb, "matgl": _matgl, "ase": _ase}
     if kind not in loaders:
         raise UsageError(f"no potential is called {text}", f"there are: {POTENTIAL_NAMES}")
     return loaders[kind](rest, device)
+
+
+def load_property(property: str, text: str = "bundled", device: str = "cpu") -> PropertyModel:
+    """The model of a property.
+
+    Args:
+        property: `band_gap`, `dielectric`, or any other that a model named in `text` predicts.
+        text: `bundled`, `matgl:NAME` or `matgl:/directory`.
+        device: `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UsageError: for a name, a property or a device that does not exist.
+        DependencyError: for a library or a device that is not there.
+        CheckpointError: for weights that are not there, belong to something else, or predict what is known to be wrong.
+        NetworkError: for weights that cannot be downloaded.
+    """
+    _let_threads_sleep()
+    kind, _, rest = text.partition(":")
+    if kind == "matgl" and rest:
+        from cfx.predictors.matgl import load_matgl_property
+
+        return load_matgl_property(rest, property, device)
+    if text != "bundled":
+        raise UsageError(f"no property model is called {text}", f"there are: {PROPERTY_NAMES}")
+    if property not in BUNDLED:
+        raise UsageError(
+            f"there is no bundled model of {property}", f"there are: {', '.join(BUNDLED)}; or name one: matgl:NAME"
+        )
+    from cfx.predictors.bundled import load_bundled
+
+    return load_bundled(property, device)
+
+
+def _let_threads_sleep() -> None:
+    """Keeps waiting threads of torch from spinning: where other programs run too, that makes torch ten times slower.
+
+    OpenMP reads the setting once, when torch is first imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _chgnet(rest: str, device: str) -> Potential:
@@ -74,38 +106,6 @@ def _ase(rest: str, device: str) -> Potential:
 
 
 def split_scale(text: str) -> tuple[str, str]:
-    """A name and the scale after its last colon; "raw" unless it says one."""
+    """A name and the scale after its last colon; "raw" where no scale is given."""
     name, _, last = text.rpartition(":")
     return (name, last) if last in SCALES else (text, "raw")
-
-
-def load_property(property: str, text: str = "bundled", device: str = "cpu") -> PropertyModel:
-    """The model of a property.
-
-    Args:
-        property: `band_gap`, `dielectric`, or any other that a model named in `text` predicts.
-        text: `bundled`, `matgl:NAME` or `matgl:/directory`.
-        device: `cpu`, `cuda` or `cuda:N`.
-
-    Raises:
-        UsageError: for a name, a property or a device that does not exist.
-        DependencyError: for a library or a device that is not there.
-        CheckpointError: for weights that are not there, belong to something else, or predict what is known to be wrong.
-        NetworkError: for weights that cannot be downloaded.
-    """
-    # As in `predictors.load.load_potential`: threads of torch shall not spin while they wait.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    kind, _, rest = text.partition(":")
-    if kind == "matgl" and rest:
-        from cfx.predictors.matgl import load_matgl_property
-
-        return load_matgl_property(rest, property, device)
-    if text != "bundled":
-        raise UsageError(f"no property model is called {text}", f"there are: {PROPERTY_NAMES}")
-    if property not in BUNDLED:
-        raise UsageError(
-            f"there is no bundled model of {property}", f"there are: {', '.join(BUNDLED)}; or name one: matgl:NAME"
-        )
-    from cfx.predictors.bundled import load_bundled
-
-    return load_bundled(property, device)

@@ -1,7 +1,7 @@
-"""Potentials and property models of matgl 4, from its models on the hub or from a directory.
+"""Potentials and property models of matgl 4, from the hub or from a directory.
 
 The files hold names of classes, and arguments to make them with. matgl imports and calls whatever they name, so they
-are looked at before. Arrays and arguments come through torch's restricted unpickler.
+are checked before. Arrays and arguments come through torch's restricted unpickler.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,16 +21,35 @@ import numpy as np
 
 from cfx.catalog import POTENTIAL, REWARD, HubAddress, find, parse_address
 from cfx.core.elements import SYMBOLS
-from cfx.data.sanity import unfit
 from cfx.errors import CheckpointError, DependencyError, NetworkError, UnsafeError, UsageError
 from cfx.fetch.files import fetch_file
 from cfx.predictors.base import UNITS, PropertyBatch, check_device
-from cfx.predictors.batching import LARGEST_BATCH, BatchedPotential, Batches, Output, explain
-from cfx.predictors.canaries import KNOWN_PROPERTIES, prove
+from cfx.predictors.batching import BatchedPotential, Batches, Output, explain, reasons_of, why_unsuitable
+from cfx.predictors.self_check import KNOWN_PROPERTIES, check_property
 from cfx.reporter import Silent
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+FILES = ("model.json", "model.pt", "state.pt")
+OWNER = "materialyze"
+"""Owner of the published models on the hub."""
+
+FORM = "say matgl:NAME, a name of huggingface.co/materialyze, or matgl:/directory with model.json"
+HOMES = re.compile(r"matgl\.(models(\._\w+)?|apps\.pes|apps\._pes\w*)")
+"""Modules whose classes a file may name."""
+
+VOIGT = 6
+"""Components of a symmetric tensor: xx, yy, zz, and then the others."""
+
+PBE = 0
+"""Label of the functional PBE in models of several fidelities (PBE, GLLB-SC, HSE, SCAN)."""
+
+FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
+"""What networks raise on graphs, batches or states that they were not made for."""
+
+SAME = 1e-3
+"""Relative difference that the order of sums in a batch may make to a prediction."""
 
 
 def load_matgl(text: str, scale: str, device: str) -> BatchedPotential:
@@ -38,7 +57,7 @@ def load_matgl(text: str, scale: str, device: str) -> BatchedPotential:
 
     Args:
         text: a name or a directory.
-        scale: of its energies.
+        scale: scale of its energies.
         device: see `load_potential`.
 
     Raises:
@@ -46,31 +65,64 @@ def load_matgl(text: str, scale: str, device: str) -> BatchedPotential:
     """
     if not text:
         raise UsageError("matgl has many potentials", FORM)
+    loaded, name, is_potential = _load(text, device)
+    if not is_potential:
+        kind = type(loaded).__name__
+        raise CheckpointError(f"{text} is a {kind} that predicts a property, and no potential", FORM)
+    if getattr(loaded.model, "include_state", False) or loaded.calc_charge:
+        raise CheckpointError(f"{text} wants a state or charges besides the crystal", "take another potential of matgl")
+    return BatchedPotential(_Model(loaded.to(device).eval(), name, scale), device)
+
+
+def load_matgl_property(text: str, property: str, device: str) -> MatglProperty:
+    """A property model of matgl that passes the self-check of its property.
+
+    Args:
+        text: a published name, as MEGNet-MP-2019.4.1-BandGap-mfi, a name of the catalog, or a directory.
+        property: that it predicts. A dielectric constant is the mean of the first three of six components of a tensor
+            in Voigt's order, or the only number that the model gives.
+        device: see `load_property`.
+
+    Raises:
+        DependencyError, UsageError: without matgl or the device.
+        CheckpointError: for files that are no such model, or one that misses known crystals.
+        NetworkError: if it cannot be fetched.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that versions differ; the self-check looks at what the model predicts
+        network, name, is_potential = _load(text, device)
+    if is_potential:
+        raise CheckpointError(f"{text} is a potential, and predicts no {property}", FORM)
+    model = MatglProperty(network, name, property, device)
+    if property not in KNOWN_PROPERTIES:
+        warnings.warn(f"no crystals are known that would prove a model of {property}: {text} is trusted", stacklevel=2)
+    check_property(model)
+    return model
+
+
+def _load(text: str, device: str) -> tuple[Any, str, bool]:
+    """The network of a name or a directory, on the CPU; its name and version; and whether it is a potential.
+
+    Raises:
+        UsageError, DependencyError: for a device that does not exist, or without matgl.
+        CheckpointError, UnsafeError, NetworkError: see `load_files`.
+    """
     try:
         import matgl
         from matgl.apps.pes import Potential
     except ImportError as error:
         raise DependencyError(f"matgl cannot be imported: {error}", "pip install 'cfx-crystal[matgl]'") from error
     check_device(device)
-    loaded = load_files(text)
-    if not isinstance(loaded, Potential):
-        kind = type(loaded).__name__
-        raise CheckpointError(f"{text} is a {kind} that predicts a property, and no potential", FORM)
-    if getattr(loaded.model, "include_state", False) or loaded.calc_charge:
-        raise CheckpointError(f"{text} wants a state or charges besides the crystal", "take another potential of matgl")
-    name = f"matgl {matgl.__version__} ({model_name(text)})"
-    return BatchedPotential(_Model(loaded.to(device).eval(), name, scale), device)
+    network = load_files(text)
+    return network, f"matgl {matgl.__version__} ({model_name(text)})", isinstance(network, Potential)
 
 
 class _Model:
     """A potential of matgl as a `Model`."""
 
     def __init__(self, potential, name: str, scale: str):
-        from matgl.ext.pymatgen import Structure2Graph
-
         self.name, self.scale = name, scale
-        self.elements = frozenset(SYMBOLS.index(symbol) for symbol in potential.model.element_types)
-        self._convert = Structure2Graph(potential.model.element_types, potential.model.cutoff).get_graph
+        self.elements, self._convert = _elements_and_converter(potential.model)
         self._potential, self._energies = copy.copy(potential), copy.copy(potential)
         self._potential.calc_forces = self._potential.calc_stresses = True
         self._energies.calc_forces = self._energies.calc_stresses = False
@@ -92,32 +144,116 @@ class _Model:
         return [Output(float(e), f.numpy(), s) for e, f, s in zip(energies.reshape(-1), each, stress, strict=True)]
 
 
-FILES = ("model.json", "model.pt", "state.pt")
-OWNER = "materialyze"
-"""On the hub, of the models that matgl publishes."""
+class MatglProperty:
+    """A network of matgl as a `PropertyModel`.
 
-FORM = "say matgl:NAME, a name of huggingface.co/materialyze, or matgl:/directory with model.json"
-HOMES = re.compile(r"matgl\.(models(\._\w+)?|apps\.pes|apps\._pes\w*)")
-"""Modules whose classes a file may name."""
+    Attributes:
+        name, property, unit: see `PropertyModel`.
+    """
+
+    def __init__(self, network, name: str, property: str, device: str):
+        """Tries the network on a few crystals, alone and in a batch.
+
+        Raises:
+            CheckpointError: if it fails, or its numbers cannot be those of the property.
+        """
+        inner = getattr(network, "model", network)
+        self.name, self.property, self.unit = name, property, UNITS.get(property, "")
+        self._network, self._device = network.to(device).eval(), device
+        self._batches = Batches(device)
+        self._elements, self._convert = _elements_and_converter(inner)
+        self._has_labels = getattr(getattr(inner, "embedding", None), "ntypes_state", None) is not None
+        known = [crystal.structure() for crystals in KNOWN_PROPERTIES.values() for crystal in crystals]
+        known = [structure for structure in known if not why_unsuitable(structure, self._elements)]
+        if not known:
+            raise CheckpointError(f"{name} knows the elements of no crystal that would prove it", FORM)
+        try:
+            alone = np.concatenate([self._run([structure], together=False) for structure in known])
+        except FAULTS as error:
+            raise CheckpointError(f"{name} cannot be used: {explain(error)}", FORM) from error
+        self._weights = _weights(alone.shape[1], name, property)
+        self._together = self._batches_well(known, alone)
+
+    def evaluate(self, structures: Sequence[Structure | None]) -> PropertyBatch:
+        """See `PropertyModel`. The network knows neither its uncertainty nor what it was trained on."""
+        results = self._batches.run(self._compute, structures, self._elements)
+        value = np.array([np.nan if isinstance(one, str) else one for one in results], float)
+        unknown, outside = np.full(len(value), np.nan), np.zeros(len(value), bool)
+        return PropertyBatch(value=value, std=unknown, outside=outside, reasons=reasons_of(results))
+
+    def _compute(self, structures: list[Structure]) -> list[float]:
+        if self._together:
+            found = self._run(structures, together=True)
+        else:
+            found = np.concatenate([self._run([structure], together=False) for structure in structures])
+        if not np.isfinite(found).all():
+            raise ValueError("a value that is not finite")
+        return (found @ self._weights).tolist()
+
+    def _run(self, structures: Sequence[Structure], together: bool) -> np.ndarray:
+        """All that the network gives for crystals [n, outputs]."""
+        import torch
+        from torch_geometric.data import Batch
+
+        graphs = [self._graph(structure) for structure in structures]
+        graph: Any = Batch.from_data_list(graphs) if together else graphs[0]
+        with torch.no_grad():
+            found = self._network(g=graph.to(self._device), state_attr=self._state(len(graphs) if together else None))
+        return found.detach().cpu().double().numpy().reshape(len(graphs), -1)
+
+    def _graph(self, structure: Structure) -> Any:
+        graph, cell, _ = self._convert(structure)
+        graph.pos, graph.pbc_offshift = graph.frac_coords @ cell[0], graph.pbc_offset @ cell[0]
+        return graph
+
+    def _state(self, count: int | None):
+        """Of so many crystals in a batch, or of one alone: the label of PBE, or the two zeros that stand for none."""
+        import torch
+
+        if self._has_labels:
+            return torch.full((count or 1,), PBE, device=self._device)
+        return torch.zeros((2,) if count is None else (count, 2), device=self._device)
+
+    def _batches_well(self, structures: list[Structure], alone: np.ndarray) -> bool:
+        """Whether the network gives for crystals in a batch what it gives for each of them alone."""
+        try:
+            found = self._run(structures, together=True)
+        except FAULTS:
+            return False
+        return found.shape == alone.shape and np.allclose(found, alone, rtol=SAME, atol=SAME)
 
 
-def load_files(text: str):
-    """The model of a name or a directory, on the CPU.
+def _weights(outputs: int, name: str, property: str) -> np.ndarray:
+    """What makes the property of a network's numbers [outputs]."""
+    if outputs == 1:
+        return np.ones(1)
+    if outputs == VOIGT and property == "dielectric":
+        return np.array([1, 1, 1, 0, 0, 0]) / 3
+    raise CheckpointError(f"{name} predicts {outputs} numbers, and no {property}", FORM)
+
+
+def _elements_and_converter(network) -> tuple[frozenset[int], Callable]:
+    """Atomic numbers that a network knows, and what makes graphs of crystals for it."""
+    from matgl.ext.pymatgen import Structure2Graph
+
+    elements = frozenset(SYMBOLS.index(symbol) for symbol in network.element_types)
+    return elements, Structure2Graph(network.element_types, network.cutoff).get_graph
+
+
+def load_files(text: str) -> Any:
+    """The network of a name or a directory, on the CPU.
 
     Args:
         text: a directory; a name of the catalog; NAME or OWNER/NAME of the hub.
 
     Raises:
-        DependencyError: without matgl.
         CheckpointError: if the files are not there, damaged, or made by something else.
         UnsafeError: if they ask for anything but matgl's classes and numbers.
         NetworkError: if they have to be fetched, and cannot be.
     """
-    try:
-        import matgl
-    except ImportError as error:
-        raise DependencyError(f"matgl cannot be imported: {error}", "pip install 'cfx-crystal[matgl]'") from error
-    _hush_warp()
+    import matgl
+
+    _silence_warp()
     directory = _directory(text)
     with _known_globals():
         _check_classes(directory, text)
@@ -140,8 +276,8 @@ def model_name(text: str) -> str:
     return text
 
 
-def _hush_warp() -> None:
-    """Keeps Warp, with which matgl finds neighbours where it is, from telling stdout what it does: results go there."""
+def _silence_warp() -> None:
+    """Keeps Warp, with which matgl finds neighbours if it is installed, from writing to stdout, where results go."""
     with contextlib.suppress(ImportError):
         import warp
 
@@ -180,11 +316,10 @@ def _only_model(folder: Path, text: str) -> Path:
 @contextlib.contextmanager
 def _known_globals() -> Iterator[None]:
     """Lets torch rebuild what property models keep besides arrays: how their targets were scaled."""
-    import numpy as np
     import torch
     from matgl.data.transformer import LogTransformer, Normalizer
 
-    scalar = np._core.multiarray.scalar
+    scalar = np.float64(0).__reduce__()[0]  # numpy's private constructor of pickled scalars
     known = [Normalizer, LogTransformer, scalar, (scalar, "numpy.core.multiarray.scalar")]
     with torch.serialization.safe_globals(known):
         yield
@@ -235,141 +370,3 @@ def _is_model(module: str, name: str) -> bool:
 def _unreadable(text: str, error: BaseException) -> CheckpointError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     return CheckpointError(f"matgl cannot load {text}: {reason}", FORM)
-
-
-VOIGT = 6
-"""Numbers that a symmetric tensor has: xx, yy, zz, and then the others."""
-
-PBE = 0
-"""Label of the functional in models of several fidelities (PBE, GLLB-SC, HSE, SCAN)."""
-
-FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
-"""What networks raise on graphs, batches or states that they were not made for."""
-
-SAME = 1e-3
-"""Relative difference that the order of sums in a batch may make."""
-
-
-def load_matgl_property(text: str, property: str, device: str) -> MatglProperty:
-    """A property model of matgl that predicts what is known.
-
-    Args:
-        text: a published name, as MEGNet-MP-2019.4.1-BandGap-mfi, a name of the catalog, or a directory.
-        property: that it predicts. A dielectric constant is the mean of the first three of six components of a tensor
-            in Voigt's order, or the only number that the model gives.
-        device: see `load_property`.
-
-    Raises:
-        DependencyError, UsageError: without matgl or the device.
-        CheckpointError: for files that are no such model, or one that misses known crystals.
-        NetworkError: if it cannot be fetched.
-    """
-    try:
-        import matgl
-        from matgl.apps.pes import Potential
-    except ImportError as error:
-        raise DependencyError(f"matgl cannot be imported: {error}", "pip install 'cfx-crystal[matgl]'") from error
-    check_device(device)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that versions differ; what they predict is looked at below
-        network = load_files(text)
-    if isinstance(network, Potential):
-        raise CheckpointError(f"{text} is a potential, and predicts no {property}", FORM)
-    model = MatglProperty(network, f"matgl {matgl.__version__} ({model_name(text)})", property, device)
-    if property not in KNOWN_PROPERTIES:
-        warnings.warn(f"no crystals are known that would prove a model of {property}: {text} is trusted", stacklevel=2)
-    prove(model)
-    return model
-
-
-class MatglProperty:
-    """A network of matgl as a `PropertyModel`.
-
-    Attributes:
-        name, property, unit: see `PropertyModel`.
-    """
-
-    def __init__(self, network, name: str, property: str, device: str):
-        """Looks at what the network gives for a few crystals.
-
-        Raises:
-            CheckpointError: if these are not the numbers of the property.
-        """
-        from matgl.ext.pymatgen import Structure2Graph
-
-        inner = getattr(network, "model", network)
-        self.name, self.property, self.unit = name, property, UNITS.get(property, "")
-        self._network, self._device = network.to(device).eval(), device
-        self._batches = Batches(LARGEST_BATCH[device.partition(":")[0]])
-        self._elements = frozenset(SYMBOLS.index(symbol) for symbol in inner.element_types)
-        self._convert = Structure2Graph(inner.element_types, inner.cutoff).get_graph
-        self._has_labels = getattr(getattr(inner, "embedding", None), "ntypes_state", None) is not None
-        known = [crystal.structure() for crystals in KNOWN_PROPERTIES.values() for crystal in crystals]
-        known = [structure for structure in known if not unfit(structure, self._elements)]
-        if not known:
-            raise CheckpointError(f"{name} knows the elements of no crystal that would prove it", FORM)
-        try:
-            alone = np.concatenate([self._run([structure], together=False) for structure in known])
-        except FAULTS as error:
-            raise CheckpointError(f"{name} cannot be used: {explain(error)}", FORM) from error
-        self._weights = _weights(alone.shape[1], name, property)
-        self._together = self._batches_well(known, alone)
-
-    def evaluate(self, structures: Sequence[Structure | None]) -> PropertyBatch:
-        """See `PropertyModel`. The network knows neither its uncertainty nor what it was trained on."""
-        count = len(structures)
-        results = self._batches.run(self._compute, structures, self._elements)
-        reasons = [one if isinstance(one, str) else "" for one in results]
-        value = np.array([np.nan if isinstance(one, str) else one for one in results], float)
-        ok = np.array([not reason for reason in reasons], bool)
-        return PropertyBatch(value, np.full(count, np.nan), np.zeros(count, bool), ok, reasons)
-
-    def _compute(self, structures: list[Structure]) -> list[float]:
-        if self._together:
-            found = self._run(structures, together=True)
-        else:
-            found = np.concatenate([self._run([structure], together=False) for structure in structures])
-        if not np.isfinite(found).all():
-            raise ValueError("a value that is not finite")
-        return (found @ self._weights).tolist()
-
-    def _run(self, structures: Sequence[Structure], together: bool) -> np.ndarray:
-        """All that the network gives for crystals [n, outputs]."""
-        import torch
-        from torch_geometric.data import Batch
-
-        graphs = [self._graph(structure) for structure in structures]
-        graph = Batch.from_data_list(graphs) if together else graphs[0]
-        with torch.no_grad():
-            found = self._network(g=graph.to(self._device), state_attr=self._state(len(graphs) if together else None))
-        return found.detach().cpu().double().numpy().reshape(len(graphs), -1)
-
-    def _graph(self, structure: Structure):
-        graph, cell, _ = self._convert(structure)
-        graph.pos, graph.pbc_offshift = graph.frac_coords @ cell[0], graph.pbc_offset @ cell[0]
-        return graph
-
-    def _state(self, count: int | None):
-        """Of so many crystals in a batch, or of one alone: the label of PBE, or the two zeros that stand for none."""
-        import torch
-
-        if self._has_labels:
-            return torch.full((count or 1,), PBE, device=self._device)
-        return torch.zeros((2,) if count is None else (count, 2), device=self._device)
-
-    def _batches_well(self, structures: list[Structure], alone: np.ndarray) -> bool:
-        """Whether the network gives for crystals in a batch what it gives for each of them alone."""
-        try:
-            found = self._run(structures, together=True)
-        except FAULTS:
-            return False
-        return found.shape == alone.shape and np.allclose(found, alone, rtol=SAME, atol=SAME)
-
-
-def _weights(outputs: int, name: str, property: str) -> np.ndarray:
-    """What makes the property of a network's numbers [outputs]."""
-    if outputs == 1:
-        return np.ones(1)
-    if outputs == VOIGT and property == "dielectric":
-        return np.array([1, 1, 1, 0, 0, 0]) / 3
-    raise CheckpointError(f"{name} predicts {outputs} numbers, and no {property}", FORM)

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cfx.errors import CheckpointError, DependencyError, NetworkError, UsageError
 from cfx.predictors.ase import to_atoms
 from cfx.predictors.base import check_device
@@ -25,7 +27,7 @@ pseudopotentials, and fit neither."""
 ELEMENTS = frozenset(range(1, 95)) - frozenset(range(84, 89))
 """The 89 elements of MPtrj, Alexandria and OMat24."""
 
-NO_POTENTIALS = ("omol", "separate", "v1")
+NOT_POTENTIALS = ("omol", "separate", "v1")
 """Parts of names of models for molecules, of dispersion corrections, and of models that are no longer published."""
 
 
@@ -47,7 +49,7 @@ def load_orb(text: str, device: str) -> BatchedPotential:
     published = {
         known: function
         for known, function in pretrained.ORB_PRETRAINED_MODELS.items()
-        if not any(part in known for part in NO_POTENTIALS)
+        if not any(part in known for part in NOT_POTENTIALS)
     }
     if name not in published:
         raise UsageError(f"there is no Orb potential {name}", f"there are: {', '.join(sorted(published))}")
@@ -123,18 +125,18 @@ class _Model:
 
     def _batch(self, crystals: list[Atoms]):
         if self._adapter is None:
+            import torch
             from orb_models.forcefield import atomic_system, base
 
-            settings = self._network.system_config
-            graphs = [
-                atomic_system.ase_atoms_to_atom_graphs(atoms, settings, device=self._device) for atoms in crystals
-            ]
-            return base.batch_graphs(graphs)
+            settings, device = self._network.system_config, torch.device(self._device)
+            return base.batch_graphs(
+                [atomic_system.ase_atoms_to_atom_graphs(atoms, settings, device=device) for atoms in crystals]
+            )
         graphs = [self._adapter.from_ase_atoms(atoms, device=self._device) for atoms in crystals]
         return type(graphs[0]).batch(graphs)
 
 
-def _matrices(stress):
+def _matrices(stress: np.ndarray) -> np.ndarray:
     """Stresses [n, 6], xx yy zz yz xz xy, or [n, 9] -> [n, 3, 3]."""
     order = [[0, 5, 4], [5, 1, 3], [4, 3, 2]]
     return stress[:, order] if stress.shape[1] == 6 else stress.reshape(-1, 3, 3)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfx.data.sanity import unfit
+from cfx.config import SYMPREC
 from cfx.predictors.base import Potential
+from cfx.predictors.batching import why_unsuitable
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -24,7 +25,7 @@ CRYSTALS_AT_ONCE = 64
 """Under way together by default; a crystal that is finished makes room for the next."""
 
 FIRST_STEP, LONGEST_STEP, MOST_MOVED = 0.1, 1.0, 0.2
-"""Of time, in ASE's units, and of all coordinates together, angstrom."""
+"""Time steps, in ASE's units, and the longest move of all coordinates together, angstrom."""
 
 PATIENCE, FASTER, SLOWER, MIXING, LESS_MIXING = 5, 1.1, 0.5, 0.1, 0.99
 """N_min, f_inc, f_dec, alpha_start and f_alpha of FIRE (Bitzek et al., Phys. Rev. Lett. 97, 170201, 2006)."""
@@ -106,7 +107,9 @@ def _evaluate(potential: Potential, walkers: list[_Walker], fmax: float, steps: 
             walker.steps = max(0, walker.steps - 1)  # the step that led here is not part of the result
             done.append(walker)
             continue
-        walker.look(float(batch.energy[i]), batch.forces[i], batch.stress[i])
+        forces = batch.forces[i]
+        assert forces is not None  # a crystal without a reason has forces
+        walker.look(float(batch.energy[i]), forces, batch.stress[i])
         walker.converged = walker.fmax <= fmax
         if walker.converged or walker.steps >= steps:
             done.append(walker)
@@ -131,7 +134,7 @@ class _Walker:
         self._forces = np.zeros((0, 3))
         self._velocity: np.ndarray | None = None
         self._time, self._mixing, self._downhill = FIRST_STEP, MIXING, 0
-        if fix_symmetry and not unfit(structure, None):
+        if fix_symmetry and structure is not None and not why_unsuitable(structure, None):
             try:
                 self.structure, self._symmetry = find_symmetry(structure)
             except ValueError as error:
@@ -143,6 +146,7 @@ class _Walker:
 
     def look(self, energy: float, forces: np.ndarray, stress: np.ndarray) -> None:
         """Takes note of what the potential says of its present state."""
+        assert self.structure is not None
         virial = -self.structure.volume * (stress + stress.T) / 2
         if self._symmetry is not None:
             forces, virial = self._symmetry.symmetrize_vectors(forces), self._symmetry.symmetrize_tensor(virial)
@@ -174,15 +178,13 @@ class _Walker:
         """Moves atoms by the first n rows, angstrom, and strains everything by the last three over n."""
         from pymatgen.core import Lattice, Structure
 
-        now, count = self.structure, len(self.structure)
+        now = self.structure
+        assert now is not None
+        count = len(now)
         coords = now.frac_coords + move[:count] @ np.linalg.inv(now.lattice.matrix)
         lengths, axes = np.linalg.eigh(move[count:] / count)
         cell = now.lattice.matrix @ (axes * np.exp(lengths)) @ axes.T
         self.structure = Structure(Lattice(cell), now.species, coords, site_properties=now.site_properties)
-
-
-SYMPREC = 0.01
-"""Tolerance of the search, angstrom."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def _operations(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
 
     cell = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
     try:
-        dataset = spglib.get_symmetry_dataset(cell, SYMPREC)
+        dataset = spglib.get_symmetry_dataset(cell, SYMPREC)  # pyright: ignore[reportArgumentType] - takes arrays
     except spglib.SpglibError as error:
         raise ValueError(f"spglib: {error}") from error
     if dataset is None:

@@ -13,7 +13,8 @@ import numpy as np
 from cfx.config import RewardConfig
 from cfx.errors import DependencyError, UsageError
 from cfx.evaluation.hull import Hull
-from cfx.predictors.base import Potential, PotentialBatch, PropertyBatch, PropertyModel, evaluate_all
+from cfx.predictors.base import Potential, PotentialBatch, PropertyBatch, PropertyModel
+from cfx.predictors.bundled import evaluate_all
 from cfx.rl.rewards import Reward, RewardBatch, WeightedSum, make_batch
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from cfx.errors import CheckpointError
 from cfx.predictors.base import PropertyBatch
-from cfx.predictors.canaries import KNOWN_PROPERTIES, KnownCrystal, prove
+from cfx.predictors.self_check import KNOWN_PROPERTIES, KnownCrystal, check_property
 
 ROCK_SALTS, ZINC_BLENDES = ("MgO", "NaCl", "LiF", "RbCl", "SrS"), ("AlAs", "BeO", "GaN")
 GROUPS = {"Cu": "Fm-3m", "Si": "Fd-3m", "TiCoSb": "F-43m"}
@@ -42,7 +42,8 @@ class Model:
         value = np.array([np.nan if one is None else one for one in answers])
         ok = ~np.isnan(value)
         reasons = ["" if good else "it does not want to" for good in ok]
-        return PropertyBatch(value, np.full(len(ok), np.nan), np.zeros(len(ok), bool), ok, reasons)
+        unknown, outside = np.full(len(ok), np.nan), np.zeros(len(ok), bool)
+        return PropertyBatch(value=value, std=unknown, outside=outside, reasons=reasons)
 
 
 def known(property: str, shift: float = 0.0, factor: float = 1.0) -> dict[str, float]:
@@ -63,7 +64,7 @@ def test_the_crystals_are_what_they_are_called(crystal: KnownCrystal):
 @pytest.mark.parametrize("property", KNOWN_PROPERTIES)
 def test_models_that_know_them(property):
     for shift in (0, 0.99, -0.99):
-        prove(Model(known(property, shift).get, property))
+        check_property(Model(known(property, shift).get, property))
 
 
 @pytest.mark.parametrize("property", KNOWN_PROPERTIES)
@@ -71,13 +72,13 @@ def test_no_constant_passes(property):
     """A model that has learnt nothing but a mean."""
     for constant in np.linspace(-10, 60, 701):
         with pytest.raises(CheckpointError):
-            prove(Model(lambda formula, value=constant: value, property))
+            check_property(Model(lambda formula, value=constant: value, property))
 
 
 def test_a_miss_is_told():
     answers = known("band_gap") | {"MgO": 0.01, "Si": -0.1}
     with pytest.raises(CheckpointError) as caught:
-        prove(Model(answers.get))
+        check_property(Model(answers.get))
     assert caught.value.message == (
         "a model predicts a band_gap of 0.01 eV for MgO, where 4.64 ± 1.50 eV is right; it misses 2 of 6 known crystals"
     )
@@ -87,22 +88,22 @@ def test_a_miss_is_told():
 def test_one_miss_is_enough():
     """The known failures: silicon taken for a metal, the electronic part taken for the whole."""
     with pytest.raises(CheckpointError, match=r"for Si,.*misses 1 of 6"):
-        prove(Model((known("band_gap") | {"Si": 0.0}).get))
+        check_property(Model((known("band_gap") | {"Si": 0.0}).get))
     electronic = {"RbCl": 2.28, "BeO": 3.11, "GaN": 6.09, "SrS": 4.65, "TiCoSb": 20.48}
     with pytest.raises(CheckpointError, match=r"for SrS, where 11\.87 ± 5\.00 is right"):
-        prove(Model(electronic.get, "dielectric", unit=""))
+        check_property(Model(electronic.get, "dielectric", unit=""))
 
 
 def test_crystals_that_a_model_does_not_know_are_left_out():
-    prove(Model({"Si": 0.6, "Cu": 0.0}.get))
+    check_property(Model({"Si": 0.6, "Cu": 0.0}.get))
     with pytest.raises(CheckpointError, match=r"can evaluate none of .* it does not want to"):
-        prove(Model(lambda formula: None))
+        check_property(Model(lambda formula: None))
     with pytest.raises(CheckpointError, match="misses 1 of 2"):
-        prove(Model({"Si": 0.6, "Cu": 5.0}.get))
+        check_property(Model({"Si": 0.6, "Cu": 5.0}.get))
 
 
 def test_of_other_properties_nothing_is_known():
-    prove(Model(lambda formula: 1e9, "hardness"))
+    check_property(Model(lambda formula: 1e9, "hardness"))
 
 
 @needs_data
