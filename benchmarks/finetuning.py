@@ -26,7 +26,7 @@ from record import machine
 
 from cfx.config import RewardConfig
 from cfx.data.structures import load_crystals
-from cfx.evaluation.judges import open_hull
+from cfx.evaluation.setup import open_hull
 from cfx.evaluation.summary import wilson_interval
 from cfx.predictors.base import Potential
 from cfx.reporter import Mute

@@ -25,7 +25,7 @@ from pymatgen.core import Composition, Lattice, Structure
 from record import add_json, keep
 
 from cfx.core.elements import SYMBOLS
-from cfx.evaluation.entries import correct
+from cfx.evaluation.corrections import correct
 from cfx.evaluation.hull import Hull, HullInfo
 from cfx.evaluation.hull_files import read_hull, write_hull
 from cfx.evaluation.phases import Phases, reduce_counts

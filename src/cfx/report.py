@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfx.data.structures import load_crystals
-from cfx.evaluation.symmetry import find_space_groups
+from cfx.evaluation.validity import find_space_groups
 from cfx.fetch.names import data_path
 from cfx.io.files import replace_atomically
 from cfx.reporter import Reporter

@@ -14,8 +14,7 @@ from pymatgen.core import Composition, Lattice, Structure
 from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 
-from cfx.evaluation.entries import correct, correction, hubbard_values
-from cfx.evaluation.validity import likeliest_states
+from cfx.evaluation.corrections import correct, correction, hubbard_values, likeliest_states
 
 CUBIC, HEXAGONAL = Lattice.cubic, Lattice.hexagonal
 

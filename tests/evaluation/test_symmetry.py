@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from cfx.evaluation.symmetry import SpaceGroup, find_space_groups
+from cfx.evaluation.validity import SpaceGroup, find_space_groups
 
 from .crystals import caesium_chloride, displaced, rock_salt
 

@@ -105,13 +105,13 @@ def command(
     check_file(html, (".html",), force)
     reporter = ConsoleReporter()
 
-    from cfx.evaluation.judges import check_inputs, load_judges
+    from cfx.evaluation.setup import check_inputs, load_setup
     from cfx.runs.evaluate import as_result, evaluate
 
     check_inputs(files, reporter)
     with _cluster(scheduler):
-        judges = load_judges(config, reporter)
-        result = as_result([evaluate(name, judges, reporter) for name in files])
+        setup = load_setup(config, reporter)
+        result = as_result([evaluate(name, setup, reporter) for name in files])
     _write(result, records, html, reporter)
     if as_json:
         import json

@@ -71,7 +71,7 @@ def command(
         start_jax(reporter)
     loaded = [load(name, reporter) for name in models]
 
-    from cfx.evaluation.judges import check_inputs
+    from cfx.evaluation.setup import check_inputs
     from cfx.runs.retrieve import as_curves, as_result, read_known, read_structures, retrieve, sample_structures
 
     check_inputs(crystals, reporter)

@@ -290,7 +290,7 @@ def _rewarded(run: Path, name: str, space_group: str, wishes: dict[str, Any], re
 
 def _judges(rewards: RewardConfig, reporter) -> tuple[Any, Any]:
     """The reward and what is added to it, ready to evaluate."""
-    from cfx.evaluation.judges import open_hull, read_reference
+    from cfx.evaluation.setup import open_hull, read_reference
     from cfx.rl.named_rewards import load_reward
     from cfx.rl.rewards import Diversity
 

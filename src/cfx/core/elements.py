@@ -1,4 +1,12 @@
-"""Chemical symbols by atomic number."""
+"""Chemical symbols by atomic number, formulas, and families of elements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TypeVar
+
+K = TypeVar("K")
 
 _TEXT = """
 X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr
@@ -11,7 +19,13 @@ SYMBOLS = _TEXT.split()
 """SYMBOLS[z] for z in 0..118; index 0, the pad, reads X."""
 
 
-def formula(counts: dict[int, int]) -> str:
+def lowest_terms(counts: Mapping[K, int]) -> dict[K, int]:
+    """Numbers of atoms of a formula, divided by their greatest common divisor."""
+    divisor = math.gcd(*counts.values())
+    return {kind: count // divisor for kind, count in counts.items()}
+
+
+def formula(counts: Mapping[int, int]) -> str:
     """Formula of atomic number -> count, in order of atomic number, ones left out."""
     return "".join(SYMBOLS[z] + (str(n) if n > 1 else "") for z, n in sorted(counts.items()))
 

@@ -1,23 +1,18 @@
-"""Computed entries: pymatgen's JSON of compositions and energies, and their MP2020 corrections.
+"""Computed entries: pymatgen's JSON of compositions, energies and corrections.
 
 A file is a list of them, or an object with a list of them under "entries"; plain, gzip or bzip2. Alexandria publishes
 hulls like that, more than a gigabyte of text each, most of it structures that nobody needs here. Classes that entries
 name are not looked at.
-
-The corrections are pymatgen's: an amount for each atom of an anion, which depends for oxygen and sulphur on how they
-are bonded, and another for each atom of a transition metal that Materials Project would have computed with a Hubbard U.
 """
 
 from __future__ import annotations
 
 import bz2
-import functools
 import gzip
 import io
 import json
 import math
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +21,6 @@ from typing import Any, NamedTuple, TextIO
 
 from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError
-from cfx.evaluation.validity import likeliest_states
 
 CHUNK = 1 << 22
 """Characters read at once."""
@@ -106,10 +100,10 @@ class _Text:
     def peek(self) -> str:
         """The next character that is no white space, or "" at the end."""
         while True:
-            rest = re.compile(r"[ \t\r\n]*").match(self._text, self._at)
-            self._at = rest.end()
-            if self._at < len(self._text):
-                return self._text[self._at]
+            if found := re.compile(r"[^ \t\r\n]").search(self._text, self._at):
+                self._at = found.start()
+                return found[0]
+            self._at = len(self._text)
             if not self._more():
                 return ""
 
@@ -164,6 +158,7 @@ def _find_entries(text: _Text) -> None:
 
 
 def _entry(path: Path, number: int, value: Any) -> ComputedEntry:
+    """Item `number` of a file as an entry; raises DataError if it is none."""
     if not isinstance(value, dict):
         raise DataError(f"{path}: item {number} is no computed entry")
     data = value.get("data")
@@ -221,63 +216,3 @@ def _adjustment(adjustment: dict) -> float:
     if "adj_per_atom" in adjustment:
         return _number(adjustment["adj_per_atom"]) * _number(adjustment["n_atoms"])
     raise ValueError(f"a correction of an unknown kind: {adjustment.get('@class')}")
-
-
-UNCORRECTABLE = (KeyError, ValueError, IndexError)
-"""What is raised on crystals that the rules do not foresee, disordered ones among them."""
-
-
-@functools.cache
-def _scheme():
-    from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
-
-    return MaterialsProject2020Compatibility(check_potcar=False)
-
-
-def hubbard_values(composition) -> dict[str, float]:
-    """Symbol -> U (eV) of what Materials Project computes with one in a pymatgen Composition.
-
-    Those are some transition metals, where oxygen or fluorine is the most electronegative element.
-    """
-    elements = sorted(composition.elements, key=lambda element: element.X)
-    settings = _scheme().u_settings.get(elements[-1].symbol, {})
-    return {element.symbol: settings[element.symbol] for element in elements if settings.get(element.symbol)}
-
-
-def correction(structure) -> float:
-    """What MP2020 adds to the energy of all atoms of a pymatgen Structure, eV.
-
-    The energy is supposed to be as Materials Project's own settings give it (PBE, with a Hubbard U where it uses one),
-    which is what potentials on the raw scale are trained on.
-
-    Raises:
-        KeyError, ValueError, IndexError: if the rules do not cover the crystal (UNCORRECTABLE).
-    """
-    from pymatgen.entries.computed_entries import ComputedStructureEntry
-
-    if not structure.is_ordered:
-        raise ValueError("the bonds of a disordered crystal are not known")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of guessed oxidation states and of elements without an electronegativity
-        bare = _without_charges(structure)
-        hubbards = hubbard_values(bare.composition)
-        parameters = {"run_type": "GGA+U" if hubbards else "GGA", "hubbards": hubbards}
-        data = {"oxidation_states": likeliest_states(bare.composition)}
-        entry = ComputedStructureEntry(bare, 0.0, parameters=parameters, data=data)
-        return float(sum(adjustment.value for adjustment in _scheme().get_adjustments(entry)))
-
-
-def _without_charges(structure):
-    """The same structure of plain elements."""
-    if any(hasattr(species, "oxi_state") for species in structure.composition):
-        return structure.copy().remove_oxidation_states()
-    return structure
-
-
-def correct(structure, energy: float) -> float:
-    """The corrected energy (total, eV) of a pymatgen Structure whose energy DFT gives as `energy` (total, eV).
-
-    Raises:
-        KeyError, ValueError, IndexError: as `correction`.
-    """
-    return energy + correction(structure)

@@ -10,17 +10,21 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError, UsageError
-from cfx.evaluation.entries import UNCORRECTABLE, correct
+from cfx.evaluation.corrections import UNCORRECTABLE, correct
 from cfx.evaluation.phases import NoSolution, Phases, Reduced, count_atoms, lowest_energy, reduce_counts
-from cfx.predictors.base import SCALES
+from cfx.predictors.base import SCALES, BatchResult
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 SYSTEMS = 1024
-"""Chemical systems that a hull keeps ready."""
+"""Most chemical systems whose phases a hull keeps in memory."""
 
 
 class HullFailure(ValueError):
@@ -29,7 +33,7 @@ class HullFailure(ValueError):
 
 @dataclass(frozen=True)
 class HullInfo:
-    """What a hull is.
+    """Where a hull comes from.
 
     Attributes:
         name: of the set of phases.
@@ -55,45 +59,15 @@ def check_scale(scale: str) -> None:
         raise UsageError(f"unknown scale of energies: {scale!r}", f"it is one of {', '.join(SCALES)}")
 
 
-@dataclass(frozen=True)
-class HullBatch:
-    """Distances of n crystals.
+@dataclass(frozen=True, kw_only=True)
+class HullBatch(BatchResult):
+    """Distances of n crystals to a hull.
 
     Attributes:
         e_above_hull: float64 [n], eV/atom, negative below the hull; NaN where not ok.
-        ok: bool [n].
-        reasons: [n], "" where ok.
     """
 
     e_above_hull: np.ndarray
-    ok: np.ndarray
-    reasons: list[str]
-
-
-class _System:
-    """The phases of one chemical system, without those that no mixture with the lowest energy needs.
-
-    Attributes:
-        references: float64 [k], energies of the pure elements, eV/atom.
-        fractions: float64 [k, m], compositions of the compounds that gain energy by forming.
-        gains: float64 [m], their formation energies, eV/atom, negative.
-    """
-
-    def __init__(self, phases: Phases, numbers: Sequence[int]):
-        rows = phases.within(numbers)
-        self.references = np.array([phases.terminals[z] for z in numbers])
-        fractions = phases.fractions(rows, numbers)
-        gains = phases.energies[rows] - self.references @ fractions
-        useful = (gains < 0) & (phases.sizes[rows] > 1)
-        self.fractions, self.gains = fractions[:, useful], gains[useful]
-        self._known: dict[bytes, float] = {}
-
-    def hull_energy(self, x: np.ndarray) -> float:
-        """eV/atom of the hull at atomic fractions x, float64 [k], all positive."""
-        key = x.tobytes()
-        if key not in self._known:
-            self._known[key] = float(self.references @ x) + lowest_energy(self.fractions, self.gains, x)
-        return self._known[key]
 
 
 class Hull:
@@ -129,7 +103,7 @@ class Hull:
                 "take a hull on the mp2020 scale, or a potential on the raw scale",
             )
 
-    def e_above_hull(self, structure, energy: float, potential_scale: str) -> float:
+    def e_above_hull(self, structure: Structure, energy: float, potential_scale: str) -> float:
         """Distance of one crystal to the hull of all phases, itself not among them unless it is one, eV/atom.
 
         Args:
@@ -181,7 +155,9 @@ class Hull:
         self._systems.move_to_end(numbers)
         return self._systems[numbers]
 
-    def evaluate(self, structures: Sequence, energies: Sequence[float], potential_scale: str) -> HullBatch:
+    def evaluate(
+        self, structures: Sequence[Structure | None], energies: Sequence[float], potential_scale: str
+    ) -> HullBatch:
         """Distances of many crystals; None among the structures, and NaN among the energies, are failures.
 
         Args:
@@ -201,10 +177,36 @@ class Hull:
                 values[i] = self.e_above_hull(structure, energy, potential_scale)
             except HullFailure as failure:
                 reasons[i] = str(failure)
-        return HullBatch(values, np.isfinite(values), reasons)
+        return HullBatch(e_above_hull=values, reasons=reasons)
 
 
-def build_table(structures: Sequence, energies: Sequence[float], ids: Sequence[str], info: HullInfo) -> Hull:
+class _System:
+    """The phases of one chemical system, without those that no mixture with the lowest energy needs.
+
+    Attributes:
+        references: float64 [k], energies of the pure elements, eV/atom.
+        fractions: float64 [k, m], compositions of the compounds that gain energy by forming.
+        gains: float64 [m], their formation energies, eV/atom, negative.
+    """
+
+    def __init__(self, phases: Phases, numbers: Sequence[int]):
+        rows = phases.within(numbers)
+        self.references = np.array([phases.terminals[z] for z in numbers])
+        fractions = phases.fractions(rows, numbers)
+        gains = phases.energies[rows] - self.references @ fractions
+        useful = (gains < 0) & (phases.sizes[rows] > 1)
+        self.fractions, self.gains = fractions[:, useful], gains[useful]
+        self._known: dict[bytes, float] = {}
+
+    def hull_energy(self, x: np.ndarray) -> float:
+        """eV/atom of the hull at atomic fractions x, float64 [k], all positive."""
+        key = x.tobytes()
+        if key not in self._known:
+            self._known[key] = float(self.references @ x) + lowest_energy(self.fractions, self.gains, x)
+        return self._known[key]
+
+
+def build_table(structures: Sequence[Structure], energies: Sequence[float], ids: Sequence[str], info: HullInfo) -> Hull:
     """A hull of computed crystals.
 
     Args:

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +22,11 @@ from cfx.io.files import replace_atomically
 FORMAT = "cfx hull 1"
 """What the header of a table says it is."""
 
-ARRAYS = {"header": "u1", "ids": "u1", "sizes": "u1", "species": "u1", "counts": "i4", "energies": "f8"}
-"""Arrays of a table and their types; header and ids are JSON in UTF-8, the others as in Phases."""
+COLUMNS = {"sizes": "u1", "species": "u1", "counts": "i4", "energies": "f8"}
+"""Arrays of Phases and their types."""
+
+ARRAYS = {"header": "u1", "ids": "u1", **COLUMNS}
+"""Arrays of a table and their types; header and ids are JSON in UTF-8."""
 
 UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, MemoryError)
 """What damaged tables raise; ValueError is numpy's, on pickles among others, and json's."""
@@ -41,9 +45,9 @@ def write_hull(path: Path, hull: Hull) -> None:
     content = {
         "header": _to_bytes(header),
         "ids": _to_bytes(hull.phases.ids),
-        **{name: getattr(hull.phases, name) for name in ("sizes", "species", "counts", "energies")},
+        **{name: getattr(hull.phases, name) for name in COLUMNS},
     }
-    arrays = {name: np.asarray(content[name], f"<{kind}") for name, kind in ARRAYS.items()}
+    arrays: dict[str, Any] = {name: np.asarray(content[name], f"<{kind}") for name, kind in ARRAYS.items()}
 
     def write(partial: Path) -> None:
         with open(partial, "wb") as file:
@@ -104,8 +108,7 @@ def _read_table(path: Path, scale: str | None) -> Hull:
         raise DataError(f"{path} is no hull that cfx can read: {error}", hint) from error
     if scale not in (None, info.scale):
         raise UsageError(f"{path} holds energies on the scale {info.scale}, not {scale}", "leave the scale out")
-    names = ("sizes", "species", "counts", "energies")
-    return Hull(Phases(*(arrays[name] for name in names), [str(name) for name in ids]), info)
+    return Hull(Phases(**{name: arrays[name] for name in COLUMNS}, ids=[str(name) for name in ids]), info)
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], ids: object) -> None:
@@ -113,7 +116,7 @@ def _check_arrays(arrays: dict[str, np.ndarray], ids: object) -> None:
     for name, kind in ARRAYS.items():
         if arrays[name].dtype != np.dtype(f"<{kind}") or arrays[name].ndim != 1:
             raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}")
-    sizes, species, counts, energies = (arrays[name] for name in ("sizes", "species", "counts", "energies"))
+    sizes, species, counts, energies = (arrays[name] for name in COLUMNS)
     if not len(sizes) or not isinstance(ids, list) or not len(sizes) == len(energies) == len(ids):
         raise ValueError("it has no phases, or not as many energies and names")
     if sizes.min() < 1 or not int(sizes.sum(dtype=np.int64)) == len(species) == len(counts):

@@ -1,9 +1,10 @@
 """Whether structures are the same crystal, how far apart two are, and which of many repeat others.
 
-`same_crystal` asks it for a pair. Among many crystals, what it does anew for every pair, taking both to their reduced
-primitive cells, is done once for each (`reduce_or_say_why`), and only where another one has the same composition;
-oxidation states are taken off before. `find_match` compares these cells, and tells those with different numbers of
-atoms apart without asking, as it would. It is not quite symmetric: the earlier crystal, or the known one, comes first.
+`same_crystal` compares a pair. Among many crystals, what StructureMatcher does anew for every pair, taking both to
+their reduced primitive cells, is done once for each (`reduce_or_say_why`), and only where another one has the same
+composition; oxidation states are taken off before. `find_match` compares these cells, and tells those with different
+numbers of atoms apart without a comparison, as StructureMatcher would. The comparison is not quite symmetric: the
+earlier crystal, or the known one, comes first.
 """
 
 from __future__ import annotations
@@ -14,56 +15,143 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfx.core.elements import SYMBOLS
+from cfx.core.elements import SYMBOLS, lowest_terms
 from cfx.data.sanity import why_malformed
 from cfx.evaluation.parallel import spread
 
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
-@functools.cache
-def _matcher():
-    from pymatgen.analysis.structure_matcher import StructureMatcher
+TOLERANCE = 0.25
+"""How far (angstrom, along an axis) pymatgen lets atoms be off a translation of a smaller cell."""
 
-    return StructureMatcher()
+LARGEST = 2_000_000
+"""Most differences of positions that `surely_primitive` looks at."""
 
 
-def same_crystal(one, other) -> bool:
+def same_crystal(one: Structure, other: Structure) -> bool:
     """Whether pymatgen's StructureMatcher, with its own tolerances, maps one Structure to the other."""
     return bool(_matcher().fit(one, other))
 
 
-def composition_key(structure) -> Hashable:
+@functools.cache
+def _matcher(primitive_cell: bool = True):
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+
+    return StructureMatcher(primitive_cell=primitive_cell)
+
+
+def rms_displacement(structure: Structure | None, relaxed: Structure | None) -> float | None:
+    """Root mean square displacement of the atoms, angstrom; None where StructureMatcher no longer matches the two.
+
+    Both are brought to one volume, the geometric mean of theirs, and laid over each other as well as possible, so a
+    change of volume alone is no displacement. Cells with equally many atoms are compared as they are: to look for
+    smaller ones averages over the atoms that become one.
+
+    Args:
+        structure: pymatgen Structure before, or None.
+        relaxed: after, or None.
+    """
+    if structure is None or relaxed is None or why_malformed(structure) or why_malformed(relaxed):
+        return None
+    before, after = plain(structure), plain(relaxed)
+    if before.composition.reduced_composition != after.composition.reduced_composition:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        distances = _matcher(primitive_cell=len(before) != len(after)).get_rms_dist(before, after)
+    if distances is None:
+        return None
+    # pymatgen's unit of length: the cube root of the volume per atom, the geometric mean of both crystals'.
+    unit = (before.volume / len(before) * after.volume / len(after)) ** (1 / 6)
+    return float(distances[0]) * unit
+
+
+@dataclass(frozen=True)
+class Uniqueness:
+    """Whether a crystal matches no kept crystal of an earlier row.
+
+    Attributes:
+        unique: it does not; it is kept.
+        match: row of a kept crystal that it matches, if it does.
+        reason: why it could not be compared, or "".
+    """
+
+    unique: bool
+    match: int | None = None
+    reason: str = ""
+
+
+def find_duplicates(
+    structures: Sequence[Structure | None], n_jobs: int | None = None, on_done: Callable[[int], None] | None = None
+) -> list[Uniqueness]:
+    """Which of the crystals match an earlier one that is kept.
+
+    Args:
+        structures: pymatgen Structures, None for rows that could not be read; these are not unique.
+        n_jobs: processes, see `spread`; they do not change the result.
+        on_done: told how many compositions that occur more than once are done.
+    """
+    reasons = [why_malformed(structure) for structure in structures]
+    records = [Uniqueness(not reason, None, reason) for reason in reasons]
+    groups = [rows for rows in by_composition(structures, reasons).values() if len(rows) > 1]
+    answers = spread(_compare_with_earlier, (([structures[row] for row in rows],) for rows in groups), n_jobs, on_done)
+    for rows, answer in zip(groups, answers, strict=True):
+        for row, (match, reason) in zip(rows, answer, strict=True):
+            records[row] = Uniqueness(match is None and not reason, None if match is None else rows[match], reason)
+    return records
+
+
+def _compare_with_earlier(structures: Sequence[Structure]) -> list[tuple[int | None, str]]:
+    return match_in_turn(structures, [], keep=True)
+
+
+def match_in_turn(
+    structures: Sequence[Structure], kept: list[tuple[int, Structure]], keep: bool
+) -> list[tuple[int | None, str]]:
+    """For crystals of one composition: which of the kept ones each matches, and why it could not be compared.
+
+    Args:
+        structures: the crystals.
+        kept: number and reduced crystal of those to compare with.
+        keep: whether a crystal without a match is kept too, under its index, for those after it.
+    """
+    answers: list[tuple[int | None, str]] = []
+    for row, one in enumerate(map(reduce_or_say_why, structures)):
+        if isinstance(one, str):
+            answers.append((None, one))
+            continue
+        match = find_match(one, [other for _, other in kept])
+        answers.append((None if match is None else kept[match][0], ""))
+        if match is None and keep:
+            kept.append((row, one))
+    return answers
+
+
+def by_composition(structures: Sequence[Structure | None], reasons: Sequence[str]) -> dict[Hashable, list[int]]:
+    """Rows of equal composition, of those without a reason."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for row, (structure, reason) in enumerate(zip(structures, reasons, strict=True)):
+        if structure is not None and not reason:
+            groups[composition_key(structure)].append(row)
+    return groups
+
+
+def composition_key(structure: Structure) -> Hashable:
     """What two structures share if they can be the same crystal: the reduced formula by atomic number.
 
     Of structures with partial occupancies it is the set of elements; these are never the same as ordered ones.
     """
     if not structure.is_ordered:
         return ("partial occupancies", *sorted({kind.Z for site in structure for kind in site.species}))
-    counts = Counter(site.specie.Z for site in structure)
-    divisor = math.gcd(*counts.values())
-    return tuple(sorted((number, count // divisor) for number, count in counts.items()))
+    return tuple(sorted(lowest_terms(Counter(site.specie.Z for site in structure)).items()))
 
 
-def by_composition(structures: Sequence, reasons: Sequence[str]) -> dict[Hashable, list[int]]:
-    """Rows of equal composition, of those that nothing is wrong with."""
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for row, (structure, reason) in enumerate(zip(structures, reasons, strict=True)):
-        if not reason:
-            groups[composition_key(structure)].append(row)
-    return groups
-
-
-def reduce_or_say_why(structure):
-    """The reduced crystal, or the reason why there is none."""
-    try:
-        return reduced_crystal(structure)
-    except (ValueError, ArithmeticError) as error:
-        return f"pymatgen cannot reduce the cell ({type(error).__name__})"
-
-
-def find_match(one, kept: Sequence) -> int | None:
+def find_match(one: Structure, kept: Sequence[Structure]) -> int | None:
     """Which of the reduced crystals `kept` is the reduced crystal `one`, by index, or None.
 
     Those of the most similar volume come first, and the first that matches is the answer.
@@ -76,14 +164,27 @@ def find_match(one, kept: Sequence) -> int | None:
     return next((i for i in alike if _matcher().fit(kept[i], one, skip_structure_reduction=True)), None)
 
 
-TOLERANCE = 0.25
-"""How far (angstrom, along an axis) pymatgen lets atoms be off a translation of a smaller cell."""
+def reduce_or_say_why(structure: Structure) -> Structure | str:
+    """The reduced crystal, or the reason why there is none."""
+    try:
+        return reduced_crystal(structure)
+    except (ValueError, ArithmeticError) as error:
+        return f"pymatgen cannot reduce the cell ({type(error).__name__})"
 
-LARGEST = 2_000_000
-"""Most differences of positions to look at for a short cut."""
+
+def reduced_crystal(structure: Structure) -> Structure:
+    """The Niggli-reduced primitive cell that StructureMatcher would make of a Structure, of elements only.
+
+    Raises:
+        ValueError: if pymatgen cannot reduce the cell.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reduced = plain(structure).get_reduced_structure()
+        return reduced if surely_primitive(reduced) else reduced.get_primitive_structure()
 
 
-def plain(structure):
+def plain(structure: Structure) -> Structure:
     """A Structure of elements, without isotopes, oxidation states and spins."""
     from pymatgen.core import Element, Structure
 
@@ -99,19 +200,7 @@ def plain(structure):
     return Structure(structure.lattice.matrix, species, structure.frac_coords)
 
 
-def reduced_crystal(structure):
-    """The Niggli-reduced primitive cell that StructureMatcher would make of a Structure, of elements only.
-
-    Raises:
-        ValueError: if pymatgen cannot reduce the cell.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        reduced = plain(structure).get_reduced_structure()
-        return reduced if surely_primitive(reduced) else reduced.get_primitive_structure()
-
-
-def surely_primitive(structure) -> bool:
+def surely_primitive(structure: Structure) -> bool:
     """Whether pymatgen's search for a smaller cell is bound to fail, as it does for most crystals.
 
     It looks for a lattice whose vectors are all among the translations, from one atom of the rarest species to
@@ -140,87 +229,3 @@ def surely_primitive(structure) -> bool:
 
 def _off_integer(values: np.ndarray) -> np.ndarray:
     return np.abs(values - np.rint(values))
-
-
-@dataclass(frozen=True)
-class Uniqueness:
-    """Whether a crystal matches no kept crystal of an earlier row.
-
-    Attributes:
-        unique: it does not; it is kept.
-        match: row of a kept crystal that it matches, if it does.
-        reason: why it could not be compared, or "".
-    """
-
-    unique: bool
-    match: int | None = None
-    reason: str = ""
-
-
-def find_duplicates(
-    structures: Sequence, n_jobs: int | None = None, on_done: Callable[[int], None] | None = None
-) -> list[Uniqueness]:
-    """Which of the crystals match an earlier one that is kept.
-
-    Args:
-        structures: pymatgen Structures, None for rows that could not be read; these are not unique.
-        n_jobs: processes, see `spread`; they do not change the result.
-        on_done: told how many compositions that occur more than once are done.
-    """
-    reasons = [why_malformed(structure) for structure in structures]
-    records = [Uniqueness(not reason, None, reason) for reason in reasons]
-    groups = [rows for rows in by_composition(structures, reasons).values() if len(rows) > 1]
-    answers = spread(_compare_all, (([structures[row] for row in rows],) for rows in groups), n_jobs, on_done)
-    for rows, answer in zip(groups, answers, strict=True):
-        for row, (match, reason) in zip(rows, answer, strict=True):
-            records[row] = Uniqueness(match is None and not reason, None if match is None else rows[match], reason)
-    return records
-
-
-def _compare_all(structures: Sequence) -> list[tuple[int | None, str]]:
-    """For crystals of one composition: which earlier one each matches, and why it could not be compared."""
-    answers: list[tuple[int | None, str]] = []
-    rows, kept = [], []
-    for row, one in enumerate(map(reduce_or_say_why, structures)):
-        if isinstance(one, str):
-            answers.append((None, one))
-            continue
-        match = find_match(one, kept)
-        if match is None:
-            rows.append(row)
-            kept.append(one)
-        answers.append((None if match is None else rows[match], ""))
-    return answers
-
-
-@functools.cache
-def _rmsd_matcher(primitive: bool):
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-
-    return StructureMatcher(primitive_cell=primitive)
-
-
-def rms_displacement(structure, relaxed) -> float | None:
-    """Root mean square displacement of the atoms, angstrom; None where StructureMatcher no longer matches the two.
-
-    Both are brought to one volume, the geometric mean of theirs, and laid over each other as well as possible, so a
-    change of volume alone is no displacement. Cells with equally many atoms are compared as they are: to look for
-    smaller ones averages over the atoms that become one.
-
-    Args:
-        structure: pymatgen Structure before, or None.
-        relaxed: after, or None.
-    """
-    if why_malformed(structure) or why_malformed(relaxed):
-        return None
-    before, after = plain(structure), plain(relaxed)
-    if before.composition.reduced_composition != after.composition.reduced_composition:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        distances = _rmsd_matcher(len(before) != len(after)).get_rms_dist(before, after)
-    if distances is None:
-        return None
-    # pymatgen's unit of length: the cube root of the volume per atom, the geometric mean of both crystals'.
-    unit = (before.volume / len(before) * after.volume / len(after)) ** (1 / 6)
-    return float(distances[0]) * unit

@@ -1,8 +1,8 @@
 """Known crystals to compare with, and which crystals are not among them.
 
-A directory of .npy files that are mapped into memory: lattices [n, 3, 3] (angstrom), the atoms of crystal i in
-starts[i]..starts[i + 1] of numbers and frac_coords, and a digest of each reduced formula. Opening one takes no time,
-and no more memory than what is looked at.
+Known crystals are stored as a directory of .npy files that are mapped into memory: lattices [n, 3, 3] (angstrom), the
+atoms of crystal i in starts[i]..starts[i + 1] of numbers and frac_coords, and a digest of each reduced formula. Opening
+one takes no time, and no more memory than what is looked at.
 """
 
 from __future__ import annotations
@@ -15,14 +15,24 @@ import tempfile
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cfx.core.elements import SYMBOLS
 from cfx.data.sanity import why_malformed
 from cfx.errors import OutputError
-from cfx.evaluation.matching import by_composition, composition_key, find_match, reduce_or_say_why
+from cfx.evaluation.matching import by_composition, composition_key, match_in_turn, reduce_or_say_why
 from cfx.evaluation.parallel import spread
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+VERSION = 1
+"""Version of the files; another one is another directory."""
+
+AMU_PER_CUBIC_ANGSTROM = 1.66053906660
+"""1 u/angstrom^3 in g/cm3."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,7 @@ NO_REFERENCE = Novelty(None, None, "no reference to compare with")
 
 
 def find_novel(
-    structures: Sequence,
+    structures: Sequence[Structure | None],
     reference: Reference | None,
     n_jobs: int | None = None,
     on_done: Callable[[int], None] | None = None,
@@ -74,24 +84,9 @@ def find_novel(
     return records
 
 
-def _compare(structures: Sequence, known: Sequence) -> list[tuple[int | None, str]]:
-    """For crystals of one composition: which of the known ones each matches, and why it could not be compared."""
+def _compare(structures: Sequence[Structure], known: Sequence[Structure]) -> list[tuple[int | None, str]]:
     reduced = [(i, one) for i, one in enumerate(map(reduce_or_say_why, known)) if not isinstance(one, str)]
-    answers = []
-    for one in map(reduce_or_say_why, structures):
-        if isinstance(one, str):
-            answers.append((None, one))
-            continue
-        match = find_match(one, [other for _, other in reduced])
-        answers.append((None if match is None else reduced[match][0], ""))
-    return answers
-
-
-VERSION = 1
-"""Of the files; another one is another directory."""
-
-AMU_PER_CUBIC_ANGSTROM = 1.66053906660
-"""In g/cm3."""
+    return match_in_turn(structures, reduced, keep=False)
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ class Reference:
         low, high = (np.searchsorted(self._sorted, digest, side) for side in ("left", "right"))
         return self._order[low:high]
 
-    def structure(self, index: int):
+    def structure(self, index: int) -> Structure:
         """Crystal `index` as a pymatgen Structure."""
         from pymatgen.core import Structure
 
@@ -160,11 +155,11 @@ def _digest(key: Hashable) -> np.uint64:
     return np.frombuffer(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "<u8")[0]
 
 
-def make_reference(structures: Iterable) -> Reference:
-    """A reference of pymatgen Structures; None and structures that cannot be compared, or are disordered, go."""
+def make_reference(structures: Iterable[Structure | None]) -> Reference:
+    """A reference of pymatgen Structures; None, malformed and disordered structures are left out."""
     lattices, lengths, numbers, coords, keys, rows = [], [0], [], [], [], []
     for row, structure in enumerate(structures):
-        if why_malformed(structure) or not structure.is_ordered:
+        if structure is None or why_malformed(structure) or not structure.is_ordered:
             continue
         lattices.append(structure.lattice.matrix)
         lengths.append(len(structure))
@@ -183,10 +178,11 @@ def make_reference(structures: Iterable) -> Reference:
 
 
 ARRAYS = [one.name for one in fields(Reference) if one.init]
+"""Names of the files."""
 
 
-def cached_reference(structures: Callable[[], Iterable], digest: str, directory: Path) -> Reference:
-    """The reference of that digest in a cache directory, made and put there if it is not.
+def cached_reference(structures: Callable[[], Iterable[Structure | None]], digest: str, directory: Path) -> Reference:
+    """The reference of a digest in a cache directory, made and put there if it is not.
 
     Args:
         structures: gives the pymatgen Structures; called only if they are needed.

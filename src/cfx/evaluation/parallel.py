@@ -35,7 +35,7 @@ def spread(
     calls = (joblib.delayed(_quietly)(function, *job) for job in jobs)
     try:
         if on_done is None:
-            return joblib.Parallel(n_jobs=n_jobs)(calls)
+            return list(joblib.Parallel(n_jobs=n_jobs)(calls))
         results = []
         for result in joblib.Parallel(n_jobs=n_jobs, return_as="generator")(calls):
             results.append(result)

@@ -7,14 +7,26 @@ here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfx.core.elements import SYMBOLS, formula
+from cfx.core.elements import SYMBOLS, formula, lowest_terms
+
+if TYPE_CHECKING:
+    from pymatgen.core import Composition
+
+TOLERANCE = 1e-10
+"""eV/atom. No compound that would lower the energy of a mixture by more is left out."""
+
+NUDGE = 1e-10
+"""Atomic fractions are moved by about this much, unevenly, so that no two mixtures tie and the steps cannot circle."""
+
+MAX_STEPS = 20_000
+"""Most exchanges of a phase before the search gives up."""
 
 Reduced = tuple[tuple[int, int], ...]
 """(atomic number, atoms) in order of atomic number, without a common divisor."""
@@ -29,11 +41,10 @@ def reduce_counts(counts: Mapping[int, float]) -> Reduced:
     whole = {z: round(n) for z, n in counts.items() if n}
     if not whole or any(z < 1 or n < 1 or abs(n - counts[z]) > 1e-6 for z, n in whole.items()):
         raise ValueError("is not of whole atoms")
-    divisor = math.gcd(*whole.values())
-    return tuple((z, n // divisor) for z, n in sorted(whole.items()))
+    return tuple(sorted(lowest_terms(whole).items()))
 
 
-def count_atoms(composition) -> dict[int, float]:
+def count_atoms(composition: Composition) -> dict[int, float]:
     """Atomic number -> atoms of a pymatgen Composition; isotopes and ions as their element, no element as 0."""
     counts: dict[int, float] = {}
     for element, n in composition.items():
@@ -134,15 +145,6 @@ class Phases:
     def formula(self, row: int) -> str:
         """The reduced formula of a phase, in order of atomic number."""
         return formula(dict(self.composition(row)))
-
-
-TOLERANCE = 1e-10
-"""eV/atom. No compound that would lower the energy by more is left out."""
-
-NUDGE = 1e-10
-"""Atomic fractions are moved by about this much, unevenly, so that no two mixtures tie and the steps cannot circle."""
-
-MAX_STEPS = 20_000
 
 
 class NoSolution(ArithmeticError):

@@ -12,11 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cfx.data.sanity import why_malformed
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 Record = Mapping[str, Any]
 """What is known of one row; a key that is missing is None.
@@ -132,48 +135,6 @@ def _distance(
     return None if distance is None else {"value": distance, "unit": unit, "of": len(samples)}
 
 
-Z95 = 1.959963984540054
-"""Standard normal quantile of a two-sided interval of 95 %."""
-
-
-def wilson_interval(count: int, total: int) -> tuple[float, float]:
-    """Wilson's score interval of 95 % of a rate: of `total` trials, `count` succeeded.
-
-    E. B. Wilson, Journal of the American Statistical Association 22 (1927) 209.
-    Unlike the interval of a normal distribution it stays within 0..1, and has a width where all trials agree.
-
-    Args:
-        count: successes, 0..total.
-        total: trials, at least 1.
-
-    Raises:
-        ValueError: if there are no trials, or more successes than trials.
-    """
-    if not 0 <= count <= total or total < 1:
-        raise ValueError(f"{count} of {total} is no rate")
-    rate, weight = count / total, Z95 * Z95 / total
-    centre = (rate + weight / 2) / (1 + weight)
-    half = Z95 / (1 + weight) * math.sqrt(rate * (1 - rate) / total + weight / (4 * total))
-    low = 0.0 if count == 0 else centre - half
-    high = 1.0 if count == total else centre + half
-    return max(0.0, low), min(1.0, high)
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and its standard error (sample standard deviation over the root of n); one value has no error.
-
-    Raises:
-        ValueError: if there are no values.
-    """
-    if not values:
-        raise ValueError("no values, no mean")
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return mean, None
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, math.sqrt(variance / len(values))
-
-
 def rate(flags: Iterable[bool | None]) -> dict[str, float | int] | None:
     """The rate of True among all flags, with its interval of 95 %; None if nothing was evaluated (all are None).
 
@@ -196,16 +157,6 @@ def mean(values: Iterable[float | None], unit: str) -> dict[str, float | int | s
     return {"value": value, "error": error, "unit": unit, "of": len(there)}
 
 
-def density(structure) -> float | None:
-    """Density of a pymatgen Structure, g/cm3; None without one, or in a cell that is none."""
-    return None if why_malformed(structure) else float(structure.density)
-
-
-def num_elements(structure) -> int | None:
-    """Number of chemical elements of a pymatgen Structure; None without one."""
-    return None if structure is None else len({kind.symbol for site in structure for kind in site.species})
-
-
 def distribution_distance(samples: Sequence[float], reference: Sequence[float]) -> float | None:
     """Wasserstein distance between two samples of a quantity, in its unit; None if either is empty."""
     from scipy.stats import wasserstein_distance
@@ -213,3 +164,49 @@ def distribution_distance(samples: Sequence[float], reference: Sequence[float]) 
     if not len(samples) or not len(reference):
         return None
     return float(wasserstein_distance(np.asarray(samples, float), np.asarray(reference, float)))
+
+
+def wilson_interval(count: int, total: int) -> tuple[float, float]:
+    """Wilson's score interval of 95 % of a rate: of `total` trials, `count` succeeded.
+
+    E. B. Wilson, Journal of the American Statistical Association 22 (1927) 209.
+    Unlike the interval of a normal distribution it stays within 0..1, and has a width where all trials agree.
+
+    Args:
+        count: successes, 0..total.
+        total: trials, at least 1.
+
+    Raises:
+        ValueError: if there are no trials, or more successes than trials.
+    """
+    from scipy.stats import binomtest
+
+    if not 0 <= count <= total or total < 1:
+        raise ValueError(f"{count} of {total} is no rate")
+    interval = binomtest(count, total).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and its standard error (sample standard deviation over the root of n); one value has no error.
+
+    Raises:
+        ValueError: if there are no values.
+    """
+    if not values:
+        raise ValueError("no values, no mean")
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, None
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, math.sqrt(variance / len(values))
+
+
+def density(structure: Structure | None) -> float | None:
+    """Density of a pymatgen Structure, g/cm3; None without one, or in a cell that is none."""
+    return None if structure is None or why_malformed(structure) else float(structure.density)
+
+
+def num_elements(structure: Structure | None) -> int | None:
+    """Number of chemical elements of a pymatgen Structure; None without one."""
+    return None if structure is None else len({kind.symbol for site in structure for kind in site.species})

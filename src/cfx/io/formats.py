@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfx.core.crystal import CrystalBatch
-from cfx.core.elements import SYMBOLS, formula
+from cfx.core.elements import SYMBOLS, formula, lowest_terms
 from cfx.core.likelihood import PARTS
 from cfx.core.symmetry import LETTERS
 from cfx.io.cif import cif_block, cif_blocks
@@ -41,9 +41,7 @@ class OutputRecord:
     @property
     def name(self) -> str:
         """Reduced formula and index."""
-        counts = self.crystals.composition(0)
-        divisor = int(np.gcd.reduce(list(counts.values())))
-        return formula({number: count // divisor for number, count in counts.items()}) + f"_{self.index}"
+        return formula(lowest_terms(self.crystals.composition(0))) + f"_{self.index}"
 
 
 def render_cif(record: OutputRecord) -> str:

@@ -245,7 +245,8 @@ def _operations(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
 
     cell = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
     try:
-        dataset = spglib.get_symmetry_dataset(cell, SYMPREC)  # pyright: ignore[reportArgumentType] - takes arrays
+        # The stubs want lists of lists; spglib takes arrays.
+        dataset = spglib.get_symmetry_dataset(cell, SYMPREC)  # pyright: ignore[reportArgumentType]
     except spglib.SpglibError as error:
         raise ValueError(f"spglib: {error}") from error
     if dataset is None:

@@ -6,32 +6,34 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cfx.data.structures import Loaded, load_crystals
-from cfx.evaluation import matching, novelty, summary, symmetry, validity
+from cfx.evaluation import matching, novelty, summary, validity
+from cfx.evaluation.energies import Energy, energies_as_they_are, energies_of_relaxed
 from cfx.evaluation.hull import HullBatch
-from cfx.evaluation.judges import Judges, energies_as_they_are, energies_of_relaxed
-from cfx.evaluation.matching import rms_displacement
-from cfx.evaluation.novelty import Reference
-from cfx.evaluation.summary import summarize
+from cfx.evaluation.setup import EvaluationSetup
 from cfx.fetch.names import data_path
-from cfx.report import as_drawn
+from cfx.report import GALLERY, as_drawn
 from cfx.reporter import Reporter
 from cfx.signals import Interrupted, StopRequest
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+Update = Callable[[int], None]
+Step = Callable[[str, int | None], AbstractContextManager[Update]]
+"""Begins a step of the work: a title and the size of it, if known; gives what is told how much is done."""
 
 BELOW = 0.1
 """eV/atom. Few real crystals are this far below all known phases; many such ones speak of a hull with gaps."""
 
-GALLERY = 60
-"""Crystals of a file that a report shows."""
 
-
-def evaluate(name: str, judges: Judges, reporter: Reporter) -> dict[str, Any]:
+def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> dict[str, Any]:
     """Evaluates a file.
 
     Returns:
@@ -42,16 +44,12 @@ def evaluate(name: str, judges: Judges, reporter: Reporter) -> dict[str, Any]:
         DataError: if nothing in it can be evaluated.
         Interrupted: after a signal.
     """
-    path, workers = data_path(name, reporter), judges.config.workers
+    path = data_path(name, reporter)
     with StopRequest() as stop, warnings.catch_warnings(action="ignore"):
 
-        def look() -> None:
-            if stop.signum is not None:
-                raise Interrupted(stop.signum, f"stopped evaluating {path.name}")
-
         @contextmanager
-        def task(title: str, total: int | None):
-            """A task that ends when a signal has come."""
+        def step(title: str, total: int | None) -> Iterator[Update]:
+            """A step that ends when a signal has come."""
             with reporter.progress(f"{path.name}: {title}", total) as progress:
 
                 def update(done: int) -> None:
@@ -61,20 +59,28 @@ def evaluate(name: str, judges: Judges, reporter: Reporter) -> dict[str, Any]:
                 yield update
                 look()
 
-        with task("reading", None) as update:
-            crystals = load_crystals(path, workers, update)
-        records, final = _judge(crystals, judges, task)
-        _doubt(records, reporter)
-    reference = _distributions(judges.reference)
+        def look() -> None:
+            if stop.signum is not None:
+                raise Interrupted(stop.signum, f"stopped evaluating {path.name}")
+
+        with step("reading", None) as update:
+            crystals = load_crystals(path, setup.config.workers, update)
+        found = _find(crystals, setup, step)
+        records = [found.record(i) for i in range(len(crystals))]
+        _warn_of_gaps(records, reporter)
+    reference = None
+    if setup.reference is not None:
+        known = setup.reference
+        reference = {"density": known.density().tolist(), "num_elements": known.num_elements().tolist()}
     return {
         "name": path.name if path == Path(name) else name,
         "crystals": len(crystals),
-        "settings": judges.settings(),
-        "summary": summarize(records, reference=reference),
+        "settings": setup.settings(),
+        "summary": summary.summarize(records, reference=reference),
         "reasons": _count_reasons(records),
         "records": records,
         "reference": reference,
-        "gallery": _gallery(records, final),
+        "gallery": _gallery(records, [one.structure for one in found.energies]),
     }
 
 
@@ -83,29 +89,68 @@ def as_result(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {"version": version("cfx-crystal"), "files": list(files)}
 
 
+def _find(crystals: list[Loaded], setup: EvaluationSetup, step: Step) -> _Findings:
+    """Runs every check on every crystal; duplicates, novelty and stability are those of relaxed structures if any."""
+    structures, config = [one.structure for one in crystals], setup.config
+    with step("structures", len(structures)) as update:
+        structure_ok = validity.structure_validity(_counted(structures, update))
+    with step("compositions", len(structures)) as update:
+        composition_ok = validity.composition_validity(_counted(structures, update))
+    with step("space groups", math.ceil(len(structures) / validity.CHUNK)) as update:
+        asked = [one.space_group_asked for one in crystals]
+        groups = validity.find_space_groups(structures, asked, n_jobs=config.workers, on_done=update)
+    energies = _energies(structures, setup, step)
+    final = [one.structure for one in energies]
+    with step("unique", None) as update:
+        unique = matching.find_duplicates(final, config.workers, update)
+    with step("novel", None) as update:
+        novel = novelty.find_novel(final, setup.reference, config.workers, update)
+    hull = None
+    if setup.hull is not None and setup.potential is not None:
+        hull = setup.hull.evaluate(final, [one.energy for one in energies], setup.potential.scale)
+    return _Findings(crystals, config.relax, structure_ok, composition_ok, groups, energies, unique, novel, hull)
+
+
+def _energies(structures: list[Structure | None], setup: EvaluationSetup, step: Step) -> list[Energy]:
+    """The energy of each crystal; NaN without a potential."""
+    potential, config = setup.potential, setup.config
+    if potential is None:
+        return [Energy(math.nan, structure, "") for structure in structures]
+    with step("relaxing" if config.relax else "energies", len(structures)) as update:
+        if config.relax:
+            return list(energies_of_relaxed(potential, structures, config.fmax, config.steps, update))
+        return list(energies_as_they_are(potential, structures, update))
+
+
+def _counted(structures: Sequence[Structure | None], update: Update) -> Iterator[Structure | None]:
+    """The structures, each counted when the next one is asked for."""
+    for done, structure in enumerate(structures):
+        update(done)
+        yield structure
+
+
 @dataclass(frozen=True)
-class Findings:
-    """What was found of n crystals: lists of the metrics' own records, energies (total, eV) and distances to the hull.
+class _Findings:
+    """What the checks found, a list over the crystals each.
 
     Attributes:
-        judged: the structures that energies belong to: relaxed ones where there are.
-        faults: why there is no energy.
+        relaxed: whether the structures of `energies` are relaxed ones.
+        hull: distances to the hull, if there is one.
     """
 
+    crystals: list[Loaded]
+    relaxed: bool
     structure: list[validity.Validity]
     composition: list[validity.Validity]
-    groups: list[symmetry.SpaceGroup]
-    energies: list[float]
-    judged: list
-    faults: list[str]
+    groups: list[validity.SpaceGroup]
+    energies: list[Energy]
     unique: list[matching.Uniqueness]
     novel: list[novelty.Novelty]
-    heights: HullBatch | None
+    hull: HullBatch | None
 
-    def record(self, i: int, crystals: list[Loaded], relaxed: bool) -> dict[str, Any]:
+    def record(self, i: int) -> dict[str, Any]:
         """All that is known of one crystal, ready for JSON."""
-        one, match = crystals[i], self.unique[i].match
-        height = math.nan if self.heights is None else float(self.heights.e_above_hull[i])
+        one, final, match = self.crystals[i], self.energies[i].structure, self.unique[i].match
         return {
             "name": one.name,
             **_facts(one.structure),
@@ -115,54 +160,36 @@ class Findings:
             "valid_composition": self.composition[i].valid,
             "valid": self.structure[i].valid and self.composition[i].valid,
             "unique": self.unique[i].unique,
-            "duplicate_of": None if match is None else crystals[match].name,
+            "duplicate_of": None if match is None else self.crystals[match].name,
             "novel": self.novel[i].novel,
-            "energy_per_atom": _per_atom(self.energies[i], self.judged[i]),
-            "e_above_hull": height if math.isfinite(height) else None,
-            "rmsd_to_relaxed": rms_displacement(one.structure, self.judged[i]) if relaxed else None,
-            "reason": self._reason(i, one),
+            "energy_per_atom": None if final is None else _if_finite(self.energies[i].energy / (len(final) or 1)),
+            "e_above_hull": None if self.hull is None else _if_finite(self.hull.e_above_hull[i]),
+            "rmsd_to_relaxed": matching.rms_displacement(one.structure, final) if self.relaxed else None,
+            "reason": self._reason(i),
         }
 
-    def _reason(self, i: int, one: Loaded) -> str:
+    def _reason(self, i: int) -> str:
         """Every step's reason, in one line; what was said by an earlier step is not said again."""
-        if one.structure is None:
-            return f"read: {one.reason}"
+        if self.crystals[i].structure is None:
+            return f"read: {self.crystals[i].reason}"
         said = {
             "structure": self.structure[i].reason,
             "composition": self.composition[i].reason,
             "space group": self.groups[i].reason,
-            "energy": self.faults[i],
+            "energy": self.energies[i].reason,
             "unique": self.unique[i].reason if self.structure[i].valid else "",
         }
-        if self.heights is not None and math.isfinite(self.energies[i]):
-            said["hull"] = self.heights.reasons[i]
+        if self.hull is not None and math.isfinite(self.energies[i].energy):
+            said["hull"] = self.hull.reasons[i]
         first = {reason: step for step, reason in reversed(said.items())}
         return "; ".join(f"{step}: {reason}" for step, reason in said.items() if reason and first[reason] == step)
 
 
-def _judge(crystals: list[Loaded], judges: Judges, task: Callable) -> tuple[list[dict[str, Any]], list]:
-    """A record for each crystal, and the structure that is judged."""
-    structures, config = [one.structure for one in crystals], judges.config
-    asked = [one.space_group_asked for one in crystals]
-    with task("structures", len(structures)) as update:
-        structure_ok = validity.structure_validity(_counted(structures, update))
-    with task("compositions", len(structures)) as update:
-        composition_ok = validity.composition_validity(_counted(structures, update))
-    with task("space groups", math.ceil(len(structures) / symmetry.CHUNK)) as update:
-        groups = symmetry.find_space_groups(structures, asked, n_jobs=config.workers, on_done=update)
-    energies, judged, faults = _energies(structures, judges, task)
-    with task("unique", None) as update:
-        unique = matching.find_duplicates(judged, config.workers, update)
-    with task("novel", None) as update:
-        novel = novelty.find_novel(judged, judges.reference, config.workers, update)
-    heights = None
-    if judges.hull is not None and judges.potential is not None:
-        heights = judges.hull.evaluate(judged, energies, judges.potential.scale)
-    found = Findings(structure_ok, composition_ok, groups, energies, judged, faults, unique, novel, heights)
-    return [found.record(i, crystals, config.relax) for i in range(len(crystals))], judged
+def _if_finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
-def _facts(structure) -> dict[str, Any]:
+def _facts(structure: Structure | None) -> dict[str, Any]:
     """What a structure tells by itself."""
     if structure is None:
         return dict.fromkeys(("formula", "num_atoms", "num_elements", "density"))
@@ -174,33 +201,8 @@ def _facts(structure) -> dict[str, Any]:
     }
 
 
-def _per_atom(energy: float, structure) -> float | None:
-    return float(energy) / len(structure) if structure is not None and math.isfinite(energy) else None
-
-
-def _energies(structures: list, judges: Judges, task: Callable) -> tuple[list[float], list, list[str]]:
-    """Energies (total, eV; NaN where there is none), the structures that have them, and reasons."""
-    potential, config = judges.potential, judges.config
-    if potential is None:
-        return [math.nan] * len(structures), structures, [""] * len(structures)
-    with task("relaxing" if config.relax else "energies", len(structures)) as update:
-        if config.relax:
-            found = list(energies_of_relaxed(potential, structures, config.fmax, config.steps, update))
-        else:
-            found = list(energies_as_they_are(potential, structures, update))
-    energies, final, faults = map(list, zip(*found, strict=True))
-    return energies, final, faults
-
-
-def _counted(structures: Sequence, update: Callable[[int], None]) -> Iterator:
-    """The structures, each counted when the next one is asked for."""
-    for done, structure in enumerate(structures):
-        update(done)
-        yield structure
-
-
-def _doubt(records: Sequence[dict[str, Any]], reporter: Reporter) -> None:
-    """Warns if crystals are more stable than can be."""
+def _warn_of_gaps(records: Sequence[dict[str, Any]], reporter: Reporter) -> None:
+    """Warns if crystals are more stable than can be, which tells of gaps in the hull."""
     heights = [record["e_above_hull"] for record in records if record["e_above_hull"] is not None]
     low = sum(height < -BELOW for height in heights)
     if low:
@@ -212,7 +214,8 @@ def _doubt(records: Sequence[dict[str, Any]], reporter: Reporter) -> None:
 
 def _count_reasons(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Reasons, the most frequent first, each with an example."""
-    counts, example = Counter(), {}
+    counts: Counter[str] = Counter()
+    example: dict[str, str] = {}
     for record in records:
         for reason in filter(None, record["reason"].split("; ")):
             counts[reason] += 1
@@ -220,13 +223,7 @@ def _count_reasons(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"reason": key, "count": count, "example": example[key]} for key, count in counts.most_common()]
 
 
-def _distributions(reference: Reference | None) -> dict[str, list[float]] | None:
-    if reference is None:
-        return None
-    return {"density": reference.density().tolist(), "num_elements": reference.num_elements().tolist()}
-
-
-def _gallery(records: Sequence[dict[str, Any]], structures: Sequence) -> list[dict[str, Any]]:
+def _gallery(records: Sequence[dict[str, Any]], structures: Sequence[Structure | None]) -> list[dict[str, Any]]:
     """Crystals to look at: valid ones first, then new ones, then those of low energy, then as in the file."""
 
     def worth(i: int) -> tuple:
@@ -234,11 +231,8 @@ def _gallery(records: Sequence[dict[str, Any]], structures: Sequence) -> list[di
         height = math.inf if record["e_above_hull"] is None else record["e_above_hull"]
         return not record["valid"], not record["unique"], record["novel"] is False, height, i
 
-    best = sorted((i for i, one in enumerate(structures) if one is not None), key=worth)[:GALLERY]
+    drawn = {i: one for i, one in enumerate(structures) if one is not None}
     return [
-        {
-            **{key: records[i][key] for key in ("name", "formula", "space_group", "e_above_hull")},
-            **as_drawn(structures[i]),
-        }
-        for i in best
+        {**{key: records[i][key] for key in ("name", "formula", "space_group", "e_above_hull")}, **as_drawn(drawn[i])}
+        for i in sorted(drawn, key=worth)[:GALLERY]
     ]

@@ -14,7 +14,7 @@ from cfx.data.dataset import encode
 from cfx.data.structures import Loaded, load_crystals
 from cfx.errors import OutputError, UsageError
 from cfx.evaluation.matching import rms_displacement
-from cfx.evaluation.symmetry import find_space_groups
+from cfx.evaluation.validity import find_space_groups
 from cfx.fetch.names import data_path
 from cfx.io.cif import cif_block
 from cfx.io.files import check_file, replace_atomically, sole_writer

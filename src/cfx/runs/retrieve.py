@@ -14,8 +14,8 @@ import numpy as np
 from cfx.data.read import row_names
 from cfx.data.structures import column_names, load_crystals, read_column
 from cfx.errors import DataError, UsageError
-from cfx.evaluation.judges import read_reference
 from cfx.evaluation.novelty import Reference, find_novel
+from cfx.evaluation.setup import read_reference
 from cfx.fetch.names import data_path
 from cfx.reporter import Reporter
 from cfx.runs.curves import Curves, Panel, Series

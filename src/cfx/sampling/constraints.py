@@ -17,6 +17,7 @@ import numpy as np
 
 from cfx.config import ModelConfig
 from cfx.core.crystal import CrystalBatch
+from cfx.core.elements import lowest_terms
 from cfx.core.symmetry import symmetry_table
 
 MOST_ATOMS = 256
@@ -111,9 +112,8 @@ def unconstrained(config: ModelConfig) -> Constraints:
 
 def make_formula(counts: dict[int, int], space_groups: tuple[int, ...]) -> Formula:
     """The constraint of a composition {atomic number: atoms}, in lowest terms, for some space groups."""
-    divisor = int(np.gcd.reduce(list(counts.values())))
     species, units = np.zeros((2, -(-len(counts) // 4) * 4), np.int32)  # in fours: few shapes, few compilations
-    species[: len(counts)], units[: len(counts)] = list(counts), [n // divisor for n in counts.values()]
+    species[: len(counts)], units[: len(counts)] = list(counts), list(lowest_terms(counts).values())
     table = np.full((230, 29, MOST_ATOMS + 1), IMPOSSIBLE, np.uint8)
     for group in space_groups:
         table[group - 1] = min_sites(group)

@@ -13,6 +13,7 @@ import numpy as np
 
 from cfx.config import ModelConfig, SampleConfig
 from cfx.core.crystal import CrystalBatch
+from cfx.core.elements import lowest_terms
 from cfx.core.lattice import is_physical
 from cfx.core.likelihood import LogProb
 from cfx.data.sanity import closest_approach
@@ -149,9 +150,7 @@ class _Fingerprint:
     """Tells crystals apart by composition first and by pymatgen's StructureMatcher then."""
 
     def __init__(self, crystals: CrystalBatch):
-        counts = crystals.composition(0)
-        divisor = int(np.gcd.reduce(list(counts.values())))
-        self.key = tuple(sorted((number, count // divisor) for number, count in counts.items()))
+        self.key = tuple(sorted(lowest_terms(crystals.composition(0)).items()))
         # A lattice that closes no cell makes no structure, and is like no other.
         self._structure = crystals.to_structures()[0] if is_physical(crystals.lattice)[0] else None
 

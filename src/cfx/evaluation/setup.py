@@ -1,18 +1,17 @@
-"""What crystals are judged by: known crystals, a potential, a hull, and the energies these give."""
+"""The setup of an evaluation: known crystals, a potential, a hull, and whether they go together."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-from cfx.config import EvalConfig
+from cfx.config import SYMPREC, EvalConfig
 from cfx.data import sanity
 from cfx.data.structures import iterate_crystals
 from cfx.errors import DataError
-from cfx.evaluation import symmetry, validity
+from cfx.evaluation import validity
 from cfx.evaluation.hull import Hull
 from cfx.evaluation.hull_files import read_hull
 from cfx.evaluation.novelty import Reference, cached_reference
@@ -24,19 +23,22 @@ from cfx.predictors.load import load_potential
 from cfx.predictors.self_check import check_energy_scale
 from cfx.reporter import Reporter
 
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
 READ = 64
-"""Known crystals read between two looks at the clock."""
+"""Known crystals read between two reports of progress."""
 
 
 @dataclass(frozen=True)
-class Judges:
-    """What crystals are held against; None where there is nothing.
+class EvaluationSetup:
+    """What crystals are evaluated with; None for what is not asked for.
 
     Attributes:
-        config: how.
-        reference: known crystals, and what they are called.
+        config: the settings.
+        reference: known crystals, to judge novelty by.
         potential: computes energies.
-        hull: phases.
+        hull: phases, to judge stability by.
     """
 
     config: EvalConfig
@@ -45,7 +47,7 @@ class Judges:
     hull: Hull | None
 
     def settings(self) -> dict[str, str | float | bool]:
-        """What a reader of the numbers has to know."""
+        """Conventions and models that a reader of the numbers has to know, by name."""
         config = self.config
         settings: dict[str, str | float | bool] = {
             "structure validity": (
@@ -53,7 +55,7 @@ class Judges:
             ),
             "composition validity": validity.SMACT_SETTING,
             "duplicates": "pymatgen StructureMatcher, default tolerances",
-            "symmetry tolerance": f"{symmetry.SYMPREC} angstrom",
+            "symmetry tolerance": f"{SYMPREC} angstrom",
             "metastable": f"at most {Thresholds().stable:g} eV/atom above the hull",
         }
         if self.reference is not None:
@@ -67,20 +69,8 @@ class Judges:
         return settings
 
 
-def check_inputs(names: Sequence[str], reporter: Reporter) -> None:
-    """Finds out before the work whether all files are there, fetching those that are only named.
-
-    Raises:
-        DataError: if one is not.
-        NetworkError: if one cannot be fetched.
-    """
-    for name in names:
-        if not (path := data_path(name, reporter)).exists():
-            raise DataError(f"no such file or directory: {path}")
-
-
-def load_judges(config: EvalConfig, reporter: Reporter) -> Judges:
-    """All that a configuration names.
+def load_setup(config: EvalConfig, reporter: Reporter) -> EvaluationSetup:
+    """Loads what a configuration names.
 
     Raises:
         DataError: if a file cannot be read.
@@ -91,11 +81,14 @@ def load_judges(config: EvalConfig, reporter: Reporter) -> Judges:
     potential = load_potential(config.potential, config.device) if config.potential else None
     hull = open_hull(config.hull, config.hull_scale, potential, reporter) if config.hull and potential else None
     reference = read_reference(config.reference, config.workers, reporter) if config.reference else None
-    return Judges(config, reference, potential, hull)
+    return EvaluationSetup(config, reference, potential, hull)
 
 
 def open_hull(name: str, scale: str | None, potential: Potential, reporter: Reporter) -> Hull:
-    """A hull for energies of a potential.
+    """A hull to compare a potential's energies with.
+
+    A potential that did not compute the hull has to show that its energies are on the scale that it claims: raw and
+    corrected energies differ by more than metastable crystals lie above the hull.
 
     Raises:
         DataError: if it cannot be read.
@@ -106,11 +99,11 @@ def open_hull(name: str, scale: str | None, potential: Potential, reporter: Repo
         hull = read_hull(hull_path(name, reporter), scale, progress.update)
     hull.check_potential(potential.scale)
     if hull.info.potential != potential.name:
-        _prove(potential, hull, reporter)
+        _check_comparable(potential, hull, reporter)
     return hull
 
 
-def _prove(potential: Potential, hull: Hull, reporter: Reporter) -> None:
+def _check_comparable(potential: Potential, hull: Hull, reporter: Reporter) -> None:
     """Makes sure that energies of a potential and of a hull made by something else mean the same."""
     if (what := other_method(potential.name)) is not None:
         reporter.warning(
@@ -125,14 +118,14 @@ def _prove(potential: Potential, hull: Hull, reporter: Reporter) -> None:
 
 
 def read_reference(name: str, workers: int, reporter: Reporter) -> Reference:
-    """Known crystals, from the cache where they are there.
+    """Known crystals, from the cache if they have been read before.
 
     Raises:
         DataError: if the file cannot be read.
     """
     path = data_path(name, reporter)
 
-    def structures():
+    def structures() -> Iterator[Structure | None]:
         with reporter.progress(f"reading {name}", None) as progress:
             for done, one in enumerate(iterate_crystals(path, workers), start=1):
                 if done % READ == 0:
@@ -146,78 +139,13 @@ def read_reference(name: str, workers: int, reporter: Reporter) -> Reference:
     return reference
 
 
-CHUNKS = (64, 1024)
-"""Crystals given to a potential at once, at first and at most: among many there are more alike, which fill a batch."""
+def check_inputs(names: Sequence[str], reporter: Reporter) -> None:
+    """Makes sure before the work that all files are there, fetching those that are only named.
 
-CHUNK_SECONDS = 1.0
-"""Chunks grow while one takes less."""
-
-
-class Energy(NamedTuple):
-    """What a potential says of a crystal.
-
-    Attributes:
-        energy: total, eV; NaN if there is none.
-        structure: the pymatgen Structure that it belongs to, or None.
-        reason: what went wrong, or "".
+    Raises:
+        DataError: if one is not.
+        NetworkError: if one cannot be fetched.
     """
-
-    energy: float
-    structure: object
-    reason: str
-
-
-def energies_as_they_are(
-    potential: Potential, structures: Sequence, on_done: Callable[[int], None]
-) -> Iterator[Energy]:
-    """The energy of each crystal.
-
-    Args:
-        potential: gives energies.
-        structures: pymatgen Structures, None for rows that could not be read.
-        on_done: told how many crystals are done, after each chunk; what it raises ends the work.
-    """
-    size, first = CHUNKS[0], 0
-    while first < len(structures):
-        part, began = structures[first : first + size], time.monotonic()
-        batch = potential.evaluate(part, forces=False)
-        first += len(part)
-        on_done(first)
-        size = next_chunk(size, time.monotonic() - began)
-        for energy, structure, reason in zip(batch.energy, part, batch.reasons, strict=True):
-            yield Energy(float(energy), structure, "" if structure is None else reason)
-
-
-def next_chunk(size: int, seconds: float) -> int:
-    """How many crystals to take at once, after `size` took `seconds`."""
-    return min(2 * size, CHUNKS[1]) if seconds < CHUNK_SECONDS else size
-
-
-def energies_of_relaxed(
-    potential: Potential, structures: Sequence, fmax: float, steps: int, on_done: Callable[[int], None]
-) -> Iterator[Energy]:
-    """The energy of each crystal at its nearest minimum, and the relaxed structure.
-
-    Args:
-        potential: gives energies, forces and stresses.
-        structures: pymatgen Structures, None for rows that could not be read.
-        fmax: largest force left, eV/angstrom.
-        steps: at most.
-        on_done: told how many crystals are done, before every step of all; what it raises ends the work.
-    """
-    from cfx.predictors.relax import relax
-
-    done = 0
-
-    def count(number: int, result: object) -> None:
-        nonlocal done
-        done += 1
-
-    def look() -> bool:
-        on_done(done)
-        return False
-
-    for one in relax(potential, structures, fmax, steps, on_done=count, stop=look):
-        stuck = "" if one.converged or one.structure is None else one.reason or "the relaxation did not converge"
-        yield Energy(float(one.energy), one.structure, stuck)
-    on_done(done)
+    for name in names:
+        if not (path := data_path(name, reporter)).exists():
+            raise DataError(f"no such file or directory: {path}")
