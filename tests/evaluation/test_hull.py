@@ -10,7 +10,7 @@ from pymatgen.core import Composition, Lattice, Structure
 from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError, UsageError
 from cfx.evaluation import hull as module
-from cfx.evaluation.entries import correction
+from cfx.evaluation.corrections import correction
 from cfx.evaluation.hull import Hull, HullFailure, HullInfo, build_table, missing_phases
 from cfx.evaluation.phases import Phases, count_atoms, lowest_energy, reduce_counts
 

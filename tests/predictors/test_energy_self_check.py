@@ -8,7 +8,7 @@ import pytest
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from cfx.errors import CheckpointError
-from cfx.evaluation.entries import correction
+from cfx.evaluation.corrections import correction
 from cfx.predictors.load import load_potential
 from cfx.predictors.self_check import KNOWN_ENERGIES, check_energy_scale
 

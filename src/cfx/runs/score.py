@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cfx.config import SYMPREC
 from cfx.core.elements import formula
 from cfx.core.lattice import CRYSTAL_SYSTEMS
 from cfx.core.likelihood import LogProb
 from cfx.data.dataset import EncodedDataset
-from cfx.data.encode import SYMPREC
 from cfx.data.summary import read
 from cfx.errors import UsageError
 from cfx.model import Model
@@ -76,7 +76,7 @@ def _means(nll: dict[str, np.ndarray], chosen: np.ndarray) -> dict[str, int | fl
     return {"crystals": count, "nll": means.pop("nll"), "nll_error": error, **means}
 
 
-def score(model: Model, name: str | Path, reporter: Reporter, symprec: float = 0.01, workers: int = 1) -> Scores:
+def score(model: Model, name: str | Path, reporter: Reporter, symprec: float = SYMPREC, workers: int = 1) -> Scores:
     """Encodes the crystals of a file and scores them.
 
     Raises:
