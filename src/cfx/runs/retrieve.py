@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +23,71 @@ from cfx.runs.curves import Curves, Panel, Series
 from cfx.signals import Interrupted, StopRequest
 
 if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
     from cfx.config import SampleConfig
     from cfx.model import Model
+    from cfx.rl.rewards import Reward
+
+FIGURE_OF_MERIT = "fom"
+PREDICTED = (FIGURE_OF_MERIT, "band_gap", "dielectric")
+"""Properties that models predict."""
+
+CHUNK = 256
+"""Crystals whose property is predicted between two looks at the clock."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Known crystals in the order of a property.
+
+    Attributes:
+        property: by which they are ranked; None if they are not.
+        about: where its values come from.
+        unit: of the values, "" if there is none or nobody says.
+        lowest: whether the lowest value comes first.
+        value: float64 [n], of each crystal of the reference; NaN where there is none.
+        rank: int64 [n], 1 + number of crystals with a better value; 0 without a value.
+    """
+
+    property: str | None
+    about: str
+    unit: str
+    lowest: bool
+    value: np.ndarray
+    rank: np.ndarray
+
+
+@dataclass(frozen=True)
+class Known:
+    """A reference and its ranking.
+
+    Attributes:
+        name: file or data set.
+        path: its file.
+        crystals: the known crystals.
+        ranking: their order by a property.
+    """
+
+    name: str
+    path: Path
+    crystals: Reference
+    ranking: Ranking
+
+    @cached_property
+    def ranked(self) -> int:
+        """How many crystals have a value."""
+        return int((self.ranking.rank > 0).sum())
 
 
 @dataclass(frozen=True)
 class Retrieved:
-    """What crystals of one origin have in common with the known ones.
+    """Which known crystals were found among those of one origin.
 
     Attributes:
-        name: of the model or file.
-        sampled: crystals there are.
-        failed: those that could not be compared, each a sample that found nothing.
+        name: the model or file.
+        sampled: number of crystals looked at.
+        failed: how many could not be compared, each a sample that found nothing.
         times: index in the reference -> how many of the crystals match it.
     """
 
@@ -43,14 +97,108 @@ class Retrieved:
     times: Counter[int]
 
 
-def sample_structures(model: Model, request: SampleConfig, reporter: Reporter) -> list:
+def read_known(
+    name: str, property: str | None, lowest: bool, models: dict[str, str], device: str, workers: int, reporter: Reporter
+) -> Known:
+    """A reference, ranked by a property.
+
+    Args:
+        name: file or data set.
+        property: a column of the file, or else one of PREDICTED; None to rank by nothing.
+        lowest: the lowest value is the best.
+        models: property -> model, as in `load_property`; one that is named here is used whatever columns there are.
+        device: of the models.
+        workers: processes that read.
+        reporter: receives progress.
+
+    Raises:
+        DataError: if it cannot be read, or has no such column.
+        UsageError, DependencyError, CheckpointError, NetworkError: for models that cannot be had.
+        Interrupted: after a signal.
+    """
+    unused = set(models) - (_parts(property) if property in PREDICTED else set())
+    if unused:
+        raise UsageError(f"no {min(unused)} is predicted", "name it with `property`, or fom, or leave out its model")
+    path = data_path(name, reporter)
+    if property is None:
+        crystals = read_reference(name, workers, reporter)
+        return Known(name, path, crystals, _ranking(None, "", "", lowest, np.full(len(crystals), np.nan)))
+    if not path.exists():
+        raise DataError(f"no such file or directory: {path}")
+    values_of, about, unit = _source(path, property, models, device, reporter)
+    crystals = read_reference(name, workers, reporter)
+    value = values_of(crystals)
+    if not np.isfinite(value).any():
+        raise DataError(f"no crystal of {name} has a {property}")
+    return Known(name, path, crystals, _ranking(property, about, unit, lowest, value))
+
+
+def _source(
+    path: Path, property: str, models: dict[str, str], device: str, reporter: Reporter
+) -> tuple[Callable[[Reference], np.ndarray], str, str]:
+    """Where values of a property come from: a function of the reference that gives them, a description, their unit."""
+    columns = column_names(path)
+    if property in columns and not _parts(property) & set(models):
+        column = read_column(path, property)
+        return lambda crystals: column[crystals.rows], f"column {property} of {path.name}", ""
+    if property in PREDICTED:
+        scorer = _scorer(property, models, device)
+        return lambda crystals: _predict(scorer, crystals, reporter), scorer.about, scorer.unit
+    raise DataError(
+        f"{path.name} has no column {property}",
+        f"there are: {', '.join([*columns, *PREDICTED])} (the last {len(PREDICTED)} are predicted)",
+    )
+
+
+def _ranking(property: str | None, about: str, unit: str, lowest: bool, value: np.ndarray) -> Ranking:
+    return Ranking(property, about, unit, lowest, value, rank(value, lowest))
+
+
+def rank(value: np.ndarray, lowest: bool) -> np.ndarray:
+    """Places from 1, equal ones for equal values [n]; 0 where a value is NaN."""
+    worth = value if lowest else -value
+    ordered = np.sort(worth[np.isfinite(worth)])
+    return np.where(np.isfinite(worth), np.searchsorted(ordered, worth) + 1, 0)
+
+
+def _parts(property: str) -> set[str]:
+    """The properties that a model is needed for."""
+    return {"band_gap", "dielectric"} if property == FIGURE_OF_MERIT else {property}
+
+
+def _scorer(property: str, models: dict[str, str], device: str) -> Reward:
+    from cfx.predictors.load import load_property
+    from cfx.rl.named_rewards import FigureOfMerit, Property
+
+    loaded = {part: load_property(part, models.get(part, "bundled"), device) for part in sorted(_parts(property))}
+    if property == FIGURE_OF_MERIT:
+        return FigureOfMerit(loaded["band_gap"], loaded["dielectric"])
+    return Property(property, loaded[property])
+
+
+def _predict(scorer: Reward, crystals: Reference, reporter: Reporter) -> np.ndarray:
+    """The property of every crystal [n], NaN where there is none."""
+    value = np.full(len(crystals), np.nan)
+    with StopRequest() as stop, reporter.progress(f"predicting {scorer.about}", len(crystals)) as progress:
+        for first in range(0, len(crystals), CHUNK):
+            chunk = range(first, min(first + CHUNK, len(crystals)))
+            value[first : first + CHUNK] = scorer.evaluate([crystals.structure(i) for i in chunk]).value
+            progress.update(chunk.stop)
+            if stop.signum is not None and chunk.stop < len(crystals):
+                raise Interrupted(stop.signum, "stopped while properties of known crystals were predicted")
+    if missing := int(np.isnan(value).sum()):
+        reporter.warning(f"{missing:,} of {len(crystals):,} known crystals get no {scorer.name}, and no rank")
+    return value
+
+
+def sample_structures(model: Model, request: SampleConfig, reporter: Reporter) -> list[Structure]:
     """The crystals of a request as pymatgen Structures.
 
     Raises:
         UsageError, NumericsError: see `Model.draws`.
         Interrupted: after a signal.
     """
-    structures: list = []
+    structures: list[Structure] = []
     with StopRequest() as stop, reporter.progress(f"sampling {model.name}", request.n) as progress:
         for draws in model.draws(request, stop=lambda: bool(stop)):
             structures += draws.crystals.to_structures()
@@ -60,7 +208,7 @@ def sample_structures(model: Model, request: SampleConfig, reporter: Reporter) -
     return structures
 
 
-def read_structures(name: str, workers: int, reporter: Reporter) -> list:
+def read_structures(name: str, workers: int, reporter: Reporter) -> list[Structure | None]:
     """The crystals of a file as pymatgen Structures, None for those that cannot be read.
 
     Raises:
@@ -69,8 +217,10 @@ def read_structures(name: str, workers: int, reporter: Reporter) -> list:
     return [one.structure for one in load_crystals(data_path(name, reporter), workers)]
 
 
-def retrieve(name: str, structures: Sequence, known: Known, workers: int, reporter: Reporter) -> Retrieved:
-    """Finds the known crystals among others, as StructureMatcher does; see `evaluation.novelty`.
+def retrieve(
+    name: str, structures: Sequence[Structure | None], known: Known, workers: int, reporter: Reporter
+) -> Retrieved:
+    """Finds the known crystals among others, as `find_novel` does.
 
     Raises:
         Interrupted: after a signal.
@@ -90,16 +240,14 @@ def retrieve(name: str, structures: Sequence, known: Known, workers: int, report
 def as_result(
     known: Known, found: Sequence[Retrieved], best: Sequence[int], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """All there is to say, ready for JSON.
+    """Everything that was found, ready for JSON.
 
     Args:
         known: the reference.
         found: by model or file.
         best: sizes of the tops of the ranking that are looked at.
-        settings: of the samples, for whoever reads the numbers.
+        settings: how the crystals were made, for whoever reads the numbers.
     """
-    from importlib.metadata import version
-
     ranking = known.ranking
     rows = {int(known.crystals.rows[place]) for one in found for place in one.times}
     names = row_names(known.path, rows) if rows else {}
@@ -184,139 +332,3 @@ def _curve(source: dict[str, Any], ranked: int) -> Series:
         x += [float(place), float(place)]
         y += [y[-1], y[-1] + steps[place]]
     return Series(source["name"], [*x, float(ranked)], [*y, y[-1]])
-
-
-FIGURE_OF_MERIT = "fom"
-PREDICTED = (FIGURE_OF_MERIT, "band_gap", "dielectric")
-"""Properties that models predict."""
-
-CHUNK = 256
-"""Crystals whose property is predicted between two looks at the clock."""
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The known crystals, by a property.
-
-    Attributes:
-        property: by which they are ranked; None if they are not.
-        about: where its values come from.
-        unit: of the values, "" if there is none or nobody says.
-        lowest: whether the lowest value comes first.
-        value: float64 [n], of each crystal of the reference; NaN where there is none.
-        rank: int64 [n], 1 + number of crystals with a better value; 0 without a value.
-    """
-
-    property: str | None
-    about: str
-    unit: str
-    lowest: bool
-    value: np.ndarray
-    rank: np.ndarray
-
-
-@dataclass(frozen=True)
-class Known:
-    """A reference and its ranking.
-
-    Attributes:
-        name: of the reference.
-        path: of its file.
-        crystals: to be compared with.
-        ranking: of them.
-    """
-
-    name: str
-    path: Path
-    crystals: Reference
-    ranking: Ranking
-
-    @cached_property
-    def ranked(self) -> int:
-        """How many crystals have a value."""
-        return int((self.ranking.rank > 0).sum())
-
-
-def read_known(
-    name: str, property: str | None, lowest: bool, models: dict[str, str], device: str, workers: int, reporter: Reporter
-) -> Known:
-    """A reference, ranked.
-
-    Args:
-        name: file or data set.
-        property: a column of the file, or else one of PREDICTED; None to rank by nothing.
-        lowest: the lowest value is the best.
-        models: property -> model, as in `load_property`; one that is named here is used whatever columns there are.
-        device: of the models.
-        workers: processes that read.
-        reporter: receives progress.
-
-    Raises:
-        DataError: if it cannot be read, or has no such column.
-        UsageError, DependencyError, CheckpointError, NetworkError: for models that cannot be had.
-        Interrupted: after a signal.
-    """
-    unused = set(models) - (_parts(property) if property in PREDICTED else set())
-    if unused:
-        raise UsageError(f"no {min(unused)} is predicted", "name it with `property`, or fom, or leave out its model")
-    path = data_path(name, reporter)
-    if property is None:
-        crystals = read_reference(name, workers, reporter)
-        nothing = np.full(len(crystals), np.nan)
-        return Known(name, path, crystals, Ranking(None, "", "", lowest, nothing, rank(nothing, lowest)))
-    if not path.exists():
-        raise DataError(f"no such file or directory: {path}")
-    columns = column_names(path)
-    if property in columns and not _parts(property) & set(models):
-        values = read_column(path, property)
-        crystals = read_reference(name, workers, reporter)
-        value, about, unit = values[crystals.rows], f"column {property} of {path.name}", ""
-    elif property in PREDICTED:
-        scorer = _scorer(property, models, device)
-        crystals = read_reference(name, workers, reporter)
-        value, about, unit = _predict(scorer, crystals, reporter), scorer.about, scorer.unit
-    else:
-        raise DataError(
-            f"{path.name} has no column {property}",
-            f"there are: {', '.join([*columns, *PREDICTED])} (the last {len(PREDICTED)} are predicted)",
-        )
-    if not np.isfinite(value).any():
-        raise DataError(f"no crystal of {name} has a {property}")
-    return Known(name, path, crystals, Ranking(property, about, unit, lowest, value, rank(value, lowest)))
-
-
-def rank(value: np.ndarray, lowest: bool) -> np.ndarray:
-    """Places from 1, equal ones for equal values [n]; 0 where a value is NaN."""
-    worth = value if lowest else -value
-    ordered = np.sort(worth[np.isfinite(worth)])
-    return np.where(np.isfinite(worth), np.searchsorted(ordered, worth) + 1, 0)
-
-
-def _parts(property: str) -> set[str]:
-    """The properties that a model is needed for."""
-    return {"band_gap", "dielectric"} if property == FIGURE_OF_MERIT else {property}
-
-
-def _scorer(property: str, models: dict[str, str], device: str):
-    from cfx.predictors.load import load_property
-    from cfx.rl.named_rewards import FigureOfMerit, Property
-
-    loaded = {part: load_property(part, models.get(part, "bundled"), device) for part in sorted(_parts(property))}
-    if property == FIGURE_OF_MERIT:
-        return FigureOfMerit(loaded["band_gap"], loaded["dielectric"])
-    return Property(property, loaded[property])
-
-
-def _predict(scorer, crystals: Reference, reporter: Reporter) -> np.ndarray:
-    """The property of every crystal [n], NaN where there is none."""
-    value = np.full(len(crystals), np.nan)
-    with StopRequest() as stop, reporter.progress(f"predicting {scorer.about}", len(crystals)) as progress:
-        for first in range(0, len(crystals), CHUNK):
-            chunk = range(first, min(first + CHUNK, len(crystals)))
-            value[first : first + CHUNK] = scorer.evaluate([crystals.structure(i) for i in chunk]).value
-            progress.update(chunk.stop)
-            if stop.signum is not None and chunk.stop < len(crystals):
-                raise Interrupted(stop.signum, "stopped while properties of known crystals were predicted")
-    if missing := int(np.isnan(value).sum()):
-        reporter.warning(f"{missing:,} of {len(crystals):,} known crystals get no {scorer.name}, and no rank")
-    return value
