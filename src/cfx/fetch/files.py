@@ -179,17 +179,24 @@ def is_offline() -> bool:
 
 
 def ask_hub(
-    address: HubAddress, revision: str | None = None, token: str | None = None, timeout: float = 10.0
+    address: HubAddress, revision: str | None = None, token: str | None = None, timeout: float | None = None
 ) -> tuple[Remote, str]:
     """What the hub says of a file, and its commit.
+
+    Args:
+        address: of the file.
+        revision: branch, tag or commit; by default that of the address, or main.
+        token: of the hub; by default the one that its client knows.
+        timeout: seconds; by default HF_HUB_ETAG_TIMEOUT, or 10.
 
     Raises:
         NetworkError: if it cannot be asked, or does not show the file.
         UsageError: if the token is none.
     """
-    from huggingface_hub import get_hf_file_metadata
+    from huggingface_hub import constants, get_hf_file_metadata
     from huggingface_hub.utils import build_hf_headers
 
+    timeout = timeout or constants.HF_HUB_ETAG_TIMEOUT
     headers = build_hf_headers(token=_checked_token(token) or False, library_name="cfx")
     headers["Accept-Encoding"] = "identity"
     url = _url(address, revision or address.revision or "main")
