@@ -160,6 +160,21 @@ def test_two_writers(cfx, start_cfx, command, tmp_path):
     assert_as_undisturbed(cfx, command, tmp_path)
 
 
+def test_two_evaluations_with_one_table(cfx, start_cfx, tmp_path):
+    write(tmp_path / "many.jsonl", **{f"c{i}": l12("Cu", "Au", 3.9 + i / 1000) for i in range(30)})
+    words = ["eval", "many.jsonl", "--potential", EMT, "--relax", "--workers", 1, "-o", "records.csv"]
+    first = start_cfx(*words)
+    wait_for(tmp_path / "records.csv.lock", first)
+    first.send_signal(signal.SIGSTOP)
+    second = cfx(*words)
+    assert second.returncode == 8 and "records.csv is being written by another process" in second.stderr
+    first.send_signal(signal.SIGCONT)
+    _, stderr = first.communicate()
+    assert first.returncode == 0, stderr
+    assert len((tmp_path / "records.csv").read_text().splitlines()) == 31
+    assert [path.name for path in tmp_path.glob("records*")] == ["records.csv"]
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_hangup_saves_unless_it_is_ignored(start_cfx, tmp_path, ignored):
     """As under nohup."""

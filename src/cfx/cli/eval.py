@@ -88,7 +88,7 @@ def command(
     """
     from cfx.cli.console import ConsoleReporter
     from cfx.cli.start import check_table
-    from cfx.io.files import check_file
+    from cfx.io.files import check_file, sole_writer
 
     config = EvalConfig(
         reference=reference,
@@ -109,10 +109,10 @@ def command(
     from cfx.runs.evaluate import as_result, evaluate
 
     check_inputs(files, reporter)
-    with _cluster(scheduler):
+    with sole_writer(records), sole_writer(html), _cluster(scheduler):
         setup = load_setup(config, reporter)
         result = as_result([evaluate(name, setup, reporter) for name in files])
-    _write(result, records, html, reporter)
+        _write(result, records, html, reporter)
     if as_json:
         import json
 
