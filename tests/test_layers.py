@@ -121,6 +121,7 @@ def loaded_after(code: str) -> set[str]:
         ["fetch", "--help"],
         ["eval", "--help"],
         ["rl", "--help"],
+        ["dpo", "--help"],
         ["relax", "--help"],
         ["retrieve", "--help"],
         ["view", "--help"],

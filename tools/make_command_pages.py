@@ -47,7 +47,7 @@ def _default(text: str, parameter: Any) -> tuple[str, str]:
     """The text without the default that it ends with, and the default."""
     if parameter.required:
         return text, "required"
-    if match := re.fullmatch(r"(.*?)\.? \[([^\]]+)\]\.?", text):  # cfx names it where None stands for it
+    if match := re.fullmatch(r"(.*?)\.? \[default: ([^\]]+)\]", text):  # cfx names it where None stands for it
         return f"{match[1]}.", match[2] if match[2] == "none" else f"`{match[2]}`"
     value = parameter.default
     shown = value is not None and value != "" and not isinstance(value, bool)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cfx.cli.plot import draw_panel
+from cfx.cli.look import draw_panel
 from cfx.core.elements import SYMBOLS
 from cfx.model import load_model
 from cfx.runs.curves import Panel, Series

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 
 import pytest
 from typer.testing import CliRunner
@@ -12,7 +13,6 @@ from cfx.errors import CfxError
 from cfx.runs.curves import read_run
 
 CONSTANT = """
-import numpy as np
 from cfx.rl.rewards import make_batch
 
 class Density:
@@ -27,8 +27,8 @@ class Broken(Density):
 """
 
 
-def run(*arguments: str):
-    result = CliRunner().invoke(app, ["rl", *arguments])
+def run(*arguments: str, command: str = "rl"):
+    result = CliRunner().invoke(app, [command, *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
@@ -40,14 +40,11 @@ def run(*arguments: str):
         ([], 2, "what is to be rewarded"),
         (["--reward", "hardness", "--model", "mini"], 2, "no reward is called hardness"),
         (["--reward", "ehull", "--preset", "large"], 2, "no preset 'large'"),
-        (["--reward", "ehull", "--algorithm", "a2c"], 2, "algorithm must be one of ppo, grpo, dpo"),
+        (["--reward", "ehull", "--algorithm", "a2c"], 2, "algorithm must be one of ppo, grpo, not 'a2c'"),
         (["--reward", "ehull", "--clip-reward", "1"], 2, "no two numbers"),
         (["--reward", "ehull", "--novelty-bonus", "1"], 2, "bonus for novelty needs known crystals"),
-        (["--reward", "ehull", "--algorithm", "dpo"], 2, "--reward does not go with this algorithm"),
-        (["--algorithm", "dpo", "--model", "mini"], 2, "dpo learns from pairs"),
+        (["--reward", "ehull", "--algorithm", "dpo"], 2, "dpo is a command of its own"),
         (["--reward", "ehull", "--algorithm", "grpo", "--batch-size", "10"], 2, "does not divide into groups"),
-        (["--algorithm", "dpo", "--sg", "225"], 2, "--sg does not go with this algorithm"),
-        (["--reward", "ehull", "--beta", "0.2"], 2, "--beta does not go with this algorithm"),
         (["--resume"], 2, "which run is to be continued"),
         (["--resume", "-o", "run", "--steps", "5"], 2, "--resume goes on with the options of the first run"),
         (["--reward", "ehull", "--model", "mini", "--hull", "nowhere.npz"], 3, "no such file: "),
@@ -109,3 +106,41 @@ def test_a_run_on_a_prototype_keeps_its_sites(tmp_path, monkeypatch):
     assert abs(line["kl_reference"]) < 1e-3 and line["clipped"] == 0, "the policy is the reference, the ratio is 1"
     with pytest.raises(CfxError, match="brings its own space group"):
         run("--reward", "own_rl_reward:Density", "--sg", "221", *options)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--model", "mini"], "dpo learns from pairs"),
+        (["--pairs", "pairs.jsonl", "--beta", "0"], "`beta` must be positive, not 0"),
+        (["--resume"], "which run is to be continued"),
+        (["--resume", "-o", "run", "--lr", "1e-3"], "goes on with the options of the first run"),
+    ],
+)
+def test_what_dpo_refuses(tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CfxError, match=words) as caught:
+        run(*arguments, command="dpo")
+    assert caught.value.exit_code == 2 and list(tmp_path.iterdir()) == []
+
+
+def test_pairs_are_learned_and_the_run_is_continued_by_either_command(tmp_path, monkeypatch):
+    from pymatgen.core import Lattice, Structure
+
+    def salt(length: float) -> dict:
+        return Structure.from_spacegroup(
+            "Fm-3m", Lattice.cubic(length), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]
+        ).as_dict()
+
+    monkeypatch.chdir(tmp_path)
+    pairs = [{"chosen": salt(5.6 + step / 100), "rejected": salt(7 + step / 100)} for step in range(4)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    run("--pairs", "pairs.jsonl", "--model", "mini", "--epochs", "2", "--batch-size", "2", "-o", "run", command="dpo")
+    written = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert (written["dpo"]["epochs"], written["dpo"]["batch_size"], written["dpo"]["beta"]) == (2, 2, 0.1)
+    margins = [json.loads(line)["dpo"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [round(one["right"], 1) for one in margins] == [0.5, 1.0], "a line for each pass over the pairs"
+    final = (tmp_path / "run" / "final" / "params.safetensors").read_bytes()
+    for command in ("dpo", "rl"):  # the run is over: continuing it changes nothing
+        run("--resume", "-o", "run", command=command)
+        assert (tmp_path / "run" / "final" / "params.safetensors").read_bytes() == final

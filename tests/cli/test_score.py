@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cfx.cli.score import _print_summary
+from cfx.cli.sample import _print_summary
 from cfx.core.elements import formula
 from cfx.data.dataset import load_dataset
 from cfx.io.formats import FORMATS, OutputRecord

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from typer.main import get_command
 
 from cfx import catalog
-from cfx.cli import options
+from cfx.cli import values as texts
 from cfx.cli.app import app
 from cfx.io.files import resource_directory
 
@@ -63,7 +63,7 @@ REASONS = (
     ("needs a file of the hub", lambda line: any(word.startswith("hf:") for word in line.words)),
     ("reads a file of the user's", lambda line: any(map(FILES.fullmatch, inputs(line)))),
     ("reads a run of the user's", lambda line: any(word.startswith(DIRECTORIES) for word in inputs(line))),
-    ("hours of fine-tuning", lambda line: line.words[1] == "rl"),
+    ("hours of fine-tuning", lambda line: line.words[1] in ("rl", "dpo")),
     (
         "draws many crystals: tests/cli/test_sample.py draws few with each option",
         lambda line: line.words[1] == "sample",
@@ -106,14 +106,14 @@ def parse(line: Line) -> dict[str, object]:
 
 
 VALUES = {
-    "space_group": lambda text: text.startswith("data:") or options.space_groups(text),
-    "formula": options.formula,
-    "bias": options.bias,
-    "shard": options.shard,
-    "elements": options.words,
-    "require": options.words,
-    "exclude": options.words,
-    "redraw": options.words,
+    "space_group": lambda text: text.startswith("data:") or texts.space_groups(text),
+    "formula": texts.formula,
+    "bias": texts.bias,
+    "shard": texts.shard,
+    "elements": texts.words,
+    "require": texts.words,
+    "exclude": texts.words,
+    "redraw": texts.words,
 }
 """What commands do with the text of these options before anything else."""
 

@@ -2,37 +2,70 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from cfx.cli import data, doctor, eval, fetch, hull, plot, relax, retrieve, rl, sample, score, train, view
+from cfx.cli import eval, fetch, finetune, look, retrieve, sample, train
 from cfx.cli.options import as_command, in_flags
 from cfx.errors import CfxError
 
+SECTIONS = {
+    "Commands": ("fetch", "train", "sample", "rl", "eval"),
+    "More commands": ("dpo", "score", "relax", "hull", "retrieve", "data", "plot", "view", "doctor"),
+}
+"""All commands as the help lists them."""
+
+
+class Commands(TyperGroup):
+    """Lists the main commands before the others, all in the order of SECTIONS."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes two sections of names and what they do."""
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for title, names in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(width)) for name in names])
+
+
 app = typer.Typer(
     name="cfx",
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # help in plain text: rich would double the time it takes
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Crystals from a space group: sample CrystalFormer models, and train your own.",
 )
-app.command("fetch")(as_command(fetch.command))
-app.command("train")(as_command(train.command))
-app.command("sample")(as_command(sample.command))
-app.command("rl")(as_command(rl.command))
-app.command("eval")(as_command(eval.command))
-app.command("score")(as_command(score.command))
-app.command("relax")(as_command(relax.command))
-app.add_typer(hull.app, name="hull")
-app.command("data")(as_command(data.command))
-app.command("plot")(as_command(plot.command))
-app.command("retrieve")(as_command(retrieve.command))
-app.command("view")(as_command(view.command))
-app.command("doctor")(as_command(doctor.command))
+hull = typer.Typer(help="Build or show the phases that stability is judged against.")
+
+
+def add(to: typer.Typer, name: str, function: Callable[..., None]) -> None:
+    """Adds a command; the examples of its docstring stand below its options, line by line."""
+    text, _, examples = (inspect.getdoc(function) or "").partition("\n\nExamples:\n")
+    to.command(name, help=text, epilog=f"\b\nExamples:\n{examples}")(as_command(function))
+
+
+add(app, "fetch", fetch.fetch)
+add(app, "train", train.train)
+add(app, "sample", sample.sample)
+add(app, "rl", finetune.rl)
+add(app, "eval", eval.evaluate)
+add(app, "dpo", finetune.dpo)
+add(app, "score", sample.score)
+add(app, "relax", eval.relax)
+add(hull, "build", eval.build_hull)
+add(hull, "show", eval.show_hull)
+app.add_typer(hull, name="hull")
+add(app, "retrieve", retrieve.retrieve)
+add(app, "data", look.data)
+add(app, "plot", look.plot)
+add(app, "view", look.view)
+add(app, "doctor", look.doctor)
 
 
 def _version(wanted: bool) -> None:
@@ -69,14 +102,10 @@ def run(arguments: list[str] | None = None) -> None:
 
 
 def _print_error(message: str, hint: str | None) -> None:
-    from cfx.cli.console import stderr
-
-    stderr().print(f"[bold red]error:[/] {_escape(in_flags(message))}", soft_wrap=True, highlight=False)
-    if hint:
-        stderr().print(f"[bold]hint:[/] {_escape(in_flags(hint))}", soft_wrap=True, highlight=False)
-
-
-def _escape(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    from cfx.cli.console import stderr
+
+    stderr().print(f"[bold red]error:[/] {escape(in_flags(message))}", soft_wrap=True, highlight=False)
+    if hint:
+        stderr().print(f"[bold]hint:[/] {escape(in_flags(hint))}", soft_wrap=True, highlight=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -33,7 +33,7 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
-def print_table(rows: list[dict[str, object]]) -> None:
+def print_table(rows: Sequence[Mapping[str, object]]) -> None:
     """Prints rows of equal keys as a table on stdout."""
     table = Table(*rows[0])
     for row in rows:

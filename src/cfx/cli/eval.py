@@ -1,4 +1,4 @@
-"""cfx eval: what crystals are worth."""
+"""cfx eval, cfx relax and cfx hull: what crystals are worth, at which minimum, and measured against which phases."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cfx.cli import options
-from cfx.config import EvalConfig
+from cfx.cli import options, values
+from cfx.cli.options import Fields, Given
+from cfx.config import EvalConfig, RelaxConfig
 
 WORDS = {
     "avg_structure_validity": "valid structure",
@@ -50,73 +51,51 @@ FEW_REASONS = 8
 """Reasons of each file that are shown; -o and --json have all."""
 
 
-def command(
+SHOWN = 20
+"""Missing formulas of a hull that are shown; --json has all."""
+
+
+def evaluate(
     files: Annotated[list[str], typer.Argument(help=f"Crystals: {options.DATA_HELP} Several are compared.")],
-    reference: Annotated[
-        str | None, typer.Option(help="Known crystals that novelty is judged against: a file, or a name.")
-    ] = None,
-    potential: Annotated[
-        str | None, typer.Option(help=f"Interatomic potential, for energies: {options.POTENTIAL_HELP}")
-    ] = None,
-    hull: Annotated[
-        str | None,
-        typer.Option(
-            help="Phases that stability is judged against: a file, a name, or none. Default with chgnet: chgnet-mp."
-        ),
-    ] = None,
-    hull_scale: options.HullScale = None,
-    relax: Annotated[bool, typer.Option("--relax", help="Judge the crystals as relaxed by the potential.")] = False,
-    fmax: options.Fmax = 0.05,
-    steps: options.RelaxationSteps = 500,
-    device: options.Device = "cpu",
-    workers: options.Workers = 0,
+    judging: Annotated[Given, Fields(EvalConfig, without=("workers",))],
+    workers: int = options.WORKERS,
     scheduler: Annotated[
         str | None, typer.Option(help="Address of a Dask scheduler, whose cluster then reads and compares.")
     ] = None,
-    records: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A .csv or .parquet file: all numbers of every crystal.")
-    ] = None,
+    records: Path | None = options.output("A .csv or .parquet file: all numbers of every crystal."),
     html: Annotated[Path | None, typer.Option("--html", help="A report to look at, in one .html file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the outputs.")] = False,
+    as_json: bool = options.JSON,
+    force: bool = options.FORCE,
 ) -> None:
     """Evaluate crystals: validity, uniqueness, novelty, stability.
 
     Rates are of all crystals of a file, unreadable ones included, with Wilson intervals of 95 %. Novelty needs a
     reference, energies a potential, stability a hull as well; S.U.N. (stable, unique
     and novel) needs all three. What is not asked for is not evaluated.
+
+    Examples:
+      cfx eval crystals.cif --html report.html
+      cfx eval crystals.cif --reference data.csv --potential chgnet --relax -o records.csv
+      cfx eval before.cif after.cif --reference mp-20
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.cli.start import check_table
     from cfx.io.files import check_file, sole_writer
 
-    config = EvalConfig(
-        reference=reference,
-        potential=potential,
-        hull=hull,
-        hull_scale=hull_scale,
-        relax=relax,
-        fmax=fmax,
-        steps=steps,
-        device=device,
-        workers=workers or -1,
-    )
-    check_table(records, force)
+    config = EvalConfig(**judging, workers=workers or -1)
+    values.check_table(records, force)
     check_file(html, (".html",), force)
     reporter = ConsoleReporter()
 
     from cfx.evaluation.setup import check_inputs, load_setup
-    from cfx.runs.evaluate import as_result, evaluate
+    from cfx.runs import evaluate as runs
 
     check_inputs(files, reporter)
     with sole_writer(records), sole_writer(html), _cluster(scheduler):
         setup = load_setup(config, reporter)
-        result = as_result([evaluate(name, setup, reporter) for name in files])
+        result = runs.as_result([runs.evaluate(name, setup, reporter) for name in files])
         _write(result, records, html, reporter)
     if as_json:
-        import json
-
-        print(json.dumps(result, indent=1))
+        values.print_json(result)
     else:
         _print(result["files"], config)
 
@@ -209,3 +188,109 @@ def _value(value: dict[str, Any] | None) -> str:
         return f"{100 * value['value']:.1f} %  ({low:.1f}-{high:.1f}, {value['count']} of {value['of']})"
     error = f" ± {value['error']:.3f}" if value.get("error") is not None else ""
     return f"{value['value']:.3f}{error} {value['unit']}  (of {value['of']})"
+
+
+def relax(
+    crystals: options.Crystals,
+    *,
+    potential: str = options.single(RelaxConfig, "potential"),
+    output: Path = options.output("A .jsonl, .extxyz or .cif file.", ...),
+    settings: Annotated[Given, Fields(RelaxConfig, "fmax", "steps", "fix_symmetry")],
+    device: str = options.DEVICE,
+    workers: int = options.WORKERS,
+    force: bool = options.FORCE,
+    resume: bool = options.RESUME,
+) -> None:
+    """Relax positions and cells, many crystals at once.
+
+    Every result is kept as soon as it is there. JSON lines have all of a crystal: cell, energy, steps, convergence,
+    RMSD to the start, and why something failed; the other formats hold the crystals that have an energy.
+
+    Examples:
+      cfx relax crystals.cif --potential chgnet -o relaxed.jsonl
+      cfx relax crystals.cif --potential chgnet --fix-symmetry --fmax 0.02 -o relaxed.extxyz
+      cfx relax crystals.cif --potential chgnet -o relaxed.jsonl --resume
+    """
+    from cfx.cli.console import ConsoleReporter
+    from cfx.runs.relax import relax_file
+
+    reporter = ConsoleReporter()
+    config = RelaxConfig(source=crystals, potential=potential, **settings)
+    rows = relax_file(config, output, device, workers or -1, reporter, force, resume)
+    converged = sum(row["converged"] for row in rows)
+    failed = sum(row["energy"] is None for row in rows)
+    reporter.message(
+        f"{converged} of {len(rows)} crystals converged"
+        + (f", {failed} have no energy" if failed else "")
+        + f": {output}"
+    )
+
+
+def build_hull(
+    structures: Annotated[list[str], typer.Argument(help=f"Crystals: {options.DATA_HELP}")],
+    potential: str = options.single(RelaxConfig, "potential"),
+    output: Path = options.output("A .npz file.", ...),
+    name: Annotated[str | None, typer.Option(help="Name of the hull in reports; by default that of the file.")] = None,
+    device: str = options.DEVICE,
+    workers: int = options.WORKERS,
+    force: bool = options.FORCE,
+) -> None:
+    """Build a hull: the lowest energy of each composition.
+
+    Energies are those of the crystals as they are, not relaxed. Candidates that are judged by the same potential are
+    then on the same footing. Each element must be among the crystals.
+
+    Examples:
+      cfx hull build relaxed.jsonl --potential chgnet -o known.npz
+      cfx hull build a.csv b.cif --potential orb:orb-v3-conservative-inf-omat --device cuda -o known.npz
+    """
+    from cfx.cli.console import ConsoleReporter
+    from cfx.io.files import check_file
+
+    check_file(output, (".npz",), force)
+    from cfx.runs.hull import build
+
+    reporter = ConsoleReporter()
+    title = name or output.name.removesuffix(".npz").removesuffix(".hull")
+    hull = build(structures, potential, output, title, device, workers or -1, reporter)
+    reporter.message(f"{hull}: {output}")
+
+
+def show_hull(
+    hull: Annotated[
+        str,
+        typer.Argument(
+            help="A file (.npz, .json, .json.bz2), or a name of cfx fetch --list.",
+            autocompletion=options.COMPLETIONS["hull"],
+        ),
+    ],
+    hull_scale: str | None = options.single(EvalConfig, "hull_scale", "--hull-scale --scale"),
+    reference: Annotated[
+        Path | None, typer.Option(help="A .csv with a column `formula`: which of them does the hull lack?")
+    ] = None,
+    as_json: bool = options.JSON,
+) -> None:
+    """Show what a hull holds, and which phases of a list it lacks.
+
+    Examples:
+      cfx hull show chgnet-mp
+      cfx hull show known.npz --reference formulas.csv --json
+    """
+    from cfx.cli.console import ConsoleReporter
+    from cfx.runs.hull import describe
+
+    content = describe(hull, hull_scale, reference, ConsoleReporter())
+    if as_json:
+        values.print_json(content)
+        return
+    missing = content.pop("missing", None)
+    for key, value in content.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{size}: {count:,}" for size, count in value.items())
+        elif isinstance(value, list):
+            value = ", ".join(value) or "none"
+        if value not in (None, ""):
+            print(f"{key.replace('_', ' ')}: {value}")
+    if missing is not None:
+        few = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        print(f"missing: {len(missing)}{': ' * bool(few)}{few}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cfx.cli import options, values
 from cfx.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -19,11 +20,12 @@ WIDE, PLAIN_WIDTH = 120, 160
 """Columns from which summaries are shown; columns where there is no terminal."""
 
 
-def command(
+def fetch(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Names of --list, as alex20 or mp-20:val; or a file of the Hugging Face hub: hf:owner/repo/path."
+            help="Names of --list, as alex20 or mp-20:val; or a file of the Hugging Face hub: hf:owner/repo/path.",
+            autocompletion=options.COMPLETIONS["published"],
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="What there is, and what of it is on this machine.")] = False,
@@ -48,7 +50,7 @@ def command(
     take: Annotated[
         Path | None, typer.Option("--import", help="Take in what --export has copied to this directory.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    as_json: bool = options.JSON,
 ) -> None:
     """Fetch published models, data sets and hulls.
 
@@ -56,6 +58,11 @@ def command(
     whenever it is fetched again. Interrupt it at any time: the same command goes on where it was. Models are converted
     to safetensors, and no code in them is run. Files of the Hugging Face hub are kept in its own cache (HF_HOME), the
     rest in CFX_CACHE.
+
+    Examples:
+      cfx fetch --list
+      cfx fetch alex20
+      cfx fetch alex20 --export for-the-cluster
     """
     from cfx.cli.console import ConsoleReporter
 
@@ -97,7 +104,7 @@ def _fetch(
         exported = by_name.export(list(paths) if names or everything else None, target)
         _say(exported, as_json, reporter, f"exported to {target}; there: cfx fetch --import {target}")
     elif as_json:
-        _print_json({address: str(path) for address, path in paths.items()})
+        values.print_json({address: str(path) for address, path in paths.items()})
     else:
         for path in paths.values():
             print(path)
@@ -105,16 +112,10 @@ def _fetch(
 
 def _say(lines: list[str], as_json: bool, reporter, message: str) -> None:
     if as_json:
-        _print_json(lines)
+        values.print_json(lines)
     else:
         print("\n".join(lines))
     reporter.message(f"{len(lines)} {message}")
-
-
-def _print_json(content: Any) -> None:
-    import json
-
-    print(json.dumps(content, indent=1))
 
 
 def _list(as_json: bool) -> None:
@@ -122,7 +123,7 @@ def _list(as_json: bool) -> None:
 
     found = statuses()
     if as_json:
-        _print_json([_facts(status) for status in found])
+        values.print_json([_facts(status) for status in found])
     else:
         _print_table(found)
 
@@ -170,7 +171,7 @@ def _verify(reporter, as_json: bool) -> None:
 
     checked = verify(reporter)
     if as_json:
-        _print_json([{"what": one.key, "path": str(one.path or ""), "state": one.state} for one in checked])
+        values.print_json([{"what": one.key, "path": str(one.path or ""), "state": one.state} for one in checked])
     else:
         for one in checked:
             print(f"{one.state:8}{one.path or one.key}")

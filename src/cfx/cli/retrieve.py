@@ -8,16 +8,29 @@ from typing import Annotated, Any
 
 import typer
 
-from cfx.cli import options
+from cfx.cli import options, values
+from cfx.cli.options import Fields, Given
+from cfx.config import SampleConfig
+from cfx.config.finetuning import PROPERTY_MODELS
 from cfx.errors import UsageError
+
+DRAWN = 1000
+"""Crystals drawn from each model where --n does not say."""
 
 FEW = 10
 """Crystals of each model that a terminal shows; -o and --json have all."""
 
 
-def command(
-    models: Annotated[list[str] | None, typer.Argument(help=f"{options.MODEL_HELP} Several are compared.")] = None,
-    reference: Annotated[str, typer.Option(help=f"Known crystals: {options.DATA_HELP}")] = ...,
+def retrieve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"{options.MODEL_HELP} Several are compared.", autocompletion=options.COMPLETIONS["model"]),
+    ] = None,
+    *,
+    reference: Annotated[
+        str,
+        typer.Option(help=f"Known crystals: {options.DATA_HELP}", autocompletion=options.COMPLETIONS["reference"]),
+    ],
     crystals: Annotated[
         list[str] | None, typer.Option("--from", help="A file of crystals that were drawn before. May be repeated.")
     ] = None,
@@ -31,82 +44,80 @@ def command(
         str, typer.Option(help="How many of the best known crystals: found among the top 10, 50, 100.")
     ] = "10,50,100",
     lowest: Annotated[bool, typer.Option("--lowest", help="The lowest value of the property is the best.")] = False,
-    space_group: options.SpaceGroups = None,
-    n: Annotated[int, typer.Option("-n", "--n", help="Crystals drawn from each model.")] = 1000,
-    seed: options.Seed = 0,
-    temperature: options.Temperature = 1.0,
-    gap_model: Annotated[str | None, typer.Option(help=f"Predicts band gaps: {options.PROPERTY_MODEL_HELP}")] = None,
+    space_group: str | None = options.space_groups(),
+    request: Annotated[Given, Fields(SampleConfig, "n", "seed", "temperature", shown={"n": DRAWN})],
+    gap_model: Annotated[str | None, typer.Option(help=f"Predicts band gaps: {PROPERTY_MODELS}")] = None,
     dielectric_model: Annotated[
-        str | None, typer.Option(help=f"Predicts dielectric constants: {options.PROPERTY_MODEL_HELP}")
+        str | None, typer.Option(help=f"Predicts dielectric constants: {PROPERTY_MODELS}")
     ] = None,
-    device: options.Device = "cpu",
-    workers: options.Workers = 0,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A .csv or .parquet file: all known crystals found.")
-    ] = None,
+    device: str = options.DEVICE,
+    workers: int = options.WORKERS,
+    output: Path | None = options.output("A .csv or .parquet file: all known crystals found."),
     plot: Annotated[
         Path | None, typer.Option(help="A .png, .svg or .pdf file: how many of the best were found.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the outputs.")] = False,
+    as_json: bool = options.JSON,
+    force: bool = options.FORCE,
 ) -> None:
     """Find the known crystals that models rediscover, and rank them.
 
     Each model draws --n crystals; files with --from hold such as were drawn before. A known crystal is found if one of
-    these matches it by pymatgen's StructureMatcher. A model before and after fine-tuning, for example:
-    cfx retrieve alex20 run/best --reference data.csv --property fom --sg data:model
+    these matches it by pymatgen's StructureMatcher.
+
+    Examples:
+      cfx retrieve alex20 run/best --reference data.csv --property fom --sg data:model
+      cfx retrieve --from drawn.cif --reference data.csv
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.cli.start import load, space_groups, start_jax
-    from cfx.config import SampleConfig
 
     models, crystals = models or [], crystals or []
     best = _sizes(top)
     _check(models, crystals, space_group, property, output, plot, force)
-    request = functools.partial(SampleConfig, n=n, seed=seed, temperature=temperature)
+    asked = functools.partial(SampleConfig, **{"n": DRAWN, **request})
     reporter = ConsoleReporter()
-    if models:
-        options.check_space_groups(space_group)
-        request(space_groups=(1,))  # what is wrong with numbers is found before anything slow starts
-        start_jax(reporter)
-    loaded = [load(name, reporter) for name in models]
+    if models and space_group is not None:
+        values.check_space_groups(space_group)
+        asked(space_groups=(1,))  # what is wrong with numbers is found before anything slow starts
+        values.start_jax(reporter)
+    loaded = [values.load(name, reporter) for name in models]
 
     from cfx.evaluation.setup import check_inputs
-    from cfx.runs.retrieve import as_curves, as_result, read_known, read_structures, retrieve, sample_structures
+    from cfx.runs import retrieve as runs
 
     check_inputs(crystals, reporter)
     predictors = {"band_gap": gap_model, "dielectric": dielectric_model}
     predictors = {part: model for part, model in predictors.items() if model is not None}
-    known = read_known(reference, property, lowest, predictors, device, workers or -1, reporter)
+    known = runs.read_known(reference, property, lowest, predictors, device, workers or -1, reporter)
     found = []
     for name, model in zip(models, loaded, strict=True):
-        groups, weights = space_groups(space_group, model, reporter)
-        structures = sample_structures(model, request(space_groups=groups, weights=weights), reporter)
-        found.append(retrieve(name, structures, known, workers or -1, reporter))
+        groups, weights = values.drawn_space_groups(str(space_group), model, reporter)  # models have one: _check
+        structures = runs.sample_structures(model, asked(space_groups=groups, weights=weights), reporter)
+        found.append(runs.retrieve(name, structures, known, workers or -1, reporter))
     for name in crystals:
-        structures = read_structures(name, workers or -1, reporter)
-        found.append(retrieve(name, structures, known, workers or -1, reporter))
-    settings = {"n": n, "space_groups": space_group, "seed": seed, "temperature": temperature} if models else {}
-    result = as_result(known, found, best, settings)
+        structures = runs.read_structures(name, workers or -1, reporter)
+        found.append(runs.retrieve(name, structures, known, workers or -1, reporter))
+    settings = {}
+    if models:
+        first = asked(space_groups=(1,))
+        settings = {"n": first.n, "space_groups": space_group, "seed": first.seed, "temperature": first.temperature}
+    result = runs.as_result(known, found, best, settings)
     if output is not None:
         _write(output, result)
         reporter.message(f"written: {output}")
     if plot is not None:
         from cfx.runs.figures import save_figure
 
-        save_figure(as_curves(result), plot)
+        save_figure(runs.as_curves(result), plot)
         reporter.message(f"drawn: {plot}")
     if as_json:
-        import json
-
-        print(json.dumps(result, indent=1))
+        values.print_json(result)
     else:
         _print(result)
 
 
 def _sizes(text: str) -> list[int]:
     """10,50,100 as numbers."""
-    parts = options.words(text)
+    parts = values.words(text)
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"{text!r} are no numbers of crystals", "write --top 10,50,100")
     return sorted({int(part) for part in parts})
@@ -122,7 +133,6 @@ def _check(
     force: bool,
 ) -> None:
     """What can be known to be wrong before anything slow starts."""
-    from cfx.cli.start import check_table
     from cfx.io.files import check_file
 
     names = [*models, *crystals]
@@ -134,7 +144,7 @@ def _check(
         raise UsageError("give space groups to draw from with --sg", "for example --sg 194, or --sg data:model")
     if not models and space_group is not None:
         raise UsageError("--sg says what models draw, but no model is named", "name one, or leave out --sg")
-    check_table(output, force)
+    values.check_table(output, force)
     if plot is not None:
         from cfx.runs.figures import COLOURS, SUFFIXES
 

@@ -1,132 +1,78 @@
-"""cfx sample: crystals on request."""
+"""cfx sample and cfx score: crystals on request, and how likely given ones are."""
 
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cfx.cli import options
+from cfx.cli import options, values
+from cfx.cli.options import Fields, Given
+from cfx.config import SampleConfig
 from cfx.errors import UsageError
 
+MOST_GROUPS = 15
+"""Space groups that a terminal shows."""
 
-def command(
-    space_group: options.SpaceGroups = None,
-    n: Annotated[int, typer.Option("-n", "--n", help="Crystals wanted.")] = 1,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", help="A .cif, .zip, .extxyz, .jsonl, .csv, or a directory for POSCARs."),
-    ] = None,
-    model: options.Model = "auto",
-    seed: options.Seed = 0,
-    temperature: options.Temperature = 1.0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", help="Nucleus sampling: probability kept in every categorical draw.")
-    ] = 1.0,
-    elements: options.Elements = None,
-    require: Annotated[
-        str | None, typer.Option(help="Elements that every crystal contains: Li; --bias raises the yield.")
-    ] = None,
-    exclude: options.Exclude = None,
-    no_radioactive: options.NoRadioactive = False,
-    formula: Annotated[
-        str | None,
-        typer.Option(help="Exact reduced composition: SrTiO3. At most 20 atoms a primitive cell, or --max-atoms."),
-    ] = None,
-    bias: options.Bias = None,
-    max_atoms: options.MaxAtoms = None,
-    max_sites: options.MaxSites = None,
-    wyckoff: options.Wyckoff = None,
-    sites: options.Sites = None,
-    prototype: options.Prototype = None,
-    redraw: options.Redraw = None,
-    exact: Annotated[
-        bool,
-        typer.Option(
-            "--exact",
-            help="Reject what is not allowed instead of masking it: exactly the model's conditional distribution.",
-        ),
-    ] = False,
-    refine: Annotated[
-        int, typer.Option(help="Steps of Markov-chain Monte Carlo on species and coordinates after the draw.")
-    ] = 0,
-    unique: Annotated[bool, typer.Option("--unique", help="No crystal twice, by pymatgen's StructureMatcher.")] = False,
-    min_distance: Annotated[float, typer.Option(help="Smallest distance between atoms, angstrom.")] = 0.0,
-    keep_invalid: Annotated[
-        bool, typer.Option("--keep-invalid", help="Keep crystals with an unphysical lattice, too.")
-    ] = False,
-    max_attempts: Annotated[int, typer.Option(help="Attempts at one crystal before giving up.")] = 10_000,
-    shard: Annotated[
-        str | None, typer.Option(help="Only a part of the request: 3/16 (--unique holds within a part).")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Crystals drawn at once, 64 or more; chosen by device and request if not given.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the output.")] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run; give the same options as then.")
-    ] = False,
+
+def sample(
+    *,
+    space_group: str | None = options.space_groups(),
+    output: Path | None = options.output("A .cif, .zip, .extxyz, .jsonl, .csv, or a directory for POSCARs."),
+    model: str = options.model(),
+    request: Annotated[Given, Fields(SampleConfig, without=("space_groups", "weights", "template"))],
+    arrangement: Annotated[Given, Fields(values.Arrangement)],
+    force: bool = options.FORCE,
+    resume: bool = options.RESUME,
 ) -> None:
     """Draw crystals from a model.
 
     What is drawn follows from model, request and seed: batch size, number of devices and interruptions change nothing.
     Draws that do not count, as lattices that close no cell, are drawn again and counted by reason.
+
+    Examples:
+      cfx sample --sg 225 -n 10 -o crystals.cif
+      cfx sample --sg 1-230 -n 230 --elements La,Ni,O --max-atoms 40 -o oxides.zip
+      cfx sample --from perovskite.cif --redraw lattice -n 20 -o like-it.extxyz
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.cli.start import load, space_groups, start_jax
-    from cfx.config import SampleConfig
 
-    template, own_group = options.template(wyckoff, sites, prototype, redraw)
+    template, own_group = values.template(arrangement)
     if (space_group is None) == (own_group is None):
         raise UsageError(
             "give a space group with --sg" if own_group is None else "--from brings its own space group",
             "for example --sg 194" if own_group is None else "leave out --sg",
         )
     reporter = ConsoleReporter()
-
-    request = functools.partial(
-        SampleConfig,
-        n=n,
-        seed=seed,
-        temperature=temperature,
-        top_p=top_p,
-        batch_size=batch_size,
-        shard=options.shard(shard),
-        require=options.words(require),
-        formula=options.formula(formula),
-        template=template,
-        exact=exact,
-        refine=refine,
-        unique=unique,
-        min_distance=min_distance,
-        keep_invalid=keep_invalid,
-        max_attempts=max_attempts,
-        **options.wishes(elements, exclude, no_radioactive, bias, max_atoms, max_sites),
-    )
+    asked = functools.partial(SampleConfig, template=template, **request)
     # What is wrong with numbers and combinations is found before anything slow starts.
-    request(space_groups=(own_group or 1,))
+    first = asked(space_groups=(own_group or 1,))
     if space_group is not None:
-        options.check_space_groups(space_group)
+        values.check_space_groups(space_group)
 
     from cfx.io.files import sole_writer
     from cfx.io.outputs import check_output
 
     with sole_writer(output):
-        check_output(output, force, keep_invalid, resume)
-    start_jax(reporter)
+        check_output(output, force, first.keep_invalid, resume)
+    values.start_jax(reporter)
 
-    from cfx.runs.sample import sample
+    from cfx.runs import sample as runs
 
-    loaded = load(model, reporter)
-    groups, weights = ((own_group,), ()) if space_group is None else space_groups(space_group, loaded, reporter)
-    result = sample(loaded, request(space_groups=groups, weights=weights), output, reporter, force, resume)
-    for line in summary(result, loaded.name, seed, output):
+    loaded = values.load(model, reporter)
+    groups, weights = (
+        ((own_group,), ()) if space_group is None else values.drawn_space_groups(space_group, loaded, reporter)
+    )
+    result = runs.sample(loaded, asked(space_groups=groups, weights=weights), output, reporter, force, resume)
+    for line in _summary(result, loaded.name, first.seed, output):
         reporter.message(line)
 
 
-def summary(result, model: str, seed: int, output: Path | None) -> list[str]:
+def _summary(result, model: str, seed: int, output: Path | None) -> list[str]:
     """What a run says at its end."""
     asked = list(result.asked)
     where = f"space group {asked[0]}" if len(asked) == 1 else f"{len(asked)} space groups"
@@ -145,3 +91,99 @@ def summary(result, model: str, seed: int, output: Path | None) -> list[str]:
         more = ", ..." if len(result.found) > 5 else ""
         lines.append(f"a symmetry search finds {result.as_asked} of them in the space group asked for; {shown}{more}")
     return lines
+
+
+def score(
+    data: options.Crystals,
+    output: Path | None = options.output("A .csv file; stdout without it."),
+    model: str = options.model(),
+    symprec: float = options.SYMPREC,
+    workers: int = options.WORKERS,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Mean negative log-likelihoods of the data instead of a row a crystal.")
+    ] = False,
+    as_json: bool = options.JSON,
+    force: bool = options.FORCE,
+) -> None:
+    """Compute the log-probabilities of crystals under a model.
+
+    They are in nats: in total, and by part (Wyckoff letters, species, coordinates, lattice). A terminal
+    gets a table; a file or a pipe gets CSV. Rows that are no crystal for the model are skipped and named.
+
+    With --summary: mean negative log-likelihood (nll, nats per crystal, as the loss of cfx train) with the standard
+    error of the total, of all crystals, by number of sites, by crystal system and by space group.
+
+    Examples:
+      cfx score crystals.cif
+      cfx score data.csv --model run/best -o scores.csv
+      cfx score mp-20:val --model mp20 --summary
+    """
+    from cfx.cli.console import ConsoleReporter
+    from cfx.io.files import check_file
+
+    reporter = ConsoleReporter()
+    check_file(output, (".csv",), force)
+    values.start_jax(reporter)
+
+    from cfx.runs import score as runs
+
+    loaded = values.load(model, reporter)
+    scores = runs.score(loaded, Path(data), reporter, symprec, workers or os.cpu_count() or 1)
+    rows = scores.summary() if summary else scores.rows()
+    _write(rows, output, as_json, _print_summary if summary else _print_rows)
+    total = scores.log_prob.total
+    mean = f"nll {-total.mean():.3f}" if summary else f"{total.mean():.3f}"
+    reporter.message(f"{len(total)} crystals, {mean} nats each on average by model {loaded.name}")
+
+
+def _write(rows: list[dict], output: Path | None, as_json: bool, print_rows: Callable[[list[dict]], None]) -> None:
+    """To a file as CSV; to stdout as JSON if asked, or else, unless there is a file, as a table or CSV."""
+    import sys
+
+    from cfx.io.tables import csv_text, write_table
+
+    if output is not None:
+        write_table(output, rows, decimals=4)
+    if as_json:
+        values.print_json(rows)
+    elif output is None and sys.stdout.isatty():
+        print_rows(rows)
+    elif output is None:
+        sys.stdout.write(csv_text(rows, decimals=4))
+
+
+def _four_decimals(row: dict) -> dict:
+    return {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
+
+
+def _print_rows(rows: list[dict]) -> None:
+    from cfx.cli.console import print_table
+
+    print_table([_four_decimals(row) for row in rows])
+
+
+def _print_summary(records: list[dict]) -> None:
+    """A table for each grouping; of the space groups only the most frequent."""
+    from cfx.cli.console import print_table
+
+    print("negative log-likelihood (nll), nats per crystal, ± its standard error, and its parts")
+    for grouping in dict.fromkeys(record["grouping"] for record in records):
+        shown = chosen = [record for record in records if record["grouping"] == grouping]
+        if grouping == "space_group":
+            frequent = sorted(chosen, key=lambda record: -record["crystals"])[:MOST_GROUPS]
+            shown = [record for record in chosen if record in frequent]
+        print_table([_summary_row(record) for record in shown])
+        if len(shown) < len(chosen):
+            print(f"the {len(shown)} most frequent of {len(chosen)} space groups; --json or -o FILE.csv has all")
+
+
+def _summary_row(record: dict) -> dict:
+    from cfx.core.likelihood import PARTS
+
+    error = "" if record["nll_error"] is None else f"±{record['nll_error']:.2f}"
+    return {
+        record["grouping"].replace("_", " ").removeprefix("crystal "): record["value"],
+        "crystals": record["crystals"],
+        "nll": f"{record['nll']:.2f}{error}",
+        **{part: f"{record[f'nll_{part}']:.2f}" for part in PARTS},
+    }

@@ -1,6 +1,6 @@
 """What a command is asked to do, frozen and checked; nothing here imports more than the standard library."""
 
-from cfx.config.evaluation import EvalConfig
+from cfx.config.evaluation import EvalConfig, RelaxConfig
 from cfx.config.fields import from_dict, to_dict
 from cfx.config.finetuning import DPOConfig, PairsRun, RewardConfig, RewardRun, RLConfig, Shape
 from cfx.config.model import ModelConfig
@@ -15,6 +15,7 @@ __all__ = [
     "ModelConfig",
     "PairsRun",
     "RLConfig",
+    "RelaxConfig",
     "RewardConfig",
     "RewardRun",
     "SampleConfig",

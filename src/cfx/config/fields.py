@@ -1,67 +1,122 @@
-"""What all configurations share: checks of their fields, and how they are written as JSON and TOML."""
+"""What all configurations share: one declaration for each field, checks of the values, and the way to JSON and TOML.
+
+A field is declared by `option`: its help is its documentation and that of its flag, its bound is checked wherever the
+configuration is made, and `cfx.cli.options` makes the flag from it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
+from itertools import starmap
+from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from cfx.errors import UsageError
 
+NUMBERS: dict[Any, type] = {int: Integral, float: Real}
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
+class Bound(NamedTuple):
+    """Which values a field may have, and how that is said: NAME must be..."""
+
+    holds: Callable[[Any], bool]
+    rule: str
+
+
+POSITIVE = Bound(lambda value: 0 < value < math.inf, "be positive")
+NEGATIVE = Bound(lambda value: -math.inf < value < 0, "be negative")
+NOT_NEGATIVE = Bound(lambda value: 0 <= value < math.inf, "not be negative")
+BELOW_ONE = Bound(lambda value: 0 <= value < 1, "be at least 0 and below 1")
+SHARE = Bound(lambda value: 0 < value <= 1, "be above 0 and at most 1")
+
+
+def at_least(least: int) -> Bound:
+    """No smaller values."""
+    return Bound(lambda value: value >= least, f"be at least {least}")
+
+
+def option(default: Any = dataclasses.MISSING, help: str = "", bound: Bound | None = None, flag: str = "") -> Any:
+    """A field of a configuration.
+
+    Args:
+        default: its value where none is given; without one, a value is required.
+        help: what it means, for the documentation and for the help of commands.
+        bound: which values it may have; None is let through.
+        flag: its names on the command line, separated by spaces, if they are not its own: "-n --n".
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "bound": bound, "flag": flag})
+
+
+def seed(bits: int = 63) -> Any:
+    """The field `seed`."""
+    bound = Bound(lambda value: 0 <= value < 2**bits, f"be a non-negative {bits}-bit integer")
+    return option(0, "Of all random draws: the same seed gives the same result.", bound)
+
+
+def clip_norm() -> Any:
+    """The field `clip_norm` of all that learns."""
+    return option(1.0, "Largest global norm of the gradient.", POSITIVE)
+
+
+def checkpoint_steps(default: int) -> Any:
+    """The field `checkpoint_steps` of all that learns."""
+    return option(default, "Steps between checkpoints.", at_least(1), "--checkpoint-every")
+
+
+def keep_checkpoints() -> Any:
+    """The field `keep_checkpoints` of all that learns."""
+    return option(2, "How many of the latest checkpoints stay on disk; the best stays apart from them.", at_least(1))
+
+
+class Config:
+    """Base of the configurations: their fields are in their docstrings, and checked when one is made."""
+
+    def __init_subclass__(cls) -> None:
+        fields = {name: field for name, field in vars(cls).items() if isinstance(field, dataclasses.Field)}
+        cls.__doc__ = "\n    ".join([f"{cls.__doc__}\n\n    Attributes:", *starmap(_described, fields.items()), ""])
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def _described(name: str, field: dataclasses.Field[Any]) -> str:
+    """A line of a docstring; what a flag --no-NAME means holds where the field is False."""
+    text, flag = field.metadata["help"], field.metadata["flag"]
+    return f"    {name}: {f'if False: {text}' if flag.startswith('--no-') else text}"
+
+
 def check_fields(config: Any) -> None:
-    """Refuses values that are not what the fields' annotations say; a whole number will do for a float.
+    """Refuses values that are not what a field's annotation and bound say; a whole number will do for a float.
 
     Raises:
         UsageError: for the first such value.
     """
-    for name, kinds in _kinds(type(config)).items():
-        value = getattr(config, name)
-        if not any(_fits(value, kind) for kind in kinds):
-            wanted = " or ".join(_word(kind) for kind in kinds if kind is not NoneType)
-            raise UsageError(f"{name} must be {wanted}, not {value!r}")
+    for field in dataclasses.fields(config):
+        check_value(type(config), field.name, getattr(config, field.name))
 
 
-def at_least(config: Any, least: int, *names: str) -> None:
-    """Refuses smaller values; None is let through."""
-    _check(config, names, lambda value: value >= least, f"must be at least {least}")
+def check_value(cls: Any, name: str, value: Any) -> None:
+    """Refuses a value that a field of a configuration cannot have.
 
-
-def positive(config: Any, *names: str) -> None:
-    """Refuses zero, negative and infinite values."""
-    _check(config, names, lambda value: 0 < value < math.inf, "must be positive")
-
-
-def not_negative(config: Any, *names: str) -> None:
-    """Refuses negative and infinite values; None is let through."""
-    _check(config, names, lambda value: 0 <= value < math.inf, "must not be negative")
-
-
-def below_one(config: Any, *names: str) -> None:
-    """Refuses what is no share of something: negative values, and 1 or more."""
-    _check(config, names, lambda value: 0 <= value < 1, "must be at least 0 and below 1")
-
-
-def check_seed(seed: int, bits: int) -> None:
-    """Refuses what is no seed of so many bits."""
-    if not 0 <= seed < 2**bits:
-        raise UsageError(f"the seed must be a non-negative {bits}-bit integer, not {seed}")
-
-
-def _check(config: Any, names: tuple[str, ...], fits: Any, rule: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not fits(value):
-            raise UsageError(f"{name} {rule}, not {value}")
+    Raises:
+        UsageError: if it is of another type, or out of bounds.
+    """
+    kinds, bound = kinds_of(cls)[name], cls.__dataclass_fields__[name].metadata["bound"]
+    if not any(_fits(value, kind) for kind in kinds):
+        wanted = " or ".join(_word(kind) for kind in kinds if kind is not NoneType)
+        raise UsageError(f"{name} must be {wanted}, not {value!r}")
+    if bound is not None and value is not None and not bound.holds(value):
+        raise UsageError(f"`{name}` must {bound.rule}, not {value}")
 
 
 @functools.cache
-def _kinds(cls: type) -> dict[str, tuple[Any, ...]]:
+def kinds_of(cls: type) -> dict[str, tuple[Any, ...]]:
     """What each field may be, from its annotation."""
     hints = get_type_hints(cls)
     return {name: get_args(hint) if get_origin(hint) is UnionType else (hint,) for name, hint in hints.items()}
@@ -70,9 +125,11 @@ def _kinds(cls: type) -> dict[str, tuple[Any, ...]]:
 def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
+    if get_origin(kind) is not None:  # of tuples, only the commands' own checks say what is wrong
+        return True
     if isinstance(value, bool) and kind is not bool:
         return False
-    return isinstance(value, (int, float) if kind is float else kind)
+    return isinstance(value, NUMBERS.get(kind, kind))
 
 
 def _word(kind: Any) -> str:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cfx.config.evaluation import POTENTIALS, device, hull_scale
 from cfx.config.fields import (
+    BELOW_ONE,
+    NEGATIVE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Config,
     at_least,
-    below_one,
-    check_fields,
-    check_seed,
+    checkpoint_steps,
+    clip_norm,
     from_dict,
-    not_negative,
-    positive,
+    keep_checkpoints,
+    option,
+    seed,
     to_dict,
     whole_path,
     without_none,
@@ -24,141 +30,105 @@ from cfx.config.fields import (
 from cfx.config.sampling import SampleConfig, Template
 from cfx.errors import UsageError
 
+PROPERTY_MODELS = "bundled, matgl:NAME or matgl:/directory."
+
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What is done to the values of a reward before they are weighed.
+class Shape(Config):
+    """What is done to the values of a reward before they are weighed."""
 
-    Attributes:
-        clip: lowest and highest value; empty: none.
-        log1p: take log(1 + value), with the value's sign.
-        threshold: 1 for values from here on, 0 below; None: the values themselves.
-    """
-
-    clip: tuple[float, float] | tuple[()] = ()
-    log1p: bool = False
-    threshold: float | None = None
+    clip: tuple[float, float] | tuple[()] = option(
+        (), "LOWEST,HIGHEST that each reward is clipped to.", flag="--clip-reward"
+    )
+    log1p: bool = option(False, "Take log(1 + reward).")  # with the value's sign
+    threshold: float | None = option(None, "Make each reward 1 from this value on, and 0 below.")
 
     def __post_init__(self):
+        super().__post_init__()
         if self.clip and not self.clip[0] < self.clip[1]:
             raise UsageError(f"rewards cannot be clipped to {self.clip[0]:g},{self.clip[1]:g}", "write LOWEST,HIGHEST")
         if self.log1p and self.threshold is not None:
             raise UsageError("a threshold and log1p exclude each other")
 
 
+UNSHAPED = Shape()
+"""The values themselves."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class RewardConfig:
-    """What makes a crystal good.
+class RewardConfig(Config):
+    """What makes a crystal good."""
 
-    Attributes:
-        reward: names and weights, as ehull:1,fom:0.2; see `cfx.rewards`.
-        shape: of each reward's values.
-        potential: of ehull, energy and force.
-        hull: of ehull, as a file or a name.
-        hull_scale: of its energies where the file does not say: raw or mp2020.
-        e_hull_limit: up to which E_hull counts, eV/atom; a crystal without one counts as that.
-        e_hull_floor: below which E_hull is not believed, eV/atom: that far under all known phases are gaps of the hull
-            and errors of the potential.
-        gap_model: of gap and fom: bundled, matgl:NAME or matgl:/directory.
-        dielectric_model: of dielectric and fom, likewise.
-        property_name: what the model of property:MODEL predicts.
-        target: value that a property is to have; None: the larger the better.
-        distance: from it: square or absolute.
-        novelty_bonus: added for a crystal that is not in `reference`.
-        duplicate_penalty: taken off for a crystal that matches an earlier one of its batch; None: it counts as a
-            failure.
-        composition_penalty: taken off for one of an earlier one's reduced composition, whatever its structure.
-        reference: known crystals, as a file or a name.
-        device: of potentials and models: cpu or cuda.
-    """
-
-    reward: str = "ehull"
-    shape: Shape = Shape()
-    potential: str = "chgnet"
-    hull: str = "chgnet-mp"
-    hull_scale: str | None = None
-    e_hull_limit: float = 2.0
-    e_hull_floor: float = -0.2
-    gap_model: str = "bundled"
-    dielectric_model: str = "bundled"
-    property_name: str = "property"
-    target: float | None = None
-    distance: Literal["square", "absolute"] = "square"
-    novelty_bonus: float = 0.0
-    duplicate_penalty: float | None = None
-    composition_penalty: float = 0.0
-    reference: str | None = None
-    device: str = "cpu"
+    reward: str = option(
+        "ehull", "ehull, fom, gap, dielectric, property:MODEL, force, energy, MODULE:CLASS; sums: ehull:1,fom:0.2."
+    )
+    shape: Shape = option(UNSHAPED, "Of each reward's values.")
+    potential: str = option("chgnet", f"Interatomic potential of ehull, energy and force: {POTENTIALS}")
+    hull: str = option("chgnet-mp", "Phases that ehull is measured from: a file or a name (cfx fetch --list).")
+    hull_scale: str | None = hull_scale()
+    # A crystal without an E_hull counts as one at the limit.
+    e_hull_limit: float = option(2.0, "E_hull above this counts as this, eV/atom; the paper has 10.", POSITIVE)
+    # That far under all known phases are gaps of the hull and errors of the potential.
+    e_hull_floor: float = option(
+        -0.2, "E_hull below this counts as a failure, eV/atom: there the hull has gaps.", NEGATIVE
+    )
+    gap_model: str = option("bundled", f"Predicts band gaps, for gap and fom: {PROPERTY_MODELS}")
+    dielectric_model: str = option(
+        "bundled", f"Predicts dielectric constants, for dielectric and fom: {PROPERTY_MODELS}"
+    )
+    property_name: str = option("property", "What the model of property:MODEL predicts.")
+    target: float | None = option(None, "Value that a property is to have; by default the larger, the better.")
+    distance: Literal["square", "absolute"] = option("square", "Distance from `target`: square or absolute.")
+    reference: str | None = option(None, "Known crystals, a file or a name: for the novelty in the log and its bonus.")
+    novelty_bonus: float = option(0.0, "Added to the reward of crystals not in `reference`.", NOT_NEGATIVE)
+    duplicate_penalty: float | None = option(
+        None, "Taken off the reward of repeats in a rollout; by default they count as failures.", NOT_NEGATIVE
+    )
+    composition_penalty: float = option(0.0, "Taken off the reward of repeated compositions.", NOT_NEGATIVE)
+    device: str = device()
 
     def __post_init__(self):
-        check_fields(self)
-        positive(self, "e_hull_limit")
-        not_negative(self, "novelty_bonus", "duplicate_penalty", "composition_penalty")
-        if not -math.inf < self.e_hull_floor < 0:
-            raise UsageError(f"the floor of E_hull must be negative, not {self.e_hull_floor}")
+        super().__post_init__()
         if self.novelty_bonus and self.reference is None:
             raise UsageError("a bonus for novelty needs known crystals", "name them with `reference`")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLConfig:
-    """How a model is fine-tuned by reinforcement (2504.02367, Section "Method").
+class RLConfig(Config):
+    """How a model is fine-tuned by reinforcement (2504.02367, Section "Method")."""
 
-    Attributes:
-        algorithm: ppo, or grpo, whose advantages are normalised in groups that share a space group.
-        steps: rollouts.
-        batch_size: crystals in a rollout.
-        group_size: crystals in a group of grpo.
-        inner_epochs: passes over a rollout.
-        minibatches: updates in a pass.
-        learning_rate: of Adam.
-        clip_norm: largest global norm of the gradient.
-        clip_range: epsilon of the clipped objective.
-        kl_coef: tau, in units of the reward; None: the reward's own.
-        baseline: ema, a moving average of the mean reward; group, one for each space group; or batch, the mean reward
-            of the rollout.
-        baseline_decay: of the moving average.
-        likelihood: policy, the exact one of what is drawn, or published.
-        target_kl: mean KL from the policy that drew the rollout at which its inner epochs end, nats; 0: never.
-        max_kl: mean KL from the reference at which the run ends, nats; 0: never.
-        max_failures: share of a rollout without reward at which the run stops.
-        seed: of all draws.
-        keep: crystals of highest reward that are kept.
-        checkpoint_steps: steps between two checkpoints.
-        keep_checkpoints: how many of the latest stay on disk.
-    """
-
-    algorithm: Literal["ppo", "grpo"] = "ppo"
-    steps: int = 100
-    batch_size: int = 128
-    group_size: int = 16
-    inner_epochs: int = 5
-    minibatches: int = 1
-    learning_rate: float = 1e-4
-    clip_norm: float = 1.0
-    clip_range: float = 0.2
-    kl_coef: float | None = None
-    baseline: Literal["ema", "group", "batch"] = "ema"
-    baseline_decay: float = 0.95
-    likelihood: Literal["policy", "published"] = "policy"
-    target_kl: float = 0.0
-    max_kl: float = 0.0
-    max_failures: float = 0.5
-    seed: int = 0
-    keep: int = 100
-    checkpoint_steps: int = 10
-    keep_checkpoints: int = 2
+    # The advantages of grpo are normalised in groups that share a space group.
+    algorithm: Literal["ppo", "grpo"] = option("ppo", "ppo, or grpo (advantages within groups).")
+    steps: int = option(100, "Rollouts, each followed by updates.", at_least(1))
+    batch_size: int = option(128, "Crystals in a rollout.", at_least(1))
+    inner_epochs: int = option(5, "Passes over a rollout.", at_least(1))
+    minibatches: int = option(1, "Updates in a pass.", at_least(1))
+    group_size: int = option(16, "Crystals in a group of grpo.", at_least(1))
+    learning_rate: float = option(1e-4, "Learning rate of Adam.", POSITIVE, "--lr")
+    kl_coef: float | None = option(
+        None, "tau, weight of the KL term, in units of the reward; by default the reward's own.", NOT_NEGATIVE
+    )
+    clip_range: float = option(0.2, "Epsilon of the clipped objective.", POSITIVE)
+    clip_norm: float = clip_norm()
+    baseline: Literal["ema", "group", "batch"] = option(
+        "ema",
+        "What rewards are compared with: ema (moving average), group (one for each space group), or batch (mean of the "
+        "rollout).",
+    )
+    baseline_decay: float = option(0.95, "Of the moving average.", BELOW_ONE)
+    likelihood: Literal["policy", "published"] = option("policy", "policy (exactly that of the draws) or published.")
+    target_kl: float = option(
+        0.0, "KL (nats) from the rollout's policy that ends the passes over it; 0: none.", NOT_NEGATIVE
+    )
+    max_kl: float = option(0.0, "KL (nats) from the reference that ends the run; 0: none.", NOT_NEGATIVE)
+    max_failures: float = option(0.5, "Share of crystals without reward at which a run stops.", SHARE)
+    seed: int = seed()
+    keep: int = option(100, "Crystals of highest reward in best.cif.", at_least(1))
+    checkpoint_steps: int = checkpoint_steps(10)
+    keep_checkpoints: int = keep_checkpoints()
 
     def __post_init__(self):
-        check_fields(self)
-        at_least(self, 1, "steps", "batch_size", "group_size", "inner_epochs", "minibatches", "keep")
-        at_least(self, 1, "checkpoint_steps", "keep_checkpoints")
-        positive(self, "learning_rate", "clip_norm", "clip_range")
-        not_negative(self, "kl_coef", "target_kl", "max_kl")
-        below_one(self, "baseline_decay")
-        if not 0 < self.max_failures <= 1:
-            raise UsageError(f"the share of failures must be above 0 and at most 1, not {self.max_failures}")
-        check_seed(self.seed, 63)
+        super().__post_init__()
         if self.algorithm == "grpo" and (self.group_size < 2 or self.batch_size % self.group_size):
             raise UsageError(
                 f"a batch of {self.batch_size} does not divide into groups of {self.group_size}", "choose `group_size`"
@@ -168,34 +138,17 @@ class RLConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPOConfig:
-    """How a model is fine-tuned on pairs of crystals (2305.18290).
+class DPOConfig(Config):
+    """How a model is fine-tuned on pairs of crystals (2305.18290)."""
 
-    Attributes:
-        epochs: passes over the pairs.
-        batch_size: pairs in an update.
-        beta: weight of the reference policy.
-        learning_rate: of Adam.
-        clip_norm: largest global norm of the gradient.
-        seed: of the order of the pairs.
-        checkpoint_steps: steps between two checkpoints.
-        keep_checkpoints: how many of the latest stay on disk.
-    """
-
-    epochs: int = 10
-    batch_size: int = 64
-    beta: float = 0.1
-    learning_rate: float = 1e-5
-    clip_norm: float = 1.0
-    seed: int = 0
-    checkpoint_steps: int = 100
-    keep_checkpoints: int = 2
-
-    def __post_init__(self):
-        check_fields(self)
-        at_least(self, 1, "epochs", "batch_size", "checkpoint_steps", "keep_checkpoints")
-        positive(self, "beta", "learning_rate", "clip_norm")
-        check_seed(self.seed, 63)
+    epochs: int = option(10, "Passes over the pairs.", at_least(1))
+    batch_size: int = option(64, "Pairs in an update.", at_least(1))
+    beta: float = option(0.1, "Weight of the reference.", POSITIVE)
+    learning_rate: float = option(1e-5, "Learning rate of Adam.", POSITIVE, "--lr")
+    clip_norm: float = clip_norm()
+    seed: int = seed()
+    checkpoint_steps: int = checkpoint_steps(100)
+    keep_checkpoints: int = keep_checkpoints()
 
 
 PRESETS = {

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cfx.config.fields import (
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Bound,
+    Config,
     at_least,
-    below_one,
-    check_fields,
-    check_seed,
+    checkpoint_steps,
+    clip_norm,
     from_dict,
-    not_negative,
-    positive,
+    keep_checkpoints,
+    option,
+    seed,
     to_dict,
     whole_path,
 )
@@ -25,59 +29,39 @@ from cfx.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How a model is trained.
+class TrainConfig(Config):
+    """How a model is trained."""
 
-    Attributes:
-        epochs: passes over the training data.
-        batch_size: crystals in a batch on average; every batch has about as many tokens as that many average crystals.
-        accumulate: batches a step.
-        optimizer: adam, or adamw with `weight_decay`.
-        learning_rate: its peak.
-        schedule: constant; inverse, learning_rate / (1 + decay * step), as published; or cosine, a linear warm-up and
-            then half a cosine to 1 % of the peak.
-        warmup_steps: of the cosine schedule; a tenth of the run at most.
-        decay: of the inverse schedule.
-        weight_decay: decoupled, of the weights of linear layers and embeddings; for adamw.
-        clip_norm: largest global norm of the gradient.
-        dropout: rate after attention and after the MLP.
-        attention_dropout: rate on the attention weights.
-        ema_decay: of an exponential moving average of the weights, which is then validated and kept as the best; 0 for
-            none.
-        precision: of matrix products in training: float32, bfloat16 (sums and everything else in float32), or auto,
-            bfloat16 on accelerators.
-        seed: of the initial weights, the order of the data and dropout.
-        log_steps: steps between two lines of metrics; the end of an epoch has one too.
-        checkpoint_steps: steps between two checkpoints.
-        keep_checkpoints: how many of the latest checkpoints stay on disk; the best stays apart from them.
-    """
-
-    epochs: int = 100
-    batch_size: int = 128
-    accumulate: int = 1
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = 1e-3
-    schedule: Literal["constant", "inverse", "cosine"] = "cosine"
-    warmup_steps: int = 200
-    decay: float = 0.0
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    ema_decay: float = 0.0
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: int = 0
-    log_steps: int = 100
-    checkpoint_steps: int = 1000
-    keep_checkpoints: int = 2
+    epochs: int = option(100, "Passes over the data.", at_least(1))
+    # Every batch has about as many tokens as that many average crystals.
+    batch_size: int = option(128, "Crystals in a batch, on average.", at_least(1))
+    accumulate: int = option(1, "Batches whose gradients are added before an update.", at_least(1))
+    learning_rate: float = option(1e-3, "Peak learning rate.", POSITIVE, "--lr")
+    # The cosine falls to 1 % of the peak; its warm-up is a tenth of the run at most.
+    schedule: Literal["constant", "inverse", "cosine"] = option(
+        "cosine", "Of the learning rate: constant, inverse or cosine."
+    )
+    decay: float = option(0.0, "Of the inverse schedule, lr / (1 + decay * step).", NOT_NEGATIVE)
+    warmup_steps: int = option(200, "Steps of linear warm-up before the cosine.", NOT_NEGATIVE, "--warmup")
+    optimizer: Literal["adam", "adamw"] = option("adam", "adam or adamw.")
+    # Of the weights of linear layers and embeddings.
+    weight_decay: float = option(0.0, "Decoupled weight decay, for adamw.", NOT_NEGATIVE)
+    clip_norm: float = clip_norm()
+    dropout: float = option(0.1, "Dropout rate after attention and MLP.", BELOW_ONE)
+    attention_dropout: float = option(0.1, "Dropout rate on attention weights.", BELOW_ONE)
+    # The average is what is validated and kept as the best.
+    ema_decay: float = option(
+        0.0, "Decay of an exponential moving average of the weights; 0: none.", BELOW_ONE, "--ema"
+    )
+    # Sums and everything else stay float32; auto is bfloat16 on accelerators.
+    precision: Literal["auto", "float32", "bfloat16"] = option("auto", "Of matrix products: float32, bfloat16 or auto.")
+    seed: int = seed(32)
+    log_steps: int = option(100, "Steps between lines of metrics.", at_least(1), "--log-every")
+    checkpoint_steps: int = checkpoint_steps(1000)
+    keep_checkpoints: int = keep_checkpoints()
 
     def __post_init__(self):
-        check_fields(self)
-        at_least(self, 1, "epochs", "batch_size", "accumulate", "log_steps", "checkpoint_steps", "keep_checkpoints")
-        positive(self, "learning_rate", "clip_norm")
-        below_one(self, "dropout", "attention_dropout", "ema_decay")
-        not_negative(self, "warmup_steps", "decay", "weight_decay")
-        check_seed(self.seed, 32)
+        super().__post_init__()
         if self.weight_decay and self.optimizer == "adam":
             raise UsageError("adam has no weight decay", "use `optimizer=adamw`")
         if self.decay and self.schedule != "inverse":
@@ -89,23 +73,14 @@ SYMPREC = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """What a model is trained on.
+class DataConfig(Config):
+    """What a model is trained on."""
 
-    Attributes:
-        train: file of crystals, or None: not said yet.
-        validation: another, to choose the best epoch by.
-        symprec: tolerance of the symmetry search, angstrom.
-    """
-
-    train: str | None = None
-    validation: str | None = None
-    symprec: float = SYMPREC
-
-    def __post_init__(self):
-        check_fields(self)
-        if not 0 < self.symprec < math.inf:
-            raise UsageError(f"symprec must be a length in angstrom, not {self.symprec}")
+    train: str | None = option(None, "Crystals: a file or a name; None: not said yet.")
+    validation: str | None = option(None, "Held-out crystals, to choose the best epoch by.")
+    symprec: float = option(
+        SYMPREC, "Tolerance of the symmetry search, angstrom.", Bound(POSITIVE.holds, "be a length in angstrom")
+    )
 
 
 MINI = ModelConfig(num_layers=4, num_heads=4, key_size=32, model_size=128, first_hidden=128)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cfx.config.fields import not_negative, positive
+from cfx.config import RelaxConfig
 from cfx.data.dataset import encode
 from cfx.data.structures import Loaded, load_crystals
 from cfx.errors import OutputError, UsageError
@@ -28,31 +28,8 @@ from cfx.signals import Interrupted, StopRequest
 SUFFIXES = (".jsonl", ".extxyz", ".cif")
 
 
-@dataclass(frozen=True)
-class RelaxSettings:
-    """How crystals are relaxed; an interrupted run is continued with the same.
-
-    Attributes:
-        source: file or data set.
-        potential: see `load_potential`.
-        fmax: largest force left, eV/angstrom.
-        steps: at most.
-        fix_symmetry: keep the space group of the start.
-    """
-
-    source: str
-    potential: str
-    fmax: float = 0.05
-    steps: int = 500
-    fix_symmetry: bool = False
-
-    def __post_init__(self):
-        positive(self, "fmax")
-        not_negative(self, "steps")
-
-
 def relax_file(
-    settings: RelaxSettings,
+    settings: RelaxConfig,
     target: Path,
     device: str,
     workers: int,
@@ -88,7 +65,7 @@ def relax_file(
 
 
 def _relax(
-    settings: RelaxSettings, target: Path, device: str, workers: int, reporter: Reporter, resume: bool
+    settings: RelaxConfig, target: Path, device: str, workers: int, reporter: Reporter, resume: bool
 ) -> list[dict[str, Any]]:
     potential = load_potential(settings.potential, device)
     crystals = load_crystals(data_path(settings.source, reporter), workers)

@@ -1,0 +1,282 @@
+"""What commands do before their own work: read the texts of options, look at outputs, make JAX ready, load a model."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cfx.config import Template
+from cfx.config.fields import option
+from cfx.errors import DataError, UsageError
+from cfx.reporter import Reporter
+
+if TYPE_CHECKING:
+    from cfx.model import Model
+
+MOST_SITES = 20
+"""Sites of a prototype: what the published models hold."""
+
+
+def print_json(content: Any) -> None:
+    """Prints JSON on stdout."""
+    import json
+
+    print(json.dumps(content, indent=1))
+
+
+def check_table(path: Path | None, force: bool) -> None:
+    """Makes sure that a table can be written; None is no file, and fine.
+
+    Raises:
+        UsageError: for another ending than .csv and .parquet.
+        OutputError: if it is there and must not be overwritten, or its directory cannot be written.
+        DependencyError: for Parquet without pyarrow.
+    """
+    from importlib.util import find_spec
+
+    from cfx.errors import DependencyError
+    from cfx.io.files import check_file
+
+    check_file(path, (".csv", ".parquet"), force)
+    if path is not None and path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise DependencyError("writing Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'")
+
+
+def start_jax(reporter: Reporter) -> None:
+    """Makes matrix products float32 on every device, and keeps compiled programs on disk for the next command."""
+    import jax
+
+    from cfx.errors import OutputError
+    from cfx.io.files import cache_directory
+
+    jax.config.update("jax_default_matmul_precision", "float32")
+
+    try:
+        directory = cache_directory("compiled")
+    except OutputError as error:
+        reporter.warning(f"{error.message}; every run will compile anew ({error.hint})")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def load(name: str, reporter: Reporter) -> Model:
+    """Loads a model, which may have to be fetched first; a signal ends that with one line."""
+    from cfx.model import load_model
+    from cfx.signals import interrupted_by_signals
+
+    with interrupted_by_signals(f"stopped loading {name}; run the same command again to go on where it was"):
+        return load_model(name, reporter=reporter)
+
+
+def words(text: str | None) -> tuple[str, ...]:
+    """The parts of a,b,c; nothing for None.
+
+    Raises:
+        UsageError: for an empty text, which a forgotten shell variable leaves behind.
+    """
+    if text is None:
+        return ()
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not parts:
+        raise UsageError("an option was given an empty value", "leave it out, or write a,b,c")
+    return parts
+
+
+def space_groups(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Space groups and weights: 194, or 2,14,62, or 1-230, or uniform.
+
+    With uniform, each crystal's group is drawn; those of ranges and lists take turns.
+    """
+    if text == "uniform":
+        return tuple(range(1, 231)), (1.0,) * 230
+    groups: list[int] = []
+    for part in words(text):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if not match:
+            raise UsageError(
+                f"{part!r} is no space group", "write 194, or 2,14,62, or 1-230, or uniform, or data:DATA_SET"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        for group in (first, last):
+            if not 1 <= group <= 230:
+                raise UsageError(f"there is no space group {group}", "space groups run from 1 to 230")
+        if last < first:
+            raise UsageError(f"the range {part} is empty", f"write {last}-{first}")
+        groups += range(first, last + 1)
+    return tuple(groups), ()
+
+
+def space_group_text(groups: Sequence[int]) -> str:
+    """Space groups as --sg takes them, ranges where there are some: 2,14,62-65."""
+    runs: list[list[int]] = []
+    for group in groups:
+        if runs and group == runs[-1][-1] + 1:
+            runs[-1].append(group)
+        else:
+            runs.append([group])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def check_space_groups(text: str) -> None:
+    """Finds out what is wrong with a --sg before anything slow starts; data:NAME is read later.
+
+    Raises:
+        UsageError: if it names no space groups.
+    """
+    if not text.startswith("data:"):
+        space_groups(text)
+    elif text == "data:":
+        raise UsageError("data: names no data set", "write data:FILE or data:model")
+
+
+def drawn_space_groups(text: str, model: Model, reporter: Reporter) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Space groups and weights of a --sg that was checked; of data:NAME, as often as they are in a data set.
+
+    Raises:
+        UsageError: for data:model, if the model does not say.
+        DataError: if the data set cannot be read.
+    """
+    from cfx.runs.score import space_group_counts
+
+    if not text.startswith("data:"):
+        return space_groups(text)
+    counts = space_group_counts(model, text.removeprefix("data:"), reporter)
+    found = {group: count for group, count in sorted(counts.items()) if count}
+    return tuple(found), tuple(float(count) for count in found.values())
+
+
+def formula(text: str | None) -> tuple[tuple[str, int], ...]:
+    """Symbols and counts of a formula, parentheses allowed.
+
+    Raises:
+        UsageError: if it is none, or its counts are not whole.
+    """
+    if text is None:
+        return ()
+    from pymatgen.core import Composition
+
+    try:
+        counts = Composition(text).get_el_amt_dict()
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no formula", "write it as SrTiO3 or Cs2ZnFe(CN)6") from error
+    if not counts or any(count != int(count) for count in counts.values()):
+        raise UsageError(f"{text!r} is no formula of whole numbers of atoms", "write it as SrTiO3 or Cs2ZnFe(CN)6")
+    return tuple((symbol, int(count)) for symbol, count in counts.items())
+
+
+def bias(text: str | None) -> tuple[tuple[str, float], ...]:
+    """Fe:2.0,S:1.5 as pairs."""
+    pairs = []
+    for part in words(text):
+        match = re.fullmatch(r"([A-Z][a-z]?):([+-]?\d+(?:\.\d+)?)", part)
+        if not match:
+            raise UsageError(f"{part!r} is no bias", "write --bias Fe:2.0,S:1.5")
+        pairs.append((match[1], float(match[2])))
+    return tuple(pairs)
+
+
+def shard(text: str | None) -> tuple[int, int]:
+    """3/16 as (3, 16)."""
+    match = re.fullmatch(r"(\d+)/(\d+)", "1/1" if text is None else text)
+    if not match:
+        raise UsageError(f"{text!r} is no part of a request", "write --shard 3/16")
+    return int(match[1]), int(match[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrangement:
+    """What a command line says of the sites of the crystals."""
+
+    wyckoff: str | None = option(None, "Wyckoff letters of all sites: a,b,c.")
+    sites: Path | None = option(
+        None,
+        "JSON file: atom_mask, the elements allowed on each site; constraints, groups of sites (counted from 0) that "
+        "share one element.",
+    )
+    prototype: Path | None = option(
+        None, "A structure whose space group and sites are kept, while its elements are redrawn.", flag="--from"
+    )
+    redraw: str | None = option(None, "With --from, draw these again too: coords,lattice.")
+
+
+def template(given: dict[str, Any]) -> tuple[Template, int | None]:
+    """A template, and the space group of the prototype or None, from what was given of an Arrangement.
+
+    Raises:
+        UsageError: where they contradict each other.
+        DataError: for files that cannot be read.
+    """
+    asked = Arrangement(**given)
+    if asked.prototype is None:
+        if asked.redraw:
+            raise UsageError("--redraw says what of a prototype is drawn again", "name one with --from FILE")
+        species, tied = _sites(asked.sites) if asked.sites else ((), ())
+        return Template(letters=words(asked.wyckoff), species=species, tied=tied), None
+    if asked.wyckoff:
+        raise UsageError("the letters of a prototype are kept: give either --from or --wyckoff")
+    return _prototype(asked.prototype, asked.sites, words(asked.redraw))
+
+
+def _sites(path: Path) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[int, ...], ...]]:
+    import json
+
+    try:
+        content = json.loads(path.read_text())
+        species, tied = content.get("atom_mask", []), content.get("constraints", [])
+        for lists, kind in ((species, str), (tied, int)):
+            if not all(isinstance(one, list) and all(type(item) is kind for item in one) for one in lists):
+                raise ValueError("it is no list of lists of symbols, or of site numbers")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"cannot read {path}: {error}", 'write {"atom_mask": [["Fe", "Co"], ["O"]], "constraints": [[0, 1]]}'
+        ) from error
+    return tuple(map(tuple, species)), tuple(map(tuple, tied))
+
+
+def _prototype(path: Path, sites: Path | None, redraw: tuple[str, ...]) -> tuple[Template, int]:
+    from cfx.core.symmetry import LETTERS
+    from cfx.data.encode import SYMPREC
+    from cfx.data.read import encode_records, read_records
+
+    if unknown := set(redraw) - {"coords", "lattice"}:
+        raise UsageError(f"cannot redraw {', '.join(sorted(unknown))}", "write --redraw coords,lattice, or one of them")
+    records = list(itertools.islice(read_records(path), 2))
+    if len(records) != 1:
+        raise DataError(
+            f"{path} holds {'no structure' if not records else 'more than one structure'}",
+            "name a file with a single one",
+        )
+    [crystal] = encode_records(records, SYMPREC, MOST_SITES)
+    if isinstance(crystal, str):
+        raise DataError(f"cannot use {path} as a prototype: {crystal}")
+    if sites:
+        species, tied = _sites(sites)
+    else:  # sites of one element stay of one element
+        species, groups = (), {}
+        for site, number in enumerate(crystal.species):
+            groups.setdefault(int(number), []).append(site)
+        tied = tuple(tuple(group) for group in groups.values() if len(group) > 1)
+    found = Template(
+        letters=tuple(LETTERS[letter] for letter in crystal.wyckoff),
+        species=species,
+        tied=tied,
+        frac_coords=()
+        if "coords" in redraw
+        else tuple((float(x), float(y), float(z)) for x, y, z in crystal.frac_coords),
+        lattice=() if "lattice" in redraw else tuple(map(float, crystal.lattice)),
+    )
+    return found, int(crystal.space_group)
+
+
+def limits(text: str) -> tuple[float, float]:
+    """LOWEST,HIGHEST as numbers."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise UsageError(f"{text!r} are no two numbers", "write --clip-reward=-1,1") from None
+    return low, high
