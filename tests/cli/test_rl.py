@@ -13,6 +13,7 @@ from cfx.errors import CfxError
 from cfx.runs.curves import read_run
 
 CONSTANT = """
+import numpy as np
 from cfx.rl.rewards import make_batch
 
 class Density:
