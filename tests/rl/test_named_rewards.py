@@ -8,8 +8,7 @@ from pymatgen.core import Lattice, Structure
 
 from cfx.config import RewardConfig, Shape
 from cfx.errors import DependencyError, UsageError
-from cfx.predictors.base import PropertyBatch
-from cfx.rl.named_rewards import FigureOfMerit, load_reward, parse_rewards
+from cfx.rl.named_rewards import load_reward, parse_rewards
 from cfx.rl.rewards import Diversity, WeightedSum, make_batch, shape_values
 
 
@@ -95,28 +94,6 @@ def test_sums_need_all_their_parts():
     assert both.failure == pytest.approx(-1 + 0.5)
     assert both.kl_coef == pytest.approx(0.75)
     assert set(batch.metrics) == {"one reward", "two reward"}
-
-
-class Predicted:
-    """A property model of given values, the last of them of a crystal unlike all known ones."""
-
-    unit = ""
-
-    def __init__(self, property: str, values: list[float]):
-        self.name, self.property, self.values = "a table", property, np.array(values)
-
-    def evaluate(self, structures):
-        n = len(structures)
-        return PropertyBatch(self.values, np.full(n, 0.1), np.arange(n) == n - 1, np.ones(n, bool), [""] * n)
-
-
-def test_predictions_below_zero_have_no_merit():
-    """A metal's gap is predicted slightly below zero now and then; two wrong signs must not make a good one."""
-    gap = Predicted("band_gap", [2.0, -0.1, 2.0, -0.1, 2.0])
-    dielectric = Predicted("dielectric", [10.0, 10.0, -3.0, -3.0, 10.0])
-    batch = FigureOfMerit(gap, dielectric).evaluate([None] * 5)
-    assert batch.ok.all()
-    np.testing.assert_array_equal(batch.value, [20, 0, 0, 0, 0])
 
 
 def test_shapes():

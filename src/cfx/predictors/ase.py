@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cfx.errors import DependencyError, UsageError
+from cfx.errors import UsageError
+from cfx.predictors.base import load_attribute
 from cfx.predictors.batching import BatchedPotential, Output
 
 if TYPE_CHECKING:
@@ -28,15 +28,8 @@ def load_calculator(text: str, scale: str) -> BatchedPotential:
         UsageError: if there is no such thing in the module, or it is no calculator.
         DependencyError: if the module cannot be imported.
     """
+    factory = load_attribute(text, f"ase:{text} does not name a calculator", FORM)
     module, _, attribute = text.partition(":")
-    if not module or not attribute or module.startswith("."):
-        raise UsageError(f"ase:{text} does not name a calculator", FORM)
-    try:
-        factory = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise DependencyError(f"the module {module} cannot be imported: {error}", FORM) from error
-    except AttributeError as error:
-        raise UsageError(f"there is no {attribute} in {module}", FORM) from error
     try:
         made = factory() if isinstance(factory, type) or not hasattr(factory, "get_potential_energy") else factory
     except TypeError as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -70,11 +71,13 @@ class PropertyBatch(BatchResult):
         value: in the model's unit; float64 [n], NaN where not ok.
         std: standard deviation of the value, same unit; float64 [n], NaN where not ok or if the model has none.
         outside: bool [n], whether a crystal is unlike all training data of the model; False if the model cannot tell.
+        parts: what the value was made of, by name with its unit: float64 [n], NaN where unknown.
     """
 
     value: np.ndarray
     std: np.ndarray
     outside: np.ndarray
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Potential(Protocol):
@@ -146,3 +149,40 @@ def check_device(device: str) -> None:
             raise DependencyError(
                 f"there is no device {device} here for torch", "take cpu, or install a torch that was built for CUDA"
             )
+
+
+LABELS = {"band_gap": "band gap", "dielectric": "dielectric constant"}
+
+
+def label(model: PropertyModel) -> str:
+    """What a property is called, with its unit."""
+    name = LABELS.get(model.property, model.property)
+    return f"{name} ({model.unit})" if model.unit else name
+
+
+def predictions(model: PropertyModel, batch: PropertyBatch) -> dict[str, np.ndarray]:
+    """The values of a batch and their standard deviations, by label: float64 [n]."""
+    return {label(model): np.asarray(batch.value, float), f"{label(model)}, std": np.asarray(batch.std, float)}
+
+
+def load_attribute(text: str, not_named: str, hint: str) -> Any:
+    """What MODULE:ATTRIBUTE names, of somebody else's code.
+
+    Args:
+        text: MODULE:ATTRIBUTE.
+        not_named: the message if it is not of that form.
+        hint: of all errors.
+
+    Raises:
+        UsageError: if it is not of that form, or there is no such thing in the module.
+        DependencyError: if the module cannot be imported.
+    """
+    module, _, attribute = text.partition(":")
+    if not module or not attribute or module.startswith("."):
+        raise UsageError(not_named, hint)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise DependencyError(f"the module {module} cannot be imported: {error}", hint) from error
+    except AttributeError as error:
+        raise UsageError(f"there is no {attribute} in {module}", hint) from error

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cfx.config import RewardConfig
-from cfx.errors import DependencyError, UsageError
+from cfx.errors import UsageError
 from cfx.evaluation.hull import Hull
-from cfx.predictors.base import Potential, PotentialBatch, PropertyBatch, PropertyModel
-from cfx.predictors.bundled import evaluate_all
+from cfx.predictors import merit
+from cfx.predictors.base import Potential, PotentialBatch, PropertyModel, label, load_attribute, predictions
 from cfx.rl.rewards import Reward, RewardBatch, WeightedSum, make_batch
 
 if TYPE_CHECKING:
@@ -73,7 +72,7 @@ def _load(name: str, config: RewardConfig, open_hull: Callable[[Potential], Hull
     if name in registered:
         return _checked(name, registered[name].load())
     if ":" in name:
-        return _checked(name, _imported(name))
+        return _checked(name, load_attribute(name, f"{name} does not name a class", "write MODULE:CLASS"))
     others = f", {', '.join(sorted(registered))}" if registered else ""
     raise UsageError(f"no reward is called {name}", f"there are: {', '.join(NAMES)}{others}; or MODULE:CLASS")
 
@@ -97,7 +96,7 @@ def _from_properties(name: str, config: RewardConfig) -> Reward:
         return load_property("dielectric", config.dielectric_model, config.device)
 
     if name == "fom":
-        return FigureOfMerit(gap(), dielectric())
+        return FigureOfMerit(merit.FigureOfMerit(gap(), dielectric()))
     if name in ("gap", "dielectric"):
         return Property(name, gap() if name == "gap" else dielectric(), config.target, config.distance)
     path = name.removeprefix("property:")
@@ -105,19 +104,7 @@ def _from_properties(name: str, config: RewardConfig) -> Reward:
     return Property(name, model, config.target, config.distance)
 
 
-def _imported(name: str) -> object:
-    module, _, attribute = name.partition(":")
-    if not module or not attribute or module.startswith("."):
-        raise UsageError(f"{name} does not name a class", "write MODULE:CLASS")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise DependencyError(f"the module {module} cannot be imported: {error}", "write MODULE:CLASS") from error
-    except AttributeError as error:
-        raise UsageError(f"there is no {attribute} in {module}", "write MODULE:CLASS") from error
-
-
-def _checked(name: str, found: object) -> Reward:
+def _checked(name: str, found: Any) -> Reward:
     """A reward of somebody else's, made without arguments if it is a class."""
     try:
         reward = found() if isinstance(found, type) else found
@@ -202,12 +189,11 @@ class Force:
     def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
         """See `Reward`."""
         batch = self._potential.evaluate(structures, forces=True)
-        n = len(structures)
-        force, stress = np.full(n, np.nan), np.full(n, np.nan)
-        for i in np.flatnonzero(batch.ok):
-            sizes = np.linalg.norm(batch.forces[i], axis=1)
-            force[i] = np.minimum(sizes, FORCE_LIMIT).mean()
-            stress[i] = np.minimum(np.abs(batch.stress[i]), FORCE_LIMIT / STRESS_WEIGHT).mean()
+        force, stress = np.full(len(structures), np.nan), np.full(len(structures), np.nan)
+        for i, forces in enumerate(batch.forces):
+            if forces is not None:
+                force[i] = np.minimum(np.linalg.norm(forces, axis=1), FORCE_LIMIT).mean()
+                stress[i] = np.minimum(np.abs(batch.stress[i]), FORCE_LIMIT / STRESS_WEIGHT).mean()
         # A crystal at rest by symmetry has forces of rounding size only, which are no better than none.
         value = -np.log(np.maximum(force + STRESS_WEIGHT * stress, 1e-4))
         metrics = {"mean force (eV/angstrom)": force, "mean stress (eV/angstrom^3)": stress}
@@ -217,15 +203,6 @@ class Force:
 def _per_atom(batch: PotentialBatch, structures: Sequence[Structure | None]) -> np.ndarray:
     """Energies in eV/atom, float64 [n]; NaN where there is none."""
     return batch.energy / np.array([np.nan if one is None else len(one) for one in structures], float)
-
-
-LABELS = {"band_gap": "band gap", "dielectric": "dielectric constant"}
-
-
-def label(model: PropertyModel) -> str:
-    """What a property is called, with its unit."""
-    name = LABELS.get(model.property, model.property)
-    return f"{name} ({model.unit})" if model.unit else name
 
 
 class Property:
@@ -245,44 +222,25 @@ class Property:
         """See `Reward`."""
         batch = self._model.evaluate(structures)
         value = np.asarray(batch.value, float)
-        metrics = _metrics(self._model, batch)
         if self._target is not None:
             off = value - self._target
             value = -(off**2) if self._distance == "square" else -np.abs(off)
             value = np.maximum(value, self.failure)
-        return make_batch(value, batch.reasons, metrics)
+        return make_batch(value, batch.reasons, predictions(self._model, batch))
 
 
 class FigureOfMerit:
-    """Total dielectric constant times band gap, eV (2504.02367, Section "Dielectric figure of merit").
-
-    A crystal unlike all that the model of the gap has learnt from is worth nothing: high predictions are cheapest to
-    find where a model knows nothing. It is no failure, for a third of what a small model draws is like that. (Half of
-    all known crystals are unlike the few data of the dielectric models, so that their standard deviations are among the
-    metrics instead.)
-    """
+    """The dielectric figure of merit, see `predictors.merit`."""
 
     name, unit = "fom", "eV"
     kl_coef = 1.0
     failure = 0.0
 
-    def __init__(self, gap: PropertyModel, dielectric: PropertyModel):
-        self.about = f"band gap by {gap.name}, total dielectric constant by {dielectric.name}"
-        self._models = (gap, dielectric)
+    def __init__(self, model: PropertyModel):
+        self.about = model.name
+        self._model = model
 
     def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
         """See `Reward`."""
-        batches = evaluate_all(self._models, structures)
-        gap, dielectric = (np.asarray(batch.value, float) for batch in batches)
-        reasons = [one or other for one, other in zip(batches[0].reasons, batches[1].reasons, strict=True)]
-        # A metal has no gap; small negative predictions are that.
-        value = np.where(batches[0].outside, 0.0, np.maximum(gap, 0) * np.maximum(dielectric, 0))
-        metrics: dict[str, np.ndarray] = {"figure of merit (eV)": value}
-        metrics["unlike known crystals"] = np.where(batches[0].ok, batches[0].outside, np.nan).astype(float)
-        for model, batch in zip(self._models, batches, strict=True):
-            metrics |= _metrics(model, batch)
-        return make_batch(value, reasons, metrics)
-
-
-def _metrics(model: PropertyModel, batch: PropertyBatch) -> dict[str, np.ndarray]:
-    return {label(model): np.asarray(batch.value, float), f"{label(model)}, std": np.asarray(batch.std, float)}
+        batch = self._model.evaluate(structures)
+        return make_batch(batch.value, batch.reasons, batch.parts)

@@ -18,6 +18,7 @@ from cfx.errors import DataError, UsageError
 from cfx.evaluation.novelty import Reference, find_novel
 from cfx.evaluation.setup import read_reference
 from cfx.fetch.names import data_path
+from cfx.predictors.base import PropertyModel, label
 from cfx.reporter import Reporter
 from cfx.runs.curves import Curves, Panel, Series
 from cfx.signals import Interrupted, StopRequest
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     from cfx.config import SampleConfig
     from cfx.model import Model
-    from cfx.rl.rewards import Reward
 
 FIGURE_OF_MERIT = "fom"
 PREDICTED = (FIGURE_OF_MERIT, "band_gap", "dielectric")
@@ -142,8 +142,9 @@ def _source(
         column = read_column(path, property)
         return lambda crystals: column[crystals.rows], f"column {property} of {path.name}", ""
     if property in PREDICTED:
-        scorer = _scorer(property, models, device)
-        return lambda crystals: _predict(scorer, crystals, reporter), scorer.about, scorer.unit
+        model = _load_model(property, models, device)
+        about = model.name if property == FIGURE_OF_MERIT else f"{label(model)} by {model.name}"
+        return lambda crystals: _predict(property, model, about, crystals, reporter), about, model.unit
     raise DataError(
         f"{path.name} has no column {property}",
         f"there are: {', '.join([*columns, *PREDICTED])} (the last {len(PREDICTED)} are predicted)",
@@ -166,28 +167,28 @@ def _parts(property: str) -> set[str]:
     return {"band_gap", "dielectric"} if property == FIGURE_OF_MERIT else {property}
 
 
-def _scorer(property: str, models: dict[str, str], device: str) -> Reward:
+def _load_model(property: str, models: dict[str, str], device: str) -> PropertyModel:
     from cfx.predictors.load import load_property
-    from cfx.rl.named_rewards import FigureOfMerit, Property
+    from cfx.predictors.merit import FigureOfMerit
 
     loaded = {part: load_property(part, models.get(part, "bundled"), device) for part in sorted(_parts(property))}
     if property == FIGURE_OF_MERIT:
         return FigureOfMerit(loaded["band_gap"], loaded["dielectric"])
-    return Property(property, loaded[property])
+    return loaded[property]
 
 
-def _predict(scorer: Reward, crystals: Reference, reporter: Reporter) -> np.ndarray:
+def _predict(property: str, model: PropertyModel, about: str, crystals: Reference, reporter: Reporter) -> np.ndarray:
     """The property of every crystal [n], NaN where there is none."""
     value = np.full(len(crystals), np.nan)
-    with StopRequest() as stop, reporter.progress(f"predicting {scorer.about}", len(crystals)) as progress:
+    with StopRequest() as stop, reporter.progress(f"predicting {about}", len(crystals)) as progress:
         for first in range(0, len(crystals), CHUNK):
             chunk = range(first, min(first + CHUNK, len(crystals)))
-            value[first : first + CHUNK] = scorer.evaluate([crystals.structure(i) for i in chunk]).value
+            value[first : first + CHUNK] = model.evaluate([crystals.structure(i) for i in chunk]).value
             progress.update(chunk.stop)
             if stop.signum is not None and chunk.stop < len(crystals):
                 raise Interrupted(stop.signum, "stopped while properties of known crystals were predicted")
     if missing := int(np.isnan(value).sum()):
-        reporter.warning(f"{missing:,} of {len(crystals):,} known crystals get no {scorer.name}, and no rank")
+        reporter.warning(f"{missing:,} of {len(crystals):,} known crystals get no {property}, and no rank")
     return value
 
 
