@@ -40,6 +40,18 @@ def test_a_second_signal_acts_as_usual():
         os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_hangup_is_a_request_unless_it_is_ignored(ignored):
+    """As under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signum == (None if ignored else signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_handlers_are_restored_after_an_exception():
     before = [signal.getsignal(number) for number in StopRequest.SIGNALS]
     with pytest.raises(ValueError, match="a fault"), StopRequest():

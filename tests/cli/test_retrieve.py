@@ -224,7 +224,7 @@ def test_predicted_properties(cfx, tmp_path, property, ranked):
 def test_another_model_of_the_gap(cfx, tmp_path):
     """A network of matgl that has learnt a few gaps; its name goes before a column of that name."""
     pytest.importorskip("matgl", reason="matgl is not installed")
-    from ..properties.test_matgl import megnet, save_taught
+    from ..predictors.test_matgl_properties import megnet, save_taught
 
     directory = save_taught(megnet(), "band_gap", tmp_path / "taught")
     table(tmp_path / "known.csv", {"cu": (COPPER, 9.0), "salt": (SALT, 0.0), "close": (CLOSE, 5.0)})
