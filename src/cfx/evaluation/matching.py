@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 TOLERANCE = 0.25
 """How far (angstrom, along an axis) pymatgen lets atoms be off a translation of a smaller cell."""
 
+Matched = tuple[int | None, str]
+"""Number of the crystal that one matches, if it does; why it could not be compared, or ""."""
+
 LARGEST = 2_000_000
 """Most differences of positions that `surely_primitive` looks at."""
 
@@ -97,39 +100,40 @@ def find_duplicates(
         on_done: told how many compositions that occur more than once are done.
     """
     reasons = [why_malformed(structure) for structure in structures]
-    records = [Uniqueness(not reason, None, reason) for reason in reasons]
     groups = [rows for rows in by_composition(structures, reasons).values() if len(rows) > 1]
-    answers = spread(_compare_with_earlier, (([structures[row] for row in rows],) for rows in groups), n_jobs, on_done)
+    jobs = (([structures[row] for row in rows], rows) for rows in groups)
+    found = scatter(groups, spread(_compare_with_earlier, jobs, n_jobs, on_done), reasons)
+    return [Uniqueness(match is None and not reason, match, reason) for match, reason in found]
+
+
+def scatter(
+    groups: Sequence[Sequence[int]], answers: Sequence[Sequence[Matched]], reasons: Sequence[str]
+) -> list[Matched]:
+    """Answers for groups of rows as answers by row; rows of no group match nothing."""
+    found: list[Matched] = [(None, reason) for reason in reasons]
     for rows, answer in zip(groups, answers, strict=True):
-        for row, (match, reason) in zip(rows, answer, strict=True):
-            records[row] = Uniqueness(match is None and not reason, None if match is None else rows[match], reason)
-    return records
+        for row, one in zip(rows, answer, strict=True):
+            found[row] = one
+    return found
 
 
-def _compare_with_earlier(structures: Sequence[Structure]) -> list[tuple[int | None, str]]:
-    return match_in_turn(structures, [], keep=True)
-
-
-def match_in_turn(
-    structures: Sequence[Structure], kept: list[tuple[int, Structure]], keep: bool
-) -> list[tuple[int | None, str]]:
-    """For crystals of one composition: which of the kept ones each matches, and why it could not be compared.
-
-    Args:
-        structures: the crystals.
-        kept: number and reduced crystal of those to compare with.
-        keep: whether a crystal without a match is kept too, under its index, for those after it.
-    """
-    answers: list[tuple[int | None, str]] = []
-    for row, one in enumerate(map(reduce_or_say_why, structures)):
-        if isinstance(one, str):
-            answers.append((None, one))
-            continue
-        match = find_match(one, [other for _, other in kept])
-        answers.append((None if match is None else kept[match][0], ""))
-        if match is None and keep:
+def _compare_with_earlier(structures: Sequence[Structure], rows: Sequence[int]) -> list[Matched]:
+    """For crystals of one composition: which earlier one without a match of its own each matches."""
+    answers: list[Matched] = []
+    kept: list[tuple[int, Structure]] = []
+    for row, one in zip(rows, map(reduce_or_say_why, structures), strict=True):
+        answers.append(compare(one, kept))
+        if not isinstance(one, str) and answers[-1][0] is None:
             kept.append((row, one))
     return answers
+
+
+def compare(one: Structure | str, kept: Sequence[tuple[int, Structure]]) -> Matched:
+    """Which of the numbered reduced crystals is the reduced crystal `one`, which may be a reason why there is none."""
+    if isinstance(one, str):
+        return None, one
+    match = find_match(one, [other for _, other in kept])
+    return (None if match is None else kept[match][0]), ""
 
 
 def by_composition(structures: Sequence[Structure | None], reasons: Sequence[str]) -> dict[Hashable, list[int]]:

@@ -22,7 +22,7 @@ import numpy as np
 from cfx.core.elements import SYMBOLS
 from cfx.data.sanity import why_malformed
 from cfx.errors import OutputError
-from cfx.evaluation.matching import by_composition, composition_key, match_in_turn, reduce_or_say_why
+from cfx.evaluation.matching import Matched, by_composition, compare, composition_key, reduce_or_say_why, scatter
 from cfx.evaluation.parallel import spread
 
 if TYPE_CHECKING:
@@ -70,23 +70,21 @@ def find_novel(
     if reference is None:
         return [NO_REFERENCE] * len(structures)
     reasons = [why_malformed(structure) for structure in structures]
-    records = [Novelty(not reason, None, reason) for reason in reasons]
     groups = by_composition(structures, reasons)
     shared = [(rows, known) for key, rows in groups.items() if len(known := reference.of_composition(key))]
     jobs = (
-        ([structures[row] for row in rows], [reference.structure(index) for index in known]) for rows, known in shared
+        ([structures[row] for row in rows], [(int(reference.rows[i]), reference.structure(i)) for i in known])
+        for rows, known in shared
     )
-    answers = spread(_compare, jobs, n_jobs, on_done)
-    for (rows, known), answer in zip(shared, answers, strict=True):
-        for row, (match, reason) in zip(rows, answer, strict=True):
-            place = None if match is None else int(reference.rows[known[match]])
-            records[row] = Novelty(match is None and not reason, place, reason)
-    return records
+    found = scatter([rows for rows, _ in shared], spread(_compare, jobs, n_jobs, on_done), reasons)
+    return [Novelty(match is None and not reason, match, reason) for match, reason in found]
 
 
-def _compare(structures: Sequence[Structure], known: Sequence[Structure]) -> list[tuple[int | None, str]]:
-    reduced = [(i, one) for i, one in enumerate(map(reduce_or_say_why, known)) if not isinstance(one, str)]
-    return match_in_turn(structures, reduced, keep=False)
+def _compare(structures: Sequence[Structure], known: Sequence[tuple[int, Structure]]) -> list[Matched]:
+    """For crystals of one composition: which of the known ones, by row, each matches."""
+    reduced = [(row, reduce_or_say_why(one)) for row, one in known]
+    kept = [(row, one) for row, one in reduced if not isinstance(one, str)]
+    return [compare(one, kept) for one in map(reduce_or_say_why, structures)]
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def load_calculator(text: str, scale: str) -> BatchedPotential:
 class _Model:
     """A calculator as a `Model`."""
 
-    elements = None
+    elements: frozenset[int] | None = None
 
     def __init__(self, calculator: Calculator, name: str, scale: str):
         self.name, self.scale = name, scale

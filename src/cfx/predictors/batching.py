@@ -51,22 +51,17 @@ class Output(NamedTuple):
 
 
 class Model(Protocol):
-    """A library's potential, wrapped for `BatchedPotential`."""
+    """A library's potential, wrapped for `BatchedPotential`.
 
-    @property
-    def name(self) -> str:
-        """Which model, and which version of it."""
-        ...
+    Attributes:
+        name: which model, and which version of it.
+        scale: scale of its energies.
+        elements: atomic numbers that it knows; None if it does not tell.
+    """
 
-    @property
-    def scale(self) -> str:
-        """Scale of its energies."""
-        ...
-
-    @property
-    def elements(self) -> frozenset[int] | None:
-        """Atomic numbers that it knows; None if it does not tell."""
-        ...
+    name: str
+    scale: str
+    elements: frozenset[int] | None
 
     def compute(self, structures: Sequence[Structure], forces: bool) -> list[Output]:
         """All crystals at once; raises whatever it likes."""

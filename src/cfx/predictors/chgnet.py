@@ -65,7 +65,7 @@ class _Model:
     """CHGNet as a `Model`."""
 
     scale = "mp2020"
-    elements = ELEMENTS
+    elements: frozenset[int] | None = ELEMENTS
 
     def __init__(self, network: CHGNet, name: str):
         self.name = name

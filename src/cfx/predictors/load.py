@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from cfx.errors import UsageError
 from cfx.predictors.base import SCALES, Potential, PropertyModel
@@ -34,10 +33,25 @@ def load_potential(text: str, device: str = "cpu") -> Potential:
     """
     _let_threads_sleep()
     kind, _, rest = text.partition(":")
-    loaders: dict[str, Callable[[str, str], Potential]] = {"chgnet": _chgnet, "orb": _orb, "matgl": _matgl, "ase": _ase}
-    if kind not in loaders:
-        raise UsageError(f"no potential is called {text}", f"there are: {POTENTIAL_NAMES}")
-    return loaders[kind](rest, device)
+    if kind == "chgnet":
+        from cfx.predictors.chgnet import load_chgnet
+
+        if rest:
+            raise UsageError(f"chgnet takes no name of a model, but was given {rest}", "say: chgnet")
+        return load_chgnet(device)
+    if kind == "orb":
+        from cfx.predictors.orb import load_orb
+
+        return load_orb(rest, device)
+    if kind == "matgl":
+        from cfx.predictors.matgl import load_matgl
+
+        return load_matgl(*split_scale(rest), device)
+    if kind == "ase":
+        from cfx.predictors.ase import load_calculator
+
+        return load_calculator(*split_scale(rest))
+    raise UsageError(f"no potential is called {text}", f"there are: {POTENTIAL_NAMES}")
 
 
 def load_property(property: str, text: str = "bundled", device: str = "cpu") -> PropertyModel:
@@ -77,32 +91,6 @@ def _let_threads_sleep() -> None:
     OpenMP reads the setting once, when torch is first imported.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _chgnet(rest: str, device: str) -> Potential:
-    if rest:
-        raise UsageError(f"chgnet takes no name of a model, but was given {rest}", "say: chgnet")
-    from cfx.predictors.chgnet import load_chgnet
-
-    return load_chgnet(device)
-
-
-def _orb(rest: str, device: str) -> Potential:
-    from cfx.predictors.orb import load_orb
-
-    return load_orb(rest, device)
-
-
-def _matgl(rest: str, device: str) -> Potential:
-    from cfx.predictors.matgl import load_matgl
-
-    return load_matgl(*split_scale(rest), device)
-
-
-def _ase(rest: str, device: str) -> Potential:
-    from cfx.predictors.ase import load_calculator
-
-    return load_calculator(*split_scale(rest))
 
 
 def split_scale(text: str) -> tuple[str, str]:

@@ -120,6 +120,8 @@ def _load(text: str, device: str) -> tuple[Any, str, bool]:
 class _Model:
     """A potential of matgl as a `Model`."""
 
+    elements: frozenset[int] | None
+
     def __init__(self, potential, name: str, scale: str):
         self.name, self.scale = name, scale
         self.elements, self._convert = _elements_and_converter(potential.model)

@@ -99,7 +99,7 @@ class _Model:
     """
 
     scale = "raw"
-    elements = ELEMENTS
+    elements: frozenset[int] | None = ELEMENTS
 
     def __init__(self, loaded, name: str, device: str):
         self.name = name

@@ -82,43 +82,43 @@ def relax(
     while (waiting or active) and not (stop is not None and stop()):
         while waiting and len(active) < at_once:
             number = waiting.pop()
-            active.append(_Walker(number, structures[number], fix_symmetry))
-        for walker in _evaluate(potential, active, fmax, steps):
-            results[walker.number] = walker.result()
-            active.remove(walker)
+            active.append(_Relaxation(number, structures[number], fix_symmetry))
+        for relaxation in _evaluate(potential, active, fmax, steps):
+            results[relaxation.number] = relaxation.result()
+            active.remove(relaxation)
             if on_done is not None:
-                on_done(walker.number, results[walker.number])
-    for walker in active:
-        walker.reason = "stopped"
-        results[walker.number] = walker.result()
+                on_done(relaxation.number, results[relaxation.number])
+    for relaxation in active:
+        relaxation.reason = "stopped"
+        results[relaxation.number] = relaxation.result()
     for number in waiting:
         results[number] = Relaxed(structures[number], np.nan, False, 0, np.nan, "stopped before it began")
     return [results[i] for i in range(len(structures))]
 
 
-def _evaluate(potential: Potential, walkers: list[_Walker], fmax: float, steps: int) -> list[_Walker]:
+def _evaluate(potential: Potential, under_way: list[_Relaxation], fmax: float, steps: int) -> list[_Relaxation]:
     """Evaluates all crystals under way and moves those that go on; returns the others."""
-    batch = potential.evaluate([walker.structure for walker in walkers])
+    batch = potential.evaluate([relaxation.structure for relaxation in under_way])
     done = []
-    for i, walker in enumerate(walkers):
+    for i, relaxation in enumerate(under_way):
         if batch.reasons[i]:
-            before = f"after {walker.steps} steps: " if walker.steps else ""
-            walker.reason = walker.reason or before + batch.reasons[i]
-            walker.steps = max(0, walker.steps - 1)  # the step that led here is not part of the result
-            done.append(walker)
+            before = f"after {relaxation.steps} steps: " if relaxation.steps else ""
+            relaxation.reason = relaxation.reason or before + batch.reasons[i]
+            relaxation.steps = max(0, relaxation.steps - 1)  # the step that led here is not part of the result
+            done.append(relaxation)
             continue
         forces = batch.forces[i]
         assert forces is not None  # a crystal without a reason has forces
-        walker.look(float(batch.energy[i]), forces, batch.stress[i])
-        walker.converged = walker.fmax <= fmax
-        if walker.converged or walker.steps >= steps:
-            done.append(walker)
+        relaxation.look(float(batch.energy[i]), forces, batch.stress[i])
+        relaxation.converged = relaxation.fmax <= fmax
+        if relaxation.converged or relaxation.steps >= steps:
+            done.append(relaxation)
         else:
-            walker.step()
+            relaxation.step()
     return done
 
 
-class _Walker:
+class _Relaxation:
     """A crystal on its way.
 
     Attributes:
