@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
 
 from cfx.cli import values
+from cfx.cli.app import app
+from cfx.config import RLConfig, TrainConfig
+from cfx.config.finetuning import PairsRun, read_run
 from cfx.errors import UsageError
 
 
@@ -22,3 +27,42 @@ def test_no_space_groups(text):
 
 def test_data_sets_are_read_later():
     values.check_space_groups("data:no-such-file.csv")
+
+
+def options_of(name: str) -> dict:
+    return {option: parameter for parameter in get_command(app).commands[name].params for option in parameter.opts}
+
+
+def test_a_flag_is_made_from_its_field():
+    rate = options_of("train")["--lr"]
+    assert (rate.name, rate.default) == ("learning_rate", None)
+    assert rate.help == "Peak learning rate. [default: 0.001]"
+    assert options_of("rl")["--lr"].help.endswith("[default: 0.0005]"), "of the preset mini"
+    assert "learning_rate: Peak learning rate." in TrainConfig.__doc__
+
+
+def test_a_bound_is_said_with_the_name_of_the_field():
+    with pytest.raises(UsageError, match="`clip_range` must be positive, not 0"):
+        RLConfig(clip_range=0)
+    with pytest.raises(UsageError, match=r"`symprec` must be a length in angstrom, not 0\.0"):
+        result = CliRunner().invoke(app, ["score", "none.csv", "--symprec", "0"])
+        raise result.exception
+
+
+@pytest.mark.parametrize("name", sorted(set(get_command(app).commands) - {"hull"}))
+def test_every_command_has_examples_that_it_can_parse(name):
+    command = get_command(app).commands[name]
+    lines = [line.split() for line in command.epilog.splitlines() if line.startswith("  cfx ")]
+    assert 2 <= len(lines) <= 3
+    for words in lines:
+        assert words[1] == name
+        command.make_context(name, words[2:])
+
+
+def test_a_run_of_dpo_written_by_cfx_rl_is_still_read(tmp_path):
+    (tmp_path / "config.toml").write_text(
+        'model = "mini"\npairs = "pairs.jsonl"\n\n[dpo]\nepochs = 3\nbatch_size = 64\nbeta = 0.1\n'
+        "learning_rate = 1e-05\nclip_norm = 1.0\nseed = 0\ncheckpoint_steps = 100\nkeep_checkpoints = 2\n"
+    )
+    run = read_run(tmp_path)
+    assert isinstance(run, PairsRun) and (run.pairs, run.dpo.epochs) == ("pairs.jsonl", 3)

@@ -91,7 +91,7 @@ def run(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     try:
-        app(arguments, standalone_mode=True)
+        app(arguments, prog_name="cfx", standalone_mode=True)
     except CfxError as error:
         if debug:
             import traceback

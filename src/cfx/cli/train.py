@@ -107,7 +107,7 @@ def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: in
         # Processes of one run read before they join: one encodes, the others wait for its cache.
         return read(name, architecture.n_max, reporter, config.data.symprec, workers)
 
-    data = encoded(config.data.train)
+    data = encoded(str(config.data.train))
     held_out = encoded(config.data.validation) if config.data.validation else None
     if processes is not None:
         join(*processes)
