@@ -28,9 +28,10 @@ def test_order_names_and_reasons(tmp_path):
         archive.writestr("gen_201.cif", "data_x\nnonsense\n")
     seen: list[int] = []
     loaded = load_crystals(tmp_path / "all.zip", 2, seen.append)
-    assert [one.name for one in loaded] == [f"gen_{i}.cif" for i in [*range(7), *range(8, 150), 200, 201]]
+    assert [one.name for one in loaded] == [f"gen_{i}.cif" for i in [*range(150), 200, 201]]
     assert seen == sorted(seen) and seen[-1] == len(loaded)
     assert loaded[0].structure == load_crystals(tmp_path / "all.zip", 1)[0].structure
+    assert loaded[7].reason == "the file holds no crystals"
     assert loaded[-2].reason == DISORDERED and loaded[-2].structure is None
     assert loaded[-1].structure is None and loaded[-1].reason
     assert all(one.space_group_asked is None for one in loaded)
@@ -62,6 +63,14 @@ def test_what_cfx_writes_says_what_was_asked(tmp_path, written, name, render):
 def test_a_foreign_file_asks_for_nothing(tmp_path):
     (tmp_path / "x.jsonl").write_text(json.dumps({"cif": SALT.to(fmt="cif", symprec=0.01)}))
     assert load_crystals(tmp_path / "x.jsonl", 1)[0].space_group_asked is None
+
+
+@pytest.mark.parametrize("remarks", ["", "model=x", "energy=-3 converged=T", "log_prob=-3"])
+def test_a_foreign_frame_asks_for_nothing(tmp_path, remarks):
+    """`cfx relax` writes the group that it found; others may mean what they like by it."""
+    comment = f'Lattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3 {remarks} space_group=99 pbc="T T T"'
+    (tmp_path / "x.extxyz").write_text(f"1\n{comment}\nPo 0 0 0\n")
+    assert load_crystals(tmp_path / "x.extxyz", 1)[0].space_group_asked is None
 
 
 def test_nothing(tmp_path):

@@ -40,7 +40,7 @@ from cfx.data.workers import encode_in_parallel
 from cfx.errors import DataError
 from cfx.io.files import cache_directory, content_digest
 
-ENCODER_VERSION = 2
+ENCODER_VERSION = 3
 """Raised whenever the same input would encode to something else, so that stale caches are not read."""
 
 COMMIT_SECONDS = 1.0
@@ -232,7 +232,7 @@ def load_dataset(
     """
     path = Path(path)
     settings = {"source": source or path.name, "symprec": symprec, "n_max": n_max}
-    content = lmdb.data_file(path) if path.suffix == ".lmdb" else path
+    content = lmdb.data_file(path) if path.suffix.lower() == ".lmdb" else path
     digest = content_digest(content, [ENCODER_VERSION, symprec, n_max, path.name])
     directory = cache_directory("encoded") / digest
     partial = directory.with_name(f"{digest}.partial")
@@ -279,7 +279,7 @@ def _encode_into(partial: Path, path: Path, settings: dict[str, Any], num_worker
 
 def _parts(path: Path, settings: dict[str, Any], num_workers: int, done: int) -> Iterator[Part]:
     """The rows of a file after the first `done`."""
-    if path.suffix == ".lmdb":
+    if path.suffix.lower() == ".lmdb":
         return lmdb.read_parts(path, settings["n_max"], done)
     records = itertools.islice(read_records(path), done, None)
     return encode_in_parallel(records, settings["symprec"], settings["n_max"] - 1, num_workers)

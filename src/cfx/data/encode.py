@@ -26,6 +26,9 @@ ANGLE_TOLERANCE = 5.0
 ON_POSITION = 0.01
 """Largest sum of fractional deviations of a point that counts as lying on a Wyckoff position."""
 
+MOST_ATOMS = 20_000
+"""In a cell. The symmetry search takes minutes for more."""
+
 DISORDERED = "sites with partial or mixed occupancy"
 """Why a disordered structure is no crystal for cfx."""
 
@@ -84,12 +87,27 @@ def encode_cell(
 
 
 def _refuse_overlaps(lattice: np.ndarray, coords: np.ndarray, numbers: list[int], symprec: float) -> None:
-    """Refuses two elements on one point, which a symmetry search takes for a crystal like any other."""
-    difference = coords[:, None] - coords[None]
-    distance = np.linalg.norm((difference - np.rint(difference)) @ lattice, axis=-1)
-    kinds = np.array(numbers)
-    if ((distance < symprec) & (kinds[:, None] != kinds[None])).any():
-        raise EncodingError("atoms of two elements overlap")
+    """Refuses two atoms on one point, which a symmetry search may take for a crystal like any other."""
+    from scipy.spatial import cKDTree
+
+    if len(numbers) > MOST_ATOMS:
+        raise EncodingError(f"{len(numbers)} atoms, more than {MOST_ATOMS}")
+    if not abs(np.linalg.det(lattice)) > 1e-6:
+        raise EncodingError("a degenerate cell, without volume")
+    points, atoms = coords - np.floor(coords), np.arange(len(numbers))
+    # With images of the atoms at three faces of the cell, neighbours across all six are found.
+    for axis, margin in enumerate(symprec * np.linalg.norm(np.linalg.inv(lattice), axis=0)):
+        near = points[:, axis] <= min(margin, 1)
+        points = np.concatenate([points, points[near] + np.eye(3)[axis]])
+        atoms = np.concatenate([atoms, atoms[near]])
+    tree = cKDTree(points @ lattice)
+    distance, nearest = tree.query(tree.data, k=2, distance_upper_bound=symprec)
+    if not np.isfinite(distance[:, 1]).any():
+        return
+    pairs = atoms[nearest[np.isfinite(distance[:, 1])]]
+    kinds = np.array(numbers)[pairs]
+    two = (kinds[:, 0] != kinds[:, 1]).any()
+    raise EncodingError("atoms of two elements overlap" if two else "atoms too close: two of one element on one point")
 
 
 def _by_spglib(cell: tuple, symprec: float) -> EncodedCrystal:

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from cfx.data.encode import DISORDERED
-from cfx.data.read import READABLE, STRUCTURE_COLUMNS, UNREADABLE, Record, parse_structure, read_records, reason_of
+from cfx.data.formats import Record
+from cfx.data.formats.tables import STRUCTURE_COLUMNS
+from cfx.data.read import READABLE, ROW_SECONDS, UNREADABLE, parse_structure, read_records, reason_of, time_limit
 from cfx.errors import DataError, DependencyError
 
 CHUNK = 64
@@ -103,7 +105,8 @@ def _parse(record: Record) -> Loaded:
     """The crystal of a record; whatever a parser raises becomes a reason, as in `inputs.encode_records`."""
     asked = _space_group_asked(record)
     try:
-        structure = parse_structure(record)
+        with time_limit(ROW_SECONDS):
+            structure = parse_structure(record)
     except Exception as error:  # parsers raise what they like
         return Loaded(record.name, None, reason_of(error), asked)
     if not structure.is_ordered:
@@ -115,7 +118,8 @@ def _space_group_asked(record: Record) -> int | None:
     """Said by cfx's own CIFs and frames, and by the public layout of sites; others say what they found."""
     patterns = {
         "cif": r"^_cfx_model .*^_space_group_IT_number (\d+)",
-        "extxyz": r"\bspace_group=(\d+)\b",
+        # `cfx relax` writes the group that it found, and others what they like.
+        "extxyz": r"\A\s*\d+\s*\n(?=[^\n]*\bmodel=)(?=[^\n]*\blog_prob=)[^\n]*\bspace_group=(\d+)\b",
         "sites": r'"G": "(\d+)"',
     }
     pattern = patterns.get(record.format)

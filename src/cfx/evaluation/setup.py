@@ -125,14 +125,21 @@ def read_reference(name: str, workers: int, reporter: Reporter) -> Reference:
     """
     path = data_path(name, reporter)
 
+    unread: list[str] = []
+
     def structures() -> Iterator[Structure | None]:
         with reporter.progress(f"reading {name}", None) as progress:
             for done, one in enumerate(iterate_crystals(path, workers), start=1):
+                if one.structure is None:
+                    unread.append(f"{one.name}: {one.reason}")
                 if done % READ == 0:
                     progress.update(done)
                 yield one.structure
 
     reference = cached_reference(structures, content_digest(path, ["reference", path.name]), cache_directory("known"))
+    if unread:
+        total = len(reference) + len(unread)
+        reporter.warning(f"{name}: {len(unread):,} of {total:,} known crystals could not be read ({unread[0]})")
     if not len(reference):
         raise DataError(f"{name} holds no crystals to compare with")
     reporter.message(f"{name}: {len(reference):,} known crystals")

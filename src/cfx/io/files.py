@@ -51,14 +51,26 @@ def content_digest(path: Path, settings: list) -> str:
     if not path.exists():
         raise DataError(f"no such file or directory: {path}")
     digest = hashlib.sha256(json.dumps(settings).encode())
-    for file in sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]:
+    for file in sorted(files_below(path)) if path.is_dir() else [path]:
         digest.update(os.path.relpath(file, path).encode() + b"\0")
         try:
             with open(file, "rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
-            raise DataError(f"cannot read {file}: {error.strerror}") from error
+            if file == path:
+                raise DataError(f"cannot read {file}: {error.strerror}") from error
+            digest.update(b"unreadable")
     return digest.hexdigest()
+
+
+def files_below(directory: Path) -> Iterator[Path]:
+    """Files of a directory and those below it, in no order, links to directories followed; hidden ones are left out."""
+    seen: set[str] = set()
+    for place, below, names in os.walk(directory, followlinks=True):
+        below[:] = [] if os.path.realpath(place) in seen else [name for name in below if not name.startswith(".")]
+        if os.path.realpath(place) not in seen:
+            yield from (Path(place, name) for name in names if not name.startswith("."))
+        seen.add(os.path.realpath(place))
 
 
 @contextlib.contextmanager

@@ -1,0 +1,27 @@
+"""File formats of crystals: a text stream to records, and a record to a pymatgen Structure, within limits."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MOST_CHARACTERS = 10_000_000
+"""In the text of one crystal."""
+
+MOST_ATOMS = 100_000
+"""In the cell of one crystal."""
+
+
+class Record(NamedTuple):
+    """One crystal as text: a name for messages, a format (cif, json, sites, extxyz, poscar) and the text.
+
+    Of what could not be read at all the format is "unreadable", and the text is the reason.
+    """
+
+    name: str
+    format: str
+    text: str
+
+
+def rest_is_unreadable(name: str, reason: str) -> Record:
+    """Stands for the rest of a file, which nobody can count."""
+    return Record(name, "unreadable", reason)

@@ -1,0 +1,284 @@
+"""CIF: a file as blocks, and a block as the crystal that it describes, or the reason why there is none.
+
+The reader takes nothing for granted that the file does not say: no operations for a symbol that it does not know, no
+element for a name that is none, no crystal that lacks elements of its formula.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cfx.core.elements import SYMBOLS
+from cfx.data.encode import DISORDERED
+from cfx.data.formats import MOST_ATOMS, MOST_CHARACTERS, Record, rest_is_unreadable
+from cfx.data.formats.cif_symmetry import Operations, operations
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+SAME_POINT = 1e-4
+"""Fractional coordinates of images that differ by so little are one atom's."""
+
+SAME_ATOM = 0.05
+"""Distance (angstrom) of images of one site that are one atom too: coordinates have few digits."""
+
+FORMULA_TOLERANCE = 0.02
+"""Largest relative deviation of the numbers of atoms from a formula's."""
+
+CELL = [f"_cell_{part}" for part in ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")]
+COORDINATES = [f"_atom_site_fract_{axis}" for axis in "xyz"]
+
+_BLOCK = re.compile(r"\s*\ufeff?\s*data_", re.IGNORECASE)
+_SITES = re.compile(r"_atom_site[_.](fract|cartn|label|type_symbol)", re.IGNORECASE)
+
+
+def cif_records(name: str, lines: Iterable[str]) -> Iterator[Record]:
+    """A record of every block that holds atoms."""
+    found = (block for block in _blocks(lines) if _SITES.search(block))
+    first, second = next(found, None), next(found, None)
+    if first is None:
+        yield rest_is_unreadable(name, "the file holds no crystals")
+    elif second is None:
+        yield Record(name, "cif", first)
+    else:
+        for i, block in enumerate(itertools.chain((first, second), found), start=1):
+            yield Record(f"{name}#{i}", "cif", block)
+
+
+def _blocks(lines: Iterable[str]) -> Iterator[str]:
+    """A file cut where a line says data_, in any case, and not within a text between semicolons."""
+    block, size, in_text = [], 0, False
+    for line in lines:
+        if line.startswith(";"):
+            in_text = not in_text
+        elif not in_text and _BLOCK.match(line):
+            yield "".join(block)
+            block, size = [], 0
+        size += len(line)
+        if size > MOST_CHARACTERS:
+            raise ValueError(f"a block of more than {MOST_CHARACTERS:,} characters")
+        block.append(line)
+    yield "".join(block)
+
+
+def structure_of_cif(text: str) -> Structure:
+    """The cell of the one crystal in a CIF, symmetry applied; elements without charges.
+
+    Raises:
+        ValueError: with the reason why there is none.
+    """
+    from pymatgen.core import Lattice, Structure
+
+    blocks = [block for block in _blocks(text.splitlines(keepends=True)) if _SITES.search(block)]
+    if len(blocks) != 1:
+        raise ValueError(f"{len(blocks)} crystals in one CIF" if blocks else "a CIF without atoms")
+    data = _values(blocks[0])
+    lattice = Lattice.from_parameters(*_cell(data))
+    if not lattice.volume > 1e-6:
+        raise ValueError("a cell without volume")
+    if any(_number(value) not in (0, None) for value in data.get("_atom_site_attached_hydrogens", ())):
+        raise ValueError("hydrogen atoms that are attached to others, without a place of their own")
+    formula = _formula(data)
+    sites = _ordered_sites(data, formula)
+    candidates = operations(data, lattice.matrix @ lattice.matrix.T)
+    if max(len(group.translations) for group in candidates) * len(sites) > MOST_ATOMS:
+        raise ValueError(f"{len(sites)} sites with too many operations: more than {MOST_ATOMS:,} atoms")
+    cells = [[(site, _images(point, group, lattice.matrix)) for site, point in sites] for group in candidates]
+    cells = cells if len(cells) == 1 else [cell for cell in cells if _has_said_number(cell, data, formula)]
+    if len(cells) != 1:
+        raise ValueError("a space group with two origins, and no word of which: write :1 or :2 after its symbol")
+    [cell] = cells
+    counts = Counter[str]()
+    for (symbol, _), points in cell:
+        counts[symbol] += len(points)
+    _check_formula(counts, formula)
+    species = [symbol for (symbol, _), points in cell for _ in points]
+    # Sorted as pymatgen sorts the atoms of a CIF, so that equal files keep giving equal bits.
+    return Structure(lattice, species, np.concatenate([points for _, points in cell])).get_sorted_structure()
+
+
+_TOKEN = re.compile(
+    r"""^;(?P<text>[\s\S]*?)^;|'(?P<single>[^\n]*?)'(?=\s|$)|"(?P<double>[^\n]*?)"(?=\s|$)|(?P<comment>\#.*)|(?P<bare>\S+)""",
+    re.MULTILINE,
+)
+
+
+def _values(block: str) -> dict[str, list[str]]:
+    """Values by tag (in lower case) of a block."""
+    data: dict[str, list[str]] = {}
+    loop: list[str] | None = None
+    filled, tag = 0, None
+    for match in _TOKEN.finditer(block.lstrip("\ufeff")):
+        kind, value = match.lastgroup, match[match.lastgroup or 0]
+        word = value.lower().replace(".", "_") if kind == "bare" and value[0] in "_dDlLsSgG" else ""
+        if kind == "comment" or word.startswith(("data_", "save_", "global_")):
+            continue
+        if word == "loop_":
+            loop, filled, tag = [], 0, None
+        elif word.startswith("_"):
+            if loop is not None and not filled:
+                loop.append(word)
+            else:
+                loop = None
+                tag = word
+            if word in data and word in (*CELL, *COORDINATES):
+                raise ValueError(f"{word} is there twice")
+            data[word] = []
+        elif loop:
+            data[loop[filled % len(loop)]].append(value)
+            filled += 1
+        elif tag is not None:
+            data[tag].append(value)
+            tag = None
+    return data
+
+
+def _number(text: str) -> float | None:
+    """A number without its uncertainty, as of 0.237(2); None for what is not known (?) or left to its default (.)."""
+    text = text.strip()
+    if text in ("?", ".", ""):
+        return None
+    value = float(re.sub(r"\(.*", "", text)) if len(text) < 60 else np.nan
+    if not np.isfinite(value):
+        raise ValueError(f"{text[:30]} is no number")
+    return value
+
+
+def _cell(data: dict[str, list[str]]) -> list[float]:
+    values = [_number(data.get(tag, ["?"])[0]) if data.get(tag, ["?"]) else None for tag in CELL]
+    found = [value for value in values if value is not None]
+    if len(found) < len(CELL):
+        raise ValueError(f"no {CELL[values.index(None)]}")
+    if min(found[:3]) <= 0 or not all(0 < angle < 180 for angle in found[3:]):
+        raise ValueError("lengths or angles that are no cell's")
+    return found
+
+
+Formula = dict[str, float]
+
+
+def _formula(data: dict[str, list[str]]) -> Formula | None:
+    """Atoms by element of _chemical_formula_sum; None without one that can be read."""
+    text = next(iter(data.get("_chemical_formula_sum", ())), "?")
+    parts = re.findall(r"([A-Z][a-z]?)(\d*\.?\d*)\s*", text)
+    if "".join(symbol + number for symbol, number in parts) != "".join(text.split()):
+        return None
+    formula = Counter[str]()
+    for symbol, number in parts:
+        formula[_element(symbol) or symbol] += float(number or 1)  # pyright: ignore[reportArgumentType]  (of a Counter of floats)
+    return {symbol: count for symbol, count in formula.items() if count} if set(formula) <= set(SYMBOLS) else None
+
+
+def _element(word: str) -> str | None:
+    """The element that a word as "Na", "NA" or "Na1+" names by itself."""
+    letters = re.match(r"[A-Za-z]*", word)[0].capitalize()  # pyright: ignore[reportOptionalSubscript]  (it always fits)
+    letters = {"D": "H", "T": "H"}.get(letters, letters)
+    return letters if letters in SYMBOLS[1:] else None
+
+
+def _element_of_label(label: str, formula: Formula | None) -> str | None:
+    """The element of a label as "Na1" or "O2A"; in capitals it can be two, as "CA1" is, which the formula decides."""
+    one, two = _element(label[:1]), _element(label[:2]) if label[1:2].isalpha() else None
+    if label[1:2].islower() and label[1:2].isalpha():
+        return two
+    fits = [symbol for symbol in (two, one) if symbol and (formula is None or symbol in formula)]
+    if len(fits) > 1:
+        raise ValueError(f"the label {label[:20]} names {fits[0]} or {fits[1]}")
+    return fits[0] if fits else one
+
+
+Site = tuple[str, float | None]
+"""Its element, and the number of atoms in the cell that the file says it stands for."""
+
+
+def _ordered_sites(data: dict[str, list[str]], formula: Formula | None) -> list[tuple[Site, np.ndarray]]:
+    """Sites with coordinates [3]."""
+    if any(tag not in data for tag in COORDINATES):
+        raise ValueError("atoms without fractional coordinates")
+    count = len(data[COORDINATES[0]])
+    symbols, labels = data.get("_atom_site_type_symbol"), data.get("_atom_site_label")
+    optional = {tag: data.get(tag, ["."] * count) for tag in ("_atom_site_occupancy", *MULTIPLICITIES)}
+    columns = [
+        symbols or labels or [],
+        labels or symbols or [],
+        *(data[tag] for tag in COORDINATES),
+        *optional.values(),
+    ]
+    if any(len(column) != count for column in columns) or not count:
+        raise ValueError("atoms without elements, or rows of different lengths")
+    sites = []
+    for named, label, *place, occupancy, multiplicity, other in zip(*columns, strict=True):
+        share = _number(occupancy)
+        if share == 0:
+            continue
+        point = [_third(_number(text), text) for text in place]
+        if None in point:
+            raise ValueError(f"the atom {label[:20]} has no coordinates")
+        symbol = _element(named) if symbols else _element_of_label(named, formula)
+        if symbol is None:
+            raise ValueError(f"{named[:20]} is no element")
+        if share is not None and abs(share - 1) > 1e-8:
+            raise ValueError(DISORDERED)
+        number = _number(multiplicity) if multiplicity not in "?." else _number(other)
+        sites.append(((symbol, number), np.array(point)))
+    if not sites:
+        raise ValueError("no atoms")
+    return sites
+
+
+MULTIPLICITIES = ("_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_multiplicity")
+
+
+def _third(value: float | None, text: str) -> float | None:
+    """The third or sixth that a coordinate stands for, as 1.6667 does for 5/3; otherwise the coordinate."""
+    if value is None:
+        return None
+    thirds = round(3 * value)
+    # pymatgen's tolerance, which it applies between 0 and 1 only.
+    if thirds % 3 and abs((abs(value) % 1) / (abs(thirds) % 3 / 3) - 1) <= 1.001e-4:
+        return thirds / 3
+    digits = len(re.sub(r"\(.*", "", text).partition(".")[2])
+    sixths = round(6 * value)
+    return (
+        sixths / 6 if sixths % 2 and sixths % 3 and digits in (4, 5) and round(sixths / 6, digits) == value else value
+    )
+
+
+def _images(point: np.ndarray, group: Operations, matrix: np.ndarray) -> np.ndarray:
+    """The different images [n, 3] of a site in the cell, in the order of the operations."""
+    images = group.rotations @ point + group.translations
+    images -= np.floor(images)
+    difference = images[:, None] - images[None]
+    difference -= np.rint(difference)
+    same = (np.abs(difference) < SAME_POINT).all(-1) | (np.linalg.norm(difference @ matrix, axis=-1) < SAME_ATOM)
+    kept: list[int] = []
+    for i in range(len(images)):
+        if not same[i, kept].any():
+            kept.append(i)
+    return images[kept]
+
+
+def _has_said_number(cell: list[tuple[Site, np.ndarray]], data: dict[str, list[str]], formula: Formula | None) -> bool:
+    """Whether a cell has the numbers of atoms that its sites or Z and the formula say; False if they say nothing."""
+    if all(number is not None for (_, number), _ in cell):
+        return all(len(points) == number for (_, number), points in cell)
+    units = _number(next(iter(data.get("_cell_formula_units_z", ())), "?"))
+    return bool(units and formula) and sum(len(points) for _, points in cell) == round(units * sum(formula.values()))
+
+
+def _check_formula(counts: Counter[str], formula: Formula | None) -> None:
+    """Refuses a crystal that lacks atoms of its formula, hydrogen most of all, which X-rays hardly see."""
+    if formula is None:
+        return
+    for these, those, what in ((formula, counts, "no sites"), (counts, formula, "sites, and no place in the formula")):
+        if missing := sorted(set(these) - set(those)):
+            raise ValueError(f"{missing[0]} has {what}" + (" although the formula names it" if those is counts else ""))
+    ratios = [counts[symbol] / number for symbol, number in formula.items()]
+    if max(ratios) > min(ratios) * (1 + FORMULA_TOLERANCE):
+        raise ValueError("sites that are not in the proportions of the formula")

@@ -1,0 +1,180 @@
+"""Tables of crystals: CSV, JSON lines and Parquet, with a column of CIFs or of pymatgen's dicts, or CrystalFormer's."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, TextIO
+
+from cfx.data.formats import MOST_ATOMS, MOST_CHARACTERS, Record
+from cfx.errors import DataError, DependencyError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+ID_COLUMNS = ("material_id", "id", "name")
+STRUCTURE_COLUMNS = {"cif": "cif", "structure": "json", "cif_string": "cif"}
+SITE_COLUMNS = ("L", "X", "A", "W", "G")
+MOST_HELD = 1000
+"""Rows without a structure that a file of JSON lines may begin with."""
+
+
+def _structure_columns(name: str, columns: Sequence[str]) -> list[str]:
+    """Which columns of a table hold structures."""
+    if not columns:
+        raise DataError(f"{name} is empty")
+    found = [column for column in STRUCTURE_COLUMNS if column in columns]
+    if not found:
+        raise DataError(
+            f"{name} has no column of structures (columns: {', '.join(columns)})",
+            "name the column that holds CIFs `cif`, or the one that holds pymatgen dicts `structure`",
+        )
+    return found
+
+
+def _record(row: Mapping[str, Any], number: int, columns: Sequence[str]) -> Record:
+    """The record of a row: its structure is in the first column that is not empty, nested or as text."""
+    name = next((row[key] for key in ID_COLUMNS if key in row), None)
+    column = next((column for column in columns if row[column] not in (None, "")), columns[0])
+    value = "" if row[column] is None else row[column]
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return Record(f"row {number}" if name in (None, "") else str(name), STRUCTURE_COLUMNS[column], text)
+
+
+def csv_records(name: str, lines: TextIO) -> Iterator[Record]:
+    """Every row."""
+    csv.field_size_limit(MOST_CHARACTERS)
+    reader = csv.DictReader(lines)
+    columns = reader.fieldnames or []
+    if set(SITE_COLUMNS) <= set(columns):
+        for i, row in enumerate(reader, start=1):
+            yield Record(f"row {i}", "sites", json.dumps({key: row[key] for key in SITE_COLUMNS}))
+        return
+    found = _structure_columns(name, columns)
+    for i, row in enumerate(reader, start=1):
+        yield _record(row, i, found)
+
+
+def jsonl_records(name: str, lines: TextIO) -> Iterator[Record]:
+    """Every line; one without a structure is unreadable, unless there is none with one."""
+    held: list[Record] = []
+    found = False
+    filled = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+    for i, (number, line) in enumerate(filled, start=1):
+        try:
+            content = json.loads(line)
+            record = _record(content, i, [column for column in STRUCTURE_COLUMNS if column in content])
+        except (ValueError, TypeError, LookupError, RecursionError):
+            record = Record(f"row {i}", "unreadable", f"line {number} is no JSON with a `cif` or `structure`")
+        found = found or record.format != "unreadable"
+        held.append(record)
+        if found:
+            yield from held
+            held = []
+        elif len(held) > MOST_HELD:
+            break
+    if held:
+        raise DataError(f"{name}: {held[0].text}")
+
+
+def parquet_records(name: str, file: IO[bytes]) -> Iterator[Record]:
+    """Every row, piece by piece."""
+    try:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise DependencyError("reading Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'") from error
+    try:
+        # By default pyarrow reads whole row groups, and keeps them.
+        table = ParquetFile(file, pre_buffer=False, buffer_size=65536)
+        columns = table.schema_arrow.names
+        found = _structure_columns(name, columns)
+        needed = [*found, *[key for key in ID_COLUMNS if key in columns][:1]]
+        batches = table.iter_batches(1024, columns=needed)
+        rows = (row.as_py() for batch in batches for row in batch.to_struct_array())
+        for i, row in enumerate(rows, start=1):
+            yield _record(row, i, found)
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise RuntimeError(str(error)) from error
+
+
+def structure_of_dict(text: str) -> Structure:
+    """The structure of a pymatgen dict; charges and properties are left out.
+
+    Raises:
+        ValueError: with the reason why there is none.
+    """
+    from pymatgen.core import Structure
+
+    return Structure.from_dict(_structure_dict(text))
+
+
+def _structure_dict(text: str) -> dict[str, Any]:
+    """The dict of a pymatgen Structure, from JSON or as Python prints it; nothing in it is evaluated or imported.
+
+    Raises:
+        ValueError: if the text is neither, or says something else.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        content = _literal(text)
+    try:
+        sites = [
+            {"species": [_species(one) for one in site["species"]], "abc": site["abc"]} for site in content["sites"]
+        ]
+        return {"lattice": {"matrix": content["lattice"]["matrix"]}, "sites": sites}
+    except (KeyError, TypeError) as error:
+        raise ValueError("no dict of a pymatgen Structure, with a lattice and sites") from error
+
+
+def _species(occupation: dict[str, Any]) -> dict[str, Any]:
+    """What is on a site. Other entries, like properties, may name classes, which pymatgen would import and call."""
+    kept = {key: occupation[key] for key in ("element", "occu", "oxidation_state") if key in occupation}
+    if not all(isinstance(value, str | int | float | None) for value in kept.values()):
+        raise TypeError("an element is a name")
+    return kept
+
+
+def _literal(text: str) -> Any:
+    """What a printed dict says, or a ValueError. (Its syntax tree takes a hundred times the text's memory.)"""
+    try:
+        if len(text) > MOST_CHARACTERS // 5:
+            raise ValueError("too long")
+        return ast.literal_eval(text)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError("neither JSON nor a printed dict (nan, inf and np.float64(...) are not read)") from error
+
+
+def structure_of_sites(text: str) -> Structure:
+    """The conventional cell that the columns L, X, A, W and G describe.
+
+    Raises:
+        ValueError: with the reason why there is none.
+    """
+    import numpy as np
+    from pymatgen.core import Lattice, Structure
+
+    from cfx.core.elements import SYMBOLS
+    from cfx.core.symmetry import orbit, symmetry_table
+
+    try:
+        lattice, points, numbers, letters, group = (json.loads(cell) for cell in json.loads(text).values())
+        if group not in range(1, 231):
+            raise ValueError(f"there is no space group {group}")
+        if len(letters) * 192 > MOST_ATOMS:
+            raise ValueError(f"{len(letters)} sites are too many")
+        last = symmetry_table().last_letter[group - 1]
+        species, coords = [], []
+        sites = zip(points, numbers, letters, strict=True)
+        for point, number, letter in itertools.takewhile(lambda site: site[2], sites):
+            if letter not in range(1, last + 1):
+                raise ValueError(f"space group {group} has no letter number {letter}")
+            coords.append(orbit(group, letter, np.array(point, float)))
+            species += [SYMBOLS[number]] * len(coords[-1])
+        return Structure(Lattice.from_parameters(*lattice), species, np.concatenate(coords))
+    except (TypeError, LookupError, ValueError, RecursionError, OverflowError) as error:
+        raise ValueError(f"no crystal in the columns L, X, A, W, G: {error}") from error

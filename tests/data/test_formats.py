@@ -1,0 +1,324 @@
+"""What files mean by what they leave out: symbols, names, digits, blocks, frames, directories."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from cfx.data.encode import EncodingError, encode_structure
+from cfx.data.formats import cif as cif_module
+from cfx.data.formats.cif import structure_of_cif
+from cfx.data.read import parse_structure, read_records, reason_of
+
+HEXAGONAL, RHOMBOHEDRAL = (4.5, 4.5, 11.9, 90, 90, 120), (4.7, 4.7, 4.7, 57, 57, 57)
+CUBIC, MONOCLINIC, UNIQUE_C = (5.5, 5.5, 5.5, 90, 90, 90), (5, 6, 7, 90, 105, 90), (5, 6, 7, 90, 90, 105)
+ORTHORHOMBIC, TETRAGONAL = (5, 6, 7, 90, 90, 90), (5, 5, 7, 90, 90, 90)
+CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+
+
+def block(group: str = "", cell=CUBIC, sites: str = "Si1 Si 0.125 0.125 0.125 1", more: str = "") -> str:
+    """A CIF without operations, unless `more` has them."""
+    named = f"_symmetry_space_group_name_H-M '{group}'\n" if group else ""
+    lines = "".join(f"_cell_{key} {value}\n" for key, value in zip(CELL, cell, strict=True))
+    keys = ("label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy")
+    return f"data_x\n{lines}{named}{more}loop_\n" + "".join(f"_atom_site_{key}\n" for key in keys) + sites + "\n"
+
+
+@pytest.mark.parametrize(
+    ("group", "cell", "point", "atoms", "number"),
+    [
+        ("R -3 m H", HEXAGONAL, "0 0 0.23", 6, 166),
+        ("R -3 m :H", HEXAGONAL, "0 0 0.23", 6, 166),
+        ("R-3m", HEXAGONAL, "0 0 0.23", 6, 166),
+        ("R -3 m", RHOMBOHEDRAL, "0.23 0.23 0.23", 2, 166),
+        ("R -3 m :R", RHOMBOHEDRAL, "0.23 0.23 0.23", 2, 166),
+        ("R -3 c H", HEXAGONAL, "0 0 0.1", 12, 167),
+        ("F d -3 m :2", CUBIC, "0.125 0.125 0.125", 8, 227),
+        ("F d -3 m Z", CUBIC, "0.125 0.125 0.125", 8, 227),
+        ("F d -3 m :1", CUBIC, "0 0 0", 8, 227),
+        ("F d 3 m S", CUBIC, "0 0 0", 8, 227),
+        ("P 21/n", MONOCLINIC, "0.1 0.2 0.3", 4, 14),
+        ("P 1 21/n 1", MONOCLINIC, "0.1 0.2 0.3", 4, 14),
+        ("P 21/n", UNIQUE_C, "0.1 0.2 0.3", 4, 14),
+        ("P 21/b", UNIQUE_C, "0.1 0.2 0.3", 4, 14),
+        ("I 2/a", MONOCLINIC, "0.1 0.2 0.3", 8, 15),
+        ("P b n m", ORTHORHOMBIC, "0.1 0.2 0.3", 8, 62),
+        ("C m c a", ORTHORHOMBIC, "0 0.2 0.3", 8, 64),
+        ("I 41/a m d :2", TETRAGONAL, "0 0.75 0.125", 4, 141),
+    ],
+)
+def test_symbols_without_operations(group, cell, point, atoms, number):
+    found = structure_of_cif(block(group, cell, f"Si1 Si {point} 1"))
+    assert len(found) == atoms
+    settings = cif_module.operations({"_symmetry_space_group_name_h-m": [group]}, found.lattice.metric_tensor)
+    # An atom in general position shows the whole group.
+    spread = Structure(
+        found.lattice, ["Si"] * 3, [[0.0213, 0.0617, 0.1411], [0.1123, 0.0871, 0.1547], [0.23, 0.041, 0.31]]
+    )
+    points = [
+        image for point in spread.frac_coords for image in cif_module._images(point, settings[0], found.lattice.matrix)
+    ]
+    assert encode_structure(Structure(found.lattice, ["Si"] * len(points), points)).space_group == number
+
+
+@pytest.mark.parametrize(
+    ("group", "cell", "reason"),
+    [
+        ("F d -3 m", CUBIC, "two origins"),
+        ("P 4/n", TETRAGONAL, "two origins"),
+        ("C c c a", ORTHORHOMBIC, "two origins"),
+        ("R -3 m H", RHOMBOHEDRAL, "without the symmetry"),
+        ("F m -3 m", ORTHORHOMBIC, "without the symmetry"),
+        ("Q 3", CUBIC, "unknown space group"),
+        ("F d -3 m :3", CUBIC, "unknown space group"),
+        ("P 21/q", MONOCLINIC, "unknown space group"),
+    ],
+)
+def test_symbols_that_do_not_decide(group, cell, reason):
+    with pytest.raises(ValueError, match=reason):
+        structure_of_cif(block(group, cell))
+
+
+@pytest.mark.parametrize(("multiplicity", "atoms"), [(8, 8), (16, 16)])
+def test_numbers_of_atoms_decide_between_origins(multiplicity, atoms):
+    text = block("F d -3 m").replace("_atom_site_occupancy", "_atom_site_symmetry_multiplicity")
+    assert len(structure_of_cif(text.replace("0.125 1", f"0.125 {multiplicity}"))) == atoms
+    more = f"_chemical_formula_sum Si\n_cell_formula_units_Z {atoms}\n"
+    assert len(structure_of_cif(block("F d -3 m", more=more))) == atoms
+
+
+@pytest.mark.parametrize(
+    ("operations", "reason"),
+    [
+        (["-x,-y,-z"], "without the identity"),
+        (["x,y,z", "2x,y,z"], "of a lattice"),
+        (["x,y,z", "q,y,z"], "no symmetry operation"),
+        (["x,y,z", "1/0+x,y,z"], "no symmetry operation"),
+        (["x,y"], "no symmetry operation"),
+        (["x,y,z"] * 2000, "2000 symmetry operations"),
+    ],
+)
+def test_operations_that_are_none(operations, reason):
+    listed = "loop_\n_space_group_symop_operation_xyz\n" + "".join(f"'{text}'\n" for text in operations)
+    with pytest.raises(ValueError, match=reason):
+        structure_of_cif(block(more=listed))
+
+
+@pytest.mark.parametrize(
+    ("sites", "more", "reason"),
+    [
+        ("Na1 Na 0 0 0 1", "_chemical_formula_sum 'Na H'\n", "H has no sites although the formula"),
+        ("O1 O 0 0 0 1", "_chemical_formula_sum 'H2 O'\n", "H has no sites"),
+        ("Na1 Na 0 0 0 1\nCl1 Cl .5 .5 .5 1", "_chemical_formula_sum Na\n", "Cl has sites"),
+        ("Na1 Na 0 0 0 1\nCl1 Cl .5 .5 .5 1", "_chemical_formula_sum 'Na Cl2'\n", "proportions"),
+        ("Wat Wat 0 0 0 1", "", "Wat is no element"),
+        ("X1 Xx 0 0 0 1", "", "Xx is no element"),
+        ("Na1 Na 0 0 0 0.5", "", "occupancy"),
+        ("Na1 Na ? ? ? 1", "", "no coordinates"),
+        ("Na1 Na nan 0 0 1", "", "no number"),
+        ("Na1 Na 0 0 0 1 Cl1", "", "rows of different lengths"),
+        ("Na1 Na 0 0 0 0", "", "no atoms"),
+    ],
+)
+def test_cifs_that_leave_atoms_out(sites, more, reason):
+    with pytest.raises(ValueError, match=reason):
+        structure_of_cif(block("P 1", sites=sites, more=more))
+
+
+@pytest.mark.parametrize("occupancy", [".", "?", "1", "1.0(2)", "1."])
+def test_occupancies_left_to_their_default(occupancy):
+    assert (
+        structure_of_cif(block("F m -3 m", sites=f"Na1 Na 0 0 0 {occupancy}\nCl1 Cl .5 .5 .5 .")).formula == "Na4 Cl4"
+    )
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["0.3333 0.6667 0.25", "1.3333 1.6667 0.25", "-0.6667 -0.3333 0.25", "-0.6667 1.6667 2.25", "0.33333 0.66667 .25"],
+)
+def test_thirds(point):
+    found = structure_of_cif(block("P 63/m m c", (3, 3, 5, 90, 90, 120), f"Mg1 Mg {point} 1"))
+    assert len(found) == 2
+    np.testing.assert_allclose(found.frac_coords[:, :2] * 3, np.rint(found.frac_coords[:, :2] * 3), atol=1e-12)
+
+
+SALT = block("F m -3 m", sites="Na1 Na 0 0 0 1\nCl1 Cl 0.5 0.5 0.5 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "formulas"),
+    [
+        (SALT, ["Na4 Cl4"]),
+        (SALT.replace("data_x\n", ""), ["Na4 Cl4"]),
+        ("data_global\n_journal_year 2001\n" + SALT, ["Na4 Cl4"]),
+        (SALT + "data_end\n_journal_year 2001\n", ["Na4 Cl4"]),
+        (SALT.replace("data_x", "  DATA_x") + SALT.replace("data_x", "Data_y"), ["Na4 Cl4"] * 2),
+        (SALT.replace("data_x\n", "data_x\n_publ_text\n;\ndata_y of the authors\n  data_z\n;\n"), ["Na4 Cl4"]),
+        (SALT.replace("data_x\n", "data_x\n_publ_author_name 'M\xfcller, D''Arcy # 3'\n"), ["Na4 Cl4"]),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_blocks(tmp_path, text, formulas, encoding):
+    (tmp_path / "x.CIF").write_bytes(text.encode(encoding))
+    assert [parse_structure(record).formula for record in read_records(tmp_path / "x.CIF")] == formulas
+
+
+def poscar(comment: str, names: str = "", counts: str = "4 4", behind: str = "") -> str:
+    points = ["0 0 0", ".5 .5 0", ".5 0 .5", "0 .5 .5", ".5 0 0", "0 .5 0", "0 0 .5", ".5 .5 .5"]
+    head = f"{comment}\n1.0\n5.6 0 0\n0 5.6 0\n0 0 5.6\n" + (names + "\n" if names else "") + f"{counts}\nDirect\n"
+    return head + "".join(f"{point} {behind}\n" for point in points)
+
+
+@pytest.mark.parametrize("comment", ["Na Cl", "NaCl", "Na4 Cl4", "Na4Cl4"])
+def test_elements_of_a_poscar_in_its_comment(tmp_path, comment):
+    (tmp_path / "x.poscar").write_text(poscar(comment))
+    assert [parse_structure(record).formula for record in read_records(tmp_path / "x.poscar")] == ["Na4 Cl4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (poscar("rock salt"), "names no elements"),
+        (poscar("Na"), "names no elements"),
+        (poscar("Na3 Cl5"), "names no elements"),
+        (poscar("Xx Yy"), "Xx is no element"),
+        (poscar("x", "A B"), "A is no element"),
+        (poscar("x", "Na"), "1 elements with 2 numbers"),
+        (poscar("x", "Na Cl", "4 4000000000"), "4,000,000,004 atoms announced, and 8 there"),
+        ("x\n1\n2\n", "no POSCAR"),
+    ],
+)
+def test_poscars_that_are_refused(tmp_path, text, reason):
+    (tmp_path / "POSCAR").write_text(text)
+    [record] = read_records(tmp_path / "POSCAR")
+    with pytest.raises(ValueError, match=reason):
+        parse_structure(record)
+
+
+def test_later_frames(tmp_path):
+    one, velocities = poscar("Na Cl"), "\n" + "0.1 0.2 0.3\n" * 8
+    (tmp_path / "POSCAR").write_text(one + one + velocities + one + velocities)
+    (tmp_path / "XDATCAR").write_text(poscar("x", "Na Cl").replace("Direct", "Direct configuration= 1") + "".join(
+        f"Direct configuration= {i}\n" + "".join(one.splitlines(keepends=True)[7:]) for i in (2, 3)))  # fmt: skip
+    (tmp_path / "CONTCAR").write_text(one + velocities)
+    found = {record.name: parse_structure(record).formula for record in read_records(tmp_path)}
+    assert found == dict.fromkeys(
+        ["CONTCAR", *(f"{name}#{i}" for name in ("POSCAR", "XDATCAR") for i in (1, 2, 3))], "Na4 Cl4"
+    )
+
+
+def frame(comment: str, atoms: str = "Na 0 0 0\nCl 2 2 2", count: int = 2) -> str:
+    return f"{count}\n{comment}\n{atoms}\n"
+
+
+BOX = 'Lattice="4 0 0 0 4 0 0 0 4"'
+
+
+@pytest.mark.parametrize("pbc", ['pbc="F F F"', 'pbc="T T T"', "", "pbc=[F, F, F]", 'PBC="1 1 1"'])
+def test_a_cell_is_a_period(tmp_path, pbc):
+    (tmp_path / "x.extxyz").write_text(frame(f"{BOX} Properties=species:S:1:pos:R:3 {pbc}"))
+    [record] = read_records(tmp_path / "x.extxyz")
+    assert all(parse_structure(record).lattice.pbc)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (frame(f'{BOX} pbc="T T F"'), "some directions only"),
+        (frame("no cell"), "without a Lattice"),
+        (frame('Lattice="1 2 3"'), "nine numbers"),
+        (frame(BOX, count=3), "3 atoms announced, and 2 there"),
+        (frame(BOX, "Na 0 0 0\nXx 1 1 1"), "Xx is no element"),
+        (frame(f"{BOX} Properties=pos:R:3"), "without species and pos"),
+        (frame(f"{BOX} Properties=x:R:1000000000:species:S:1:pos:R:3"), "too short"),
+        (frame('Lattice="1 0 0 1 0 0 0 0 1"'), "cell without volume"),
+    ],
+)
+def test_frames_that_are_refused(tmp_path, text, reason):
+    (tmp_path / "x.xyz").write_text(text)
+    [record] = read_records(tmp_path / "x.xyz")
+    try:
+        parse_structure(record)
+    except (ValueError, ArithmeticError) as error:
+        assert reason in reason_of(error)
+    else:
+        pytest.fail("was read")
+
+
+def test_hidden_files_links_and_zips_within(tmp_path):
+    root, beside = tmp_path / "root", tmp_path / "beside"
+    for place in (root / ".hidden", root / "deep" / ".git", beside):
+        place.mkdir(parents=True)
+        (place / "a.cif").write_text(SALT)
+    (root / ".b.cif").write_text(SALT)
+    (root / "link").symlink_to(beside)
+    (beside / "back").symlink_to(root)
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as archive:
+        for name in ("a.MCIF", ".hidden/a.cif", "x/._a.cif", "POSCAR"):
+            archive.writestr(name, SALT if name != "POSCAR" else poscar("Na Cl"))
+    for path in (root / "inner.ZIP", tmp_path / "outer.zip"):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(tmp_path / "inner.zip", "b/inner.zip")
+            archive.writestr("broken.zip", b"no zip")
+    found = [record.name for record in read_records(root)]
+    inner = ["b/inner.zip/POSCAR", "b/inner.zip/a.MCIF", "broken.zip"]
+    assert found == [*(f"inner.ZIP/{name}" for name in inner), "link/a.cif"]
+    assert [record.name for record in read_records(tmp_path / "outer.zip")] == inner
+
+
+def test_members_that_say_too_much(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w") as archive:
+        archive.writestr("a.cif", SALT)
+    content = (tmp_path / "bomb.zip").read_bytes()
+    size = len(SALT).to_bytes(4, "little")
+    (tmp_path / "bomb.zip").write_bytes(content.replace(size, (2**32 - 2).to_bytes(4, "little")))
+    records = list(read_records(tmp_path / "bomb.zip"))
+    assert [record.format for record in records] == ["unreadable"]
+
+
+def test_names_of_one_line(tmp_path):
+    rows = [{"id": name, "cif": SALT} for name in ("a\nb", "a\x1b[31mb", "a\r\n\tb")]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [record.name for record in read_records(tmp_path / "x.jsonl")] == ["a b", "a [31mb", "a b"]
+
+
+@pytest.mark.parametrize("row", [{"cif": None}, {"cif": ""}, {"cif": None, "cif_string": None}])
+def test_a_structure_beside_an_empty_cif(tmp_path, row):
+    structure = structure_of_cif(SALT).as_dict()
+    (tmp_path / "x.jsonl").write_text(json.dumps(row | {"structure": structure}) + "\n")
+    assert [parse_structure(record).formula for record in read_records(tmp_path / "x.jsonl")] == ["Na4 Cl4"]
+
+
+@pytest.mark.parametrize("doubled", [["Na"], ["Cl"], ["Na", "Cl"]])
+@pytest.mark.parametrize("shift", [0.0, 1.0, 1e-4])
+def test_doubled_atoms(doubled, shift):
+    """moyo takes some of them for a crystal with twice the atoms."""
+    salt = structure_of_cif(SALT)
+    twice = [site for site in salt if site.specie.symbol in doubled]
+    species = [site.specie for site in [*salt, *twice]]
+    points = [*salt.frac_coords, *(site.frac_coords - shift for site in twice)]
+    with pytest.raises(EncodingError, match="too close"):
+        encode_structure(Structure(salt.lattice, species, points))
+
+
+@pytest.mark.parametrize("shift", [[0, 0, 0], [-1e-4, 0, 0], [1e-4, -1e-4, 1e-4], [1 - 1e-4, 1, 0]])
+def test_overlaps_are_found_across_the_faces(shift):
+    skew = Lattice.from_parameters(4, 5, 6, 75, 82, 98)
+    with pytest.raises(EncodingError, match="two elements overlap"):
+        encode_structure(Structure(skew, ["Na", "Cl"], [[0, 0, 0], shift]))
+
+
+def test_large_cells_take_little_memory():
+    """A table of distances of 2,744 atoms takes 180 MB."""
+    points = np.stack(np.meshgrid(*[np.arange(14) / 14] * 3), -1).reshape(-1, 3)
+    tracemalloc.start()
+    crystal = encode_structure(Structure(Lattice.cubic(56), ["Po"] * len(points), points))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert crystal.space_group == 221
+    assert peak < 60_000_000
