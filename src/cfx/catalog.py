@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from types import MappingProxyType
+from typing import Literal
 from urllib.parse import urlsplit
 
 from cfx.config import ModelConfig
@@ -65,7 +66,9 @@ class Entry:
         return next(iter(self.files.values()))
 
 
-def _published(name: str, path: str, summary: str, citation: str, position: str = "rotary") -> Entry:
+def _published(
+    name: str, path: str, summary: str, citation: str, position: Literal["rotary", "absolute"] = "rotary"
+) -> Entry:
     files = {"": f"hf:zdcao/CrystalFormer/{path}"}
     return Entry(name, MODEL, summary, "Apache-2.0", citation, files, config=ModelConfig(position=position))
 
