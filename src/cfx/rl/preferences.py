@@ -71,7 +71,7 @@ class _Preferences(FineTuning):
             row, why = self.pairs.failures[0]
             reporter.warning(f"{len({row for row, _ in self.pairs.failures})} pairs left out, as row {row}, {why}")
         sides = (self.pairs.chosen, self.pairs.rejected)
-        longest = np.maximum(*(side.num_sites for side in sides))
+        longest = np.max([np.asarray(side.num_sites) for side in sides], axis=0)
         tokens = config.dpo.batch_size * mean_tokens(longest, model.config.n_max)
         self.plan = BatchPlan(longest, model.config.n_max, tokens)
         chosen, rejected = (np.asarray(model.log_prob(side).total, np.float32) for side in sides)

@@ -147,7 +147,7 @@ class _Reinforcement(FineTuning):
         """Rewards about their baseline, float32 [B]."""
         if self.config.algorithm == "grpo":
             return group_advantage(rollout.reward, self.config.group_size).astype(np.float32)
-        baseline = self.baseline.update(rollout.reward, rollout.crystals.space_group)
+        baseline = self.baseline.update(rollout.reward, np.asarray(rollout.crystals.space_group))
         return (rollout.reward - baseline).astype(np.float32)
 
     def _learn(
@@ -175,7 +175,7 @@ class _Reinforcement(FineTuning):
     def _plan(self, crystals: CrystalBatch) -> BatchPlan:
         """Short batches: those of each length are filled up."""
         tokens = max(len(crystals) // 8, 8) * num_tokens(6)
-        return BatchPlan(crystals.num_sites, self.reference.config.n_max, tokens, LENGTHS)
+        return BatchPlan(np.asarray(crystals.num_sites), self.reference.config.n_max, tokens, LENGTHS)
 
     def _score(self, params: Any, crystals: CrystalBatch) -> np.ndarray:
         """Log-probabilities under the likelihood of the run, nats, float32 [B]."""

@@ -188,7 +188,7 @@ def primitive_cells(crystals: CrystalBatch) -> list[Structure | None]:
 
     A potential needs a quarter of the time for a face-centred crystal so.
     """
-    rows = np.flatnonzero(is_physical(crystals.lattice))
+    rows = np.flatnonzero(is_physical(np.asarray(crystals.lattice)))
     structures: list[Structure | None] = [None] * len(crystals)
     for row, structure in zip(rows, crystals[rows].to_structures() if len(rows) else [], strict=True):
         structures[row] = _primitive(structure) if _is_centred(int(crystals.space_group[row])) else structure

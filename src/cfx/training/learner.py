@@ -234,8 +234,8 @@ def update_policy(
     A gradient that is not finite changes nothing; its norm tells.
     """
     optimizer, count = make_optimizer(learning_rate, clip_norm), total.sums["count"]
-    *new, norm = _descend(optimizer, state.params, state.opt_state, total.params, count)
-    return _choose(jnp.isfinite(norm), PolicyState(*new), state), norm
+    params, opt_state, norm = _descend(optimizer, state.params, state.opt_state, total.params, count)
+    return _choose(jnp.isfinite(norm), PolicyState(params, opt_state), state), norm
 
 
 def _descend(

@@ -53,9 +53,9 @@ class PPOBatch(NamedTuple):
         reference: log-probability under the reference policy, nats.
     """
 
-    advantage: jax.Array
-    old: jax.Array
-    reference: jax.Array
+    advantage: jax.Array | np.ndarray
+    old: jax.Array | np.ndarray
+    reference: jax.Array | np.ndarray
 
 
 def ppo_terms(
