@@ -147,6 +147,6 @@ def test_coordinates(both, group):
 @pytest.mark.parametrize("group", GROUPS)
 def test_lattices(both, group):
     one, other = (crystals.lattice[crystals.space_group == group] for crystals in both)
-    free = lattice.FREE_DIMENSIONS[lattice.crystal_family(group)]
+    free = lattice.FREE_DIMENSIONS[lattice.crystal_family(np.array(group))]
     for dimension in np.flatnonzero(free):
         assert stats.ks_2samp(one[:, dimension], other[:, dimension]).pvalue > FALSE_ALARM
