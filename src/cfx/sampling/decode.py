@@ -215,8 +215,8 @@ def _here(config: ModelConfig, slots: Slots) -> Bool[Array, "B N"]:
     return jnp.arange(config.n_max) == slots.age[:, None] // network.TOKENS_PER_SITE
 
 
-def _at(here: Bool[Array, "B N"], values: Shaped[Array, "B N"]) -> Shaped[Array, " B"]:
-    """Values at the sites being drawn."""
+def _at(here: Bool[Array, "... n"], values: Shaped[Array, "B n"]) -> Shaped[Array, " B"]:
+    """Values at the sites, or the axis, being drawn."""
     return jnp.where(here, values, 0).sum(1)
 
 
