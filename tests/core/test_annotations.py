@@ -1,4 +1,4 @@
-"""The shapes that annotations state: tests of core and sampling run with all of them checked, in a process of their own."""
+"""Tests of core and sampling, with the shapes and types that their annotations state checked at every call."""
 
 from __future__ import annotations
 

@@ -58,6 +58,7 @@ class CrystalBatch:
     def multiplicity(self) -> Int[AnyArray, "B N"]:
         """Atoms of each orbit in the conventional cell; 0 in pads."""
         table = symmetry_table().multiplicity
+        # Tracers can index a JAX table only; numpy stays numpy, and off the device.
         table = table if isinstance(self.wyckoff, np.ndarray) else jax.numpy.asarray(table)
         return table[self.space_group[:, None] - 1, self.wyckoff]
 

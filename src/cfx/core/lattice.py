@@ -82,7 +82,7 @@ def is_physical(lattice: Float[AnyArray, "B 6"]) -> Bool[np.ndarray, " B"]:
     """Which lattices have finite positive lengths, angles inside (0, 180) degree and a positive volume."""
     lattice = np.asarray(lattice, float)
     lengths, angles = lattice[:, :3], lattice[:, 3:]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # nan fails every comparison, as it should
         shape_ok = (lengths > 0).all(1) & (angles > 0).all(1) & (angles < 180).all(1)
         return np.isfinite(lattice).all(1) & shape_ok & (squared_volume_ratio(lattice) > 1e-6)
 

@@ -174,6 +174,7 @@ def von_mises_log_prob(mixture: heads.VonMisesMixture, x: Float[AnyArray, "..."]
     """Log-density, in the angle, of fractional coordinates x."""
     angle = 2 * jnp.pi * (x[..., None] - 0.5) - mixture.loc
     deviation = -2.0 * jnp.sin(angle / 2) ** 2  # cos - 1, without the cancellation
+    # i0e(kappa) is I0(kappa) exp(-kappa): the other half of that subtraction, and finite at any concentration.
     component = mixture.kappa * deviation - jnp.log(2 * jnp.pi * i0e(mixture.kappa))
     return logsumexp(mixture.logits + component, axis=-1)
 

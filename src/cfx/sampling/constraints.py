@@ -240,6 +240,7 @@ def _formula_choices(
     def fewest(atoms: Int[Array, "..."]) -> Int[Array, "..."]:
         found = jnp.asarray(formula.min_sites)[group[..., None, None], following, jnp.clip(atoms, 0, MOST_ATOMS)]
         possible = (atoms >= 0) & (atoms <= MOST_ATOMS) & (found < IMPOSSIBLE)
+        # More than any number of slots, and no infinity, since totals are formed by adding and subtracting it.
         return jnp.where(possible, found.astype(jnp.int32), 10 * IMPOSSIBLE)
 
     without = fewest(missing)

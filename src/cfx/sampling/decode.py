@@ -147,6 +147,7 @@ def advance(weights: Weights, config: ModelConfig, slots: Slots, policy: Policy)
             functools.partial(_draw_coordinate, *common, i - 1),
             functools.partial(_draw_letter, *common),
         )
+        # One body for five tokens: the network, by far the most to compile, is compiled once.
         slots, token = jax.lax.switch((i > 0) * 1 + is_letter, kinds, slots)
         return _show(weights, config, slots, token)
 

@@ -102,6 +102,7 @@ class Decoders:
                     if finished is not None:
                         results.put(finished)
                         continue
+                    # Nothing to draw until crystals of another device fail; that may have been told before this wait.
                     with self.changed:
                         self.changed.wait(timeout=0.05)
             except Exception as error:  # raised again by the thread that waits for results

@@ -65,6 +65,7 @@ def von_mises(keys: Key[Array, " B"], kappa: Float[Array, " B"]) -> Float[Array,
         u = 2 * jnp.sin(jnp.pi / 2 * uniform[:, 0]) ** 2
         versine = excess * u / (excess + 2 - u)
         y = kappa * (excess + versine)
+        # A concentration that is nan accepts at once, and gives nan: rejection would never end.
         fits = (jnp.log(y / uniform[:, 1]) + 1 - y >= 0) | jnp.isnan(y)
         new = jnp.sign(uniform[:, 2] - 0.5) * 2 * jnp.arcsin(jnp.sqrt(jnp.clip(versine / 2, 0, 1)))
         new = jnp.where(jnp.isnan(y), jnp.nan, new)

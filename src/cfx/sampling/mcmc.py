@@ -117,6 +117,7 @@ def step(keys: Key[Array, " B"], state: State, target: Target, config: ModelConf
 
     proposed = jax.tree.map(choose, *proposals)
     new = _log_target(target, config, proposed)
+    # From outside of what is allowed any step inside is taken, where the plain difference could be nan.
     ratio = jnp.where(state.log_prob == -jnp.inf, jnp.where(new > -jnp.inf, jnp.inf, -jnp.inf), new - state.log_prob)
     accepted = jnp.log(jax.vmap(lambda key: jax.random.uniform(key, minval=1e-37))(accept_keys)) < ratio
     merged = jax.tree.map(
@@ -233,7 +234,7 @@ def refine(
         rows = np.flatnonzero(slots == size)
         for first in range(0, len(rows), AT_ONCE):
             some = rows[first : first + AT_ONCE]
-            padded = np.resize(some, AT_ONCE)
+            padded = np.resize(some, AT_ONCE)  # repeats fill up: one shape, one compilation
             numbers = np.array([[jobs[i].number, jobs[i].attempt] for i in padded], np.uint32)
             crystals = drawn.crystals[padded].with_slots(int(size))
             done, rate = _run(target, config, _chain_keys(rng_key, numbers), crystals, num_steps)

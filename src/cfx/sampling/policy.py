@@ -101,6 +101,7 @@ def sharpen(log_probs: Float[AnyArray, "... n"], sharpness: Sharpness) -> Float[
     def keep(log_probs: Float[Array, "... n"]) -> Float[Array, "... n"]:
         return nucleus(log_probs, sharpness.top_p)
 
+    # A branch at run time: without top-p, which is the rule, nothing is sorted.
     kept = jax.lax.cond(jnp.asarray(sharpness.top_p) < 1, keep, lambda log_probs: log_probs, log_probs)
     # Below the likeliest entry, whose zero is exact: at low temperatures a rounding step of a logit is a large number.
     likeliest = jnp.arange(kept.shape[-1]) == kept.argmax(-1, keepdims=True)

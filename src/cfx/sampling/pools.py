@@ -99,7 +99,7 @@ class _Pool:
     def take_from(self, other: _Pool, rows: list[int]) -> None:
         """Moves the crystals in `rows` of another pool to free slots of this one."""
         free = [i for i in range(self.num_slots) if i not in self.jobs][: len(rows)]
-        at_once = max(1, self.num_slots // 8)
+        at_once = max(1, self.num_slots // 8)  # pieces of one size: one compilation for any number of crystals
         for first in range(0, len(rows), at_once):
             source, target = rows[first : first + at_once], free[first : first + at_once]
             padding = at_once - len(source)
@@ -191,6 +191,7 @@ class Decoder:
             first.take_from(self.waiting, self.waiting.taken[: first.num_free])
 
     def _start(self, jobs: list[Job]) -> None:
+        # Repeats of the first job fill up; their slots belong to no job.
         padded = jobs + [jobs[0]] * (self.batch_size - len(jobs))
         number, attempt, group = np.array(padded).T
         self.waiting.slots = decode.start(
