@@ -11,7 +11,11 @@ numpy's, `AnyArray` either. A name of an axis means the same everywhere; "..." a
 `tests/core/test_annotations.py` runs tests with all of them checked.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 AnyArray = Any
 """An array of JAX or of numpy. No union of both, so that reading a chemical symbol does not import JAX."""
+
+Params = Mapping[str, Mapping[str, AnyArray]]
+"""Weights by module and name, as Haiku has them."""

@@ -14,7 +14,7 @@ from jax.scipy.special import i0e, logsumexp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from cfx.config import ModelConfig
-from cfx.core import AnyArray, heads, lattice, network
+from cfx.core import AnyArray, Params, heads, lattice, network
 from cfx.core.batches import num_tokens
 from cfx.core.crystal import CrystalBatch
 from cfx.core.symmetry import symmetry_table
@@ -65,7 +65,7 @@ class OutputRows(NamedTuple):
 
 
 def output_rows(
-    params: hk.Params,
+    params: Params,
     config: ModelConfig,
     batch: CrystalBatch,
     rng_key: Key[Array, ""] | None = None,
@@ -88,7 +88,7 @@ def _forward(config: ModelConfig, batch: CrystalBatch, dropout: network.Dropout)
     return hk.transform(forward)
 
 
-def init_params(config: ModelConfig, rng_key: Key[Array, ""]) -> hk.Params:
+def init_params(config: ModelConfig, rng_key: Key[Array, ""]) -> Params:
     """Random weights of a network."""
     one = jnp.ones((1, 2), jnp.int32)
     batch = CrystalBatch(one[:, 0], jnp.ones((1, 6)), jnp.zeros((1, 2, 3)), one, one)
@@ -96,7 +96,7 @@ def init_params(config: ModelConfig, rng_key: Key[Array, ""]) -> hk.Params:
 
 
 def log_prob(
-    params: hk.Params,
+    params: Params,
     config: ModelConfig,
     batch: CrystalBatch,
     rng_key: Key[Array, ""] | None = None,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 
 from cfx.config import ModelConfig
-from cfx.core import AnyArray
+from cfx.core import AnyArray, Params
 from cfx.errors import CheckpointError
 
 TOKEN_KINDS = ("letter", "species", "x", "y", "z")
@@ -209,7 +209,7 @@ def parameter_shapes(config: ModelConfig) -> dict[tuple[str, str], tuple[int, ..
     return shapes
 
 
-def check_shapes(params: hk.Params, config: ModelConfig) -> None:
+def check_shapes(params: Params, config: ModelConfig) -> None:
     """Checks that parameters are those of an architecture.
 
     Raises:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from cfx.config import ModelConfig
-from cfx.core import AnyArray, network
+from cfx.core import AnyArray, Params, network
 
 
 class Cache(NamedTuple):
@@ -59,12 +58,12 @@ class Weights(NamedTuple):
         rotary: cos and sin of every position, 5 n_max of them; not used by absolute positions.
     """
 
-    params: hk.Params
+    params: Params
     layers: tuple[Layer, ...]
     rotary: tuple[Float[Array, "positions half"], Float[Array, "positions half"]]
 
 
-def prepare(params: hk.Params, config: ModelConfig) -> Weights:
+def prepare(params: Params, config: ModelConfig) -> Weights:
     """The weights of `extend`."""
     block = {name.removeprefix("blocks/block/"): value for name, value in params.items() if "blocks/block" in name}
     own, out = block.pop("blocks/block"), block["attention_output"]

@@ -13,14 +13,13 @@ import functools
 import operator
 from typing import NamedTuple
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, Key
 
 from cfx.config import ModelConfig
-from cfx.core import heads, lattice
+from cfx.core import Params, heads, lattice
 from cfx.core.batches import bucket_slots
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import log_prob, output_rows
@@ -74,7 +73,7 @@ class Target(NamedTuple):
         sharpness: of the request; top-p is left out, since it depends on the order of draws.
     """
 
-    params: hk.Params
+    params: Params
     constraints: Constraints
     sharpness: Sharpness
 

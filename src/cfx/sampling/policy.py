@@ -11,14 +11,13 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float, Int
 
 from cfx.config import ModelConfig
-from cfx.core import AnyArray, heads, lattice
+from cfx.core import AnyArray, Params, heads, lattice
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import LogProb, coords_log_prob, normal_components, output_rows, pick
 from cfx.core.symmetry import symmetry_table
@@ -131,7 +130,7 @@ def joint_lattice_log_prob(
 
 
 def policy_log_prob(
-    params: hk.Params,
+    params: Params,
     config: ModelConfig,
     batch: CrystalBatch,
     policy: Policy,

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import haiku as hk
 import jax
 import numpy as np
 
 from cfx.config import ModelConfig, SampleConfig
+from cfx.core import Params
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import lowest_terms
 from cfx.core.lattice import is_physical
@@ -67,7 +67,7 @@ class Resumed:
 
 
 def draw(
-    params: hk.Params,
+    params: Params,
     config: ModelConfig,
     request: SampleConfig,
     prepared: PreparedRequest | None = None,
