@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.internet.fault(f"{self.command} {self.host}{path}")
         if fault is not None and fault.kind == "status":
             return self._send(int(fault.amount), b"", fault.headers)
-        if fault is not None and fault.kind == "stall" and not self._content(path):
+        if fault is not None and fault.kind == "stall" and self.command == "HEAD":
             self.internet.released.wait(600)
         if self.host == "drive.google.com":
             return self._drive(path, fault)
