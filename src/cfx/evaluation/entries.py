@@ -166,7 +166,7 @@ def _entry(path: Path, number: int, value: Any) -> ComputedEntry:
     try:
         correction, schemes = _correction(value)
         entry = ComputedEntry(str(name), _counts(value), _number(value["energy"]), correction, schemes)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         raise DataError(f"{path}: {name} (item {number}) is no computed entry: {reason}") from error
     return entry
