@@ -172,7 +172,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             content = tomllib.load(file)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"cannot read the configuration {path}: {error}") from error
     try:
         for key, value in content.items():
