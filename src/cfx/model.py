@@ -139,9 +139,7 @@ _log_prob = jax.jit(likelihood.log_prob, static_argnums=1)
 _policy_log_prob = jax.jit(policy.policy_log_prob, static_argnums=1)
 
 
-def load_model(
-    name: str | Path, num_heads: int | None = None, reporter: Reporter | None = None, **sizes: int | float
-) -> Model:
+def load_model(name: str | Path, num_heads: int | None = None, reporter: Reporter | None = None, **sizes: Any) -> Model:
     """Loads a model.
 
     Args:

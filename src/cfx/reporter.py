@@ -24,6 +24,7 @@ class Reporter(Protocol):
 
     def progress(self, title: str, total: float | None, unit: str = "") -> AbstractContextManager[Progress]:
         """Opens a task of `total` units, or of unknown length; the unit "B" means bytes."""
+        ...
 
 
 class Mute:

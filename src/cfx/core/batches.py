@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float32, Int
 
 from cfx.core.crystal import CrystalBatch
 from cfx.core.network import TOKENS_PER_SITE
@@ -21,17 +22,20 @@ ROW_MULTIPLE = 8
 """Rows of a batch that has at least as many, so that the same batches divide among 2, 4 or 8 devices."""
 
 
+@runtime_checkable
 class Crystals(Protocol):
     """What batches are taken from: a `CrystalBatch` in memory, or an encoded data set on disk."""
 
     def __len__(self) -> int: ...
 
     @property
-    def num_sites(self) -> np.ndarray:
-        """int [n], symmetry-inequivalent sites of each crystal."""
+    def num_sites(self) -> Int[np.ndarray, " R"]:
+        """Symmetry-inequivalent sites of each crystal."""
+        ...
 
-    def take(self, rows: np.ndarray, num_slots: int) -> CrystalBatch:
+    def take(self, rows: Int[np.ndarray, " B"], num_slots: int) -> CrystalBatch:
         """The crystals of these rows, in so many slots (numpy)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,12 @@ class Batch:
     """Rows of a data set that make a batch.
 
     Attributes:
-        rows: int [at most size].
+        rows: at most `size` of them.
         slots: of the batch.
         size: its rows, with those that only fill it.
     """
 
-    rows: np.ndarray
+    rows: Int[np.ndarray, " rows"]
     slots: int
     size: int
 
@@ -53,12 +57,18 @@ class BatchPlan:
     """How a data set is cut into batches, epoch after epoch.
 
     Attributes:
-        slots: int [n], the fewest slots of the buckets (or n_max) that hold each crystal and a pad.
+        slots: [R], the fewest slots of the buckets (or n_max) that hold each crystal and a pad.
         sizes: rows of a batch, by its slots.
         num_batches: in an epoch.
     """
 
-    def __init__(self, num_sites: np.ndarray, n_max: int, token_budget: float, buckets: tuple[int, ...] = SLOT_BUCKETS):
+    def __init__(
+        self,
+        num_sites: Int[np.ndarray, " R"],
+        n_max: int,
+        token_budget: float,
+        buckets: tuple[int, ...] = SLOT_BUCKETS,
+    ):
         """Plans for crystals with that many sites, in batches of about `token_budget` tokens."""
         self.slots = bucket_slots(num_sites, n_max, buckets)
         self.sizes = {int(slots): num_rows(int(slots), token_budget) for slots in np.unique(self.slots)}
@@ -80,12 +90,18 @@ class BatchPlan:
         return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
 
 
-def bucket_slots(num_sites: np.ndarray, n_max: int, buckets: tuple[int, ...] = SLOT_BUCKETS) -> np.ndarray:
-    """int [n], the fewest slots of the buckets (or n_max) that hold so many sites and a pad."""
+def bucket_slots(
+    num_sites: Int[np.ndarray, " R"], n_max: int, buckets: tuple[int, ...] = SLOT_BUCKETS
+) -> Int[np.ndarray, " R"]:
+    """The fewest slots of the buckets (or n_max) that hold so many sites and a pad."""
     lengths = np.array([slots for slots in buckets if slots < n_max] + [n_max], np.int32)
     return lengths[np.searchsorted(lengths, np.asarray(num_sites) + 1)]
 
 
+@overload
+def num_tokens(slots: int) -> int: ...
+@overload
+def num_tokens(slots: Int[np.ndarray, " R"]) -> Int[np.ndarray, " R"]: ...
 def num_tokens(slots):
     """Tokens that the network computes of crystals in so many slots: the last slot's letter is the last."""
     return TOKENS_PER_SITE * (slots - 1) + 1
@@ -97,13 +113,13 @@ def num_rows(slots: int, token_budget: float) -> int:
     return max(round(rows), 1) if rows < ROW_MULTIPLE else ROW_MULTIPLE * round(rows / ROW_MULTIPLE)
 
 
-def mean_tokens(num_sites: np.ndarray, n_max: int) -> float:
+def mean_tokens(num_sites: Int[np.ndarray, " R"], n_max: int) -> float:
     """Tokens of a crystal in its batch, on average over a data set."""
     return float(num_tokens(bucket_slots(num_sites, n_max)).mean())
 
 
-def fill(batch: Batch, multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and weights of a batch filled up to its size: int and float32 [size, or the next multiple].
+def fill(batch: Batch, multiple: int = 1) -> tuple[Int[np.ndarray, " B"], Float32[np.ndarray, " B"]]:
+    """Rows and weights of a batch filled up to its size, or to the next multiple.
 
     Rows that only fill up repeat the first one and weigh nothing.
     """
@@ -119,7 +135,7 @@ def scoring_plan(data: Crystals, n_max: int, batch_size: int) -> BatchPlan:
 
 def scoring_batches(
     data: Crystals, n_max: int, batch_size: int
-) -> Iterator[tuple[np.ndarray, CrystalBatch, np.ndarray]]:
+) -> Iterator[tuple[Int[np.ndarray, " rows"], CrystalBatch, Float32[np.ndarray, " B"]]]:
     """All crystals once, in order of length, as `scoring_plan` has them: (rows, batch, weight)."""
     for batch in scoring_plan(data, n_max, batch_size).epoch():
         rows, weight = fill(batch)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
+from cfx.core import AnyArray
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, orbit, symmetry_table
 from cfx.errors import DataError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
 
 
 @jax.tree_util.register_dataclass
@@ -18,18 +24,18 @@ class CrystalBatch:
     """B crystals as their symmetry-inequivalent sites in N slots; a pytree.
 
     Attributes:
-        space_group: int32 [B], 1 to 230.
-        lattice: float32 [B, 6], conventional cell: a, b, c in angstrom, alpha, beta, gamma in degree.
-        frac_coords: float32 [B, N, 3], orbit representatives in [0, 1); 0 in pads.
-        species: int32 [B, N], atomic numbers; 0 in pads.
-        wyckoff: int32 [B, N], letters a = 1, b = 2, ...; 0 in pads, and pads are a suffix.
+        space_group: 1 to 230.
+        lattice: conventional cell: a, b, c in angstrom, alpha, beta, gamma in degree.
+        frac_coords: orbit representatives in [0, 1); 0 in pads.
+        species: atomic numbers; 0 in pads.
+        wyckoff: letters a = 1, b = 2, ...; 0 in pads, and pads are a suffix.
     """
 
-    space_group: jax.Array | np.ndarray
-    lattice: jax.Array | np.ndarray
-    frac_coords: jax.Array | np.ndarray
-    species: jax.Array | np.ndarray
-    wyckoff: jax.Array | np.ndarray
+    space_group: Int[AnyArray, " B"]
+    lattice: Float[AnyArray, "B 6"]
+    frac_coords: Float[AnyArray, "B N 3"]
+    species: Int[AnyArray, "B N"]
+    wyckoff: Int[AnyArray, "B N"]
 
     def __len__(self) -> int:
         return self.space_group.shape[0]
@@ -44,20 +50,21 @@ class CrystalBatch:
         return self.wyckoff.shape[1]
 
     @property
-    def num_sites(self):
-        """int [B], symmetry-inequivalent sites."""
+    def num_sites(self) -> Int[AnyArray, " B"]:
+        """Symmetry-inequivalent sites."""
         return (self.wyckoff > 0).sum(1)
 
     @property
-    def multiplicity(self):
-        """int32 [B, N], atoms of each orbit in the conventional cell; 0 in pads."""
+    def multiplicity(self) -> Int[AnyArray, "B N"]:
+        """Atoms of each orbit in the conventional cell; 0 in pads."""
         table = symmetry_table().multiplicity
+        # Tracers can index a JAX table only; numpy stays numpy, and off the device.
         table = table if isinstance(self.wyckoff, np.ndarray) else jax.numpy.asarray(table)
         return table[self.space_group[:, None] - 1, self.wyckoff]
 
     @property
-    def num_atoms(self):
-        """int32 [B], atoms in the conventional cell."""
+    def num_atoms(self) -> Int[AnyArray, " B"]:
+        """Atoms in the conventional cell."""
         return self.multiplicity.sum(1)
 
     def numpy(self) -> CrystalBatch:
@@ -92,12 +99,12 @@ class CrystalBatch:
             fit(self.wyckoff),
         )
 
-    def take(self, rows: np.ndarray, num_slots: int) -> CrystalBatch:
+    def take(self, rows: Int[np.ndarray, " rows"], num_slots: int) -> CrystalBatch:
         """The crystals of these rows in another number of slots (numpy)."""
         return self[rows].with_slots(num_slots)
 
-    def atoms(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """All atoms of one conventional cell (numpy): coordinates [n, 3], and the site [n] each belongs to."""
+    def atoms(self, row: int) -> tuple[Float[np.ndarray, "atoms 3"], Int[np.ndarray, " atoms"]]:
+        """All atoms of one conventional cell (numpy): coordinates, and the site that each belongs to."""
         group, letters = int(self.space_group[row]), self.wyckoff[row]
         orbits = [orbit(group, int(letters[i]), self.frac_coords[row, i]) for i in np.flatnonzero(letters)]
         return np.concatenate(orbits), np.repeat(np.arange(len(orbits)), [len(points) for points in orbits])
@@ -110,7 +117,7 @@ class CrystalBatch:
                 counts[int(number)] = counts.get(int(number), 0) + int(multiplicity)
         return counts
 
-    def to_structures(self) -> list:
+    def to_structures(self) -> list[Structure]:
         """pymatgen Structures of the conventional cells, one a crystal.
 
         Site properties: `wyckoff`, the letter, and `site`, the index of the symmetry-inequivalent site.
@@ -156,8 +163,8 @@ def validate(batch: CrystalBatch, num_species: int = 119) -> None:
             raise DataError(f"crystal {int(np.argmin(fine))} has {fault}")
 
 
-def row_checks(batch: CrystalBatch, num_species: int = 119) -> dict[str, np.ndarray]:
-    """bool [B] for every fault that a crystal can have (numpy): True where it has not."""
+def row_checks(batch: CrystalBatch, num_species: int = 119) -> dict[str, Bool[AnyArray, " B"]]:
+    """For every fault that a crystal can have (numpy): True where it has not."""
     table = symmetry_table()
     group_ok = (batch.space_group >= 1) & (batch.space_group <= 230)
     last_letter = table.last_letter[np.where(group_ok, batch.space_group, 1) - 1]

@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from cfx.config import ModelConfig
+from cfx.core import AnyArray
 from cfx.core.symmetry import symmetry_table
 
 
@@ -18,47 +20,46 @@ class VonMisesMixture(NamedTuple):
     """Mixture over the angle 2 pi (x - 1/2) of a fractional coordinate.
 
     Attributes:
-        logits: [..., Kx], normalised.
-        loc: [..., Kx], radian.
-        kappa: [..., Kx], concentrations.
+        logits: normalised.
+        loc: radian.
+        kappa: concentrations.
     """
 
-    logits: jax.Array
-    loc: jax.Array
-    kappa: jax.Array
+    logits: Float[AnyArray, "... C"]
+    loc: Float[AnyArray, "... C"]
+    kappa: Float[AnyArray, "... C"]
 
 
 class LatticeMixture(NamedTuple):
-    """Gaussian mixture over the six lattice parameters in the model frame.
+    """Gaussian mixture over the six lattice parameters in the model frame; the logits are normalised."""
 
-    Attributes:
-        logits: [..., Kl], normalised.
-        mean: [..., Kl, 6].
-        sigma: [..., Kl, 6].
-    """
-
-    logits: jax.Array
-    mean: jax.Array
-    sigma: jax.Array
+    logits: Float[AnyArray, "... C"]
+    mean: Float[AnyArray, "... C 6"]
+    sigma: Float[AnyArray, "... C 6"]
 
 
-def first_letter_logits(raw: jax.Array, space_group: jax.Array) -> jax.Array:
-    """Log-probabilities [B, letters] of the first site's letter: no pad, and only letters the group has."""
+def first_letter_logits(raw: Float[AnyArray, "B W"], space_group: Int[AnyArray, " B"]) -> Float[Array, "B W"]:
+    """Log-probabilities of the first site's letter: no pad, and only letters the group has."""
     letters = jnp.arange(raw.shape[-1])
     last = jnp.asarray(symmetry_table().last_letter)[space_group - 1]
     return normalise(raw, (letters > 0) & (letters <= last[..., None]))
 
 
-def next_letter_logits(row: jax.Array, space_group: jax.Array, letter: jax.Array, num_letters: int) -> jax.Array:
-    """Log-probabilities [..., letters] of the letter after `letter`.
+def next_letter_logits(
+    row: Float[AnyArray, "... output_size"],
+    space_group: Int[AnyArray, "..."],
+    letter: Int[AnyArray, "..."],
+    num_letters: int,
+) -> Float[Array, "... W"]:
+    """Log-probabilities of the letter after `letter`.
 
     A pad is always allowed and follows a pad for certain; letters never decrease, and one without a free
     coordinate never repeats.
 
     Args:
-        row: [..., output_size], after the site's Z token.
-        space_group: int [...].
-        letter: int [...], of that site.
+        row: of the network, after the site's Z token.
+        space_group: 1 to 230.
+        letter: of that site.
         num_letters: size of the alphabet, pad included.
     """
     table = symmetry_table()
@@ -70,19 +71,21 @@ def next_letter_logits(row: jax.Array, space_group: jax.Array, letter: jax.Array
     return normalise(row[..., :num_letters], mask)
 
 
-def species_logits(row: jax.Array, letter: jax.Array, num_species: int) -> jax.Array:
-    """Log-probabilities [..., species] from the row after the letter: the pad exactly on a pad."""
+def species_logits(
+    row: Float[AnyArray, "... output_size"], letter: Int[AnyArray, "..."], num_species: int
+) -> Float[Array, "... S"]:
+    """Log-probabilities of a site's species, from the row after the letter: the pad exactly on a pad."""
     is_pad = jnp.arange(num_species) == 0
     return normalise(row[..., :num_species], is_pad == (letter == 0)[..., None])
 
 
-def coordinate_mixture(row: jax.Array, config: ModelConfig) -> VonMisesMixture:
+def coordinate_mixture(row: Float[AnyArray, "... output_size"], config: ModelConfig) -> VonMisesMixture:
     """Mixture of the next coordinate, from the row after A, X or Y."""
     logits, loc, kappa = jnp.split(row[..., : 3 * config.coord_components], 3, axis=-1)
     return VonMisesMixture(jax.nn.log_softmax(logits), loc, jax.nn.softplus(kappa))
 
 
-def lattice_mixture(row: jax.Array, config: ModelConfig) -> LatticeMixture:
+def lattice_mixture(row: Float[AnyArray, "... output_size"], config: ModelConfig) -> LatticeMixture:
     """Mixture of the lattice, from the row after the first pad's letter."""
     size = config.lattice_components
     raw = row[..., config.num_species : config.output_size]
@@ -95,6 +98,6 @@ def lattice_mixture(row: jax.Array, config: ModelConfig) -> LatticeMixture:
     )
 
 
-def normalise(logits: jax.Array, mask: jax.Array) -> jax.Array:
+def normalise(logits: Float[AnyArray, "... n"], mask: Bool[AnyArray, "... n"]) -> Float[Array, "... n"]:
     """Log-softmax over the entries where `mask` is True; -inf elsewhere."""
     return jax.nn.log_softmax(jnp.where(mask, logits, -jnp.inf), axis=-1)

@@ -7,7 +7,12 @@ inside the likelihood and the decoder.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from cfx.core import AnyArray
 
 CRYSTAL_SYSTEMS = {
     "triclinic": 2,
@@ -43,23 +48,29 @@ FIXED_ANGLES = np.array([[90.0, 90.0, 90.0]] * 4 + [[90.0, 90.0, 120.0], [90.0, 
 """Angles (degree) of each crystal family where they are not free, [6, 3]."""
 
 
-def crystal_family(space_group):
-    """Index 0..5 of the crystal family, as in CRYSTAL_FAMILIES, of any integer array (numpy or JAX)."""
-    return sum((space_group > last) * 1 for last in CRYSTAL_FAMILIES[:-1])
+def crystal_family(space_group: Int[AnyArray, "..."]) -> Int[AnyArray, "..."]:
+    """Index 0..5 of the crystal family, as in CRYSTAL_FAMILIES."""
+    return (space_group[..., None] > np.array(CRYSTAL_FAMILIES[:-1])).sum(-1)
 
 
-def to_model_frame(lattice, num_atoms, xp=np):
-    """Physical [B, 6] to model frame; `num_atoms` [B] counts the conventional cell; `xp` is numpy or jax.numpy."""
+def to_model_frame(
+    lattice: Float[AnyArray, "B 6"], num_atoms: Int[AnyArray, " B"], xp: Any = np
+) -> Float[AnyArray, "B 6"]:
+    """Physical to model frame; `num_atoms` counts the conventional cell; `xp` is numpy or jax.numpy."""
     return xp.concatenate([lattice[:, :3] / xp.cbrt(num_atoms * 1.0)[:, None], xp.deg2rad(lattice[:, 3:])], axis=1)
 
 
-def to_physical_frame(lattice, num_atoms, xp=np):
+def to_physical_frame(
+    lattice: Float[AnyArray, "B 6"], num_atoms: Int[AnyArray, " B"], xp: Any = np
+) -> Float[AnyArray, "B 6"]:
     """Inverse of `to_model_frame`."""
     return xp.concatenate([lattice[:, :3] * xp.cbrt(num_atoms * 1.0)[:, None], xp.rad2deg(lattice[:, 3:])], axis=1)
 
 
-def impose_family(lattice, space_group, xp=np):
-    """The equalities of the crystal family, as a = b and gamma = 120 degree, imposed on physical lattices [B, 6]."""
+def impose_family(
+    lattice: Float[AnyArray, "B 6"], space_group: Int[AnyArray, " B"], xp: Any = np
+) -> Float[AnyArray, "B 6"]:
+    """The equalities of the crystal family, as a = b and gamma = 120 degree, imposed on physical lattices."""
     family = crystal_family(space_group)
     lengths = xp.take_along_axis(lattice[:, :3], xp.asarray(SOURCE_DIMENSION)[family], axis=1)
     fixed = xp.asarray(FIXED_ANGLES, lattice.dtype)[family]
@@ -67,28 +78,28 @@ def impose_family(lattice, space_group, xp=np):
     return xp.concatenate([lengths, angles], axis=1)
 
 
-def is_physical(lattice: np.ndarray) -> np.ndarray:
-    """bool [B]: lattices [B, 6] with finite positive lengths, angles inside (0, 180) degree and a positive volume."""
+def is_physical(lattice: Float[AnyArray, "B 6"]) -> Bool[np.ndarray, " B"]:
+    """Which lattices have finite positive lengths, angles inside (0, 180) degree and a positive volume."""
     lattice = np.asarray(lattice, float)
     lengths, angles = lattice[:, :3], lattice[:, 3:]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # nan fails every comparison, as it should
         shape_ok = (lengths > 0).all(1) & (angles > 0).all(1) & (angles < 180).all(1)
         return np.isfinite(lattice).all(1) & shape_ok & (squared_volume_ratio(lattice) > 1e-6)
 
 
-def squared_volume_ratio(lattice: np.ndarray) -> np.ndarray:
-    """(V / abc)^2 of lattices [B, 6]; not positive for angles that close no cell."""
+def squared_volume_ratio(lattice: Float[np.ndarray, "B 6"]) -> Float[np.ndarray, " B"]:
+    """(V / abc)^2 of lattices; not positive for angles that close no cell."""
     cosines = np.cos(np.deg2rad(lattice[:, 3:]))
     return 1 - (cosines**2).sum(1) + 2 * cosines.prod(1)
 
 
-def volume(lattice: np.ndarray) -> np.ndarray:
-    """Cell volumes in cubic angstrom, [B]."""
+def volume(lattice: Float[np.ndarray, "B 6"]) -> Float[np.ndarray, " B"]:
+    """Cell volumes in cubic angstrom."""
     return lattice[:, :3].prod(1) * np.sqrt(squared_volume_ratio(lattice))
 
 
-def cell_vectors(lattice: np.ndarray) -> np.ndarray:
-    """Row vectors [B, 3, 3] (angstrom) of lattices [B, 6]: c along z, a in the xz plane, as pymatgen has them."""
+def cell_vectors(lattice: Float[np.ndarray, "B 6"]) -> Float[np.ndarray, "B 3 3"]:
+    """Vectors of cells in angstrom, one a row: c along z, a in the xz plane, as pymatgen has them."""
     a, b, c = lattice[:, :3].T
     alpha, beta, gamma = np.deg2rad(lattice[:, 3:]).T
     cos_gamma_star = (np.cos(alpha) * np.cos(beta) - np.cos(gamma)) / (np.sin(alpha) * np.sin(beta))

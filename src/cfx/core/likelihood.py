@@ -11,9 +11,10 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import i0e, logsumexp
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from cfx.config import ModelConfig
-from cfx.core import heads, lattice, network
+from cfx.core import AnyArray, Params, heads, lattice, network
 from cfx.core.batches import num_tokens
 from cfx.core.crystal import CrystalBatch
 from cfx.core.symmetry import symmetry_table
@@ -22,19 +23,19 @@ from cfx.core.symmetry import symmetry_table
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LogProb:
-    """Log-probabilities in nats, each [B], by what they are the probability of."""
+    """Log-probabilities of crystals in nats, by what they are the probability of."""
 
-    wyckoff: jax.Array
-    species: jax.Array
-    coords: jax.Array
-    lattice: jax.Array
+    wyckoff: Float[AnyArray, " B"]
+    species: Float[AnyArray, " B"]
+    coords: Float[AnyArray, " B"]
+    lattice: Float[AnyArray, " B"]
 
     @property
-    def total(self) -> jax.Array:
-        """Their sum, [B]."""
+    def total(self) -> Float[AnyArray, " B"]:
+        """Their sum."""
         return self.wyckoff + self.species + self.coords + self.lattice
 
-    def parts(self) -> dict[str, jax.Array]:
+    def parts(self) -> dict[str, Float[AnyArray, " B"]]:
         """By name, see `PARTS`."""
         return {name: getattr(self, name) for name in PARTS}
 
@@ -47,27 +48,27 @@ class OutputRows(NamedTuple):
     """Raw rows of the network over whole crystals; see `heads` for their meaning.
 
     Attributes:
-        first: [B, letters], for the first letter.
-        rows: [B, 5 N - 4, output_size]; row 5 i follows the letter of slot i.
+        first: for the first letter.
+        rows: T = 5 N - 4 of them; row 5 i follows the letter of slot i.
     """
 
-    first: jax.Array
-    rows: jax.Array
+    first: Float[Array, "B W"]
+    rows: Float[Array, "B T output_size"]
 
-    def after(self, kind: str) -> jax.Array:
-        """Rows [B, N or N - 1, output_size] after the tokens of a kind; the last slot has its letter only."""
+    def after(self, kind: str) -> Float[Array, "B slots output_size"]:
+        """Rows after the tokens of a kind: N after letters, N - 1 after others, which the last slot does not have."""
         return self.rows[:, network.TOKEN_KINDS.index(kind) :: network.TOKENS_PER_SITE]
 
-    def for_lattice(self, batch: CrystalBatch) -> jax.Array:
-        """Rows [B, output_size] after the letter of the first pad, which predict the lattice."""
+    def for_lattice(self, batch: CrystalBatch) -> Float[Array, "B output_size"]:
+        """Rows after the letter of the first pad, which predict the lattice."""
         return jnp.take_along_axis(self.after("letter"), batch.num_sites[:, None, None], axis=1)[:, 0]
 
 
 def output_rows(
-    params: hk.Params,
+    params: Params,
     config: ModelConfig,
     batch: CrystalBatch,
-    rng_key: jax.Array | None = None,
+    rng_key: Key[Array, ""] | None = None,
     dropout: network.Dropout = network.NO_DROPOUT,
 ) -> OutputRows:
     """Raw output rows of a batch whose crystals leave their last slot to a pad.
@@ -87,7 +88,7 @@ def _forward(config: ModelConfig, batch: CrystalBatch, dropout: network.Dropout)
     return hk.transform(forward)
 
 
-def init_params(config: ModelConfig, rng_key: jax.Array) -> hk.Params:
+def init_params(config: ModelConfig, rng_key: Key[Array, ""]) -> Params:
     """Random weights of a network."""
     one = jnp.ones((1, 2), jnp.int32)
     batch = CrystalBatch(one[:, 0], jnp.ones((1, 6)), jnp.zeros((1, 2, 3)), one, one)
@@ -95,10 +96,10 @@ def init_params(config: ModelConfig, rng_key: jax.Array) -> hk.Params:
 
 
 def log_prob(
-    params: hk.Params,
+    params: Params,
     config: ModelConfig,
     batch: CrystalBatch,
-    rng_key: jax.Array | None = None,
+    rng_key: Key[Array, ""] | None = None,
     dropout: network.Dropout = network.NO_DROPOUT,
 ) -> LogProb:
     """Published log-probability of each crystal, nats.
@@ -122,12 +123,12 @@ def log_prob(
     )
 
 
-def pick(log_probs: jax.Array, index: jax.Array) -> jax.Array:
-    """Entries [...] of log-probabilities [..., n] at integer `index` [...]."""
+def pick(log_probs: Float[AnyArray, "... n"], index: Int[AnyArray, "..."]) -> Float[Array, "..."]:
+    """The log-probabilities at `index`."""
     return jnp.take_along_axis(log_probs, index[..., None], axis=-1)[..., 0]
 
 
-def _letters_log_prob(raw: OutputRows, config: ModelConfig, batch: CrystalBatch) -> jax.Array:
+def _letters_log_prob(raw: OutputRows, config: ModelConfig, batch: CrystalBatch) -> Float[Array, " B"]:
     first_logits = heads.first_letter_logits(raw.first, batch.space_group)
     next_logits = heads.next_letter_logits(
         raw.after("z"), batch.space_group[:, None], batch.wyckoff[:, :-1], config.num_letters
@@ -139,47 +140,51 @@ def coords_log_prob(
     raw: OutputRows,
     config: ModelConfig,
     batch: CrystalBatch,
-    counted: jax.Array,
+    counted: Bool[Array, "B N 3"],
     adapt: Callable[[heads.VonMisesMixture], heads.VonMisesMixture] = lambda mixture: mixture,
-) -> jax.Array:
-    """Log-density [B], in the angles, of coordinates.
+) -> Float[Array, " B"]:
+    """Log-density, in the angles, of coordinates.
 
     Args:
         raw: rows of the network.
         config: the architecture.
-        batch: B crystals in N slots.
-        counted: bool [B, N, 3], the coordinates that count.
+        batch: the crystals.
+        counted: the coordinates that count.
         adapt: what is done to each mixture of the model.
     """
-    total = 0.0
-    for axis, token in enumerate(("species", "x", "y")):
-        mixture = adapt(heads.coordinate_mixture(raw.after(token), config))
+
+    def along(axis: int, token_before: str) -> Float[Array, " B"]:
+        mixture = adapt(heads.coordinate_mixture(raw.after(token_before), config))
         # Slots before the last: that one is a pad, and its rows are not computed.
         density = von_mises_log_prob(mixture, batch.frac_coords[:, :-1, axis])
-        total = total + jnp.where(counted[:, :-1, axis], density, 0.0).sum(1)
-    return total
+        return jnp.where(counted[:, :-1, axis], density, 0.0).sum(1)
+
+    return along(0, "species") + along(1, "x") + along(2, "y")
 
 
-def lattice_log_prob(mixture: heads.LatticeMixture, model_frame: jax.Array, space_group: jax.Array) -> jax.Array:
-    """Log-density [B] of the free parameters of lattices [B, 6] in the model frame; dimensions are independent."""
+def lattice_log_prob(
+    mixture: heads.LatticeMixture, model_frame: Float[Array, "B 6"], space_group: Int[AnyArray, " B"]
+) -> Float[Array, " B"]:
+    """Log-density of the free parameters of lattices in the model frame; dimensions are independent."""
     free = jnp.asarray(lattice.FREE_DIMENSIONS)[lattice.crystal_family(space_group)]
     return jnp.where(free, normal_log_prob(mixture, model_frame), 0.0).sum(1)
 
 
-def von_mises_log_prob(mixture: heads.VonMisesMixture, x: jax.Array) -> jax.Array:
-    """Log-density, in the angle, of fractional coordinates x [...] under mixtures [..., Kx]."""
+def von_mises_log_prob(mixture: heads.VonMisesMixture, x: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+    """Log-density, in the angle, of fractional coordinates x."""
     angle = 2 * jnp.pi * (x[..., None] - 0.5) - mixture.loc
     deviation = -2.0 * jnp.sin(angle / 2) ** 2  # cos - 1, without the cancellation
+    # i0e(kappa) is I0(kappa) exp(-kappa): the other half of that subtraction, and finite at any concentration.
     component = mixture.kappa * deviation - jnp.log(2 * jnp.pi * i0e(mixture.kappa))
     return logsumexp(mixture.logits + component, axis=-1)
 
 
-def normal_log_prob(mixture: heads.LatticeMixture, value: jax.Array) -> jax.Array:
-    """Log-density of each lattice parameter on its own, [..., 6], under mixtures [..., Kl, 6]."""
+def normal_log_prob(mixture: heads.LatticeMixture, value: Float[Array, "... 6"]) -> Float[Array, "... 6"]:
+    """Log-density of each lattice parameter on its own."""
     return logsumexp(mixture.logits[..., None] + normal_components(mixture, value), axis=-2)
 
 
-def normal_components(mixture: heads.LatticeMixture, value: jax.Array) -> jax.Array:
-    """Log-density of lattice parameters [..., 6] under each component by itself, [..., Kl, 6]."""
+def normal_components(mixture: heads.LatticeMixture, value: Float[Array, "... 6"]) -> Float[Array, "... C 6"]:
+    """Log-density of lattice parameters under each component by itself."""
     z = (value[..., None, :] - mixture.mean) / mixture.sigma
     return -0.5 * z**2 - jnp.log(mixture.sigma) - 0.5 * jnp.log(2 * jnp.pi)

@@ -15,8 +15,10 @@ from typing import NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 
 from cfx.config import ModelConfig
+from cfx.core import AnyArray, Params
 from cfx.errors import CheckpointError
 
 TOKEN_KINDS = ("letter", "species", "x", "y", "z")
@@ -41,24 +43,30 @@ class Dropout(NamedTuple):
 NO_DROPOUT = Dropout()
 
 
-def first_letter(config: ModelConfig, space_group: jax.Array) -> jax.Array:
-    """Raw logits [B, letters] of the first letter; they come from the space group alone."""
+def first_letter(config: ModelConfig, space_group: Int[AnyArray, " B"]) -> Float[Array, "B W"]:
+    """Raw logits of the first letter; they come from the space group alone."""
     hidden = jax.nn.gelu(_linear(config.first_hidden, "first_hidden")(_group_embedding(config, space_group)))
     return _linear(config.num_letters, "first_output")(hidden, precision=EXACT)
 
 
-def embed_token(config: ModelConfig, kind: str, space_group, value, multiplicity=None) -> jax.Array:
-    """One kind of token as [..., model_size].
+def embed_token(
+    config: ModelConfig,
+    kind: str,
+    space_group: Int[AnyArray, "..."],
+    value: Shaped[AnyArray, "..."],
+    multiplicity: Int[AnyArray, "..."] | None = None,
+) -> Float[Array, "... D"]:
+    """Tokens of one kind, embedded.
 
     Args:
         config: the architecture.
         kind: one of TOKEN_KINDS.
-        space_group: int [...], broadcast to `value`.
-        value: letter or atomic number (int) or coordinate (float), [...].
-        multiplicity: int [...], of the letter; for letters only.
+        space_group: 1 to 230, broadcast to `value`.
+        value: letter, atomic number or fractional coordinate.
+        multiplicity: of the letter; for letters only.
     """
     group = _group_embedding(config, jnp.broadcast_to(space_group, value.shape))
-    if kind == "letter":
+    if multiplicity is not None:
         table = _embedding("letter", config.num_letters, config.embed_size)
         features = [table[value], multiplicity[..., None].astype(group.dtype)]
     elif kind == "species":
@@ -68,8 +76,15 @@ def embed_token(config: ModelConfig, kind: str, space_group, value, multiplicity
     return _linear(config.model_size, f"token_{kind}")(jnp.concatenate([group, *features], axis=-1))
 
 
-def embed_sites(config: ModelConfig, space_group, letter, multiplicity, species, coords) -> jax.Array:
-    """All tokens of whole crystals, [B, 5 N, model_size], from arrays [B, N] and coordinates [B, N, 3]."""
+def embed_sites(
+    config: ModelConfig,
+    space_group: Int[AnyArray, " B"],
+    letter: Int[AnyArray, "B N"],
+    multiplicity: Int[AnyArray, "B N"],
+    species: Int[AnyArray, "B N"],
+    coords: Float[AnyArray, "B N 3"],
+) -> Float[Array, "B T D"]:
+    """All tokens of whole crystals, T = 5 N."""
     group = space_group[:, None]
     tokens = [
         embed_token(config, "letter", group, letter, multiplicity),
@@ -80,16 +95,18 @@ def embed_sites(config: ModelConfig, space_group, letter, multiplicity, species,
     return stacked.reshape(stacked.shape[0], -1, stacked.shape[-1])
 
 
-def transformer(config: ModelConfig, tokens: jax.Array, dropout: Dropout = NO_DROPOUT) -> jax.Array:
+def transformer(
+    config: ModelConfig, tokens: Float[Array, "B T D"], dropout: Dropout = NO_DROPOUT
+) -> Float[Array, "B T output_size"]:
     """Runs the blocks over embedded tokens, each attending to itself and to those before it.
 
     Args:
         config: the architecture.
-        tokens: [B, T, model_size].
+        tokens: embedded.
         dropout: rates; a Haiku RNG is needed where they are not zero.
 
     Returns:
-        Raw output rows [B, T, output_size].
+        Raw output rows.
     """
     if config.position == "absolute":
         table = _embedding("position", TOKENS_PER_SITE * config.n_max, config.model_size)
@@ -97,7 +114,8 @@ def transformer(config: ModelConfig, tokens: jax.Array, dropout: Dropout = NO_DR
     # A gradient computes blocks anew instead of storing what is inside: on a CPU that is faster than the traffic.
     block = hk.remat(lambda stream: Block(config, dropout)(stream), prevent_cse=False)
     stream = hk.layer_stack(config.num_layers, name="blocks")(block)(tokens)
-    return _linear(config.output_size, "output")(_norm("final_norm")(stream), precision=EXACT)
+    final = _norm("final_norm")(stream)  # pyright: ignore[reportArgumentType]  # one array, where haiku says a tuple
+    return _linear(config.output_size, "output")(final, precision=EXACT)
 
 
 class Block(hk.Module):
@@ -107,15 +125,15 @@ class Block(hk.Module):
         super().__init__(name=name)
         self.config, self.dropout = config, dropout
 
-    def __call__(self, stream: jax.Array) -> jax.Array:
+    def __call__(self, stream: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         config = self.config
         stream = stream + _dropout(self.attend(_norm("attention_norm")(stream)), self.dropout.residual)
         hidden = jax.nn.gelu(_linear(config.widening * config.model_size, "mlp_hidden")(_norm("mlp_norm")(stream)))
         return stream + _dropout(_linear(config.model_size, "mlp_output")(hidden), self.dropout.residual)
 
     @hk.transparent
-    def attend(self, inputs: jax.Array) -> jax.Array:
-        """Causal attention over tokens [B, T, D]."""
+    def attend(self, inputs: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        """Causal attention over tokens."""
         config = self.config
         queries, keys = self._heads("query", inputs), self._heads("key", inputs)
         if config.position == "rotary":
@@ -136,8 +154,7 @@ class Block(hk.Module):
         return jnp.einsum("bhtd,hde->bte", summed, merged_w) + bias + output_b
 
     @hk.transparent
-    def _heads(self, name: str, inputs: jax.Array) -> jax.Array:
-        """Inputs [B, T, D] to heads [B, H, T, K]."""
+    def _heads(self, name: str, inputs: Float[Array, "B T D"]) -> Float[Array, "B H T K"]:
         heads, size = self.config.num_heads, self.config.key_size
         w, b = _LinearWeights(name)(inputs.shape[-1], heads * size)
         projected = jnp.einsum("btd,dhk->bhtk", inputs, w.reshape(-1, heads, size))
@@ -145,16 +162,19 @@ class Block(hk.Module):
 
 
 class _LinearWeights(hk.Module):
-    """The weight [in, out] and the bias [out] of a linear layer, for a product that `hk.Linear` has not."""
+    """The weight and the bias of a linear layer, for a product that `hk.Linear` does not offer."""
 
-    def __call__(self, inputs: int, outputs: int) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, inputs: int, outputs: int) -> tuple[Float[Array, "inputs outputs"], Float[Array, " outputs"]]:
         init = hk.initializers.TruncatedNormal(inputs**-0.5)
         return hk.get_parameter("w", [inputs, outputs], init=init), hk.get_parameter("b", [outputs], init=jnp.zeros)
 
 
-def merge_values(value_w: jax.Array, value_b: jax.Array, output_w: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The projections of values and of the output in one: [..., H, D, E] and [..., H, E], from [..., D, H, K],
-    [..., H, K] and [..., H K, E]."""
+def merge_values(
+    value_w: Float[AnyArray, "*layers D H K"],
+    value_b: Float[AnyArray, "*layers H K"],
+    output_w: Float[AnyArray, "*layers HK D"],
+) -> tuple[Float[Array, "*layers H D D"], Float[Array, "*layers H D"]]:
+    """The projections of values and of the output in one, weights and biases."""
     per_head = output_w.reshape(*value_b.shape, -1)
     return jnp.einsum("...dhk,...hke->...hde", value_w, per_head), jnp.einsum("...hk,...hke->...he", value_b, per_head)
 
@@ -189,7 +209,7 @@ def parameter_shapes(config: ModelConfig) -> dict[tuple[str, str], tuple[int, ..
     return shapes
 
 
-def check_shapes(params: hk.Params, config: ModelConfig) -> None:
+def check_shapes(params: Params, config: ModelConfig) -> None:
     """Checks that parameters are those of an architecture.
 
     Raises:
@@ -206,32 +226,36 @@ def check_shapes(params: hk.Params, config: ModelConfig) -> None:
             )
 
 
-def fourier_features(value: jax.Array, num_frequencies: int) -> jax.Array:
-    """sin and cos of 2 pi f x for f = 1..Nf, interleaved: [...] to [..., 2 Nf]."""
+def fourier_features(value: Float[AnyArray, "..."], num_frequencies: int) -> Float[Array, "... 2*{num_frequencies}"]:
+    """sin and cos of 2 pi f x for f = 1, 2, ..., interleaved."""
     phase = 2 * jnp.pi * value[..., None] * jnp.arange(1, num_frequencies + 1, dtype=value.dtype)
     return jnp.stack([jnp.sin(phase), jnp.cos(phase)], axis=-1).reshape(*value.shape, -1)
 
 
-def rotary_table(positions: jax.Array, key_size: int, dtype) -> tuple[jax.Array, jax.Array]:
-    """cos and sin [..., key_size / 2] of the rotary embedding (2104.09864) at integer positions [...]."""
+def rotary_table(
+    positions: Int[Array, "..."], key_size: int, dtype: DTypeLike
+) -> tuple[Float[Array, "... half"], Float[Array, "... half"]]:
+    """cos and sin of the rotary embedding (2104.09864) at integer positions."""
     half = key_size // 2
     inverse_frequency = 10000.0 ** (-jnp.arange(half, dtype=dtype) / half)
     angle = positions[..., None].astype(dtype) * inverse_frequency
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def rotate(heads: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotary embedding of [..., K], halves rotated, by a table that broadcasts to [..., K / 2]."""
+def rotate(
+    heads: Float[Array, "... K"], cos: Float[Array, "... half"], sin: Float[Array, "... half"]
+) -> Float[Array, "... K"]:
+    """Rotary embedding of queries or keys, halves rotated, by a table that broadcasts."""
     half = heads.shape[-1] // 2
     first, second = heads[..., :half], heads[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def _embedding(name: str, rows: int, size: int) -> jax.Array:
+def _embedding(name: str, rows: int, size: int) -> Float[Array, "{rows} {size}"]:
     return hk.get_parameter(name, [rows, size], init=hk.initializers.TruncatedNormal(0.02))
 
 
-def _group_embedding(config: ModelConfig, space_group: jax.Array) -> jax.Array:
+def _group_embedding(config: ModelConfig, space_group: Int[AnyArray, "..."]) -> Float[Array, "... embed_size"]:
     return _embedding("space_group", 230, config.embed_size)[space_group - 1]
 
 
@@ -243,11 +267,11 @@ def _norm(name: str) -> hk.LayerNorm:
     return hk.LayerNorm(axis=-1, create_scale=True, create_offset=True, eps=NORM_EPSILON, name=name)
 
 
-def _dropout(x: jax.Array, rate: float) -> jax.Array:
+def _dropout(x: Float[Array, "..."], rate: float) -> Float[Array, "..."]:
     return jnp.where(random_mask(hk.next_rng_key(), 1 - rate, x.shape), x / (1 - rate), 0) if rate else x
 
 
-def random_mask(rng_key: jax.Array, share: float, shape: tuple[int, ...]) -> jax.Array:
+def random_mask(rng_key: Shaped[Array, "..."], share: float, shape: tuple[int, ...]) -> Bool[Array, "..."]:
     """True for about a `share` of entries.
 
     Each entry's number is hashed with two words of the key (multiply and shift, with the constants of Wellons'

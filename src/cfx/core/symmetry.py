@@ -9,8 +9,12 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Shaped
+
+from cfx.core import AnyArray
 
 LETTERS = " abcdefghijklmnopqrstuvwxyzA"
 
@@ -20,37 +24,37 @@ class SymmetryTable:
     """Wyckoff positions as arrays; row g - 1 is space group g, column w is letter w (column 0, the pad, is zero).
 
     Attributes:
-        multiplicity: int32 [230, 28], points of the orbit in the conventional cell.
-        last_letter: int32 [230], the letter of the general position.
-        is_fixed: bool [230, 28], True where the position has no free coordinate.
-        free_mask: bool [230, 28, 3], True where op 0 makes a coordinate depend on (x, y, z).
-        drawn_mask: bool [230, 28, 3], True where op 0 leaves a coordinate as it is; the other free ones are tied to an
-            earlier coordinate, as y = 2x.
-        projector: float32 [230, 28, 3, 4], op 0 as rotation and translation.
-        hall_number: int [230], spglib's number of the setting.
-        symbol: str [230], Hermann-Mauguin symbol of the setting.
+        multiplicity: points of the orbit in the conventional cell.
+        last_letter: the letter of the general position.
+        is_fixed: True where the position has no free coordinate.
+        free_mask: True where op 0 makes a coordinate depend on (x, y, z).
+        drawn_mask: True where op 0 leaves a coordinate as it is; the other free ones are tied to an earlier coordinate,
+            as y = 2x.
+        projector: op 0 as rotation and translation.
+        hall_number: spglib's number of the setting.
+        symbol: Hermann-Mauguin symbol of the setting, as text.
         rotation, translation, start: all operations, ragged; see `operations`.
     """
 
-    multiplicity: np.ndarray
-    last_letter: np.ndarray
-    is_fixed: np.ndarray
-    free_mask: np.ndarray
-    drawn_mask: np.ndarray
-    projector: np.ndarray
-    hall_number: np.ndarray
-    symbol: np.ndarray
-    rotation: np.ndarray
-    translation: np.ndarray
-    start: np.ndarray
+    multiplicity: Int[np.ndarray, "230 28"]
+    last_letter: Int[np.ndarray, "230"]
+    is_fixed: Bool[np.ndarray, "230 28"]
+    free_mask: Bool[np.ndarray, "230 28 3"]
+    drawn_mask: Bool[np.ndarray, "230 28 3"]
+    projector: Float32[np.ndarray, "230 28 3 4"]
+    hall_number: Int[np.ndarray, "230"]
+    symbol: Shaped[np.ndarray, "230"]
+    rotation: Int[np.ndarray, "operations 3 3"]
+    translation: Int[np.ndarray, "operations 3"]
+    start: Int[np.ndarray, "230 28"]
 
-    def operations(self, space_group: int, letter: int) -> tuple[np.ndarray, np.ndarray]:
-        """All operations of a position: rotations float64 [M, 3, 3] and translations float64 [M, 3] in [0, 1)."""
+    def operations(self, space_group: int, letter: int) -> tuple[Float[np.ndarray, "M 3 3"], Float[np.ndarray, "M 3"]]:
+        """All operations of a position: rotations, and translations in [0, 1)."""
         first = self.start[space_group - 1, letter]
         rows = slice(first, first + self.multiplicity[space_group - 1, letter])
         return self.rotation[rows].astype(float), self.translation[rows] / 24.0
 
-    def general_operations(self, space_group: int) -> tuple[np.ndarray, np.ndarray]:
+    def general_operations(self, space_group: int) -> tuple[Float[np.ndarray, "M 3 3"], Float[np.ndarray, "M 3"]]:
         """The operations of the space group itself, centrings included, as `operations`."""
         return self.operations(space_group, int(self.last_letter[space_group - 1]))
 
@@ -87,7 +91,7 @@ def symmetry_table() -> SymmetryTable:
     )
 
 
-def operation_text(rotation: np.ndarray, translation: np.ndarray) -> str:
+def operation_text(rotation: Shaped[np.ndarray, "3 3"], translation: Shaped[np.ndarray, "3"]) -> str:
     """An operation in the notation of a CIF, as '-x+y, 2*x, z+1/2'."""
     terms = []
     for row, shift in zip(np.asarray(rotation, int), np.rint(np.asarray(translation) * 24).astype(int), strict=True):
@@ -105,13 +109,13 @@ def operation_text(rotation: np.ndarray, translation: np.ndarray) -> str:
     return ", ".join(terms)
 
 
-def orbit(space_group: int, letter: int, point: np.ndarray) -> np.ndarray:
-    """All points [M, 3], in [0, 1), of the orbit of a representative `point` [3]."""
+def orbit(space_group: int, letter: int, point: Float[np.ndarray, "3"]) -> Float[np.ndarray, "M 3"]:
+    """All points, in [0, 1), of the orbit of a representative."""
     rotations, translations = symmetry_table().operations(space_group, letter)
     return wrap(rotations @ np.asarray(point, float) + translations)
 
 
-def wrap(points, xp=np):
+def wrap(points: Float[AnyArray, "..."], xp: Any = np) -> Float[AnyArray, "..."]:
     """Fractional coordinates moved into [0, 1); a rounding step below 1 becomes 0. `xp` is numpy or jax.numpy."""
     points = points - xp.floor(points)
     return xp.where(points >= 1.0, 0.0, points)

@@ -85,13 +85,13 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
         texts = file.read_text().split("\n") if file.exists() else []
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {file}: {error}", "name the directory of a run, or its metrics.jsonl") from error
-    lines = [_parse(text) for text in texts]
-    if lines and lines[-1] is None:
-        lines.pop()
-    if None in lines:
-        raise DataError(
-            f"line {lines.index(None) + 1} of {file} is no line of metrics", "name the metrics.jsonl of a run"
-        )
+    parsed = [_parse(text) for text in texts]
+    if parsed and parsed[-1] is None:
+        parsed.pop()
+    lines = [line for line in parsed if line is not None]
+    if len(lines) < len(parsed):
+        number = parsed.index(None) + 1
+        raise DataError(f"line {number} of {file} is no line of metrics", "name the metrics.jsonl of a run")
     if not lines:
         raise DataError(f"there are no metrics in {file} yet", "they come with the first epoch or step")
     return lines

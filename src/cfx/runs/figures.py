@@ -56,9 +56,8 @@ def save_figure(subject: Curves | Similarity, path: Path) -> None:
     """
     import matplotlib
 
-    draw = draw_curves if isinstance(subject, Curves) else draw_similarity
     with matplotlib.rc_context(STYLE):
-        figure = draw(subject)
+        figure = draw_curves(subject) if isinstance(subject, Curves) else draw_similarity(subject)
         replace_atomically(path, lambda partial: figure.savefig(partial, format=path.suffix[1:], dpi=200))
 
 

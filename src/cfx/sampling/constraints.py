@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cfx.config import ModelConfig
+from cfx.core import AnyArray
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import lowest_terms
 from cfx.core.symmetry import symmetry_table
@@ -33,66 +35,59 @@ IMPOSSIBLE = 255
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Formula:
-    """An exact reduced composition; arrays over its E elements, filled up with zeros.
+    """An exact reduced composition; arrays over its elements, filled up with zeros.
 
     Attributes:
-        species: int32 [E], atomic numbers.
-        counts: int32 [E], atoms in one formula unit.
-        min_sites: uint8 [230, 29, MOST_ATOMS + 1], see `min_sites`.
+        species: atomic numbers.
+        counts: atoms in one formula unit.
+        min_sites: of every space group that is asked for, see `min_sites`.
     """
 
-    species: jax.Array | np.ndarray
-    counts: jax.Array | np.ndarray
-    min_sites: jax.Array | np.ndarray
+    species: Int[AnyArray, " E"]
+    counts: Int[AnyArray, " E"]
+    min_sites: UInt8[AnyArray, "230 29 atoms"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Prototype:
-    """Coordinates and lattice that are kept instead of drawn.
+    """Coordinates and lattice (angstrom and degree) that are kept instead of drawn."""
 
-    Attributes:
-        frac_coords: float32 [N, 3].
-        lattice: float32 [6], angstrom and degree.
-        keep_coords: bool scalar.
-        keep_lattice: bool scalar.
-    """
-
-    frac_coords: jax.Array | np.ndarray
-    lattice: jax.Array | np.ndarray
-    keep_coords: jax.Array | np.ndarray
-    keep_lattice: jax.Array | np.ndarray
+    frac_coords: Float[AnyArray, "N 3"]
+    lattice: Float[AnyArray, "6"]
+    keep_coords: Bool[AnyArray, ""]
+    keep_lattice: Bool[AnyArray, ""]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Constraints:
-    """What is allowed in N slots; a pytree, so that one compilation serves all requests of a kind.
+    """What is allowed in the slots of a crystal; a pytree, so that one compilation serves all requests of a kind.
 
     Attributes:
-        allowed_letters: bool [N, letters], column 0 for ending the crystal.
-        allowed_species: bool [N, species], column 0 unused.
-        tied_to: int32 [N], the earlier slot whose species a slot repeats; its own number where it is free.
-        species_bias: float32 [species], added to the logits, nats.
-        required: bool [species], elements that the crystal must contain. No mask asks for them: to keep a crystal from
-            ending without them leads far from anything the model knows. Crystals that lack them are rejected.
-        max_atoms: int32 [230], most atoms in the conventional cell of each space group.
+        allowed_letters: column 0 is for ending the crystal.
+        allowed_species: column 0 is unused.
+        tied_to: the earlier slot whose species a slot repeats; its own number where it is free.
+        species_bias: added to the logits, nats.
+        required: elements that the crystal must contain. No mask asks for them: to keep a crystal from ending without
+            them leads far from anything the model knows. Crystals that lack them are rejected.
+        max_atoms: most atoms in the conventional cell of each space group.
         formula: an exact composition, or None.
         prototype: what is kept of a given crystal, or None.
     """
 
-    allowed_letters: jax.Array | np.ndarray
-    allowed_species: jax.Array | np.ndarray
-    tied_to: jax.Array | np.ndarray
-    species_bias: jax.Array | np.ndarray
-    required: jax.Array | np.ndarray
-    max_atoms: jax.Array | np.ndarray
+    allowed_letters: Bool[AnyArray, "N W"]
+    allowed_species: Bool[AnyArray, "N S"]
+    tied_to: Int[AnyArray, " N"]
+    species_bias: Float[AnyArray, " S"]
+    required: Bool[AnyArray, " S"]
+    max_atoms: Int[AnyArray, "230"]
     formula: Formula | None = None
     prototype: Prototype | None = None
 
     @property
-    def max_sites(self):
-        """int, slots that may hold a site."""
+    def max_sites(self) -> Int[AnyArray, ""]:
+        """Slots that may hold a site."""
         return self.allowed_letters[:, 1:].any(1).sum()
 
 
@@ -121,10 +116,11 @@ def make_formula(counts: dict[int, int], space_groups: tuple[int, ...]) -> Formu
 
 
 @functools.cache
-def min_sites(space_group: int) -> np.ndarray:
-    """Fewest sites of letters w and later that together have d atoms, or IMPOSSIBLE: uint8 [29, MOST_ATOMS + 1].
+def min_sites(space_group: int) -> UInt8[np.ndarray, "29 atoms"]:
+    """Fewest sites of letters w and later that together have d atoms, or IMPOSSIBLE.
 
-    Row w is letter w; row 28 has no letters left. A letter without a free coordinate serves once.
+    Columns are d = 0, 1, ... MOST_ATOMS; row w is letter w, and row 28 has no letters left. A letter without a free
+    coordinate serves once.
     """
     table = symmetry_table()
     fewest = np.full((29, MOST_ATOMS + 1), IMPOSSIBLE, np.int32)
@@ -145,54 +141,58 @@ class Prefix(NamedTuple):
     """The sites before a slot, as far as masks depend on them.
 
     Attributes:
-        slot: int32 [...], the slot's number.
-        atoms: int32 [..., species], atoms of each element in the conventional cell so far.
+        slot: the slot's number.
+        atoms: of each element in the conventional cell so far.
     """
 
-    slot: jax.Array
-    atoms: jax.Array
+    slot: Int[AnyArray, "..."]
+    atoms: Int[AnyArray, "... S"]
 
 
 def prefix(crystals: CrystalBatch, num_species: int) -> Prefix:
-    """The prefix [B] of the slot after the last site of crystals under way."""
+    """The prefix of the slot after the last site of crystals under way."""
     return Prefix(crystals.num_sites.astype(jnp.int32), _atoms(crystals, num_species).sum(1))
 
 
 def prefixes(crystals: CrystalBatch, num_species: int) -> Prefix:
-    """The prefixes [B, N] of all slots of whole crystals."""
+    """The prefixes, [B, N], of all slots of whole crystals."""
     atoms = _atoms(crystals, num_species)
     return Prefix(jnp.broadcast_to(jnp.arange(atoms.shape[1]), atoms.shape[:2]), jnp.cumsum(atoms, axis=1) - atoms)
 
 
-def _atoms(crystals: CrystalBatch, num_species: int):
-    """Atoms of each element on each site, int32 [B, N, species]; numpy for numpy."""
+def _atoms(crystals: CrystalBatch, num_species: int) -> Int[AnyArray, "B N S"]:
+    """Atoms of each element on each site; numpy for numpy."""
     return (crystals.species[..., None] == np.arange(num_species)) * crystals.multiplicity[..., None]
 
 
-def letter_mask(constraints: Constraints, space_group: jax.Array, before: Prefix) -> jax.Array:
-    """Letters that may follow a prefix, bool [..., letters]; the model's own rules come on top."""
+def letter_mask(constraints: Constraints, space_group: Int[AnyArray, "..."], before: Prefix) -> Bool[Array, "... W"]:
+    """Letters that may follow a prefix; the model's own rules come on top."""
     letters = jnp.arange(constraints.allowed_letters.shape[-1])
     size = jnp.asarray(symmetry_table().multiplicity)[space_group - 1][..., : len(letters)]
     mask = jnp.asarray(constraints.allowed_letters)[before.slot]
     mask &= before.atoms.sum(-1, keepdims=True) + size <= jnp.asarray(constraints.max_atoms)[space_group - 1][..., None]
     if constraints.formula is not None:
         ends = _formula_complete(constraints.formula, before)[..., None]
-        continues = _formula_choices(constraints, space_group, before, letters[1:]).any(-1)
+        continues = _formula_choices(constraints.formula, constraints, space_group, before, letters[1:]).any(-1)
         mask &= jnp.concatenate([ends, continues], axis=-1)
     return mask
 
 
 def species_mask(
-    constraints: Constraints, space_group: jax.Array, before: Prefix, letter: jax.Array, species: jax.Array
-) -> jax.Array:
-    """Species that a site may take, bool [..., species].
+    constraints: Constraints,
+    space_group: Int[AnyArray, "..."],
+    before: Prefix,
+    letter: Int[AnyArray, "..."],
+    species: Int[AnyArray, "... N"],
+) -> Bool[Array, "... S"]:
+    """Species that a site may take.
 
     Args:
         constraints: of the request.
-        space_group: int [...].
+        space_group: 1 to 230.
         before: the sites before it.
-        letter: int [...], of the site; not a pad.
-        species: int [..., N], of the crystal; those of earlier slots are read.
+        letter: of the site; not a pad.
+        species: of the crystal; those of earlier slots are read.
     """
     numbers = jnp.arange(constraints.allowed_species.shape[-1])
     mask = jnp.asarray(constraints.allowed_species)[before.slot]
@@ -200,30 +200,36 @@ def species_mask(
     repeated = jnp.take_along_axis(species, origin[..., None], axis=-1)
     mask &= (numbers == repeated) | (origin == before.slot)[..., None]
     if constraints.formula is not None:
-        choices = _formula_choices(constraints, space_group, before, letter[..., None])[..., 0, :]
+        choices = _formula_choices(constraints.formula, constraints, space_group, before, letter[..., None])[..., 0, :]
         is_element = jnp.asarray(constraints.formula.species)[:, None] == numbers
         mask &= (choices[..., None] & is_element).any(-2)
     return mask
 
 
-def _missing(formula: Formula, before: Prefix) -> jax.Array:
-    """Atoms still missing for 1, 2, ... formula units, int32 [..., MOST_UNITS, E]; below zero for too many."""
+def _missing(formula: Formula, before: Prefix) -> Int[Array, "... units E"]:
+    """Atoms still missing for 1, 2, ... formula units; below zero for too many."""
     units = jnp.arange(1, MOST_UNITS + 1)[:, None]
     return units * jnp.asarray(formula.counts) - before.atoms[..., formula.species][..., None, :]
 
 
-def _formula_complete(formula: Formula, before: Prefix) -> jax.Array:
-    """bool [...]: the sites make a whole number of formula units."""
+def _formula_complete(formula: Formula, before: Prefix) -> Bool[Array, "..."]:
+    """Whether the sites make a whole number of formula units."""
     return (_missing(formula, before) == 0).all(-1).any(-1)
 
 
-def _formula_choices(constraints: Constraints, space_group, before: Prefix, letters) -> jax.Array:
-    """bool [..., W, E]: after letter w with element e, each element can still be completed in the slots left.
+def _formula_choices(
+    formula: Formula,
+    constraints: Constraints,
+    space_group: Int[AnyArray, "..."],
+    before: Prefix,
+    letters: Int[AnyArray, "... letters"],
+) -> Bool[Array, "... letters E"]:
+    """Whether, after a letter with an element, each element can still be completed in the slots left.
 
     Elements are looked at one by one, and templates and ties not at all: where two elements need the same letter, or a
     template wants another, a crystal can still end in a dead end.
     """
-    formula, table = constraints.formula, symmetry_table()
+    table = symmetry_table()
     group = space_group[..., None] - 1
     size, fixed = jnp.asarray(table.multiplicity)[group, letters], jnp.asarray(table.is_fixed)[group, letters]
     missing = _missing(formula, before)[..., None, :, :]
@@ -231,9 +237,10 @@ def _formula_choices(constraints: Constraints, space_group, before: Prefix, lett
     within = jnp.arange(1, MOST_UNITS + 1)[:, None] * jnp.asarray(formula.counts).sum() <= most
     following = (letters + fixed)[..., None, None]
 
-    def fewest(atoms: jax.Array) -> jax.Array:
+    def fewest(atoms: Int[Array, "..."]) -> Int[Array, "..."]:
         found = jnp.asarray(formula.min_sites)[group[..., None, None], following, jnp.clip(atoms, 0, MOST_ATOMS)]
         possible = (atoms >= 0) & (atoms <= MOST_ATOMS) & (found < IMPOSSIBLE)
+        # More than any number of slots, and no infinity, since totals are formed by adding and subtracting it.
         return jnp.where(possible, found.astype(jnp.int32), 10 * IMPOSSIBLE)
 
     without = fewest(missing)
@@ -244,8 +251,8 @@ def _formula_choices(constraints: Constraints, space_group, before: Prefix, lett
     return fits.any(-2) & (size > 0)[..., None]
 
 
-def satisfied(constraints: Constraints, crystals: CrystalBatch, xp=np):
-    """bool [B]: the crystals are among those that the constraints allow; `xp` is numpy or jax.numpy."""
+def satisfied(constraints: Constraints, crystals: CrystalBatch, xp: Any = np) -> Bool[AnyArray, " B"]:
+    """Which crystals are among those that the constraints allow; `xp` is numpy or jax.numpy."""
     slots, filled, species = np.arange(crystals.num_slots), crystals.wyckoff > 0, crystals.species
     letters, elements, tied, required = (
         xp.asarray(leaf)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import haiku as hk
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Integer, Key, Shaped, UInt32
 
 from cfx.config import ModelConfig
-from cfx.core import heads, lattice, network
+from cfx.core import AnyArray, heads, lattice, network
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import LogProb, lattice_log_prob, pick, von_mises_log_prob
 from cfx.core.symmetry import symmetry_table, wrap
@@ -41,7 +42,7 @@ class Drawn:
     """Crystals from the model, finished or under way.
 
     Attributes:
-        crystals: B of them in n_max slots. Lattices are as drawn and may be unphysical (`lattice.is_physical`).
+        crystals: in n_max slots. Lattices are as drawn and may be unphysical (`lattice.is_physical`).
         log_prob: their published log-probability, whatever constraints and sharpness they were drawn under.
         policy_log_prob: the log-probability of the draws that made them.
     """
@@ -57,21 +58,29 @@ class Drawn:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Slots:
-    """B crystals under way; each has just been shown a letter, or lies idle.
+    """Crystals under way, one a slot; each has just been shown a letter, or lies idle.
 
     Attributes:
         cache: of the network.
-        age: int32 [B], tokens drawn so far.
-        keys: uint32 [B, 2], key data of the crystals' random keys.
-        row: [B, output_size], the network's row after the last token.
+        age: tokens drawn so far.
+        keys: key data of the crystals' random keys.
+        row: the network's row after the last token.
         drawn: what there is of the crystals; no lattices yet.
     """
 
     cache: incremental.Cache
-    age: jax.Array
-    keys: jax.Array
-    row: jax.Array
+    age: Int[AnyArray, " B"]
+    keys: UInt32[AnyArray, "B 2"]
+    row: Float[AnyArray, "B output_size"]
     drawn: Drawn
+
+    def without_cache(self) -> Slots:
+        """The same with nothing in the cache: what to handle where the network is not needed."""
+        return dataclasses.replace(self, cache=incremental.Cache((), ()))
+
+
+Told = tuple[Slots, Float[Array, "B D"]]
+"""Slots after a draw, and the token that tells the network of it."""
 
 
 @functools.partial(jax.jit, static_argnames=("config", "num_slots", "capacity"))
@@ -93,7 +102,13 @@ def idle_slots(config: ModelConfig, num_slots: int, capacity: int) -> Slots:
 
 @functools.partial(jax.jit, static_argnames="config")
 def start(
-    weights: Weights, config: ModelConfig, rng_key: jax.Array, number: jax.Array, attempt, space_group, policy: Policy
+    weights: Weights,
+    config: ModelConfig,
+    rng_key: Key[Array, ""],
+    number: Integer[Array, " B"],
+    attempt: Integer[Array, " B"],
+    space_group: Int[Array, " B"],
+    policy: Policy,
 ) -> Slots:
     """New crystals with their first letter, in slots with room for one token.
 
@@ -101,9 +116,9 @@ def start(
         weights: of the network.
         config: its architecture.
         rng_key: of the request.
-        number: uint32 [B], which crystal of the request each is.
-        attempt: uint32 [B], which attempt at it.
-        space_group: int32 [B].
+        number: which crystal of the request each is.
+        attempt: which attempt at it.
+        space_group: of each.
         policy: what is in force.
     """
     keys = draws.crystal_keys(rng_key, number, attempt)
@@ -117,14 +132,14 @@ def start(
 
 
 @functools.partial(jax.jit, static_argnames="config", donate_argnames="slots")
-def advance(weights: Weights, config: ModelConfig, slots: Slots, policy: Policy) -> tuple[Slots, jax.Array]:
+def advance(weights: Weights, config: ModelConfig, slots: Slots, policy: Policy) -> tuple[Slots, Bool[Array, " B"]]:
     """Draws the rest of every slot's site, and the letter of the next.
 
     Returns:
-        The slots, and bool [B]: crystals whose letter was the pad, which are finished.
+        The slots, and which crystals are finished: those whose letter was the pad.
     """
 
-    def draw_token(i: jax.Array, slots: Slots) -> Slots:
+    def draw_token(i: Int[Array, ""], slots: Slots) -> Slots:
         common = (weights, config, policy, _token_keys(slots))
         is_letter = i == network.TOKENS_PER_SITE - 1
         kinds = (
@@ -132,6 +147,7 @@ def advance(weights: Weights, config: ModelConfig, slots: Slots, policy: Policy)
             functools.partial(_draw_coordinate, *common, i - 1),
             functools.partial(_draw_letter, *common),
         )
+        # One body for five tokens: the network, by far the most to compile, is compiled once.
         slots, token = jax.lax.switch((i > 0) * 1 + is_letter, kinds, slots)
         return _show(weights, config, slots, token)
 
@@ -161,22 +177,22 @@ def finish(config: ModelConfig, slots: Slots, policy: Policy) -> Drawn:
 
 
 @functools.partial(jax.jit, donate_argnames="target")
-def take_over(target: Slots, source: Slots, rows: jax.Array, slots: jax.Array) -> Slots:
-    """Moves crystals to slots with more room: rows [n] of `source` to slots [n]; numbers past the last are left out."""
+def take_over(target: Slots, source: Slots, rows: Int[Array, " n"], slots: Int[Array, " n"]) -> Slots:
+    """Moves crystals to slots with more room: rows of `source` to `slots`; numbers past the last are left out."""
 
-    def copy(into: jax.Array, out_of: jax.Array) -> jax.Array:
+    def copy(into: Array, out_of: Array) -> Array:
         return into.at[slots].set(out_of[rows], mode="drop")
 
     cache = incremental.take_over(target.cache, source.cache, rows, slots)
-    bare = jax.tree.map(copy, dataclasses.replace(target, cache=None), dataclasses.replace(source, cache=None))
-    return dataclasses.replace(bare, cache=cache)
+    moved = jax.tree.map(copy, target.without_cache(), source.without_cache())
+    return dataclasses.replace(moved, cache=cache)
 
 
-def _token_keys(slots: Slots) -> jax.Array:
+def _token_keys(slots: Slots) -> Key[Array, " B"]:
     return draws.fold_each(jax.random.wrap_key_data(slots.keys), slots.age)
 
 
-def _show(weights: Weights, config: ModelConfig, slots: Slots, token: jax.Array) -> Slots:
+def _show(weights: Weights, config: ModelConfig, slots: Slots, token: Float[Array, "B D"]) -> Slots:
     row, cache = incremental.extend(weights, config, token, slots.cache, slots.age)
     return dataclasses.replace(slots, row=row, cache=cache, age=slots.age + 1)
 
@@ -192,28 +208,34 @@ def _set(slots: Slots, crystals: dict, log_prob: dict | None = None, policy_log_
     return dataclasses.replace(slots, drawn=drawn)
 
 
-# Each kind of draw gives the slots after it and the token [B, model_size] that tells the network of it. Idle slots draw
-# too, and nobody reads what.
+# Idle slots draw too, and nobody reads what.
 
 
-def _here(config: ModelConfig, slots: Slots) -> jax.Array:
-    """bool [B, N], True at the site that each slot is drawing."""
+def _here(config: ModelConfig, slots: Slots) -> Bool[Array, "B N"]:
+    """True at the site that each slot is drawing."""
     return jnp.arange(config.n_max) == slots.age[:, None] // network.TOKENS_PER_SITE
 
 
-def _at(here: jax.Array, values: jax.Array) -> jax.Array:
-    """Values [B] of arrays [B, N] at the sites being drawn."""
+def _at(here: Bool[Array, "... n"], values: Shaped[Array, "B n"]) -> Shaped[Array, " B"]:
+    """Values at the sites, or the axis, being drawn."""
     return jnp.where(here, values, 0).sum(1)
 
 
-def _draw_letter(weights: Weights, config: ModelConfig, policy: Policy, keys: jax.Array, slots: Slots):
+def _draw_letter(weights: Weights, config: ModelConfig, policy: Policy, keys: Key[Array, " B"], slots: Slots) -> Told:
     crystals = slots.drawn.crystals
     last = _at(jnp.roll(_here(config, slots), -1, axis=1), crystals.wyckoff)
     log_probs = heads.next_letter_logits(slots.row, crystals.space_group, last, config.num_letters)
     return _take_letter(weights, config, policy, keys, log_probs, slots)
 
 
-def _take_letter(weights: Weights, config: ModelConfig, policy: Policy, keys, log_probs, slots: Slots):
+def _take_letter(
+    weights: Weights,
+    config: ModelConfig,
+    policy: Policy,
+    keys: Key[Array, " B"],
+    log_probs: Float[Array, "B W"],
+    slots: Slots,
+) -> Told:
     drawn, crystals = slots.drawn, slots.drawn.crystals
     group = crystals.space_group
     allowed = restrict_letters(policy, log_probs, group, prefix(crystals, config.num_species))
@@ -228,7 +250,7 @@ def _take_letter(weights: Weights, config: ModelConfig, policy: Policy, keys, lo
     return slots, _embed(weights, config, "letter", group, letter, multiplicity)
 
 
-def _draw_species(weights: Weights, config: ModelConfig, policy: Policy, keys: jax.Array, slots: Slots):
+def _draw_species(weights: Weights, config: ModelConfig, policy: Policy, keys: Key[Array, " B"], slots: Slots) -> Told:
     drawn, crystals, here = slots.drawn, slots.drawn.crystals, _here(config, slots)
     letter = _at(here, crystals.wyckoff)
     log_probs = heads.species_logits(slots.row, letter, config.num_species)
@@ -245,7 +267,9 @@ def _draw_species(weights: Weights, config: ModelConfig, policy: Policy, keys: j
     return slots, _embed(weights, config, "species", crystals.space_group, species)
 
 
-def _draw_coordinate(weights: Weights, config: ModelConfig, policy: Policy, keys: jax.Array, axis, slots: Slots):
+def _draw_coordinate(
+    weights: Weights, config: ModelConfig, policy: Policy, keys: Key[Array, " B"], axis: Int[Array, ""], slots: Slots
+) -> Told:
     drawn, crystals, here = slots.drawn, slots.drawn.crystals, _here(config, slots)
     group, letter, is_axis = crystals.space_group, _at(here, crystals.wyckoff), jnp.arange(3) == axis
     mixture = heads.coordinate_mixture(slots.row, config)
@@ -277,12 +301,21 @@ def _draw_coordinate(weights: Weights, config: ModelConfig, policy: Policy, keys
     return slots, _embed(stand_in, config, "x", group, value)
 
 
-def _embed(weights: Weights, config: ModelConfig, kind: str, space_group, value, multiplicity=None) -> jax.Array:
+def _embed(
+    weights: Weights,
+    config: ModelConfig,
+    kind: str,
+    space_group: Int[Array, " B"],
+    value: Shaped[Array, " B"],
+    multiplicity: Int[Array, " B"] | None = None,
+) -> Float[Array, "B D"]:
     embed = hk.transform(lambda: network.embed_token(config, kind, space_group, value, multiplicity))
     return embed.apply(weights.params, None)
 
 
-def project(space_group: jax.Array, letter: jax.Array, point: jax.Array) -> jax.Array:
-    """Op 0 of the Wyckoff positions [B] applied to points [B, 3], wrapped into [0, 1); zero for pads."""
+def project(
+    space_group: Int[AnyArray, " B"], letter: Int[AnyArray, " B"], point: Float[Array, "B 3"]
+) -> Float[Array, "B 3"]:
+    """Op 0 of Wyckoff positions applied to points, wrapped into [0, 1); zero for pads."""
     op = jnp.asarray(symmetry_table().projector, point.dtype)[space_group - 1, letter]
     return wrap(jnp.einsum("bij,bj->bi", op[..., :3], point) + op[..., 3], jnp)

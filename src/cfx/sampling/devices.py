@@ -8,13 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 
 import jax
+from jaxtyping import Array, Key
 
 from cfx.config import ModelConfig
 from cfx.errors import DependencyError
 from cfx.sampling.incremental import Weights
 from cfx.sampling.ledger import Ledger
 from cfx.sampling.policy import Policy
-from cfx.sampling.pools import Decoder, Finished, Job
+from cfx.sampling.pools import Decoder, Device, Finished, Job
 
 BATCH_SIZES = {"cpu": (64, 128), "gpu": (64, 512, 2048), "tpu": (64, 512, 2048)}
 """Batch sizes by kind of device: the smallest that holds the request, or the largest."""
@@ -28,7 +29,7 @@ class Decoders:
         weights: Weights,
         config: ModelConfig,
         policy: Policy,
-        rng_key: jax.Array,
+        rng_key: Key[Array, ""],
         num_crystals: int,
         batch_size: int | None = None,
     ):
@@ -47,7 +48,7 @@ class Decoders:
         self.notes: list[str] = []
         wanted = -(-num_crystals // len(self.devices))
         self.batch_size = batch_size or next((size for size in self.sizes if size >= wanted), self.sizes[-1])
-        self.make: Callable[[int, jax.Device], Decoder] = functools.partial(Decoder, weights, config, policy, rng_key)
+        self.make: Callable[[int, Device], Decoder] = functools.partial(Decoder, weights, config, policy, rng_key)
         self.changed = threading.Condition()  # holds the ledger's lock, and tells of new work
 
     def work(self, ledger: Ledger) -> Iterator[Finished]:
@@ -60,7 +61,7 @@ class Decoders:
                 raise AssertionError("nothing left to draw, and crystals missing")
             yield finished
 
-    def _decode(self, ledger: Ledger, device: jax.Device) -> Iterator[Finished | None]:
+    def _decode(self, ledger: Ledger, device: Device) -> Iterator[Finished | None]:
         """Steps of one decoder; None when it has nothing to do for now. Falls back to a smaller batch out of memory."""
         size, decoder = self.batch_size, None
 
@@ -93,7 +94,7 @@ class Decoders:
         results: queue.Queue[Finished | Exception] = queue.Queue()
         stop = threading.Event()
 
-        def run(device: jax.Device) -> None:
+        def run(device: Device) -> None:
             try:
                 for finished in self._decode(ledger, device):
                     if stop.is_set():
@@ -101,6 +102,7 @@ class Decoders:
                     if finished is not None:
                         results.put(finished)
                         continue
+                    # Nothing to draw until crystals of another device fail; that may have been told before this wait.
                     with self.changed:
                         self.changed.wait(timeout=0.05)
             except Exception as error:  # raised again by the thread that waits for results

@@ -9,44 +9,44 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from cfx.config import ModelConfig
-from cfx.core import network
+from cfx.core import AnyArray, Params, network
 
 
 class Cache(NamedTuple):
-    """What the layers remember of B slots, with room for T tokens each; a token's place is its number in its crystal.
+    """What each layer remembers of B slots, with room for T tokens; a token's place is its number in its crystal.
 
     Attributes:
-        keys: for each layer [B, heads, T, key_size].
-        inputs: for each layer [B, T, model_size], normalised inputs of the attention.
+        keys: of the attention.
+        inputs: of the attention, normalised.
     """
 
-    keys: tuple[jax.Array, ...]
-    inputs: tuple[jax.Array, ...]
+    keys: tuple[Float[Array, "B H T K"], ...]
+    inputs: tuple[Float[Array, "B T D"], ...]
 
     @property
     def capacity(self) -> int:
-        """T."""
+        """T, the tokens that there is room for."""
         return self.inputs[0].shape[1]
 
 
 class Layer(NamedTuple):
     """Weights of a block, as `extend` wants them."""
 
-    attention_norm: tuple[jax.Array, jax.Array]
-    query_key_w: jax.Array  # [D, 2 H K], queries already divided by sqrt(K)
-    query_key_b: jax.Array
-    output_w: jax.Array  # [H D, D], values and output in one
-    output_b: jax.Array
-    mlp_norm: tuple[jax.Array, jax.Array]
-    hidden_w: jax.Array
-    hidden_b: jax.Array
-    mlp_w: jax.Array
-    mlp_b: jax.Array
+    attention_norm: tuple[Float[Array, "*layers D"], Float[Array, "*layers D"]]
+    query_key_w: Float[Array, "*layers D 2*H*K"]  # queries already divided by sqrt(K)
+    query_key_b: Float[Array, "*layers 2*H*K"]
+    output_w: Float[Array, "*layers H*D D"]  # values and output in one
+    output_b: Float[Array, "*layers D"]
+    mlp_norm: tuple[Float[Array, "*layers D"], Float[Array, "*layers D"]]
+    hidden_w: Float[Array, "*layers D hidden"]
+    hidden_b: Float[Array, "*layers hidden"]
+    mlp_w: Float[Array, "*layers hidden D"]
+    mlp_b: Float[Array, "*layers D"]
 
 
 class Weights(NamedTuple):
@@ -55,15 +55,15 @@ class Weights(NamedTuple):
     Attributes:
         params: the model's own.
         layers: its blocks.
-        rotary: cos and sin [5 n_max, key_size / 2] of every position; not used by absolute positions.
+        rotary: cos and sin of every position, 5 n_max of them; not used by absolute positions.
     """
 
-    params: hk.Params
+    params: Params
     layers: tuple[Layer, ...]
-    rotary: tuple[jax.Array, jax.Array]
+    rotary: tuple[Float[Array, "positions half"], Float[Array, "positions half"]]
 
 
-def prepare(params: hk.Params, config: ModelConfig) -> Weights:
+def prepare(params: Params, config: ModelConfig) -> Weights:
     """The weights of `extend`."""
     block = {name.removeprefix("blocks/block/"): value for name, value in params.items() if "blocks/block" in name}
     own, out = block.pop("blocks/block"), block["attention_output"]
@@ -86,7 +86,7 @@ def prepare(params: hk.Params, config: ModelConfig) -> Weights:
     return Weights(params, layers, network.rotary_table(positions, config.key_size, out["w"].dtype))
 
 
-def empty_cache(config: ModelConfig, num_slots: int, capacity: int, dtype=jnp.float32) -> Cache:
+def empty_cache(config: ModelConfig, num_slots: int, capacity: int, dtype: DTypeLike = jnp.float32) -> Cache:
     """A cache that nothing was written to."""
     keys, inputs = (num_slots, config.num_heads, capacity, config.key_size), (num_slots, capacity, config.model_size)
     return Cache(
@@ -96,19 +96,19 @@ def empty_cache(config: ModelConfig, num_slots: int, capacity: int, dtype=jnp.fl
 
 
 def extend(
-    weights: Weights, config: ModelConfig, token: jax.Array, cache: Cache, age: jax.Array
-) -> tuple[jax.Array, Cache]:
+    weights: Weights, config: ModelConfig, token: Float[Array, "B D"], cache: Cache, age: Int[AnyArray, " B"]
+) -> tuple[Float[Array, "B output_size"], Cache]:
     """Shows every slot its next token.
 
     Args:
         weights: of the network.
         config: its architecture.
-        token: [B, model_size], embedded.
+        token: embedded.
         cache: with the tokens before it.
-        age: int32 [B], how many tokens of its own each slot has seen, fewer than the cache's capacity.
+        age: how many tokens of its own each slot has seen, fewer than the cache's capacity.
 
     Returns:
-        Raw output rows [B, output_size] and the cache with the token in it.
+        Raw output rows and the cache with the token in it.
     """
     params, stream = weights.params, token
     age = jnp.minimum(age, network.TOKENS_PER_SITE * config.n_max - 1)  # slots that nobody reads any more
@@ -136,19 +136,21 @@ def extend(
     return row, Cache(tuple(keys), tuple(inputs))
 
 
-def _layer_norm(stream: jax.Array, scale: jax.Array, offset: jax.Array) -> jax.Array:
+def _layer_norm(
+    stream: Float[Array, "B D"], scale: Float[Array, " D"], offset: Float[Array, " D"]
+) -> Float[Array, "B D"]:
     centred = stream - stream.mean(-1, keepdims=True)
     return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + network.NORM_EPSILON) * scale + offset
 
 
-def take_over(target: Cache, source: Cache, rows: jax.Array, slots: jax.Array) -> Cache:
+def take_over(target: Cache, source: Cache, rows: Int[AnyArray, " n"], slots: Int[AnyArray, " n"]) -> Cache:
     """Copies slots of one cache into another that holds no fewer tokens.
 
     Args:
         target: cache to write to.
         source: cache to read from.
-        rows: int32 [n], slots of `source`.
-        slots: int32 [n], where in `target` they go; a number past its last slot is left out.
+        rows: slots of `source`.
+        slots: where in `target` they go; a number past its last slot is left out.
     """
     held = source.capacity
     return Cache(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -30,17 +30,17 @@ DUPLICATE = "duplicate"
 """Why a crystal that repeats an earlier one is drawn again."""
 
 
+@runtime_checkable
 class Fingerprint(Protocol):
-    """A crystal, as far as telling it from others needs it.
+    """A crystal, as far as telling it from others needs it."""
 
-    Attributes:
-        key: what equal crystals share.
-    """
+    @property
+    def key(self) -> Hashable:
+        """What equal crystals share."""
 
-    key: Hashable
-
-    def same(self, other: Fingerprint) -> bool:
+    def same(self, other: Any) -> bool:
         """Whether another one of the same key is the same crystal."""
+        ...
 
 
 class Accepted(NamedTuple):
@@ -175,9 +175,10 @@ class Ledger:
         self._kept[own.key].append(own)
         alike = [number for number, waiting in self._pending.items() if waiting.key == own.key]
         for number in sorted(alike):
-            if self._pending[number].same(own):
+            found = self._open[number].candidate
+            if found is not None and self._pending[number].same(own):
                 del self._pending[number]
-                self._fail(self._open[number].candidate.job, DUPLICATE)
+                self._fail(found.job, DUPLICATE)
                 self._consider(number)
 
     def _fail(self, job: Job, reason: str) -> None:

@@ -13,13 +13,13 @@ import functools
 import operator
 from typing import NamedTuple
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer, Key
 
 from cfx.config import ModelConfig
-from cfx.core import heads, lattice
+from cfx.core import Params, heads, lattice
 from cfx.core.batches import bucket_slots
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import log_prob, output_rows
@@ -44,24 +44,24 @@ class State(NamedTuple):
     """Where B chains are.
 
     Attributes:
-        crystals: in N slots.
-        log_prob: [B], of the target, nats, up to a constant; -inf where the constraints are not met.
+        crystals: one a chain.
+        log_prob: of the target, nats, up to a constant; -inf where the constraints are not met.
     """
 
     crystals: CrystalBatch
-    log_prob: jax.Array
+    log_prob: Float[Array, " B"]
 
 
 class Info(NamedTuple):
     """What a step did.
 
     Attributes:
-        accepted: bool [B].
-        is_species: bool [B], the move was one of species rather than of coordinates.
+        accepted: whether the chain moved.
+        is_species: whether the move was one of species rather than of coordinates.
     """
 
-    accepted: jax.Array
-    is_species: jax.Array
+    accepted: Bool[Array, " B"]
+    is_species: Bool[Array, " B"]
 
 
 class Target(NamedTuple):
@@ -73,7 +73,7 @@ class Target(NamedTuple):
         sharpness: of the request; top-p is left out, since it depends on the order of draws.
     """
 
-    params: hk.Params
+    params: Params
     constraints: Constraints
     sharpness: Sharpness
 
@@ -84,7 +84,7 @@ def _policy(target: Target, config: ModelConfig) -> Policy:
     return Policy(free, Sharpness(target.sharpness.temperature, 1.0))
 
 
-def _log_target(target: Target, config: ModelConfig, crystals: CrystalBatch) -> jax.Array:
+def _log_target(target: Target, config: ModelConfig, crystals: CrystalBatch) -> Float[Array, " B"]:
     parts = policy_log_prob(target.params, config, crystals, _policy(target, config))
     allowed = satisfied(target.constraints, crystals, jnp)
     return jnp.where(allowed, parts.wyckoff + parts.species + parts.coords, -jnp.inf)
@@ -95,11 +95,11 @@ def init(target: Target, config: ModelConfig, crystals: CrystalBatch) -> State:
     return State(crystals, _log_target(target, config, crystals))
 
 
-def step(keys: jax.Array, state: State, target: Target, config: ModelConfig) -> tuple[State, Info]:
+def step(keys: Key[Array, " B"], state: State, target: Target, config: ModelConfig) -> tuple[State, Info]:
     """One move of each chain.
 
     Args:
-        keys: random keys [B], one a chain.
+        keys: random keys, one a chain.
         state: where they are.
         target: what they sample.
         config: the architecture.
@@ -111,11 +111,12 @@ def step(keys: jax.Array, state: State, target: Target, config: ModelConfig) -> 
     moves = (_substitute, _exchange, _jump, _nudge)
     proposals = [move(move_keys, crystals, sites, target.constraints) for move in moves]
 
-    def choose(*leaves: jax.Array) -> jax.Array:
+    def choose(*leaves: Array) -> Array:
         return jnp.stack(leaves, axis=1)[jnp.arange(len(kind)), kind]
 
     proposed = jax.tree.map(choose, *proposals)
     new = _log_target(target, config, proposed)
+    # From outside of what is allowed any step inside is taken, where the plain difference could be nan.
     ratio = jnp.where(state.log_prob == -jnp.inf, jnp.where(new > -jnp.inf, jnp.inf, -jnp.inf), new - state.log_prob)
     accepted = jnp.log(jax.vmap(lambda key: jax.random.uniform(key, minval=1e-37))(accept_keys)) < ratio
     merged = jax.tree.map(
@@ -124,38 +125,50 @@ def step(keys: jax.Array, state: State, target: Target, config: ModelConfig) -> 
     return State(merged, jnp.where(accepted, new, state.log_prob)), Info(accepted, kind < 2)
 
 
-def _put_species(crystals: CrystalBatch, constraints: Constraints, site: jax.Array, species: jax.Array) -> CrystalBatch:
-    """Species [B] on sites [B] and on those tied to them."""
+def _put_species(
+    crystals: CrystalBatch, constraints: Constraints, site: Int[Array, " B"], species: Int[Array, " B"]
+) -> CrystalBatch:
+    """Species on one site of each crystal and on those tied to it."""
     origin = jnp.asarray(constraints.tied_to)[: crystals.num_slots]
     same = (origin == origin[site][:, None]) & (crystals.wyckoff > 0)
     return dataclasses.replace(crystals, species=jnp.where(same, species[:, None], crystals.species))
 
 
-def _substitute(keys, crystals: CrystalBatch, sites, constraints: Constraints) -> CrystalBatch:
+def _substitute(
+    keys: Key[Array, " B"], crystals: CrystalBatch, sites: Int[Array, "B 2"], constraints: Constraints
+) -> CrystalBatch:
     allowed = jnp.asarray(constraints.allowed_species)[sites[:, 0]].at[:, 0].set(False)
     species = draws.categorical(keys, jnp.where(allowed, 0.0, -jnp.inf))
     return _put_species(crystals, constraints, sites[:, 0], species)
 
 
-def _exchange(keys, crystals: CrystalBatch, sites, constraints: Constraints) -> CrystalBatch:
+def _exchange(
+    keys: Key[Array, " B"], crystals: CrystalBatch, sites: Int[Array, "B 2"], constraints: Constraints
+) -> CrystalBatch:
     one, other = (jnp.take_along_axis(crystals.species, sites[:, i, None], axis=1)[:, 0] for i in (0, 1))
     once = _put_species(crystals, constraints, sites[:, 0], other)
     return _put_species(once, constraints, sites[:, 1], one)
 
 
-def _jump(keys, crystals: CrystalBatch, sites, constraints: Constraints) -> CrystalBatch:
+def _jump(
+    keys: Key[Array, " B"], crystals: CrystalBatch, sites: Int[Array, "B 2"], constraints: Constraints
+) -> CrystalBatch:
     to = jax.vmap(lambda key: jax.random.uniform(key, (3,)))(keys)
     return _put_point(crystals, constraints, sites[:, 0], to)
 
 
-def _nudge(keys, crystals: CrystalBatch, sites, constraints: Constraints) -> CrystalBatch:
+def _nudge(
+    keys: Key[Array, " B"], crystals: CrystalBatch, sites: Int[Array, "B 2"], constraints: Constraints
+) -> CrystalBatch:
     point = jnp.take_along_axis(crystals.frac_coords, sites[:, :1, None], axis=1)[:, 0]
     to = point + SHIFT * jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
     return _put_point(crystals, constraints, sites[:, 0], to)
 
 
-def _put_point(crystals: CrystalBatch, constraints: Constraints, site: jax.Array, point: jax.Array) -> CrystalBatch:
-    """Points [B, 3] on sites [B], brought onto their Wyckoff positions; nothing where coordinates are kept."""
+def _put_point(
+    crystals: CrystalBatch, constraints: Constraints, site: Int[Array, " B"], point: Float[Array, "B 3"]
+) -> CrystalBatch:
+    """Points on one site of each crystal, brought onto their Wyckoff positions; nothing where coordinates are kept."""
     letter = jnp.take_along_axis(crystals.wyckoff, site[:, None], axis=1)[:, 0]
     here = (jnp.arange(crystals.num_slots) == site[:, None])[..., None]
     if constraints.prototype is not None:
@@ -165,10 +178,12 @@ def _put_point(crystals: CrystalBatch, constraints: Constraints, site: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames="config")
-def _run(target: Target, config: ModelConfig, keys: jax.Array, crystals: CrystalBatch, num_steps: jax.Array):
-    """The chains' last crystals with a new lattice, and the share of moves accepted [B]."""
+def _run(
+    target: Target, config: ModelConfig, keys: Key[Array, " B"], crystals: CrystalBatch, num_steps: Int[Array, ""]
+) -> tuple[Drawn, Float[Array, " B"]]:
+    """The chains' last crystals with a new lattice, and the share of moves accepted."""
 
-    def body(i: jax.Array, carry: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+    def body(i: Int[Array, ""], carry: tuple[State, Float[Array, " B"]]) -> tuple[State, Float[Array, " B"]]:
         state, accepted = carry
         state, info = step(draws.fold_each(keys, i), state, target, config)
         return state, accepted + info.accepted
@@ -181,7 +196,9 @@ def _run(target: Target, config: ModelConfig, keys: jax.Array, crystals: Crystal
     return Drawn(crystals, log_prob(target.params, config, crystals), parts), accepted / num_steps
 
 
-def _redraw_lattice(target: Target, config: ModelConfig, keys: jax.Array, crystals: CrystalBatch) -> CrystalBatch:
+def _redraw_lattice(
+    target: Target, config: ModelConfig, keys: Key[Array, " B"], crystals: CrystalBatch
+) -> CrystalBatch:
     row = output_rows(target.params, config, crystals).for_lattice(crystals)
     mixture = sharpen_lattice(_policy(target, config), heads.lattice_mixture(row, config))
     value = lattice.to_physical_frame(draws.lattice(keys, mixture), crystals.num_atoms, jnp)
@@ -191,7 +208,9 @@ def _redraw_lattice(target: Target, config: ModelConfig, keys: jax.Array, crysta
     return dataclasses.replace(crystals, lattice=cell)
 
 
-def refine(target: Target, config: ModelConfig, rng_key: jax.Array, jobs: list[Job], drawn: Drawn, num_steps: int):
+def refine(
+    target: Target, config: ModelConfig, rng_key: Key[Array, ""], jobs: list[Job], drawn: Drawn, num_steps: int
+) -> tuple[Drawn, Float[np.ndarray, " B"]]:
     """Refines fresh crystals by `num_steps` moves each.
 
     Args:
@@ -204,7 +223,7 @@ def refine(target: Target, config: ModelConfig, rng_key: jax.Array, jobs: list[J
 
     Returns:
         The crystals (numpy, n_max slots) with new lattices and log-probabilities (the policy's without top-p), and the
-        share of moves accepted [B].
+        share of moves accepted.
     """
     if not jobs:
         return drawn, np.zeros(0, np.float32)
@@ -214,7 +233,7 @@ def refine(target: Target, config: ModelConfig, rng_key: jax.Array, jobs: list[J
         rows = np.flatnonzero(slots == size)
         for first in range(0, len(rows), AT_ONCE):
             some = rows[first : first + AT_ONCE]
-            padded = np.resize(some, AT_ONCE)
+            padded = np.resize(some, AT_ONCE)  # repeats fill up: one shape, one compilation
             numbers = np.array([[jobs[i].number, jobs[i].attempt] for i in padded], np.uint32)
             crystals = drawn.crystals[padded].with_slots(int(size))
             done, rate = _run(target, config, _chain_keys(rng_key, numbers), crystals, num_steps)
@@ -228,5 +247,5 @@ def refine(target: Target, config: ModelConfig, rng_key: jax.Array, jobs: list[J
 
 
 @jax.jit
-def _chain_keys(rng_key: jax.Array, numbers: jax.Array) -> jax.Array:
+def _chain_keys(rng_key: Key[Array, ""], numbers: Integer[Array, "B 2"]) -> Key[Array, " B"]:
     return draws.fold_each(draws.crystal_keys(rng_key, numbers[:, 0], numbers[:, 1]), REFINE_STREAM)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
+from jaxtyping import Array, Bool, Float, Int
 
 from cfx.config import ModelConfig
-from cfx.core import heads, lattice
+from cfx.core import AnyArray, Params, heads, lattice
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import LogProb, coords_log_prob, normal_components, output_rows, pick
 from cfx.core.symmetry import symmetry_table
@@ -35,8 +35,8 @@ class Sharpness:
             probability, one at least.
     """
 
-    temperature: jax.Array | float = 1.0
-    top_p: jax.Array | float = 1.0
+    temperature: Float[AnyArray, ""] | float = 1.0
+    top_p: Float[AnyArray, ""] | float = 1.0
 
 
 @jax.tree_util.register_dataclass
@@ -48,14 +48,22 @@ class Policy:
     sharpness: Sharpness
 
 
-def restrict_letters(policy: Policy, log_probs: jax.Array, space_group: jax.Array, before: Prefix) -> jax.Array:
-    """Log-probabilities [..., letters] of the next letter, from the model's own; a dead end is the pad for certain."""
+def restrict_letters(
+    policy: Policy, log_probs: Float[AnyArray, "... W"], space_group: Int[AnyArray, "..."], before: Prefix
+) -> Float[Array, "... W"]:
+    """Log-probabilities of the next letter, from the model's own; a dead end is the pad for certain."""
     mask = letter_mask(policy.constraints, space_group, before)
     return _restrict(policy.sharpness, log_probs, mask)
 
 
-def restrict_species(policy: Policy, log_probs: jax.Array, crystals: CrystalBatch, before: Prefix, letter) -> jax.Array:
-    """Log-probabilities [B, (N,) species] of a site's species, from the model's own; a pad's is the pad."""
+def restrict_species(
+    policy: Policy,
+    log_probs: Float[AnyArray, "... S"],
+    crystals: CrystalBatch,
+    before: Prefix,
+    letter: Int[AnyArray, " B"] | Int[AnyArray, "B N"],
+) -> Float[Array, "... S"]:
+    """Log-probabilities of one site's or of all sites species, from the model's own; a pad's is the pad."""
     group, drawn = crystals.space_group, crystals.species
     if letter.ndim == 2:
         group, drawn = group[:, None], drawn[:, None]
@@ -63,7 +71,9 @@ def restrict_species(policy: Policy, log_probs: jax.Array, crystals: CrystalBatc
     return _restrict(policy.sharpness, log_probs + jnp.asarray(policy.constraints.species_bias), mask)
 
 
-def _restrict(sharpness: Sharpness, log_probs: jax.Array, mask: jax.Array) -> jax.Array:
+def _restrict(
+    sharpness: Sharpness, log_probs: Float[AnyArray, "... n"], mask: Bool[AnyArray, "... n"]
+) -> Float[Array, "... n"]:
     possible = mask & (log_probs > -jnp.inf)
     dead_end = ~possible.any(-1, keepdims=True)
     is_pad = jnp.arange(log_probs.shape[-1]) == 0
@@ -84,12 +94,13 @@ def sharpen_lattice(policy: Policy, mixture: heads.LatticeMixture) -> heads.Latt
     return mixture._replace(logits=logits, sigma=mixture.sigma * jnp.sqrt(policy.sharpness.temperature))
 
 
-def sharpen(log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
-    """Log-probabilities [..., n] after top-p and temperature, normalised."""
+def sharpen(log_probs: Float[AnyArray, "... n"], sharpness: Sharpness) -> Float[Array, "... n"]:
+    """Log-probabilities after top-p and temperature, normalised."""
 
-    def keep(log_probs: jax.Array) -> jax.Array:
+    def keep(log_probs: Float[Array, "... n"]) -> Float[Array, "... n"]:
         return nucleus(log_probs, sharpness.top_p)
 
+    # A branch at run time: without top-p, which is the rule, nothing is sorted.
     kept = jax.lax.cond(jnp.asarray(sharpness.top_p) < 1, keep, lambda log_probs: log_probs, log_probs)
     # Below the likeliest entry, whose zero is exact: at low temperatures a rounding step of a logit is a large number.
     likeliest = jnp.arange(kept.shape[-1]) == kept.argmax(-1, keepdims=True)
@@ -98,8 +109,8 @@ def sharpen(log_probs: jax.Array, sharpness: Sharpness) -> jax.Array:
     return below - jnp.log(jnp.exp(below).sum(-1, keepdims=True))
 
 
-def nucleus(log_probs: jax.Array, top_p: jax.Array) -> jax.Array:
-    """Log-probabilities [..., n] with all but the likeliest entries that reach `top_p` set to -inf."""
+def nucleus(log_probs: Float[AnyArray, "... n"], top_p: Float[AnyArray, ""] | float) -> Float[Array, "... n"]:
+    """Log-probabilities with all but the likeliest entries that reach `top_p` set to -inf."""
     ordered = jnp.sort(log_probs, axis=-1, descending=True)
     probs = jnp.exp(ordered)
     num_kept = (jnp.cumsum(probs, axis=-1) - probs < top_p).sum(-1, keepdims=True)
@@ -109,15 +120,17 @@ def nucleus(log_probs: jax.Array, top_p: jax.Array) -> jax.Array:
     return jnp.where(above | (equal & (jnp.cumsum(equal, axis=-1) <= room)), log_probs, -jnp.inf)
 
 
-def joint_lattice_log_prob(mixture: heads.LatticeMixture, model_frame: jax.Array, space_group: jax.Array) -> jax.Array:
-    """Log-density [B] of the free parameters of lattices [B, 6], model frame; one component makes all of them."""
+def joint_lattice_log_prob(
+    mixture: heads.LatticeMixture, model_frame: Float[AnyArray, "B 6"], space_group: Int[AnyArray, " B"]
+) -> Float[Array, " B"]:
+    """Log-density of the free parameters of lattices in the model frame; one component makes all of them."""
     free = jnp.asarray(lattice.FREE_DIMENSIONS)[lattice.crystal_family(space_group)]
     each = normal_components(mixture, model_frame)
     return logsumexp(mixture.logits + jnp.where(free[:, None], each, 0.0).sum(-1), axis=-1)
 
 
 def policy_log_prob(
-    params: hk.Params,
+    params: Params,
     config: ModelConfig,
     batch: CrystalBatch,
     policy: Policy,
@@ -155,6 +168,6 @@ def policy_log_prob(
     )
 
 
-def _keeps(constraints: Constraints, what: str) -> jax.Array:
-    """bool scalar: the request keeps the prototype's coordinates or lattice."""
+def _keeps(constraints: Constraints, what: str) -> Bool[Array, ""]:
+    """Whether the request keeps the prototype's coordinates or lattice."""
     return jnp.asarray(False if constraints.prototype is None else getattr(constraints.prototype, what))

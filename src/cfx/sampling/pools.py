@@ -7,13 +7,13 @@ never attends over a long cache. New crystals are started a batch at a time and 
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
 from cfx.config import ModelConfig
 from cfx.core.network import TOKENS_PER_SITE
@@ -54,25 +54,28 @@ class Job(NamedTuple):
     space_group: int
 
 
+Device = Any
+"""A jax.Device, a name that JAX's stubs do not let stand in an annotation."""
+
 Finished = tuple[list[Job], Drawn | None]
 """Jobs that were finished together, and their crystals (numpy, in n_max slots); None for no jobs."""
 
 
 class _Pool:
-    """Slots of one capacity and the jobs in them; `None` where a slot is free."""
+    """Slots of one capacity and the jobs in those that are taken."""
 
     def __init__(self, config: ModelConfig, num_slots: int, capacity: int):
-        self.config, self.capacity = config, capacity
-        self.jobs: list[Job | None] = [None] * num_slots
+        self.config, self.num_slots, self.capacity = config, num_slots, capacity
+        self.jobs: dict[int, Job] = {}
         self.ages = np.zeros(num_slots, int)
         self._slots: Slots | None = None
 
     @property
     def slots(self) -> Slots:
         """The slots on the device, allocated when they are first needed."""
-        if self._slots is None:
-            self._slots = decode.idle_slots(self.config, len(self.jobs), self.capacity)
-        return self._slots
+        slots = self._slots or decode.idle_slots(self.config, self.num_slots, self.capacity)
+        self._slots = slots
+        return slots
 
     @slots.setter
     def slots(self, slots: Slots) -> None:
@@ -80,13 +83,13 @@ class _Pool:
 
     @property
     def taken(self) -> list[int]:
-        """Slots with a job."""
-        return [i for i, job in enumerate(self.jobs) if job is not None]
+        """Slots with a job, in order."""
+        return sorted(self.jobs)
 
     @property
     def num_free(self) -> int:
         """Slots without one."""
-        return self.jobs.count(None)
+        return self.num_slots - len(self.jobs)
 
     @property
     def outgrown(self) -> list[int]:
@@ -95,8 +98,8 @@ class _Pool:
 
     def take_from(self, other: _Pool, rows: list[int]) -> None:
         """Moves the crystals in `rows` of another pool to free slots of this one."""
-        free = [i for i, job in enumerate(self.jobs) if job is None][: len(rows)]
-        at_once = max(1, len(self.jobs) // 8)
+        free = [i for i in range(self.num_slots) if i not in self.jobs][: len(rows)]
+        at_once = max(1, self.num_slots // 8)  # pieces of one size: one compilation for any number of crystals
         for first in range(0, len(rows), at_once):
             source, target = rows[first : first + at_once], free[first : first + at_once]
             padding = at_once - len(source)
@@ -104,11 +107,10 @@ class _Pool:
                 self.slots,
                 other.slots,
                 np.array(source + [0] * padding, np.int32),
-                np.array(target + [len(self.jobs)] * padding, np.int32),
+                np.array(target + [self.num_slots] * padding, np.int32),
             )
         for row, slot in zip(rows, free, strict=True):
-            self.jobs[slot], self.ages[slot] = other.jobs[row], other.ages[row]
-            other.jobs[row] = None
+            self.jobs[slot], self.ages[slot] = other.jobs.pop(row), other.ages[row]
 
 
 class Decoder:
@@ -119,9 +121,9 @@ class Decoder:
         weights: Weights,
         config: ModelConfig,
         policy: Policy,
-        rng_key: jax.Array,
+        rng_key: Key[Array, ""],
         batch_size: int,
-        device: jax.Device | None = None,
+        device: Device | None = None,
     ):
         """Prepares to draw.
 
@@ -140,7 +142,7 @@ class Decoder:
         self.waiting = _Pool(config, self.batch_size, 1)
         self.jobs: dict[Job, None] = {}  # under way
 
-    def step(self, take: Callable[[int], list[Job]]) -> tuple[list[Job], Drawn | None] | None:
+    def step(self, take: Callable[[int], list[Job]]) -> Finished | None:
         """Advances one pool by a site.
 
         Args:
@@ -161,16 +163,15 @@ class Decoder:
         """Draws a list of jobs; crystals come as they are finished."""
         left = iter(jobs)
         while (finished := self.step(lambda n: list(itertools.islice(left, n)))) is not None:
-            if finished[0]:
-                yield finished
+            done, drawn = finished
+            if drawn is not None:
+                yield done, drawn
 
-    def _step(self, take: Callable[[int], list[Job]]) -> tuple[list[Job], Drawn | None] | None:
+    def _step(self, take: Callable[[int], list[Job]]) -> Finished | None:
         self._refill(take)
         # The fullest pool, and of equally full ones the one with the longest crystals.
-        fullest = max(
-            reversed(range(len(self.pools))), key=lambda k: len(self.pools[k].taken) / len(self.pools[k].jobs)
-        )
-        if not self.pools[fullest].taken:
+        fullest = max(reversed(range(len(self.pools))), key=lambda k: len(self.pools[k].jobs) / self.pools[k].num_slots)
+        if not self.pools[fullest].jobs:
             return None
         finished = self._advance(fullest)
         if not finished:
@@ -181,7 +182,7 @@ class Decoder:
     def _refill(self, take: Callable[[int], list[Job]]) -> None:
         first = self.pools[0]
         while first.num_free:
-            if not self.waiting.taken:
+            if not self.waiting.jobs:
                 jobs = take(self.batch_size)
                 if not jobs:
                     return
@@ -190,6 +191,7 @@ class Decoder:
             first.take_from(self.waiting, self.waiting.taken[: first.num_free])
 
     def _start(self, jobs: list[Job]) -> None:
+        # Repeats of the first job fill up; their slots belong to no job.
         padded = jobs + [jobs[0]] * (self.batch_size - len(jobs))
         number, attempt, group = np.array(padded).T
         self.waiting.slots = decode.start(
@@ -201,7 +203,7 @@ class Decoder:
             group.astype(np.int32),
             self.policy,
         )
-        self.waiting.jobs = [*jobs, *[None] * (self.batch_size - len(jobs))]
+        self.waiting.jobs = dict(enumerate(jobs))
         self.waiting.ages = np.ones(self.batch_size, int)
 
     def _advance(self, k: int) -> list[tuple[list[Job], Drawn]]:
@@ -211,9 +213,7 @@ class Decoder:
         pool.ages += TOKENS_PER_SITE
         done = np.asarray(is_finished)
         rows = [i for i in pool.taken if done[i]]
-        finished = [([pool.jobs[i] for i in rows], self._finish(pool.slots, rows))] if rows else []
-        for i in rows:
-            pool.jobs[i] = None
+        finished = [([pool.jobs.pop(i) for i in rows], self._finish(pool.slots, rows))] if rows else []
         while outgrown := pool.outgrown:
             following = self.pools[k + 1]
             if following.num_free:
@@ -224,7 +224,7 @@ class Decoder:
 
     def _finish(self, slots: Slots, rows: list[int]) -> Drawn:
         """The crystals in some slots, with lattices, as numpy arrays."""
-        bare = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], dataclasses.replace(slots, cache=None))
+        bare = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], slots.without_cache())
         parts = []
         for first in range(0, len(rows), FINISH_AT_ONCE):
             some = jax.tree.map(lambda leaf, i=first: leaf[i : i + FINISH_AT_ONCE], bare)

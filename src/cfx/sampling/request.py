@@ -8,12 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from cfx.config import ModelConfig, SampleConfig, Template
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, symmetry_table
 from cfx.errors import UsageError
-from cfx.sampling.constraints import MOST_ATOMS, MOST_UNITS, Constraints, Prototype, make_formula, unconstrained
+from cfx.sampling.constraints import (
+    MOST_ATOMS,
+    MOST_UNITS,
+    Constraints,
+    Formula,
+    Prototype,
+    make_formula,
+    unconstrained,
+)
 from cfx.sampling.policy import Policy, Sharpness
 
 RADIOACTIVE = frozenset({43, 61, *range(84, 119)})
@@ -87,8 +96,8 @@ def atomic_number(symbol: str) -> int:
     return SYMBOLS.index(symbol)
 
 
-def allowed_elements(request: SampleConfig, num_species: int) -> np.ndarray:
-    """bool [species]: what the element options leave.
+def allowed_elements(request: SampleConfig, num_species: int) -> Bool[np.ndarray, " S"]:
+    """What the element options leave.
 
     Raises:
         UsageError: if that is nothing, or not what the crystals are required to contain.
@@ -159,8 +168,8 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
     return built
 
 
-def _max_atoms(request: SampleConfig, built: Constraints) -> np.ndarray:
-    """Most atoms in the conventional cell of each space group, int32 [230]."""
+def _max_atoms(request: SampleConfig, built: Constraints) -> Int[np.ndarray, "230"]:
+    """Most atoms in the conventional cell of each space group."""
     if request.max_atoms is not None:
         return np.minimum(built.max_atoms, min(request.max_atoms, int(built.max_atoms.max()))).astype(np.int32)
     if not request.formula:
@@ -168,7 +177,10 @@ def _max_atoms(request: SampleConfig, built: Constraints) -> np.ndarray:
     return np.array([FORMULA_ATOMS * symmetry_table().num_lattice_points(group) for group in range(1, 231)], np.int32)
 
 
-def _apply_template(template: Template, letters: np.ndarray, allowed: np.ndarray, tied: np.ndarray) -> None:
+def _apply_template(
+    template: Template, letters: Bool[np.ndarray, "N W"], allowed: Bool[np.ndarray, "N S"], tied: Int[np.ndarray, " N"]
+) -> None:
+    """Narrows what the slots allow, in place, to a template."""
     num_slots = len(letters) - 1
     if max(len(template.letters), len(template.species)) > num_slots:
         raise UsageError(f"a template has at most {num_slots} sites")
@@ -240,18 +252,18 @@ def why_impossible(constraints: Constraints, space_group: int) -> str | None:
     if constraints.formula is not None:
         counts = np.asarray(constraints.formula.counts)
         most = int(min(most, MOST_UNITS * counts.sum(), MOST_ATOMS * counts.sum() // counts.max()))
-        if not _formula_can_be_met(constraints, space_group, most):
+        if not _formula_can_be_met(constraints.formula, constraints, space_group, most):
             limits = f"{constraints.max_sites} sites and {most} atoms in its conventional cell"
             return f"no combination of letters of {name} gives that composition within {limits}"
     return None
 
 
-def _formula_can_be_met(constraints: Constraints, space_group: int, most: int) -> bool:
+def _formula_can_be_met(formula: Formula, constraints: Constraints, space_group: int, most: int) -> bool:
     """Looks for a way to spread letters over elements, slot by slot, as the decoder would, within `most` atoms."""
     table = symmetry_table()
     size, fixed = table.multiplicity[space_group - 1], table.is_fixed[space_group - 1]
     letters = np.asarray(constraints.allowed_letters)[:, : int(table.last_letter[space_group - 1]) + 1]
-    fewest = np.asarray(constraints.formula.min_sites)[space_group - 1]
+    fewest = np.asarray(formula.min_sites)[space_group - 1]
 
     @functools.cache
     def can_fill(missing: tuple[int, ...], slot: int, lowest: int) -> bool:
@@ -269,5 +281,5 @@ def _formula_can_be_met(constraints: Constraints, space_group: int, most: int) -
                     return True
         return False
 
-    counts = sorted(int(count) for count in constraints.formula.counts if count)
+    counts = sorted(int(count) for count in formula.counts if count)
     return any(can_fill(tuple(units * count for count in counts), 0, 1) for units in range(1, most // sum(counts) + 1))

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import haiku as hk
 import jax
 import numpy as np
 
 from cfx.config import ModelConfig, SampleConfig
+from cfx.core import Params
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import lowest_terms
 from cfx.core.lattice import is_physical
@@ -67,7 +67,7 @@ class Resumed:
 
 
 def draw(
-    params: hk.Params,
+    params: Params,
     config: ModelConfig,
     request: SampleConfig,
     prepared: PreparedRequest | None = None,
@@ -106,12 +106,12 @@ def draw(
     target, moves = Target(weights.params, prepared.constraints, policy.sharpness), np.zeros(2)
     decoders = Decoders(weights, config, policy, key, len(request.numbers), request.batch_size)
     for jobs, drawn in decoders.work(ledger):
-        if jobs and request.refine:
+        if drawn is not None and request.refine:
             with jax.default_matmul_precision("float32"):
                 drawn, shares = refine(target, config, key, jobs, drawn, request.refine)
             moves += (shares.sum(), len(shares))
         with decoders.changed:
-            if jobs:
+            if drawn is not None:
                 ledger.put(jobs, drawn)
             accepted = list(ledger.release())
             decoders.changed.notify_all()
@@ -157,5 +157,6 @@ class _Fingerprint:
     def same(self, other: _Fingerprint) -> bool:
         from cfx.evaluation.matching import same_crystal
 
-        both = self._structure is not None and other._structure is not None
-        return both and same_crystal(self._structure, other._structure)
+        if self._structure is None or other._structure is None:
+            return False
+        return same_crystal(self._structure, other._structure)
