@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cfx.io.files import resource_directory
 from cfx.reporter import Reporter, Silent
 from cfx.sampling import policy, sampler
+from cfx.sampling.ledger import Ledger
 from cfx.sampling.request import PreparedRequest, prepare
 from cfx.sampling.sampler import Draws, Resumed
 
@@ -56,7 +58,7 @@ class Model:
         top_p: float = 1.0,
         **constraints: Any,
     ) -> CrystalBatch:
-        """Draws `n` crystals.
+        """Draws `n` crystals, or with `unique` fewer, and warns, if the space groups give no more new ones.
 
         Args:
             space_group: 1 to 230; of several, the crystals take turns.
@@ -75,6 +77,8 @@ class Model:
             space_groups=tuple(map(int, groups)), n=n, seed=seed, temperature=temperature, top_p=top_p, **constraints
         )
         batches = [draws.crystals for draws in self.draws(request)]
+        if (found := sum(map(len, batches))) < len(request.numbers):
+            warnings.warn(f"{found} of {len(request.numbers)} crystals: the space groups give no more new ones", stacklevel=2)
         return concatenate(batches) if batches else empty_batch(self.config.n_max)
 
     def draws(
@@ -83,9 +87,10 @@ class Model:
         prepared: PreparedRequest | None = None,
         resumed: Resumed | None = None,
         stop: Callable[[], bool] = lambda: False,
+        watch: Callable[[Ledger], None] = lambda ledger: None,
     ) -> Iterator[Draws]:
         """The crystals of a request, in order, as they are ready; see `sampling.sampler.draw`."""
-        return sampler.draw(self.params, self.config, request, prepared, resumed, stop)
+        return sampler.draw(self.params, self.config, request, prepared, resumed, stop, watch)
 
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.

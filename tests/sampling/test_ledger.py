@@ -333,3 +333,137 @@ def test_a_request_in_two_sessions_is_the_request_in_one(cut):
     second, rejected_second = session(numbers[cut:], first)
     assert first + second == expected
     assert rejected_first + rejected_second == rejected
+
+
+# Space groups that are exhausted.
+
+
+def to_others(number: int, ended) -> int | None:
+    """Where crystals of exhausted groups go."""
+    left = [group for group in GROUPS if group not in ended]
+    return left[number // len(GROUPS) % len(left)] if left else None
+
+
+@dataclasses.dataclass(frozen=True)
+class FewCrystals(World):
+    """A world in which a space group has so many crystals only, each a value for itself."""
+
+    supply: dict[int, int] = dataclasses.field(default_factory=dict)
+
+    def value(self, job: Job) -> int:
+        """The crystal that an attempt gives."""
+        draw = np.random.default_rng([job.number, job.attempt, job.space_group]).integers(self.supply[job.space_group])
+        return 8 * (1000 * GROUPS.index(job.space_group) + int(draw))
+
+    def draw(self, jobs: list[Job]) -> Drawn:
+        return World({}, {(job.number, job.attempt): self.value(job) for job in jobs}).draw(jobs)
+
+
+def without_batches(world: FewCrystals, numbers: range, max_attempts: int) -> tuple[list[tuple], list[int], Counter]:
+    """Accepted (number, attempt, group), exhausted groups and rejected draws, by the plainest loop."""
+    accepted, ended, rejected, kept = [], [], Counter(), set()
+    for number in numbers:
+        group, attempt = space_group(number), 0
+        for count, gone in enumerate(ended, start=1):
+            group = to_others(number, ended[:count]) if group == gone else group
+        while group is not None:
+            reason = world.reasons.get((number, attempt))
+            value = world.value(Job(number, attempt, group))
+            if reason is None and value not in kept:
+                break
+            rejected[reason or DUPLICATE] += 1
+            attempt += 1
+            if attempt == max_attempts:
+                ended.append(group)
+                group, attempt = to_others(number, ended), 0
+        if group is None:
+            break
+        accepted.append((number, attempt, group))
+        kept.add(value)
+    return accepted, ended, rejected
+
+
+def drawn_in_batches(ledger: Ledger, world: World, random: np.random.Generator) -> list[tuple[int, int, int]]:
+    """Number, attempt and space group of what comes out; results return in any order, in parts."""
+    accepted, under_way, idle = [], [], 0
+    while not ledger.is_complete:
+        taken = ledger.take(int(random.integers(1, 12)))
+        under_way += taken
+        random.shuffle(under_way)
+        some = int(random.integers(0, len(under_way) + 1))
+        results, under_way = under_way[:some], under_way[some:]
+        if results:
+            ledger.put(results, world.draw(results))
+        accepted += [tuple(each.job) for each in ledger.release()]
+        ledger.give_up()
+        idle = 0 if taken or results or under_way else idle + 1
+        assert idle < 3, "nothing left to draw, and crystals missing"
+    return accepted
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    supply=st.tuples(*[st.integers(1, 8)] * 3),
+    failing=st.sampled_from([0.0, 0.3]),
+    max_attempts=st.sampled_from([3, 20]),
+)
+def test_exhausted_groups_end_at_the_same_crystal_in_any_order_of_results(seed, supply, failing, max_attempts):
+    random = np.random.default_rng(seed)
+    failed = {key: "atoms too close" for key in np.ndindex(24, 20) if key[1] % 3 and random.random() < failing}
+    world = FewCrystals(failed, {}, dict(zip(GROUPS, supply, strict=True)))
+    ledger = Ledger(range(24), space_group, world.judge, fingerprint, max_attempts, to_others)
+    accepted = drawn_in_batches(ledger, world, random)
+    expected, ended, rejected = without_batches(world, range(24), max_attempts)
+    assert accepted == expected and ledger.ended == tuple(ended)
+    assert ledger.rejected == rejected
+    assert len(accepted) == 24 or set(ended) == set(GROUPS)
+    assert [one.reasons.total() for one in ledger.exhausted] == [max_attempts] * len(ended)
+
+
+@pytest.mark.parametrize("cut", [2, 9, 14])
+def test_exhausted_groups_in_two_sessions_are_those_of_one(cut):
+    world = FewCrystals({}, {}, {14: 2, 62: 9, 194: 4})
+    expected, ended, _ = without_batches(world, range(24), 60)
+    assert len(ended) == 3 and len(expected) == 15  # nothing is left in the end
+
+    kept, before = expected[:cut], ()
+    ledger = Ledger(range(24), space_group, world.judge, fingerprint, 60, to_others)
+    accepted, random = [], np.random.default_rng(0)
+    while len(accepted) < cut:
+        jobs = ledger.take(3)
+        ledger.put(jobs, world.draw(jobs))
+        accepted += [tuple(each.job) for each in ledger.release()]
+        before = ledger.ended
+        ledger.give_up()
+    resumed = Ledger(range(len(accepted), 24), space_group, world.judge, fingerprint, 60, to_others, before)
+    for number, attempt, group in accepted:
+        resumed.remember(world.draw([Job(number, attempt, group)]).crystals)
+    assert kept == accepted[:cut]
+    assert accepted + drawn_in_batches(resumed, world, random) == expected
+    assert resumed.ended == tuple(ended)
+
+
+def test_a_group_that_gives_nothing_acceptable_is_an_error_still():
+    world = World({(0, attempt): "atoms too close" for attempt in range(9)}, {})
+    ledger = Ledger(range(3), space_group, world.judge, fingerprint, 4, to_others)
+    with pytest.raises(NumericsError, match="crystal 0 in space group 14: atoms too close 4 times"):
+        drawn_in_batches(ledger, world, np.random.default_rng(0))
+
+
+def test_nothing_is_drawn_where_all_groups_were_exhausted_before():
+    ledger = Ledger(range(5, 9), space_group, World({}, {}).judge, fingerprint, 4, to_others, GROUPS)
+    assert ledger.is_complete and ledger.take(9) == [] and list(ledger.release()) == []
+
+
+def test_the_first_crystal_is_settled_before_others_are_tried_again():
+    """One that gives up must not wait for the attempts of all after it."""
+    world = FewCrystals({}, {}, dict.fromkeys(GROUPS, 1))
+    ledger, drawn = Ledger(range(3000), lambda number: 14, world.judge, fingerprint, 500, lambda number, ended: None), 0
+    while not ledger.is_complete:
+        jobs = ledger.take(100)
+        drawn += len(jobs)
+        ledger.put(jobs, world.draw(jobs))
+        assert len(list(ledger.release())) <= 1
+        ledger.give_up()
+    assert ledger.ended == (14,) and drawn < 5000

@@ -76,10 +76,12 @@ class _Bar:
 class _Lines:
     def __init__(self, title: str, total: float | None, unit: str):
         self.title, self.total, self.unit, self.last = title, total, unit, time.monotonic()
+        self.silent = True
 
     def update(self, done: float, text: str = "") -> None:
-        if time.monotonic() - self.last >= PLAIN_SECONDS:
-            self.last = time.monotonic()
+        # What comes before anything is done, as compiling, may take long.
+        if (self.silent and text) or time.monotonic() - self.last >= PLAIN_SECONDS:
+            self.last, self.silent = time.monotonic(), False
             of = f"/{self._count(self.total)}" if self.total is not None else ""
             line = f"{self.title} {self._count(done)}{of}  {text}".rstrip()
             stderr().print(escape(line), soft_wrap=True, highlight=False)

@@ -206,6 +206,8 @@ def sample_structures(model: Model, request: SampleConfig, reporter: Reporter) -
             progress.update(len(structures))
         if stop.signum is not None and len(structures) < request.n:
             raise Interrupted(stop.signum, f"stopped after {len(structures)} crystals of {model.name}")
+    if len(structures) < request.n:
+        reporter.warning(f"{len(structures)} of {request.n} crystals: the space groups give no more new ones")
     return structures
 
 

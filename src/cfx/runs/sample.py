@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +25,13 @@ from cfx.io.formats import OutputRecord
 from cfx.io.outputs import GrowingOutput, Output, StandardOutput, check_output
 from cfx.model import Model
 from cfx.reporter import Reporter
+from cfx.sampling.ledger import Ledger
 from cfx.sampling.request import prepare
 from cfx.sampling.sampler import Draws, Resumed
 from cfx.signals import Interrupted, StopRequest
+
+SILENCE = 10.0
+"""Seconds without a crystal after which it is said why."""
 
 
 @dataclass
@@ -41,6 +45,7 @@ class SampleResult:
         as_asked: crystals in which a symmetry search finds the space group that was asked.
         found: other space groups that it finds (None: nothing) -> number of crystals.
         accepted_moves: share of Monte Carlo moves accepted in this session, or None without refinement.
+        exhausted: space groups that gave nothing new, in the order in which they ended.
         resumed: crystals that an earlier session had written.
         seconds: wall time of drawing and writing.
     """
@@ -51,6 +56,7 @@ class SampleResult:
     as_asked: int = 0
     found: Counter[int | None] = field(default_factory=Counter)
     accepted_moves: float | None = None
+    exhausted: tuple[int, ...] = ()
     resumed: int = 0
     seconds: float = 0.0
 
@@ -67,6 +73,7 @@ class SampleResult:
             "asked": list(self.asked.items()),
             "as_asked": self.as_asked,
             "found": list(self.found.items()),
+            "exhausted": list(self.exhausted),
         }
 
     @classmethod
@@ -76,6 +83,7 @@ class SampleResult:
         result.asked.update(dict(progress.get("asked", [])))
         result.found.update(dict(progress.get("found", [])))
         result.as_asked, result.resumed = progress.get("as_asked", 0), result.num_crystals
+        result.exhausted = tuple(progress.get("exhausted", ()))
         return result
 
 
@@ -86,8 +94,11 @@ def sample(
     reporter: Reporter,
     force: bool = False,
     resume: bool = False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> SampleResult:
     """Draws crystals and writes each batch as soon as it is there.
+
+    Where none is to be repeated, the result has fewer than were wanted if the space groups give no more new ones.
 
     Args:
         model: to draw from.
@@ -96,6 +107,7 @@ def sample(
         reporter: receives progress.
         force: overwrite `output`.
         resume: continue OUTPUT.partial.
+        clock: seconds, by which a long wait for a crystal is reported.
 
     Raises:
         UsageError: if the request cannot be met, or differs from the one to be continued.
@@ -104,22 +116,27 @@ def sample(
     """
     with sole_writer(output):
         check_output(output, force, request.keep_invalid, resume)
-        return _sample(model, request, output, reporter, resume)
+        return _sample(model, request, output, reporter, resume, clock)
 
 
-def _sample(model: Model, request: SampleConfig, output: Path | None, reporter: Reporter, resume: bool) -> SampleResult:
+def _sample(
+    model: Model, request: SampleConfig, output: Path | None, reporter: Reporter, resume: bool, clock: Callable
+) -> SampleResult:
     prepared = prepare(request, model.config)
     _warn(model, request, prepared.impossible, reporter)
     target, result, done = _open(model, request, output, resume)
     start, total = time.perf_counter(), len(request.numbers)
     notes: set[str] = set()
+    watch = _Watch(reporter, clock)
     with StopRequest() as stop, reporter.progress("crystals", total) as progress, _naming(output, result):
-        for draws in model.draws(request, prepared, done, lambda: bool(stop)):
+        progress.update(result.num_crystals, "compiling")
+        for draws in model.draws(request, prepared, done, lambda: bool(stop), watch):
             for note in sorted(set(draws.notes) - notes):
                 reporter.warning(note)
             notes.update(draws.notes)
             records = _records(model, request, draws, result)
             result.rejected, result.accepted_moves = draws.rejected, draws.accepted_moves
+            result.exhausted = draws.exhausted
             target.write(records, result.progress())
             result.seconds = time.perf_counter() - start
             rate = (result.num_crystals - result.resumed) / result.seconds
@@ -127,7 +144,41 @@ def _sample(model: Model, request: SampleConfig, output: Path | None, reporter: 
         if stop.signum is not None and result.num_crystals < total:
             raise Interrupted(stop.signum, f"stopped after {result.num_crystals} crystals{_where(output)}")
     target.close()
+    if result.num_crystals < total and watch.ledger is not None:
+        result.rejected, result.exhausted = watch.ledger.rejected, watch.ledger.ended
+        reporter.warning(f"{result.num_crystals} of {total} crystals: the space groups give no more new ones")
     return result
+
+
+class _Watch:
+    """Tells of space groups that are exhausted, and of a long wait for the next crystal."""
+
+    def __init__(self, reporter: Reporter, clock: Callable[[], float]):
+        """A wait is told after SILENCE seconds of `clock`, and again after as many."""
+        self._reporter, self._clock = reporter, clock
+        self.ledger: Ledger | None = None
+        self._awaited, self._ended, self._since, self._told = -1, 0, 0.0, 0.0
+
+    def __call__(self, ledger: Ledger) -> None:
+        for group, crystal, reasons in ledger.exhausted[self._ended :]:
+            self._reporter.warning(
+                f"space group {group} is exhausted: {reasons.total()} draws of crystal {crystal} gave nothing new "
+                f"({_counts(reasons)}); the crystals still to come are of other space groups, if there are any; "
+                "`max_attempts` allows more draws"
+            )
+        self.ledger, self._ended, now = ledger, len(ledger.exhausted), self._clock()
+        if ledger.awaited != self._awaited:
+            self._awaited, self._since, self._told = ledger.awaited, now, now
+        elif now - self._told >= SILENCE and not ledger.is_complete:
+            rejected, self._told = ledger.rejected_so_far(), now
+            self._reporter.message(
+                f"crystal {ledger.awaited} is awaited for {now - self._since:.0f} s; "
+                f"{rejected.total()} draws rejected so far: {_counts(rejected)}"
+            )
+
+
+def _counts(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none"
 
 
 def _where(output: Path | None) -> str:
@@ -174,7 +225,7 @@ def _open(
     result = SampleResult.of(target.resume())
     kept = target.kept(result.num_crystals, model.config.n_max) if request.unique and result.num_crystals else None
     batches = tuple(kept[row : row + 1] for row in range(len(kept))) if kept is not None else ()
-    return target, result, Resumed(result.num_crystals, result.rejected, batches)
+    return target, result, Resumed(result.num_crystals, result.rejected, batches, result.exhausted)
 
 
 def _digest(model: Model) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,14 +75,32 @@ def space_group_of(request: SampleConfig, impossible: dict[int, str]) -> Callabl
     if not request.weights:
         groups = [request.space_groups[i] for i in possible]
         return lambda number: groups[number % len(groups)]
+    return lambda number: _by_weight(request, possible, [request.seed, number])
+
+
+def another_group(request: SampleConfig, impossible: dict[int, str]) -> Callable[[int, Sequence[int]], int | None]:
+    """Where a crystal goes by its number once some space groups are exhausted: to the others in turn, or by weight."""
+    weights = request.weights or (1.0,) * len(request.space_groups)
+    possible = [i for i, group in enumerate(request.space_groups) if group not in impossible and weights[i]]
+
+    def choose(number: int, exhausted: Sequence[int]) -> int | None:
+        left = [i for i in possible if request.space_groups[i] not in exhausted]
+        if not left:
+            return None
+        if request.weights:
+            return _by_weight(request, left, [request.seed, number, len(exhausted)])
+        # Of a group, every len(possible)-th crystal has come here.
+        return request.space_groups[left[number // len(possible) % len(left)]]
+
+    return choose
+
+
+def _by_weight(request: SampleConfig, possible: Sequence[int], seed: list[int]) -> int:
+    """One of the space groups at some places of the request."""
     possible = [i for i in possible if request.weights[i]]
     shares = np.cumsum([request.weights[i] for i in possible])
-
-    def by_weight(number: int) -> int:
-        share = np.random.default_rng([request.seed, number]).random() * shares[-1]
-        return request.space_groups[possible[int(np.searchsorted(shares, share, side="right"))]]
-
-    return by_weight
+    share = np.random.default_rng(seed).random() * shares[-1]
+    return request.space_groups[possible[int(np.searchsorted(shares, share, side="right"))]]
 
 
 def atomic_number(symbol: str) -> int:

@@ -25,7 +25,7 @@ from cfx.sampling.draws import request_key
 from cfx.sampling.ledger import Ledger, together
 from cfx.sampling.mcmc import Target, refine
 from cfx.sampling.pools import Job
-from cfx.sampling.request import PreparedRequest, prepare, space_group_of
+from cfx.sampling.request import PreparedRequest, another_group, prepare, space_group_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Draws:
         jobs: number, attempt and space group of each.
         rejected: how many attempts at the crystals of the request so far did not count, by reason.
         accepted_moves: share of the Monte Carlo moves accepted so far; None without refinement.
+        exhausted: space groups that give nothing new, in the order in which they ended.
         notes: what the user should know of the devices.
     """
 
@@ -48,6 +49,7 @@ class Draws:
     jobs: list[Job]
     rejected: Counter[str]
     accepted_moves: float | None = None
+    exhausted: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -59,11 +61,13 @@ class Resumed:
         num_crystals: of this shard, written already.
         rejected: attempts that did not count, by reason.
         kept: the crystals, batches of one, where the request wants none twice.
+        exhausted: space groups that gave nothing new, in order.
     """
 
     num_crystals: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     kept: tuple[CrystalBatch, ...] = ()
+    exhausted: tuple[int, ...] = ()
 
 
 def draw(
@@ -73,8 +77,9 @@ def draw(
     prepared: PreparedRequest | None = None,
     resumed: Resumed | None = None,
     stop: Callable[[], bool] = lambda: False,
+    watch: Callable[[Ledger], None] = lambda ledger: None,
 ) -> Iterator[Draws]:
-    """The crystals of a request, in order, as they are ready.
+    """The crystals of a request, in order, as they are ready: fewer than were wanted if no space group gives new ones.
 
     Args:
         params: of the network.
@@ -83,6 +88,7 @@ def draw(
         prepared: the same, if it was prepared already.
         resumed: what an earlier session has written already.
         stop: asked after every step; True ends the crystals here.
+        watch: called after every step, whether or not it gave crystals.
 
     Raises:
         UsageError: if the request cannot be met.
@@ -96,6 +102,8 @@ def draw(
         functools.partial(_judge, request, prepared.constraints),
         _Fingerprint if request.unique else None,
         request.max_attempts,
+        another_group(request, prepared.impossible),
+        resumed.exhausted,
     )
     ledger.rejected.update(resumed.rejected)
     for crystals in resumed.kept:
@@ -114,6 +122,7 @@ def draw(
             if drawn is not None:
                 ledger.put(jobs, drawn)
             accepted = list(ledger.release())
+            ended = ledger.ended
             decoders.changed.notify_all()
         if accepted:
             batch = together(accepted)
@@ -124,8 +133,12 @@ def draw(
                 [each.job for each in accepted],
                 Counter(ledger.rejected),
                 float(moves[0] / moves[1]) if request.refine else None,
+                ended,
                 tuple(decoders.notes),
             )
+        with decoders.changed:
+            ledger.give_up()
+            watch(ledger)
         if stop():
             return
 

@@ -1,0 +1,103 @@
+"""Sampling into a file: requests that end early, and those that take long."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+
+import pytest
+
+from cfx.config import SampleConfig
+from cfx.errors import NumericsError
+from cfx.model import load_model
+from cfx.reporter import Mute
+from cfx.runs.sample import sample
+from cfx.signals import Interrupted
+
+pytestmark = pytest.mark.integration
+
+TWO_SITES = SampleConfig(
+    space_groups=(221, 225, 216),
+    formula=(("Na", 1), ("Cl", 1)),
+    max_sites=2,
+    n=12,
+    unique=True,
+    max_attempts=60,
+    batch_size=16,
+)
+"""There are four such crystals: CsCl, rock salt, and two of zinc blende."""
+
+
+class Said(Mute):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.messages, self.warnings = [], []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return load_model("mini")
+
+
+def drawn(path) -> list[tuple[int, int, int]]:
+    """Number, attempt and space group of the crystals of a file."""
+    lines = map(json.loads, path.read_text().splitlines())
+    return [(line["draw"], line["attempt"], line["space_group"]) for line in lines]
+
+
+def test_exhausted_groups_end_and_the_request_with_the_last(mini, tmp_path):
+    said = Said()
+    result = sample(mini, TWO_SITES, tmp_path / "a.jsonl", said)
+    crystals = drawn(tmp_path / "a.jsonl")
+    assert result.num_crystals == len(crystals) == 4 < TWO_SITES.n
+    assert [number for number, _, _ in crystals] == [0, 1, 2, 3]
+    assert [group for _, _, group in crystals[:3]] == [221, 225, 216]
+    ended = [text for text in said.warnings if "is exhausted" in text]
+    assert sorted(result.exhausted) == [216, 221, 225] and len(ended) == 3
+    assert all(f"space group {group} " in text for group, text in zip(result.exhausted, ended, strict=True))
+    assert "60 draws of crystal 3 gave nothing new (60 duplicate)" in ended[0]
+    assert said.warnings[-1].startswith("4 of 12 crystals")
+    assert result.rejected.total() == sum(attempt for _, attempt, _ in crystals) + 3 * 60
+
+
+def test_an_exhausted_request_that_is_stopped_goes_on_as_if_it_had_not_been(mini, tmp_path):
+    """Stopped when the first group has ended, and when it has not."""
+    sample(mini, TWO_SITES, tmp_path / "whole.jsonl", Said())
+    for stop_after in (1, 4):
+
+        class Stops(Said):
+            def update(self, done: float, text: str = "", at: int = stop_after) -> None:
+                if done >= at:
+                    signal.raise_signal(signal.SIGTERM)
+
+        path = tmp_path / f"{stop_after}.jsonl"
+        with pytest.raises(Interrupted):
+            sample(mini, TWO_SITES, path, Stops())
+        sample(mini, TWO_SITES, path, Said(), resume=True)
+        assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+def test_a_long_wait_is_told_every_ten_seconds(mini, tmp_path):
+    """By a clock that goes on by four seconds whenever it is looked at."""
+    said, seconds = Said(), itertools.count(0, 4)
+    request = SampleConfig(space_groups=(225,), n=2, min_distance=50.0, max_attempts=200, batch_size=16)
+    with pytest.raises(NumericsError, match="atoms too close"):
+        sample(mini, request, tmp_path / "none.jsonl", said, clock=lambda: next(seconds))
+    assert len(said.messages) > 2
+    assert said.messages[0].startswith("crystal 0 is awaited for 12 s; ")
+    assert said.messages[1].startswith("crystal 0 is awaited for 24 s; ")
+    assert "draws rejected so far: " in said.messages[-1] and "atoms too close" in said.messages[-1]
+
+
+def test_nothing_is_said_of_a_request_that_moves_on(mini, tmp_path):
+    said, seconds = Said(), itertools.count(0, 0.01)
+    sample(mini, SampleConfig(space_groups=(225,), n=4, batch_size=16), None, said, clock=lambda: next(seconds))
+    assert said.messages == [] and not any("exhausted" in text for text in said.warnings)
