@@ -78,7 +78,9 @@ class Model:
         )
         batches = [draws.crystals for draws in self.draws(request)]
         if (found := sum(map(len, batches))) < len(request.numbers):
-            warnings.warn(f"{found} of {len(request.numbers)} crystals: the space groups give no more new ones", stacklevel=2)
+            warnings.warn(
+                f"{found} of {len(request.numbers)} crystals: the space groups give no more new ones", stacklevel=2
+            )
         return concatenate(batches) if batches else empty_batch(self.config.n_max)
 
     def draws(

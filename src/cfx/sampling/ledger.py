@@ -267,9 +267,10 @@ class Ledger:
             return
         reasons = Counter(entry.failures.values())
         if not reasons[DUPLICATE] or self._another_group is None:
+            said = ", ".join(f"{reason} {count} times" for reason, count in reasons.most_common())
+            where = f"crystal {self._first} in space group {entry.space_group}"
             raise NumericsError(
-                f"gave up after {entry.first_open} attempts at crystal {self._first} in space group "
-                f"{entry.space_group}: " + ", ".join(f"{reason} {count} times" for reason, count in reasons.most_common()),
+                f"gave up after {entry.first_open} attempts at {where}: {said}",
                 "ask for less, or allow more with `max_attempts`",
             )
         self.exhausted.append(Exhausted(entry.space_group, self._first, reasons))
