@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from cfx.core.crystal import CrystalBatch
+from cfx.core.symmetry import LETTERS
 from cfx.data.encode import EncodingError, encode_structure
 from cfx.data.formats import cif as cif_module
 from cfx.data.formats.cif import structure_of_cif
 from cfx.data.read import parse_structure, read_records, reason_of
+from cfx.io.cif import cif_block
 
 HEXAGONAL, RHOMBOHEDRAL = (4.5, 4.5, 11.9, 90, 90, 120), (4.7, 4.7, 4.7, 57, 57, 57)
 CUBIC, MONOCLINIC, UNIQUE_C = (5.5, 5.5, 5.5, 90, 90, 90), (5, 6, 7, 90, 105, 90), (5, 6, 7, 90, 90, 105)
@@ -61,7 +64,9 @@ def test_symbols_without_operations(group, cell, point, atoms, number):
         found.lattice, ["Si"] * 3, [[0.0213, 0.0617, 0.1411], [0.1123, 0.0871, 0.1547], [0.23, 0.041, 0.31]]
     )
     points = [
-        image for point in spread.frac_coords for image in cif_module._images(point, settings[0], found.lattice.matrix)
+        image
+        for point in spread.frac_coords
+        for image in cif_module._images(point, settings[0], found.lattice.matrix, None)
     ]
     assert encode_structure(Structure(found.lattice, ["Si"] * len(points), points)).space_group == number
 
@@ -322,3 +327,12 @@ def test_large_cells_take_little_memory():
     tracemalloc.stop()
     assert crystal.space_group == 221
     assert peak < 60_000_000
+
+
+@pytest.mark.parametrize("point", [(0.8243, 0.6542, 0.25), (0.3, 0.05, 0.25), (0.6675, 0.3320, 0.25)])
+def test_atoms_that_the_multiplicity_tells_apart_stay_apart(point):
+    """A model may draw an orbit whose atoms are hundredths of an angstrom apart; that is for validity to say."""
+    cell = np.array([[6.7, 6.7, 9.97, 90, 90, 120]])
+    letter = LETTERS.index("j")
+    crystal = CrystalBatch(np.array([194]), cell, np.array([[point]]), np.array([[13]]), np.array([[letter]]))
+    assert len(structure_of_cif(cif_block("Al", crystal, 0, {}))) == 12

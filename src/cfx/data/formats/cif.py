@@ -89,7 +89,7 @@ def structure_of_cif(text: str) -> Structure:
     candidates = operations(data, lattice.matrix @ lattice.matrix.T)
     if max(len(group.translations) for group in candidates) * len(sites) > MOST_ATOMS:
         raise ValueError(f"{len(sites)} sites with too many operations: more than {MOST_ATOMS:,} atoms")
-    cells = [[(site, _images(point, group, lattice.matrix)) for site, point in sites] for group in candidates]
+    cells = [[(site, _images(point, group, lattice.matrix, site[1])) for site, point in sites] for group in candidates]
     cells = cells if len(cells) == 1 else [cell for cell in cells if _has_said_number(cell, data, formula)]
     if len(cells) != 1:
         raise ValueError("a space group with two origins, and no word of which: write :1 or :2 after its symbol")
@@ -250,18 +250,29 @@ def _third(value: float | None, text: str) -> float | None:
     )
 
 
-def _images(point: np.ndarray, group: Operations, matrix: np.ndarray) -> np.ndarray:
-    """The different images [n, 3] of a site in the cell, in the order of the operations."""
+def _images(point: np.ndarray, group: Operations, matrix: np.ndarray, multiplicity: float | None) -> np.ndarray:
+    """The different images [n, 3] of a site in the cell, in the order of the operations.
+
+    Images up to SAME_ATOM apart are one atom, unless the site's multiplicity says that they are different ones: models
+    do draw atoms that close, and these are to be judged as they are.
+    """
     images = group.rotations @ point + group.translations
     images -= np.floor(images)
     difference = images[:, None] - images[None]
     difference -= np.rint(difference)
-    same = (np.abs(difference) < SAME_POINT).all(-1) | (np.linalg.norm(difference @ matrix, axis=-1) < SAME_ATOM)
+    same = (np.abs(difference) < SAME_POINT).all(-1)
+    if len(kept := _first_of_each(same)) != multiplicity:
+        kept = _first_of_each(same | (np.linalg.norm(difference @ matrix, axis=-1) < SAME_ATOM))
+    return images[kept]
+
+
+def _first_of_each(same: np.ndarray) -> list[int]:
+    """The first of each group of rows that are the same."""
     kept: list[int] = []
-    for i in range(len(images)):
+    for i in range(len(same)):
         if not same[i, kept].any():
             kept.append(i)
-    return images[kept]
+    return kept
 
 
 def _has_said_number(cell: list[tuple[Site, np.ndarray]], data: dict[str, list[str]], formula: Formula | None) -> bool:
