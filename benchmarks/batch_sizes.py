@@ -23,7 +23,7 @@ from cfx.config import SampleConfig
 from cfx.core import heads
 from cfx.core.crystal import concatenate
 from cfx.core.likelihood import output_rows
-from cfx.sampling.draws import crystal_keys, request_key
+from cfx.sampling.policy import crystal_keys, request_key
 
 TOLERANCE = 1e-4
 

@@ -17,13 +17,13 @@ import cfx
 
 ROOT = Path(cfx.__file__).parent
 ORDER = (
-    *("errors", "reporter", "signals", "config", "catalog"),
+    *("errors", "reporter", "config", "catalog"),
     *("core", "io", "fetch", "data", "predictors", "evaluation", "report"),
     *("sampling", "model", "training", "rl", "runs", "cli"),
 )
 """Every package and top-level module, each importing only from those before it."""
 
-STANDARD_LIBRARY_ONLY = {"errors", "reporter", "signals", "config", "catalog"}
+STANDARD_LIBRARY_ONLY = {"errors", "reporter", "config", "catalog"}
 WITHOUT_JAX = {"fetch", "predictors", "evaluation", "report"}
 HOMES = {
     "typer": {"cli"},
@@ -68,7 +68,7 @@ def modules_imported(file: Path) -> set[str]:
 
 
 def test_every_part_has_a_place():
-    assert {part(file) for file in FILES} == set(ORDER) | {"__init__", "resources"}
+    assert {part(file) for file in FILES} == set(ORDER) | {"__init__"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -78,8 +78,7 @@ def test_imports_never_go_upwards(file):
         return
     for name in modules_imported(file):
         top = name.split(".")[0]
-        assert own != "resources", f"{file} holds data and imports {name}"
-        assert top == "resources" or place(top) <= place(own), f"{file.relative_to(ROOT)} imports {name}"
+        assert place(top) <= place(own), f"{file.relative_to(ROOT)} imports {name}"
 
 
 def test_no_modules_import_each_other():

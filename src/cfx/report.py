@@ -1,6 +1,6 @@
 """Results as HTML files that need nothing else: an evaluation, and a viewer of crystals.
 
-The page is drawn by the scripts in cfx.resources.report. What comes from the data reaches them as JSON in which no
+The page is drawn by the scripts in resources/report. What comes from the data reaches them as JSON in which no
 character means anything to HTML, and a content security policy lets nothing run but those scripts.
 """
 
@@ -183,7 +183,7 @@ def _digest(text: str) -> str:
 
 
 def _resource(name: str) -> str:
-    return (files("cfx.resources") / "report" / name).read_text(encoding="utf-8")
+    return (files("cfx") / "resources" / "report" / name).read_text(encoding="utf-8")
 
 
 def as_drawn(structure: Structure) -> dict[str, Any]:

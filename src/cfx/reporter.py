@@ -1,9 +1,15 @@
-"""How a run tells what it is doing, without knowing who listens."""
+"""How a run says what it does, and how it is told to stop."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
+from typing import Any, Protocol
+
+from cfx.errors import CfxError
 
 
 class Progress(Protocol):
@@ -50,3 +56,99 @@ class Silent(Mute):
         import warnings
 
         warnings.warn(text, stacklevel=2)
+
+
+Handlers = dict[int, Any]
+"""Of signals, by number, as `signal.signal` takes them."""
+
+
+class StopRequest:
+    """Context in which the first signal only sets `signum`; a second one acts as usual.
+
+    Attributes:
+        signum: of the signal that asked to stop, or None.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._previous: Handlers = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = _handle(self._request)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def __bool__(self) -> bool:
+        return self.signum is not None
+
+    def _request(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
+        self._restore()
+
+    def _restore(self) -> None:
+        _restore(self._previous)
+        self._previous = {}
+
+
+class Interrupted(CfxError):
+    """A run stopped by a signal after saving its work; the exit code is 130, 143 or 129."""
+
+    def __init__(self, signum: int, message: str):
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+    def __reduce__(self):
+        return type(self), (self.exit_code - 128, self.message)
+
+
+class _Signalled(BaseException):
+    """A signal, on its way up from wherever it arrived; nothing that catches errors catches it."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+
+@contextmanager
+def interrupted_by_signals(message: str) -> Iterator[None]:
+    """A block that a signal ends at once, with `Interrupted`: for work that waits for others and keeps what it has."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise _Signalled(signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = _handle(stop)
+    try:
+        yield
+    except _Signalled as signalled:
+        raise Interrupted(signalled.signum, message) from None
+    finally:
+        _restore(previous)
+
+
+def _handle(handler: Callable[[int, FrameType | None], None]) -> Handlers:
+    """Installs a handler, and gives those before it. A hangup that is ignored, as under nohup, stays so."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [number for number in StopRequest.SIGNALS if not (ignored and number == signal.SIGHUP)]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
+def _restore(handlers: Handlers) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def end_at_once_on_interrupt() -> None:
+    """Lets the system end this process on SIGINT, without a traceback, unless a `StopRequest` is there to hear it.
+
+    Python's own handler raises KeyboardInterrupt wherever the program is, and only once a compilation has ended.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

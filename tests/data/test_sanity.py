@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from cfx.data.sanity import closest_approach
+from cfx.data.structures import closest_approach
 
 
 def test_rock_salt():

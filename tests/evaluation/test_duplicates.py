@@ -9,7 +9,7 @@ import joblib
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from cfx.data.sanity import UNREAD
+from cfx.data.structures import UNREAD
 from cfx.evaluation.matching import Uniqueness, find_duplicates, same_crystal
 
 from .crystals import DISGUISES, caesium_chloride, displaced, rock_salt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cfx.data.sanity import why_malformed
+from cfx.data.structures import why_malformed
 from cfx.evaluation.matching import composition_key, same_crystal
 
 from .crystals import caesium_chloride, rock_salt

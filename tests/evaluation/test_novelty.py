@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from cfx.data.sanity import UNREAD
+from cfx.data.structures import UNREAD
 from cfx.evaluation.matching import composition_key, same_crystal
 from cfx.evaluation.novelty import cached_reference, find_novel, make_reference, open_reference
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Composition, DummySpecies, Lattice, Structure
 
-from cfx.data.sanity import UNREAD
+from cfx.data.structures import UNREAD
 from cfx.evaluation import validity
 from cfx.evaluation.validity import composition_validity, structure_validity, wrong_formula
 

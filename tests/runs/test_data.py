@@ -16,8 +16,7 @@ from cfx.core.lattice import CRYSTAL_SYSTEMS
 from cfx.data import dataset, workers
 from cfx.data.summary import read, summarize
 from cfx.errors import DataError
-from cfx.reporter import Silent
-from cfx.signals import Interrupted
+from cfx.reporter import Interrupted, Silent
 
 ROCK_SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 HCP = Structure.from_spacegroup("P6_3/mmc", Lattice.hexagonal(3.21, 5.21), ["Mg"], [[1 / 3, 2 / 3, 0.25]])

@@ -7,13 +7,13 @@ import json
 import signal
 
 import pytest
+from cfx.signals import Interrupted
 
 from cfx.config import SampleConfig
 from cfx.errors import NumericsError
 from cfx.model import load_model
 from cfx.reporter import Mute
 from cfx.runs.sample import sample
-from cfx.signals import Interrupted
 
 pytestmark = pytest.mark.integration
 

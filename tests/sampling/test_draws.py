@@ -14,7 +14,7 @@ from scipy import stats
 
 from cfx.core.heads import LatticeMixture, VonMisesMixture
 from cfx.core.symmetry import wrap
-from cfx.sampling import draws, policy
+from cfx.sampling import policy
 
 FALSE_ALARM = 1e-4
 N = 20_000
@@ -30,20 +30,20 @@ MODEL = request()
 
 @jax.jit
 def categorical(keys, log_probs, in_force):
-    return draws.categorical(keys, policy.sharpen(log_probs, in_force.sharpness))
+    return policy.draw_categorical(keys, policy.sharpen(log_probs, in_force.sharpness))
 
 
 @jax.jit
 def coordinate(keys, mixture, in_force):
-    return draws.coordinate(keys, policy.sharpen_coordinate(in_force, mixture))
+    return policy.draw_coordinate(keys, policy.sharpen_coordinate(in_force, mixture))
 
 
 @jax.jit
 def draw_lattice(keys, mixture, in_force):
-    return draws.lattice(keys, policy.sharpen_lattice(in_force, mixture))
+    return policy.draw_lattice(keys, policy.sharpen_lattice(in_force, mixture))
 
 
-von_mises = jax.jit(draws.von_mises)
+von_mises = jax.jit(policy.von_mises)
 
 
 def keys(seed: int, num: int = N) -> jax.Array:

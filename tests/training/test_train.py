@@ -18,8 +18,7 @@ from cfx.data.dataset import load_dataset
 from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import load_checkpoint
 from cfx.model import Model, load_model
-from cfx.reporter import Silent
-from cfx.signals import Interrupted
+from cfx.reporter import Interrupted, Silent
 from cfx.training.train import mean_loss, train
 
 pytestmark = pytest.mark.integration

@@ -11,7 +11,7 @@ def main() -> None:
     """Entry point of `cfx`: runs a command, turns every expected failure into one line and an exit code."""
     _leave_the_working_directory_out()
     from cfx.cli.app import run
-    from cfx.signals import end_at_once_on_interrupt
+    from cfx.reporter import end_at_once_on_interrupt
 
     end_at_once_on_interrupt()
     run()

@@ -81,7 +81,7 @@ def fetch(
 
     from cfx.fetch.files import Request
     from cfx.fetch.names import import_files
-    from cfx.signals import interrupted_by_signals
+    from cfx.reporter import interrupted_by_signals
 
     with interrupted_by_signals("stopped; run the same command again to go on where it was"):
         if verify:

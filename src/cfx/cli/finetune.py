@@ -101,7 +101,7 @@ def dpo(
     """
     from cfx.cli.console import ConsoleReporter
     from cfx.config.finetuning import PairsRun
-    from cfx.training.run_directory import RunDirectory
+    from cfx.training.run import RunDirectory
 
     reporter = ConsoleReporter()
     if resume:
@@ -129,7 +129,7 @@ def _slug(text: str) -> str:
 def _rewarded(run: Path, name: str, space_group: str, drawing: Given, rewards, config: RLConfig, reporter) -> None:
     from cfx.config.finetuning import RewardRun
     from cfx.rl.reinforce import fine_tune
-    from cfx.training.run_directory import RunDirectory
+    from cfx.training.run import RunDirectory
 
     RunDirectory(run).check_free()
     model = values.load(name, reporter)

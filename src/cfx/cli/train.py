@@ -83,7 +83,7 @@ def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: in
     from cfx.io.checkpoint import load_checkpoint
     from cfx.reporter import Mute
     from cfx.training.devices import join, process_number
-    from cfx.training.run_directory import RunDirectory
+    from cfx.training.run import RunDirectory
     from cfx.training.train import train as learn
 
     files = RunDirectory(run)

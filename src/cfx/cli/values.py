@@ -67,7 +67,7 @@ def start_jax(reporter: Reporter) -> None:
 def load(name: str, reporter: Reporter) -> Model:
     """Loads a model, which may have to be fetched first; a signal ends that with one line."""
     from cfx.model import load_model
-    from cfx.signals import interrupted_by_signals
+    from cfx.reporter import interrupted_by_signals
 
     with interrupted_by_signals(f"stopped loading {name}; run the same command again to go on where it was"):
         return load_model(name, reporter=reporter)

@@ -3,9 +3,8 @@
 from cfx.config.evaluation import EvalConfig, RelaxConfig
 from cfx.config.fields import from_dict, to_dict
 from cfx.config.finetuning import DPOConfig, PairsRun, RewardConfig, RewardRun, RLConfig, Shape
-from cfx.config.model import ModelConfig
 from cfx.config.sampling import SampleConfig, Template
-from cfx.config.training import SYMPREC, DataConfig, TrainConfig, TrainRun
+from cfx.config.training import SYMPREC, DataConfig, ModelConfig, TrainConfig, TrainRun
 
 __all__ = [
     "SYMPREC",

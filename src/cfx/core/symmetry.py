@@ -67,7 +67,7 @@ class SymmetryTable:
 @functools.cache
 def symmetry_table() -> SymmetryTable:
     """The table, read once from the package's resources."""
-    with (files("cfx.resources") / "symmetry.npz").open("rb") as file:
+    with (files("cfx") / "resources" / "symmetry.npz").open("rb") as file:
         stored = dict(np.load(file))
     multiplicity = stored["multiplicity"].astype(np.int32)
     start = np.concatenate([[0], np.cumsum(multiplicity.ravel())[:-1]]).reshape(multiplicity.shape)

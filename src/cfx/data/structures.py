@@ -1,4 +1,4 @@
-"""Crystals of a file as pymatgen Structures, and what their table says besides."""
+"""Crystals of a file as pymatgen Structures, what their table says besides, and whether they can be judged at all."""
 
 from __future__ import annotations
 
@@ -14,15 +14,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cfx.core.elements import SYMBOLS
 from cfx.data.encode import DISORDERED
 from cfx.data.formats import Record
 from cfx.data.formats.tables import STRUCTURE_COLUMNS
 from cfx.data.read import READABLE, ROW_SECONDS, UNREADABLE, parse_structure, read_records, reason_of, time_limit
 from cfx.errors import DataError, DependencyError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
 
 CHUNK = 64
 """Records that a worker takes at once."""
@@ -201,3 +206,44 @@ def _parquet_rows(path: Path, column: str | None) -> Iterator[dict[str, Any]]:
             return
         for batch in table.iter_batches(columns=[column]):
             yield from batch.to_pylist()
+
+
+UNREAD = "could not be read"
+"""Why a row without a structure fails."""
+
+MIN_VOLUME = 0.1
+"""Smallest volume of a cell, cubic angstrom (CDVAE, arXiv:2110.06197)."""
+
+MIN_DISTANCE = 0.5
+"""Distance that two atoms keep in a valid structure, angstrom (CDVAE). The shortest bond there is, H-H, has 0.74."""
+
+
+def why_malformed(structure: Structure | None) -> str:
+    """Why a structure cannot be judged; "" if it can.
+
+    This is the least that any comparison or search needs. What a potential or property model needs is stricter, see
+    `cfx.predictors.batching.why_unsuitable`.
+
+    Args:
+        structure: None for a row that could not be read.
+    """
+    if structure is None:
+        return UNREAD
+    if not len(structure):
+        return "no atoms"
+    if not (np.isfinite(structure.lattice.matrix).all() and np.isfinite(structure.frac_coords).all()):
+        return "a lattice or coordinates that are not finite"
+    if not structure.volume > MIN_VOLUME:
+        return f"a cell of at most {MIN_VOLUME} cubic angstrom"
+    if not all(0 < getattr(kind, "Z", 0) < len(SYMBOLS) for site in structure for kind in site.species):
+        return "a species that is no element"
+    return ""
+
+
+def closest_approach(structure: Structure) -> float:
+    """Smallest distance between two atoms of a structure, images of one atom included, in angstrom."""
+    distances = structure.distance_matrix
+    others = distances[np.triu_indices(len(distances), k=1)]
+    steps = np.array([step for step in itertools.product(range(-2, 3), repeat=3) if any(step)])
+    vectors = steps @ structure.lattice.get_lll_reduced_lattice().matrix
+    return float(min([np.linalg.norm(vectors, axis=1).min(), *others]))

@@ -12,8 +12,7 @@ from cfx.core.lattice import CRYSTAL_SYSTEMS
 from cfx.data.dataset import EncodedDataset, load_dataset
 from cfx.data.store import describe
 from cfx.fetch.names import data_path
-from cfx.reporter import Reporter
-from cfx.signals import Interrupted, StopRequest
+from cfx.reporter import Interrupted, Reporter, StopRequest
 
 
 def read(name: str | Path, n_max: int, reporter: Reporter, symprec: float, workers: int) -> EncodedDataset:

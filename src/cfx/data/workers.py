@@ -19,7 +19,7 @@ from multiprocessing.resource_tracker import ensure_running
 from cfx.data.read import Record, encode_records
 from cfx.data.store import Part, pack
 from cfx.errors import CfxError
-from cfx.signals import StopRequest
+from cfx.reporter import StopRequest
 
 CHUNK = 64
 """Records a worker takes at once."""

@@ -20,10 +20,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cfx.core.elements import SYMBOLS
-from cfx.data.sanity import why_malformed
+from cfx.data.structures import why_malformed
 from cfx.errors import OutputError
-from cfx.evaluation.matching import Matched, by_composition, compare, composition_key, reduce_or_say_why, scatter
-from cfx.evaluation.parallel import spread
+from cfx.evaluation.matching import (
+    Matched,
+    by_composition,
+    compare,
+    composition_key,
+    reduce_or_say_why,
+    scatter,
+    spread,
+)
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cfx.data.sanity import why_malformed
+from cfx.data.structures import why_malformed
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

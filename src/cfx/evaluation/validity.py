@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from cfx.config import SYMPREC
 from cfx.core.elements import lowest_terms
-from cfx.data.sanity import MIN_DISTANCE, UNREAD, closest_approach, why_malformed
+from cfx.data.structures import MIN_DISTANCE, UNREAD, closest_approach, why_malformed
 from cfx.errors import DependencyError
-from cfx.evaluation.parallel import spread
+from cfx.evaluation.matching import spread
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

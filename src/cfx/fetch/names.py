@@ -27,8 +27,7 @@ from cfx.fetch.record import (
     write_records,
 )
 from cfx.io.files import cache_directory, replace_atomically, resource_directory
-from cfx.reporter import Reporter
-from cfx.signals import interrupted_by_signals
+from cfx.reporter import Reporter, interrupted_by_signals
 
 BUNDLED, CACHED, PARTLY, ABSENT = "with cfx", "yes", "partly", "no"
 OK, MISSING, DAMAGED = "ok", "missing", "damaged"

@@ -39,7 +39,7 @@ def cache_directory(*parts: str) -> Path:
 
 def resource_directory(entry: Entry) -> Path:
     """The directory of an entry that comes with cfx."""
-    return Path(str(files("cfx.resources"))) / str(entry.resource)
+    return Path(str(files("cfx") / "resources")) / str(entry.resource)
 
 
 def content_digest(path: Path, settings: list) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from cfx.core.elements import SYMBOLS
-from cfx.data.sanity import MIN_DISTANCE, closest_approach
+from cfx.data.structures import MIN_DISTANCE, closest_approach
 from cfx.errors import CfxError
 from cfx.predictors.base import PotentialBatch
 
@@ -200,7 +200,7 @@ def memory_load(structure: Structure) -> float:
 def why_unsuitable(structure: Structure | None, elements: frozenset[int] | None) -> str:
     """Why a crystal is not shown to a model, or "".
 
-    Stricter than `cfx.data.sanity.why_malformed`: models are undefined on disorder and unknown elements, and waste
+    Stricter than `cfx.data.structures.why_malformed`: models are undefined on disorder and unknown elements, and waste
     memory or crash on densities and sizes far from any crystal.
 
     Args:

@@ -16,8 +16,7 @@ from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.training.learner import Gradient, PolicyState, init_policy, update_policy
-from cfx.training.loop import Loop
-from cfx.training.run_directory import RunDirectory
+from cfx.training.run import Loop, RunDirectory
 
 
 class FineTuning(Loop[PolicyState]):

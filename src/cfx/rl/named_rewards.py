@@ -12,7 +12,7 @@ import numpy as np
 from cfx.config import RewardConfig
 from cfx.errors import UsageError
 from cfx.evaluation.hull import Hull
-from cfx.predictors import merit
+from cfx.predictors import bundled
 from cfx.predictors.base import Potential, PotentialBatch, PropertyModel, label, load_attribute, predictions
 from cfx.rl.rewards import Reward, RewardBatch, WeightedSum, make_batch
 
@@ -96,7 +96,7 @@ def _from_properties(name: str, config: RewardConfig) -> Reward:
         return load_property("dielectric", config.dielectric_model, config.device)
 
     if name == "fom":
-        return FigureOfMerit(merit.FigureOfMerit(gap(), dielectric()))
+        return FigureOfMerit(bundled.FigureOfMerit(gap(), dielectric()))
     if name in ("gap", "dielectric"):
         return Property(name, gap() if name == "gap" else dielectric(), config.target, config.distance)
     path = name.removeprefix("property:")
@@ -230,7 +230,7 @@ class Property:
 
 
 class FigureOfMerit:
-    """The dielectric figure of merit, see `predictors.merit`."""
+    """The dielectric figure of merit, see `predictors.bundled`."""
 
     name, unit = "fom", "eV"
     kl_coef = 1.0

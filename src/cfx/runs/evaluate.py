@@ -14,13 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from cfx.data.structures import Loaded, load_crystals
 from cfx.evaluation import matching, novelty, summary, validity
-from cfx.evaluation.energies import Energy, energies_as_they_are, energies_of_relaxed
 from cfx.evaluation.hull import HullBatch
-from cfx.evaluation.setup import EvaluationSetup
+from cfx.evaluation.setup import Energy, EvaluationSetup, energies_as_they_are, energies_of_relaxed
 from cfx.fetch.names import data_path
 from cfx.report import GALLERY, as_drawn
-from cfx.reporter import Reporter
-from cfx.signals import Interrupted, StopRequest
+from cfx.reporter import Interrupted, Reporter, StopRequest
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -17,8 +17,7 @@ from cfx.evaluation.hull import Hull, HullInfo, build_table, missing_phases
 from cfx.evaluation.hull_files import read_hull, write_hull
 from cfx.fetch.names import data_path, hull_path
 from cfx.predictors.load import load_potential
-from cfx.reporter import Reporter
-from cfx.signals import Interrupted, StopRequest
+from cfx.reporter import Interrupted, Reporter, StopRequest
 
 FORMULAS = ("formula", "pretty_formula", "formula_pretty", "reduced_formula", "composition")
 """Columns that hold formulas, as Materials Project and others call them."""

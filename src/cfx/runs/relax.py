@@ -16,14 +16,12 @@ from cfx.errors import OutputError, UsageError
 from cfx.evaluation.matching import rms_displacement
 from cfx.evaluation.validity import find_space_groups
 from cfx.fetch.names import data_path
-from cfx.io.cif import cif_block
 from cfx.io.files import check_file, replace_atomically, sole_writer
-from cfx.io.formats import extxyz_frame
+from cfx.io.formats import cif_block, extxyz_frame
 from cfx.io.journal import JsonLines, check_unfinished, partial_of, remove_partial
 from cfx.predictors.load import load_potential
 from cfx.predictors.relax import Relaxed, relax
-from cfx.reporter import Reporter
-from cfx.signals import Interrupted, StopRequest
+from cfx.reporter import Interrupted, Reporter, StopRequest
 
 SUFFIXES = (".jsonl", ".extxyz", ".cif")
 

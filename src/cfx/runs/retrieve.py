@@ -19,9 +19,8 @@ from cfx.evaluation.novelty import Reference, find_novel
 from cfx.evaluation.setup import read_reference
 from cfx.fetch.names import data_path
 from cfx.predictors.base import PropertyModel, label
-from cfx.reporter import Reporter
+from cfx.reporter import Interrupted, Reporter, StopRequest
 from cfx.runs.curves import Curves, Panel, Series
-from cfx.signals import Interrupted, StopRequest
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -168,8 +167,8 @@ def _parts(property: str) -> set[str]:
 
 
 def _load_model(property: str, models: dict[str, str], device: str) -> PropertyModel:
+    from cfx.predictors.bundled import FigureOfMerit
     from cfx.predictors.load import load_property
-    from cfx.predictors.merit import FigureOfMerit
 
     loaded = {part: load_property(part, models.get(part, "bundled"), device) for part in sorted(_parts(property))}
     if property == FIGURE_OF_MERIT:

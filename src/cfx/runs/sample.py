@@ -24,11 +24,10 @@ from cfx.io.files import sole_writer
 from cfx.io.formats import OutputRecord
 from cfx.io.outputs import GrowingOutput, Output, StandardOutput, check_output
 from cfx.model import Model
-from cfx.reporter import Reporter
+from cfx.reporter import Interrupted, Reporter, StopRequest
 from cfx.sampling.ledger import Ledger
 from cfx.sampling.request import prepare
 from cfx.sampling.sampler import Draws, Resumed
-from cfx.signals import Interrupted, StopRequest
 
 SILENCE = 10.0
 """Seconds without a crystal after which it is said why."""

@@ -23,11 +23,16 @@ from cfx.core import AnyArray, heads, lattice, network
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import LogProb, lattice_log_prob, pick, von_mises_log_prob
 from cfx.core.symmetry import symmetry_table, wrap
-from cfx.sampling import draws, incremental
+from cfx.sampling import incremental
 from cfx.sampling.constraints import prefix
 from cfx.sampling.incremental import Weights
 from cfx.sampling.policy import (
     Policy,
+    crystal_keys,
+    draw_categorical,
+    draw_coordinate,
+    draw_lattice,
+    fold_each,
     joint_lattice_log_prob,
     restrict_letters,
     restrict_species,
@@ -121,7 +126,7 @@ def start(
         space_group: of each.
         policy: what is in force.
     """
-    keys = draws.crystal_keys(rng_key, number, attempt)
+    keys = crystal_keys(rng_key, number, attempt)
     slots = idle_slots(config, len(number), 1)
     slots = dataclasses.replace(slots, keys=jax.random.key_data(keys), age=jnp.zeros_like(slots.age))
     slots = _set(slots, crystals={"space_group": space_group})
@@ -162,7 +167,7 @@ def finish(config: ModelConfig, slots: Slots, policy: Policy) -> Drawn:
     drawn, group, num_atoms = slots.drawn, slots.drawn.crystals.space_group, slots.drawn.crystals.num_atoms
     mixture = heads.lattice_mixture(slots.row, config)
     sharpened = sharpen_lattice(policy, mixture)
-    value = draws.lattice(_token_keys(slots), sharpened)
+    value = draw_lattice(_token_keys(slots), sharpened)
     forced, kept = jnp.asarray(False), policy.constraints.prototype
     if kept is not None:
         forced, lattices = jnp.asarray(kept.keep_lattice), jnp.broadcast_to(jnp.asarray(kept.lattice), value.shape)
@@ -189,7 +194,7 @@ def take_over(target: Slots, source: Slots, rows: Int[Array, " n"], slots: Int[A
 
 
 def _token_keys(slots: Slots) -> Key[Array, " B"]:
-    return draws.fold_each(jax.random.wrap_key_data(slots.keys), slots.age)
+    return fold_each(jax.random.wrap_key_data(slots.keys), slots.age)
 
 
 def _show(weights: Weights, config: ModelConfig, slots: Slots, token: Float[Array, "B D"]) -> Slots:
@@ -239,7 +244,7 @@ def _take_letter(
     drawn, crystals = slots.drawn, slots.drawn.crystals
     group = crystals.space_group
     allowed = restrict_letters(policy, log_probs, group, prefix(crystals, config.num_species))
-    letter = draws.categorical(keys, allowed)
+    letter = draw_categorical(keys, allowed)
     slots = _set(
         slots,
         {"wyckoff": jnp.where(_here(config, slots), letter[:, None], crystals.wyckoff)},
@@ -257,7 +262,7 @@ def _draw_species(weights: Weights, config: ModelConfig, policy: Policy, keys: K
     # The site has its letter and no species yet: it is the slot that the prefix ends before.
     before = prefix(dataclasses.replace(crystals, wyckoff=jnp.where(here, 0, crystals.wyckoff)), config.num_species)
     allowed = restrict_species(policy, log_probs, crystals, before, letter)
-    species = draws.categorical(keys, allowed)
+    species = draw_categorical(keys, allowed)
     slots = _set(
         slots,
         {"species": jnp.where(here, species[:, None], crystals.species)},
@@ -275,7 +280,7 @@ def _draw_coordinate(
     mixture = heads.coordinate_mixture(slots.row, config)
     sharpened = sharpen_coordinate(policy, mixture)
     point = jnp.where(here[..., None], crystals.frac_coords, 0).sum(1)
-    point = jnp.where(is_axis, draws.coordinate(keys, sharpened)[:, None], point)
+    point = jnp.where(is_axis, draw_coordinate(keys, sharpened)[:, None], point)
     kept = policy.constraints.prototype
     if kept is not None:
         own = jnp.where(here[..., None], jnp.asarray(kept.frac_coords), 0).sum(1)

@@ -24,10 +24,19 @@ from cfx.core.batches import bucket_slots
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import log_prob, output_rows
 from cfx.core.symmetry import wrap
-from cfx.sampling import draws
 from cfx.sampling.constraints import Constraints, satisfied, unconstrained
 from cfx.sampling.decode import Drawn, project
-from cfx.sampling.policy import Policy, Sharpness, policy_log_prob, sharpen_lattice
+from cfx.sampling.policy import (
+    Policy,
+    Sharpness,
+    crystal_keys,
+    draw_categorical,
+    draw_lattice,
+    fold_each,
+    policy_log_prob,
+    sharpen_lattice,
+    split_each,
+)
 from cfx.sampling.pools import Job
 
 SHIFT = 0.02
@@ -104,7 +113,7 @@ def step(keys: Key[Array, " B"], state: State, target: Target, config: ModelConf
         target: what they sample.
         config: the architecture.
     """
-    kind_keys, site_keys, move_keys, accept_keys = draws.split_each(keys, 4)
+    kind_keys, site_keys, move_keys, accept_keys = split_each(keys, 4)
     crystals = state.crystals
     kind = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(kind_keys)
     sites = jax.vmap(lambda key, n: jax.random.randint(key, (2,), 0, n))(site_keys, crystals.num_sites)
@@ -138,7 +147,7 @@ def _substitute(
     keys: Key[Array, " B"], crystals: CrystalBatch, sites: Int[Array, "B 2"], constraints: Constraints
 ) -> CrystalBatch:
     allowed = jnp.asarray(constraints.allowed_species)[sites[:, 0]].at[:, 0].set(False)
-    species = draws.categorical(keys, jnp.where(allowed, 0.0, -jnp.inf))
+    species = draw_categorical(keys, jnp.where(allowed, 0.0, -jnp.inf))
     return _put_species(crystals, constraints, sites[:, 0], species)
 
 
@@ -185,12 +194,12 @@ def _run(
 
     def body(i: Int[Array, ""], carry: tuple[State, Float[Array, " B"]]) -> tuple[State, Float[Array, " B"]]:
         state, accepted = carry
-        state, info = step(draws.fold_each(keys, i), state, target, config)
+        state, info = step(fold_each(keys, i), state, target, config)
         return state, accepted + info.accepted
 
     start = (init(target, config, crystals), jnp.zeros(len(crystals)))
     state, accepted = jax.lax.fori_loop(0, num_steps, body, start)
-    crystals = _redraw_lattice(target, config, draws.fold_each(keys, num_steps), state.crystals)
+    crystals = _redraw_lattice(target, config, fold_each(keys, num_steps), state.crystals)
     in_force = Policy(target.constraints, Sharpness(target.sharpness.temperature, 1.0))
     parts = policy_log_prob(target.params, config, crystals, in_force)
     return Drawn(crystals, log_prob(target.params, config, crystals), parts), accepted / num_steps
@@ -201,7 +210,7 @@ def _redraw_lattice(
 ) -> CrystalBatch:
     row = output_rows(target.params, config, crystals).for_lattice(crystals)
     mixture = sharpen_lattice(_policy(target, config), heads.lattice_mixture(row, config))
-    value = lattice.to_physical_frame(draws.lattice(keys, mixture), crystals.num_atoms, jnp)
+    value = lattice.to_physical_frame(draw_lattice(keys, mixture), crystals.num_atoms, jnp)
     cell = lattice.impose_family(value, crystals.space_group, jnp)
     if target.constraints.prototype is not None:
         cell = jnp.where(jnp.asarray(target.constraints.prototype.keep_lattice), crystals.lattice, cell)
@@ -248,4 +257,4 @@ def refine(
 
 @jax.jit
 def _chain_keys(rng_key: Key[Array, ""], numbers: Integer[Array, "B 2"]) -> Key[Array, " B"]:
-    return draws.fold_each(draws.crystal_keys(rng_key, numbers[:, 0], numbers[:, 1]), REFINE_STREAM)
+    return fold_each(crystal_keys(rng_key, numbers[:, 0], numbers[:, 1]), REFINE_STREAM)

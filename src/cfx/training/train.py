@@ -25,8 +25,7 @@ from cfx.data.dataset import EncodedDataset
 from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.model import Model
-from cfx.reporter import Reporter
-from cfx.signals import StopRequest
+from cfx.reporter import Reporter, StopRequest
 from cfx.training.devices import Devices
 from cfx.training.learner import (
     Gradient,
@@ -39,8 +38,7 @@ from cfx.training.learner import (
     no_totals,
     update,
 )
-from cfx.training.loop import Loop
-from cfx.training.run_directory import RunDirectory
+from cfx.training.run import Loop, RunDirectory
 
 LOOK_STEPS = 10
 """Steps between two looks at the device: for the progress line, and for a loss that is not finite."""
@@ -72,7 +70,7 @@ def train(
     resume: bool = False,
     start: Model | None = None,
 ) -> TrainResult:
-    """Trains a model into the directory `run`; see `run_directory` for what it holds.
+    """Trains a model into the directory `run`; see `training.run` for what it holds.
 
     Args:
         run: directory; must be new or empty unless `resume`.

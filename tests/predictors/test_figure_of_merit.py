@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cfx.predictors.base import PropertyBatch
-from cfx.predictors.merit import FigureOfMerit
+from cfx.predictors.bundled import FigureOfMerit
 
 
 class Predicted:

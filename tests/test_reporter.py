@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from cfx.errors import CfxError
-from cfx.signals import Interrupted, StopRequest
+from cfx.reporter import Interrupted, StopRequest
 
 
 @pytest.fixture(autouse=True)

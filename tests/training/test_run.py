@@ -12,7 +12,7 @@ import pytest
 from cfx.config import DataConfig, ModelConfig, TrainConfig
 from cfx.config.training import TrainRun
 from cfx.errors import CheckpointError, OutputError, UsageError
-from cfx.training.run_directory import RunDirectory
+from cfx.training.run import RunDirectory
 
 CONFIG = TrainRun(
     model=ModelConfig(num_layers=2, sigma_min=0.01),

@@ -7,8 +7,8 @@ import math
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from cfx.evaluation import energies
-from cfx.evaluation.energies import energies_as_they_are, energies_of_relaxed, next_chunk
+from cfx.evaluation import setup
+from cfx.evaluation.setup import energies_as_they_are, energies_of_relaxed, next_chunk
 from cfx.predictors.load import load_potential
 
 
@@ -28,14 +28,14 @@ def emt():
 def test_chunks_grow_while_they_are_fast():
     assert next_chunk(64, 0.1) == 128
     assert next_chunk(64, 30.0) == 64
-    assert next_chunk(energies.CHUNKS[1], 0.1) == energies.CHUNKS[1]
+    assert next_chunk(setup.CHUNKS[1], 0.1) == setup.CHUNKS[1]
 
 
 def test_chunks_change_no_energy(emt, monkeypatch):
     crystals = [copper(3.5 + i / 100) for i in range(7)]
     crystals[3] = None
     expected = emt.evaluate(crystals, forces=False)
-    monkeypatch.setattr(energies, "CHUNKS", (2, 4))
+    monkeypatch.setattr(setup, "CHUNKS", (2, 4))
     told = []
     found = list(energies_as_they_are(emt, crystals, told.append))
     assert told[0] == 2 and told[-1] == 7
