@@ -7,7 +7,7 @@ import json
 import signal
 
 import pytest
-from cfx.signals import Interrupted
+from cfx.reporter import Interrupted
 
 from cfx.config import SampleConfig
 from cfx.errors import NumericsError
