@@ -7,12 +7,11 @@ import json
 import signal
 
 import pytest
-from cfx.reporter import Interrupted
 
 from cfx.config import SampleConfig
 from cfx.errors import NumericsError
 from cfx.model import load_model
-from cfx.reporter import Mute
+from cfx.reporter import Interrupted, Mute
 from cfx.runs.sample import sample
 
 pytestmark = pytest.mark.integration
