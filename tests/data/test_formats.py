@@ -8,7 +8,6 @@ import zipfile
 
 import numpy as np
 import pytest
-from cfx.io.cif import cif_block
 from pymatgen.core import Lattice, Structure
 
 from cfx.core.crystal import CrystalBatch
@@ -17,6 +16,7 @@ from cfx.data.encode import EncodingError, encode_structure
 from cfx.data.formats import cif as cif_module
 from cfx.data.formats.cif import structure_of_cif
 from cfx.data.read import parse_structure, read_records, reason_of
+from cfx.io.formats import cif_block
 
 HEXAGONAL, RHOMBOHEDRAL = (4.5, 4.5, 11.9, 90, 90, 120), (4.7, 4.7, 4.7, 57, 57, 57)
 CUBIC, MONOCLINIC, UNIQUE_C = (5.5, 5.5, 5.5, 90, 90, 90), (5, 6, 7, 90, 105, 90), (5, 6, 7, 90, 90, 105)
