@@ -10,7 +10,7 @@ from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE
 from pymatgen.core import Lattice, Structure
 
-from cfx.predictors.ase import to_atoms
+from cfx.predictors.base import to_atoms
 from cfx.predictors.batching import BatchedPotential, Output
 from cfx.predictors.relax import Relaxed, find_symmetry, relax
 

@@ -14,7 +14,7 @@ from cfx.core.lattice import CRYSTAL_SYSTEMS
 from cfx.core.likelihood import LogProb
 from cfx.data.dataset import load_dataset
 from cfx.model import Model
-from cfx.runs.score import Scores
+from cfx.runs.sample import Scores
 from cfx.training.train import mean_loss
 
 pytestmark = pytest.mark.integration

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cfx.cli import eval, fetch, finetune, look, retrieve, sample, train
+from cfx.cli import eval, fetch, look, retrieve, sample, train
 from cfx.cli.options import as_command, in_flags
 from cfx.errors import CfxError
 
@@ -53,9 +53,9 @@ def add(to: typer.Typer, name: str, function: Callable[..., None]) -> None:
 add(app, "fetch", fetch.fetch)
 add(app, "train", train.train)
 add(app, "sample", sample.sample)
-add(app, "rl", finetune.rl)
+add(app, "rl", train.rl)
 add(app, "eval", eval.evaluate)
-add(app, "dpo", finetune.dpo)
+add(app, "dpo", train.dpo)
 add(app, "score", sample.score)
 add(app, "relax", eval.relax)
 add(hull, "build", eval.build_hull)

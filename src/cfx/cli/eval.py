@@ -126,7 +126,7 @@ def _write(result: dict[str, Any], records: Path | None, html: Path | None, repo
     from cfx.io.files import replace_atomically
 
     if records is not None:
-        from cfx.io.tables import write_table
+        from cfx.io.files import write_table
 
         write_table(records, [{"file": file["name"], **row} for file in result["files"] for row in file["records"]])
         reporter.message(f"written: {records}")

@@ -156,7 +156,7 @@ def _check(
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
-    from cfx.io.tables import write_table
+    from cfx.io.files import write_table
 
     rows = [{"source": source["name"], **one} for source in result["sources"] for one in source["found"]]
     write_table(path, rows, columns=("source", "rank", "name", "row", "formula", "value", "times"))

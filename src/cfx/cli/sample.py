@@ -140,7 +140,7 @@ def _write(rows: list[dict], output: Path | None, as_json: bool, print_rows: Cal
     """To a file as CSV; to stdout as JSON if asked, or else, unless there is a file, as a table or CSV."""
     import sys
 
-    from cfx.io.tables import csv_text, write_table
+    from cfx.io.files import csv_text, write_table
 
     if output is not None:
         write_table(output, rows, decimals=4)

@@ -1,16 +1,17 @@
-"""cfx train: crystals in, a model out."""
+"""cfx train, cfx rl and cfx dpo: crystals, or a model and what its crystals should be good at, in; a model out."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cfx.cli import options, values
 from cfx.cli.options import Fields, Given
-from cfx.config import DataConfig, TrainConfig
+from cfx.config import DataConfig, DPOConfig, RewardConfig, RLConfig, SampleConfig, Shape, TrainConfig, finetuning
 from cfx.config.training import PRESETS
 from cfx.errors import DataError, UsageError
 
@@ -114,3 +115,186 @@ def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: in
     result = learn(run, config, data, held_out, reporter, resume, start)
     best = f"{run}/best" if result.best_loss is not None else files.latest()
     reporter.message(f"done: {result.step} steps; sample from it with: cfx sample --model {best} --sg 225 -n 10")
+
+
+UNSEEN = ("baseline_decay", "keep_checkpoints")
+"""Fields without an option."""
+
+
+def rl(
+    context: typer.Context,
+    *,
+    reward: Annotated[Given, Fields(RewardConfig, "reward", shown={"reward": None})],
+    run: Path | None = options.output("Directory of the run; by default rl- and the reward, as rl-ehull."),
+    model: str = options.model("Model that the policy starts from. "),
+    preset: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(finetuning.PRESETS)} (the paper's: 200 steps of 1000 crystals).",
+            autocompletion=lambda: list(finetuning.PRESETS),
+        ),
+    ] = "mini",
+    space_group: str | None = options.space_groups(" [default: data:model]"),
+    learning: Annotated[Given, Fields(RLConfig, without=UNSEEN, shown=vars(finetuning.PRESETS["mini"]))],
+    judging: Annotated[Given, Fields(RewardConfig, without=("reward", "shape"))],
+    shape: Annotated[Given, Fields(Shape)],
+    drawing: Annotated[
+        Given,
+        Fields(SampleConfig, "temperature", "elements", "exclude", "radioactive", "bias", "max_atoms", "max_sites"),
+    ],
+    arrangement: Annotated[Given, Fields(values.Arrangement)],
+    resume: bool = options.RESUME_RUN,
+) -> None:
+    """Fine-tune a model by reinforcement learning.
+
+    Each step draws crystals from the model (the policy), rewards them, and updates it. The run keeps the policy
+    (RUN/final), the crystals of highest reward (best.cif), all crystals with the parts of their rewards
+    (crystals.jsonl), and metrics.jsonl: see cfx plot RUN. The model it started from stays the reference of the KL term.
+    What failed counts as the worst, and so do repeats within a rollout.
+
+    Examples:
+      cfx rl --reward ehull --steps 100
+      cfx rl --reward fom --sg 225 --steps 100 -o fom
+      cfx rl -o fom --resume
+    """
+    from cfx.cli.console import ConsoleReporter
+
+    reporter = ConsoleReporter()
+    if resume:
+        _resume(run, options.named(context), reporter)
+        return
+    if learning.get("algorithm") == "dpo":
+        raise UsageError("dpo is a command of its own", "write: cfx dpo --pairs FILE")
+    if not reward:
+        raise UsageError("what is to be rewarded?", "for example: cfx rl --reward ehull --steps 100")
+    if preset not in finetuning.PRESETS:
+        raise UsageError(f"there is no preset {preset!r}", f"choose one of: {', '.join(finetuning.PRESETS)}")
+    config = dataclasses.replace(finetuning.PRESETS[preset], **learning)
+    rewards = RewardConfig(**reward, **judging, shape=Shape(**shape))
+    template, own_group = values.template(arrangement)
+    if space_group and own_group:
+        raise UsageError("--from brings its own space group", "leave --sg out")
+    groups = space_group or (str(own_group) if own_group else "data:model")
+    values.check_space_groups(groups)
+    values.start_jax(reporter)
+    run = run or Path(f"rl-{_slug(rewards.reward)}")
+    _rewarded(run, model, groups, {**drawing, "template": template}, rewards, config, reporter)
+
+
+def dpo(
+    context: typer.Context,
+    *,
+    pairs: Annotated[
+        Path | None, typer.Option(help="A .jsonl or .csv of pairs of crystals, with columns chosen and rejected.")
+    ] = None,
+    run: Path = options.output("Directory of the run.", Path("rl-dpo")),
+    model: str = options.model("Model that the policy starts from. "),
+    learning: Annotated[Given, Fields(DPOConfig, without=UNSEEN)],
+    resume: bool = options.RESUME_RUN,
+) -> None:
+    """Fine-tune a model on pairs of crystals, by direct preference optimization.
+
+    Of each pair the model learns to draw the chosen crystal rather than the rejected one. It needs no reward and draws
+    nothing. The run keeps the policy (RUN/final) and metrics.jsonl: see cfx plot RUN.
+
+    Examples:
+      cfx dpo --pairs pairs.jsonl -o dpo
+      cfx dpo --pairs pairs.csv --model run/best --epochs 5 --beta 0.2 -o dpo
+      cfx dpo -o dpo --resume
+    """
+    from cfx.cli.console import ConsoleReporter
+    from cfx.config.finetuning import PairsRun
+    from cfx.training.run import RunDirectory
+
+    reporter = ConsoleReporter()
+    if resume:
+        _resume(run, options.named(context), reporter)
+        return
+    config = DPOConfig(**learning)
+    if pairs is None:
+        raise UsageError("dpo learns from pairs of crystals", "name a file with --pairs")
+    values.start_jax(reporter)
+
+    from cfx.rl.preferences import learn_preferences
+
+    RunDirectory(run).check_free()
+    content = PairsRun(model=model, pairs=str(pairs), dpo=config).with_whole_paths()
+    result = learn_preferences(run, content, values.load(model, reporter), reporter)
+    reporter.message(f"{result.pairs} pairs: {100 * result.right:.0f} % moved towards the better crystal")
+    _tell_policy(run, reporter)
+
+
+def _slug(text: str) -> str:
+    """A reward as the name of a directory."""
+    return "".join(letter if letter.isalnum() else "-" for letter in text).strip("-")
+
+
+def _rewarded(run: Path, name: str, space_group: str, drawing: Given, rewards, config: RLConfig, reporter) -> None:
+    from cfx.config.finetuning import RewardRun
+    from cfx.rl.reinforce import fine_tune
+    from cfx.training.run import RunDirectory
+
+    RunDirectory(run).check_free()
+    model = values.load(name, reporter)
+    groups, weights = values.drawn_space_groups(space_group, model, reporter)
+    sample = SampleConfig(space_groups=groups, weights=weights, **drawing)
+    content = RewardRun(model=name, sample=sample, reward=rewards, rl=config).with_whole_paths()
+    reward, diversity = _judges(rewards, reporter)
+    result = fine_tune(run, content, model, reward, diversity, reporter)
+    _tell(result, run, sample, reward, reporter)
+
+
+def _judges(rewards: RewardConfig, reporter) -> tuple[Any, Any]:
+    """The reward and what is added to it, ready to evaluate."""
+    from cfx.evaluation.setup import open_hull, read_reference
+    from cfx.rl.named_rewards import load_reward
+    from cfx.rl.rewards import Diversity
+
+    reward = load_reward(rewards, lambda potential: open_hull(rewards.hull, rewards.hull_scale, potential, reporter))
+    reporter.message(f"reward {reward.name}: {reward.about}")
+    known = read_reference(rewards.reference, -1, reporter) if rewards.reference else None
+    return reward, Diversity(rewards.novelty_bonus, rewards.duplicate_penalty, rewards.composition_penalty, known)
+
+
+def _resume(run: Path | None, named: set[str], reporter) -> None:
+    """Continues a run of either command."""
+    from cfx.config.finetuning import PairsRun, read_run
+
+    if run is None or "--output" not in named:
+        raise UsageError("which run is to be continued?", "name its directory with -o")
+    if others := named - {"--output", "--resume"}:
+        raise UsageError("--resume goes on with the options of the first run", f"leave out {', '.join(sorted(others))}")
+    values.start_jax(reporter)
+
+    from cfx.model import load_model
+
+    config = read_run(run)
+    # Killed before it had its reference, a run begins with the model that it was given.
+    reference = run / "reference"
+    model = load_model(reference) if reference.exists() else values.load(config.model, reporter)
+    if isinstance(config, PairsRun):
+        from cfx.rl.preferences import learn_preferences
+
+        learn_preferences(run, config, model, reporter, resume=True)
+        _tell_policy(run, reporter)
+        return
+    from cfx.rl.reinforce import fine_tune
+
+    reward, diversity = _judges(config.reward, reporter)
+    result = fine_tune(run, config, model, reward, diversity, reporter, resume=True)
+    _tell(result, run, config.sample, reward, reporter)
+
+
+def _tell(result, run: Path, sample: SampleConfig, reward, reporter) -> None:
+    """Says at the end what became of the reward."""
+    if result.ended:
+        reporter.warning(f"ended at step {result.step}: {result.ended}")
+    if result.first is not None:
+        unit = f" {reward.unit}" if reward.unit else ""
+        reporter.message(f"mean reward {result.first:.3f}{unit} in the first step, {result.last:.3f} in the last")
+    reporter.message(f"{result.best} crystals of highest reward: {run}/best.cif")
+    _tell_policy(run, reporter, "data:model" if sample.weights else values.space_group_text(sample.space_groups))
+
+
+def _tell_policy(run: Path, reporter, groups: str = "data:model") -> None:
+    reporter.message(f"sample from the policy with: cfx sample --model {run}/final --sg {groups} -n 10")

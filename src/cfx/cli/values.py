@@ -141,7 +141,7 @@ def drawn_space_groups(text: str, model: Model, reporter: Reporter) -> tuple[tup
         UsageError: for data:model, if the model does not say.
         DataError: if the data set cannot be read.
     """
-    from cfx.runs.score import space_group_counts
+    from cfx.runs.sample import space_group_counts
 
     if not text.startswith("data:"):
         return space_groups(text)

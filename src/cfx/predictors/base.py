@@ -14,6 +14,7 @@ import numpy as np
 from cfx.errors import DependencyError, UsageError
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from pymatgen.core import Structure
 
 
@@ -186,3 +187,11 @@ def load_attribute(text: str, not_named: str, hint: str) -> Any:
         raise DependencyError(f"the module {module} cannot be imported: {error}", hint) from error
     except AttributeError as error:
         raise UsageError(f"there is no {attribute} in {module}", hint) from error
+
+
+def to_atoms(structure: Structure) -> Atoms:
+    """Elements, positions and cell of an ordered Structure, and nothing else of it."""
+    from ase import Atoms
+
+    numbers = [site.specie.Z for site in structure]
+    return Atoms(numbers=numbers, positions=structure.cart_coords, cell=structure.lattice.matrix, pbc=True)

@@ -1,11 +1,20 @@
-"""Potentials and property models by name."""
+"""Potentials and property models by name, among them any calculator of ASE."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cfx.errors import UsageError
-from cfx.predictors.base import SCALES, Potential, PropertyModel
+from cfx.predictors.base import SCALES, Potential, PropertyModel, load_attribute, to_atoms
+from cfx.predictors.batching import BatchedPotential, Output
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+    from pymatgen.core import Structure
+
 
 POTENTIAL_NAMES = "chgnet; orb, orb:NAME or orb:/path/to/weights; matgl:NAME or matgl:/directory; ase:MODULE:FACTORY"
 
@@ -48,8 +57,6 @@ def load_potential(text: str, device: str = "cpu") -> Potential:
 
         return load_matgl(*split_scale(rest), device)
     if kind == "ase":
-        from cfx.predictors.ase import load_calculator
-
         return load_calculator(*split_scale(rest))
     raise UsageError(f"no potential is called {text}", f"there are: {POTENTIAL_NAMES}")
 
@@ -97,3 +104,50 @@ def split_scale(text: str) -> tuple[str, str]:
     """A name and the scale after its last colon; "raw" where no scale is given."""
     name, _, last = text.rpartition(":")
     return (name, last) if last in SCALES else (text, "raw")
+
+
+ASE_FORM = "say ase:MODULE:FACTORY, like ase:ase.calculators.emt:EMT"
+
+
+def load_calculator(text: str, scale: str) -> BatchedPotential:
+    """The potential of a calculator.
+
+    Args:
+        text: MODULE:FACTORY; FACTORY is a calculator, or is called without arguments and returns one.
+        scale: of its energies.
+
+    Raises:
+        UsageError: if there is no such thing in the module, or it is no calculator.
+        DependencyError: if the module cannot be imported.
+    """
+    factory = load_attribute(text, f"ase:{text} does not name a calculator", ASE_FORM)
+    module, _, attribute = text.partition(":")
+    try:
+        made = factory() if isinstance(factory, type) or not hasattr(factory, "get_potential_energy") else factory
+    except TypeError as error:
+        raise UsageError(f"{attribute} of {module} cannot be called without arguments: {error}", ASE_FORM) from error
+    if not hasattr(made, "get_potential_energy"):
+        raise UsageError(f"{attribute} of {module} gives no calculator of ASE", ASE_FORM)
+    return BatchedPotential(_Model(made, f"ase {module}:{attribute}", scale))
+
+
+class _Model:
+    """A calculator as a `Model`."""
+
+    elements: frozenset[int] | None = None
+
+    def __init__(self, calculator: Calculator, name: str, scale: str):
+        self.name, self.scale = name, scale
+        self._calculator = calculator
+
+    def compute(self, structures: Sequence[Structure], forces: bool) -> list[Output]:
+        """See `Model.compute`."""
+        return [self._one(to_atoms(structure), forces) for structure in structures]
+
+    def _one(self, atoms: Atoms, forces: bool) -> Output:
+        # Neighbours and results of the crystal before must not matter.
+        if hasattr(self._calculator, "reset"):
+            self._calculator.reset()
+        atoms.calc = self._calculator
+        energy = float(atoms.get_potential_energy())
+        return Output(energy, *((atoms.get_forces(), atoms.get_stress(voigt=False)) if forces else (None, None)))

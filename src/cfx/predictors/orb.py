@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cfx.errors import CheckpointError, DependencyError, NetworkError, UsageError
-from cfx.predictors.ase import to_atoms
-from cfx.predictors.base import check_device
+from cfx.predictors.base import check_device, to_atoms
 from cfx.predictors.batching import BatchedPotential, Output
 
 if TYPE_CHECKING:

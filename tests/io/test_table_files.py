@@ -8,7 +8,7 @@ import math
 import pytest
 
 from cfx.errors import UsageError
-from cfx.io.tables import csv_text, write_table
+from cfx.io.files import csv_text, write_table
 
 ROWS = [
     {"name": "=HYPERLINK(0)", "value": -1.25, "n": 3, "ok": True},
