@@ -68,7 +68,7 @@ def test_addresses():
     assert parse_address("https://host:80/a/x.csv").place.as_posix() == "web/host_80/a/x.csv"
     assert parse_address("drive:abc").place == DriveAddress("abc").place
     for text in ("x.csv", "ftp://host/x", "drive:../x", "models/x"):
-        with pytest.raises(UsageError, match="no address"):
+        with pytest.raises(UsageError, match="not an address"):
             parse_address(text)
 
 

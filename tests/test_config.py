@@ -138,8 +138,8 @@ def test_values_out_of_range(cls, values):
     ("values", "message"),
     [
         ({"space_groups": ()}, "no space group"),
-        ({"weights": (1.0,)}, "one weight"),
-        ({"weights": (1.0, -1.0)}, "one weight"),
+        ({"weights": (1.0,)}, "one non-negative weight"),
+        ({"weights": (1.0, -1.0)}, "one non-negative weight"),
         ({"shard": (0, 3)}, "no shard 0 of 3"),
         ({"shard": (4, 3)}, "no shard 4 of 3"),
         ({"refine": -1}, "must not be negative"),
@@ -149,7 +149,7 @@ def test_values_out_of_range(cls, values):
         ({"n": 2**32 + 1}, "at most 2\\^32"),
         ({"bias": (("Fe", float("nan")),)}, "bias of Fe"),
         ({"formula": (("Fe", 300),)}, "1 to 256 atoms"),
-        ({"exact": True, "bias": (("Fe", 1.0),)}, "no filter"),
+        ({"exact": True, "bias": (("Fe", 1.0),)}, "not a filter"),
         ({"keep_invalid": True, "min_distance": 1.0}, "`keep_invalid`"),
     ],
 )
@@ -288,8 +288,8 @@ def test_tables_of_different_runs_differ(field):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[optimizer]\nname = 'adam'", "optimizer does not belong"),
-        ("epochs = 3", "epochs does not belong"),
+        ("[optimizer]\nname = 'adam'", "optimizer is not part of"),
+        ("epochs = 3", "epochs is not part of"),
         ("train = 3", "train must be a table"),
         ("preset = ['mini']", "preset must be a name"),
         ("[train", "cannot read the configuration"),

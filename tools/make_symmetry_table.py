@@ -37,7 +37,7 @@ def parse_operation(text: str) -> tuple[list[list[int]], list[int]]:
             else:
                 token += character
         units = (shift % 1) * DENOMINATOR
-        assert units.denominator == 1, f"{text}: translation is no multiple of 1/{DENOMINATOR}"
+        assert units.denominator == 1, f"{text}: translation is not a multiple of 1/{DENOMINATOR}"
         rotation.append(row)
         translation.append(int(units))
     return rotation, translation

@@ -245,7 +245,7 @@ def parse_address(text: str) -> Address:
         return DriveAddress(text.removeprefix("drive:"))
     if re.match(r"https?://[^/]", text):
         return WebAddress(text)
-    raise UsageError(f"{text!r} is no address")
+    raise UsageError(f"{text!r} is not an address")
 
 
 def is_hub_address(text: str) -> bool:

@@ -104,7 +104,7 @@ class Model:
             batch_size: crystals scored at once, if they have 5 sites; more of shorter ones, fewer of longer ones.
 
         Raises:
-            DataError: if they are no crystals the model can read.
+            DataError: if they are not crystals that the model can read.
             UsageError: if the request cannot be met.
         """
         in_force = prepare(request, self.config).policy
@@ -118,7 +118,7 @@ class Model:
             batch_size: crystals scored at once, if they have 5 sites; more of shorter ones, fewer of longer ones.
 
         Raises:
-            DataError: if they are no crystals the model can read.
+            DataError: if they are not crystals that the model can read.
         """
         return self._score(batch, batch_size, lambda part: _log_prob(self.params, self.config, part))
 
@@ -167,7 +167,7 @@ def load_model(name: str | Path, num_heads: int | None = None, reporter: Reporte
     text = models.choose_auto(reporter) if str(name) == "auto" else str(name)
     entry = find(text)
     if entry is not None and entry.kind != MODEL:
-        raise CheckpointError(f"{text} is no model but: {entry.summary}", f"choose one of: {', '.join(model_names())}")
+        raise CheckpointError(f"{text} is not a model ({entry.summary})", f"choose one of: {', '.join(model_names())}")
     if entry is not None and entry.resource is not None:
         directory = resource_directory(entry)
     elif entry is not None:

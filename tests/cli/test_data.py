@@ -88,8 +88,8 @@ def test_settings_reach_the_encoder(cfx, tmp_path):
     ("arguments", "exit_code", "message"),
     [
         (["nowhere.csv"], 3, "error: no such file or directory: nowhere.csv"),
-        (["bad.jsonl"], 3, "error: bad.jsonl: none of 2 rows is a crystal: 2 x no structure in the row (c1, ...)"),
-        (["bad.jsonl", "--n-max", 1], 2, "error: --n-max 1 is no number of slots"),
+        (["bad.jsonl"], 3, "error: bad.jsonl: none of 2 rows can be used: 2 x no structure in the row (c1, ...)"),
+        (["bad.jsonl", "--n-max", 1], 2, "error: --n-max 1 is not a number of slots"),
         (["bad.jsonl", "--failures", "no/such/place.csv"], 8, "error: "),
     ],
 )

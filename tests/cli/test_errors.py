@@ -53,10 +53,10 @@ def assert_one_error(result, exit_code: int, *words: str) -> None:
         (["sample", "--model", "mini", "--sg", "194", "--formula", "what"], 2, ["what"]),
         (["sample", "--sg", "194", "--bias", "Fe=2"], 2, ["Fe=2"]),
         (["sample", "--model", "mini", "--sg", "data:missing.csv"], 3, ["missing.csv"]),
-        (["sample", "--sg", "194", "--keep-invalid", "-o", "out.extxyz"], 2, ["cell"]),
+        (["sample", "--sg", "194", "--keep-invalid", "-o", "out.extxyz"], 2, ["unphysical lattices"]),
         (["train", "missing.csv", "-o", "run"], 3, ["missing.csv"]),
         (["train", "missing.csv", "-o", "run", "--preset", "huge"], 2, ["huge"]),
-        (["train", "-o", "run"], 2, ["no data"]),
+        (["train", "-o", "run"], 2, ["the data to train on is missing"]),
         (["train", "missing.csv", "-o", "run", "--config", "missing.toml"], 2, ["missing.toml"]),
         (["train", "missing.csv", "-o", "run", "--weight-decay", "0.1"], 2, ["adam"]),
         (["train", "missing.csv", "-o", "run", "--schedule", "linear"], 2, ["linear"]),
@@ -108,7 +108,7 @@ def test_parser_errors_are_usage_errors(cfx):
     ("content", "word"),
     [
         ("", "empty"),
-        ("formula,energy\nNaCl,-3.4\n", "no column of structures"),
+        ("formula,energy\nNaCl,-3.4\n", "no column with structures"),
         ("id,cif\na,\nb,nonsense\n", "none of 2 rows"),
     ],
 )

@@ -60,7 +60,7 @@ def hull(cfx, tmp_path) -> Path:
     write(tmp_path / "phases.jsonl", cu=COPPER, au=GOLD, cu3au=CU3AU, au3cu=AU3CU, bad=SALT)
     result = cfx("hull", "build", "phases.jsonl", "--potential", EMT, "-o", "emt.hull.npz")
     assert result.returncode == 0, result.stderr
-    assert "1 crystals are left out" in result.stderr and "4 phases" in result.stderr
+    assert "1 crystals were left out" in result.stderr and "4 phases" in result.stderr
     return tmp_path / "emt.hull.npz"
 
 
@@ -223,7 +223,7 @@ def test_the_scale_is_proven_or_taken_on_trust(cfx, tmp_path):
     (tmp_path / "entries.json").write_text(json.dumps(entries))
     arguments = ["eval", "alloys.jsonl", "--hull", "entries.json", "--hull-scale", "raw", "--workers", 1]
     result = cfx(*arguments, "--potential", EMT)
-    assert result.returncode == 0 and "taken on trust" in result.stderr, result.stderr
+    assert result.returncode == 0 and "could not be tested" in result.stderr, result.stderr
     assert "below the hull" not in result.stderr
     entries[0]["energy"] = 1.0  # a phase that anything beats
     (tmp_path / "entries.json").write_text(json.dumps(entries))

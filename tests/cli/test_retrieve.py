@@ -41,14 +41,14 @@ def table(path: Path, crystals: dict[str, tuple[Structure | str, float | None]])
 
 @pytest.fixture
 def reference(tmp_path) -> Path:
-    """With a row that is no crystal in between, so that rows are not numbers of crystals."""
+    """With a row that is not a crystal in between, so that rows are not numbers of crystals."""
     rows = list(KNOWN.items())
     return table(tmp_path / "known.csv", dict([*rows[:2], ("bad", ("nonsense", 9.0)), *rows[2:]]))
 
 
 @pytest.fixture
 def before(tmp_path) -> Path:
-    """Finds copper twice, and gold, which nobody knows; one row is no crystal."""
+    """Finds copper twice, and gold, which nobody knows; one row is not a crystal."""
     return write(tmp_path / "before.jsonl", a=COPPER * (2, 1, 1), b=GOLD, c=COPPER, d="nonsense")
 
 
@@ -148,7 +148,7 @@ def test_nothing_is_found(cfx, reference, tmp_path):
     write(tmp_path / "gold.jsonl", gold=GOLD)
     arguments = ["--reference", reference.name, "--property", "score", "--from", "gold.jsonl"]
     result = run(cfx, *arguments, "-o", "found.csv", "--plot", "found.png")
-    assert "gold.jsonl: no known crystal" in result.stdout
+    assert "gold.jsonl: no known crystal found" in result.stdout
     assert (tmp_path / "found.csv").read_text() == "source,rank,name,row,formula,value,times\n"
     assert (tmp_path / "found.png").read_bytes().startswith(b"\x89PNG")
     [source] = json.loads(run(cfx, *arguments, "--json").stdout)["sources"]
@@ -216,7 +216,7 @@ def test_predicted_properties(cfx, tmp_path, property, ranked):
     [source] = found["sources"]
     assert [one["name"] for one in source["found"]] == ["lif", "salt", "cu"]
     assert found["property"]["unit"] == "eV" and "band gap" in found["property"]["about"]
-    assert f"{4 - ranked} of 4 known crystals get no {property}" in result.stderr
+    assert f"{4 - ranked} of 4 known crystals have no {property}" in result.stderr
     assert found["reference"]["ranked"] == ranked == sum(one["rank"] is not None for one in source["found"])
     assert source["found"][0]["value"] > 5
 
@@ -238,7 +238,7 @@ def test_another_model_of_the_gap(cfx, tmp_path):
     predicted = json.loads(result.stdout)
     assert [one["name"] for one in predicted["sources"][0]["found"]] == ["salt", "cu"]
     assert predicted["property"]["about"].startswith("band gap (eV) by matgl") and predicted["property"]["unit"] == "eV"
-    assert "1 of 3 known crystals get no band_gap" in result.stderr
+    assert "1 of 3 known crystals have no band_gap" in result.stderr
     assert predicted["sources"][0]["found"][0]["value"] == pytest.approx(5.15, abs=0.5)
 
 
@@ -248,16 +248,20 @@ def test_another_model_of_the_gap(cfx, tmp_path):
         (["mini", "--sg", "225", "--property", "hardness"], 3, "has no column hardness"),
         (["mini", "--sg", "225", "--property", "comment"], 3, "the column comment of known.csv holds no numbers"),
         (["nobody", "--sg", "225"], 4, "there is no model 'nobody'"),
-        (["mini"], 2, "give space groups to draw from with --sg"),
+        (["mini"], 2, "--sg is required"),
         (["mini", "--sg", "231"], 2, "no space group 231"),
         (["mini", "--sg", "225", "--n", "0"], 2, "n must be at least 1"),
         (["mini", "mini", "--sg", "225"], 2, "mini is named twice"),
-        (["mini", "--sg", "225", "--top", "ten"], 2, "are no numbers of crystals"),
-        (["mini", "--sg", "225", "--top", "0"], 2, "are no numbers of crystals"),
+        (["mini", "--sg", "225", "--top", "ten"], 2, "is not a list of numbers of crystals"),
+        (["mini", "--sg", "225", "--top", "0"], 2, "is not a list of numbers of crystals"),
         ([], 2, "there is nothing to compare"),
         (["--from", "before.jsonl", "--sg", "225"], 2, "no model is named"),
         (["--from", "nowhere.cif"], 3, "no such file"),
-        (["--from", "before.jsonl", "--gap-model", "matgl:x", "--property", "score"], 2, "no band_gap is predicted"),
+        (
+            ["--from", "before.jsonl", "--gap-model", "matgl:x", "--property", "score"],
+            2,
+            "the model of band_gap is not needed",
+        ),
         (["--from", "before.jsonl", "-o", "found.txt"], 2, "cannot write found.txt"),
         (["--from", "before.jsonl", "--plot", "found.png"], 2, "nothing is ranked"),
         (["--from", "before.jsonl", "--plot", "found.txt", "--property", "score"], 2, "unknown suffix"),
@@ -273,7 +277,7 @@ def test_what_cannot_be_meant(cfx, reference, before, arguments, code, words):
 
 def test_a_reference_that_is_none(cfx, before, tmp_path):
     (tmp_path / "bad.csv").write_text("id,cif,score\na,nonsense,1\n")
-    for name, words in (("nowhere.csv", "no such file"), ("bad.csv", "holds no crystals to compare with")):
+    for name, words in (("nowhere.csv", "no such file"), ("bad.csv", "contains no crystals to compare with")):
         for more in ([], ["--property", "score"]):
             result = cfx("retrieve", "--from", before.name, "--reference", name, *more, "--workers", 1)
             assert result.returncode == 3 and words in result.stderr

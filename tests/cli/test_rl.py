@@ -38,16 +38,16 @@ def run(*arguments: str, command: str = "rl"):
 @pytest.mark.parametrize(
     "arguments, code, words",
     [
-        ([], 2, "what is to be rewarded"),
-        (["--reward", "hardness", "--model", "mini"], 2, "no reward is called hardness"),
+        ([], 2, "--reward is required"),
+        (["--reward", "hardness", "--model", "mini"], 2, "there is no reward called hardness"),
         (["--reward", "ehull", "--preset", "large"], 2, "no preset 'large'"),
         (["--reward", "ehull", "--algorithm", "a2c"], 2, "algorithm must be one of ppo, grpo, not 'a2c'"),
-        (["--reward", "ehull", "--clip-reward", "1"], 2, "no two numbers"),
+        (["--reward", "ehull", "--clip-reward", "1"], 2, "not a pair of numbers"),
         (["--reward", "ehull", "--novelty-bonus", "1"], 2, "bonus for novelty needs known crystals"),
         (["--reward", "ehull", "--algorithm", "dpo"], 2, "dpo is a command of its own"),
         (["--reward", "ehull", "--algorithm", "grpo", "--batch-size", "10"], 2, "does not divide into groups"),
-        (["--resume"], 2, "which run is to be continued"),
-        (["--resume", "-o", "run", "--steps", "5"], 2, "--resume goes on with the options of the first run"),
+        (["--resume"], 2, "--resume needs the directory of a run"),
+        (["--resume", "-o", "run", "--steps", "5"], 2, "--resume continues with the options of the first run"),
         (["--reward", "ehull", "--model", "mini", "--hull", "nowhere.npz"], 3, "no such file: "),
         (["--reward", "no_such_package:Reward", "--model", "mini"], 6, "cannot be imported"),
         (["--reward", "ehull", "--model", "mini", "--sg", "231"], 2, "no space group 231"),
@@ -73,7 +73,7 @@ def test_a_run_with_a_reward_of_one_s_own(tmp_path, monkeypatch):
     titles = [panel.title for panel in read_run(tmp_path / "run").panels]
     assert titles[0] == "Reward"
     assert "KL from the reference" in titles
-    with pytest.raises(CfxError, match="have no reward: 16 x the reward is no finite number") as caught:
+    with pytest.raises(CfxError, match="have no reward: 16 x the reward is not a finite number") as caught:
         run("--reward", "own_rl_reward:Broken", "--steps", "2", "-o", "broken", *options)
     assert caught.value.exit_code == 7
 
@@ -105,17 +105,17 @@ def test_a_run_on_a_prototype_keeps_its_sites(tmp_path, monkeypatch):
     assert len({tuple(one["wyckoff"]) for one in drawn}) == 1 and len({tuple(one["species"]) for one in drawn}) > 8
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])["rl"]
     assert abs(line["kl_reference"]) < 1e-3 and line["clipped"] == 0, "the policy is the reference, the ratio is 1"
-    with pytest.raises(CfxError, match="brings its own space group"):
+    with pytest.raises(CfxError, match="uses the space group of its structure"):
         run("--reward", "own_rl_reward:Density", "--sg", "221", *options)
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--model", "mini"], "dpo learns from pairs"),
+        (["--model", "mini"], "dpo needs pairs"),
         (["--pairs", "pairs.jsonl", "--beta", "0"], "`beta` must be positive, not 0"),
-        (["--resume"], "which run is to be continued"),
-        (["--resume", "-o", "run", "--lr", "1e-3"], "goes on with the options of the first run"),
+        (["--resume"], "--resume needs the directory of a run"),
+        (["--resume", "-o", "run", "--lr", "1e-3"], "continues with the options of the first run"),
     ],
 )
 def test_what_dpo_refuses(tmp_path, monkeypatch, arguments, words):

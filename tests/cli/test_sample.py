@@ -244,7 +244,7 @@ def test_a_prototype_keeps_its_arrangement(cfx, sample, tmp_path):
     assert given.space_group == 62 and given.wyckoff.tolist() == [3, 3, 3]
     same = [[one == other for other in given.species] for one in given.species]
     refused = cfx(*MINI, "--from", "cotunnite.cif", "--sg", 62)
-    assert refused.returncode == 2 and "--from brings its own space group" in refused.stderr
+    assert refused.returncode == 2 and "--from uses the space group of its structure" in refused.stderr
     for redraw in ("", "coords", "coords,lattice"):
         lines, _ = sample("--from", "cotunnite.cif", "-n", 6, *(["--redraw", redraw] if redraw else []))
         assert len({tuple(line["species"]) for line in lines}) > 2

@@ -162,7 +162,7 @@ def test_resuming_with_other_data_or_options_is_refused(cfx, tmp_path, table):
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
     (tmp_path / "empty").mkdir()
     nothing = cfx("train", "-o", "empty", "--resume")
-    assert nothing.returncode == 2 and "no training run" in nothing.stderr
+    assert nothing.returncode == 2 and "not a training run" in nothing.stderr
 
 
 def test_data_without_a_single_crystal(cfx, tmp_path):
@@ -171,5 +171,5 @@ def test_data_without_a_single_crystal(cfx, tmp_path):
     large = DISORDERED.replace("A1 Na 0 0 0 0.5\nA2 K 0 0 0 0.5\n", sites).replace("_a 4", "_a 40")
     write(tmp_path / "bad.csv", [("mixed", DISORDERED), ("unknown", unknown), ("large", large), ("none", "")])
     result = cfx("train", "bad.csv", "-o", "run")
-    assert result.returncode == 3 and "none of 4 rows is a crystal" in result.stderr
+    assert result.returncode == 3 and "none of 4 rows can be used" in result.stderr
     assert not (tmp_path / "run").exists()

@@ -30,7 +30,7 @@ def write_csv(path, *rows: tuple[str, str]):
 
 @pytest.fixture
 def data(tmp_path):
-    """Rock salt, a row that is no crystal, magnesium, a disordered crystal."""
+    """Rock salt, a row that is not a crystal, magnesium, a disordered crystal."""
     rows = [("salt", ROCK_SALT.to(fmt="cif")), ("broken", "no cif"), ("magnesium", HCP.to(fmt="cif"))]
     return write_csv(tmp_path / "data.csv", *rows, ("mixed", DISORDERED.to(fmt="cif")))
 
@@ -159,7 +159,7 @@ def test_n_max_leaves_a_pad(tmp_path):
 def test_all_rows_failing(tmp_path):
     path = write_csv(tmp_path / "data.csv", ("one", "no cif"), ("two", DISORDERED.to(fmt="cif")))
     for _ in range(2):  # the second time from the cache
-        with pytest.raises(DataError, match=r"none of 2 rows is a crystal: 1 x .*; 1 x sites with partial") as error:
+        with pytest.raises(DataError, match=r"none of 2 rows can be used: 1 x .*; 1 x sites with partial") as error:
             load(path)
         assert "failures.csv" in error.value.hint
 
@@ -180,7 +180,7 @@ def test_a_missing_file(tmp_path):
 
 def test_an_unreadable_file_is_not_cached(tmp_path, own_cache):
     (tmp_path / "data.csv").write_text("formula\nNaCl\n")
-    with pytest.raises(DataError, match="no column of structures"):
+    with pytest.raises(DataError, match="no column with structures"):
         load(tmp_path / "data.csv")
     assert not list((own_cache / "encoded").iterdir())
 

@@ -177,8 +177,8 @@ def changed(rotary, key: int, value) -> list[bytes]:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        (0, b"", "the space groups are no readable pickle"),
-        (1, b"\x80\x04.", "the lattices are no readable pickle"),
+        (0, b"", "the space groups are not a readable pickle"),
+        (1, b"\x80\x04.", "the lattices are not a readable pickle"),
         (3, pickle.dumps([1, 2]), "no array of atomic numbers under the key 3"),
         (0, pickle.dumps(np.ones(20)), "no array of space groups under the key 0"),
         (4, pickle.dumps(np.ones((20, 21), bool)), "no array of letters"),
@@ -209,14 +209,14 @@ def test_files_that_are_cut_short(rotary, tmp_path, share):
     """liblmdb would take the process down with a bus error."""
     path = write(tmp_path / "data.lmdb", pickled(arrays(rotary)))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(DataError, match=r"data\.lmdb is no "):
+    with pytest.raises(DataError, match=r"data\.lmdb is not a "):
         load(path)
 
 
 @pytest.mark.parametrize("content", [b"hello", b"PK\x03\x04" * 5000])
 def test_files_that_are_no_lmdb(tmp_path, content):
     (tmp_path / "data.lmdb").write_bytes(content)
-    with pytest.raises(DataError, match="no readable LMDB file"):
+    with pytest.raises(DataError, match="not a readable LMDB file"):
         load(tmp_path / "data.lmdb")
 
 
@@ -256,7 +256,7 @@ def test_text_becomes_bytes_of_one_encoding_only(rotary, tmp_path):
     import codecs
 
     hostile = pickle.dumps(Call(codecs.encode, "x", "rot13"), 2)
-    with pytest.raises(DataError, match="no readable pickle"):
+    with pytest.raises(DataError, match="not a readable pickle"):
         load(write(tmp_path / "data.lmdb", changed(rotary, 0, hostile)))
 
 

@@ -196,7 +196,7 @@ def zip_of(text: str) -> bytes:
 NOISE = "data_x\n" + "".join(np.random.default_rng(0).choice(list("abcdefgh"), 2000))
 UNREADABLE = {
     "empty.csv": (b"", "is empty"),
-    "other.csv": (b"formula,energy\nNaCl,-3.4\n", "no column of structures.*formula, energy"),
+    "other.csv": (b"formula,energy\nNaCl,-3.4\n", "no column with structures.*formula, energy"),
     "data.pkl": (b"", "unknown format"),
     "data.json": (b"{}", "unknown format"),
     "no_suffix": (b"data", "unknown format"),
@@ -205,9 +205,9 @@ UNREADABLE = {
     "corrupt.csv.gz": (corrupt(gzip.compress(b"cif\n" + NOISE.encode())), "cannot read"),
     "short.zip": (zip_of(NOISE)[:-30], "cannot read"),
     "plain.zip": (b"no zip", "cannot read"),
-    "words.extxyz": (b"two atoms\n\nNa 0 0 0\nCl 1 1 1\n", "line 1 is no number of atoms"),
+    "words.extxyz": (b"two atoms\n\nNa 0 0 0\nCl 1 1 1\n", "line 1 is not a number of atoms"),
     "negative.extxyz": (b"-2\ncomment\n", "number of atoms"),
-    "text.jsonl": (b'"a cif"\n', "line 1 is no JSON with a `cif`"),
+    "text.jsonl": (b'"a cif"\n', "line 1 is not JSON with a `cif`"),
     "old_mac.csv": (b"id,cif\r1,x\r2,y\r", "cannot read"),
 }
 
@@ -304,7 +304,7 @@ def test_dicts_in_json_lines(tmp_path):
 
 
 def reason(text: str, kind: str) -> str:
-    """Why a text is no crystal."""
+    """Why a text is not a crystal."""
     [result] = encode_records([Record("row", kind, text)], 0.01, 20)
     assert isinstance(result, str)
     return result
@@ -353,7 +353,7 @@ def test_text_that_is_neither_json_nor_a_printed_dict(text):
 )
 def test_json_and_python_that_are_no_structure(text):
     for kind in ("json", "cif") if text.startswith("{") else ("json",):
-        assert reason(text, kind) == "no dict of a pymatgen Structure, with a lattice and sites"
+        assert reason(text, kind) == "not a pymatgen Structure dictionary with a lattice and sites"
 
 
 # Parquet.
@@ -486,7 +486,7 @@ def test_parquet_columns_that_are_not_needed_are_not_read(tmp_path):
 
 def test_parquet_without_structures(tmp_path):
     (tmp_path / "data.parquet").write_bytes(parquet([{"formula": "NaCl", "energy": -3.4}]))
-    with pytest.raises(DataError, match=r"data\.parquet has no column of structures.*formula, energy") as error:
+    with pytest.raises(DataError, match=r"data\.parquet has no column with structures.*formula, energy") as error:
         read(tmp_path / "data.parquet")
     assert "`structure`" in error.value.hint
 
@@ -630,7 +630,7 @@ def test_the_public_layout_of_sites(tmp_path):
 def test_sites_that_are_no_crystal(tmp_path, row):
     (tmp_path / "out.csv").write_text(sites_table(row))
     [record] = read(tmp_path / "out.csv")
-    with pytest.raises(ValueError, match="no crystal in the columns L, X, A, W, G"):
+    with pytest.raises(ValueError, match="not a crystal in the columns L, X, A, W, G"):
         parse_structure(record)
 
 
@@ -665,4 +665,4 @@ def test_lines_without_a_structure_are_rows_that_fail(tmp_path):
     )
     found = read(tmp_path / "data.jsonl")
     assert [record.format for record in found] == ["unreadable", "cif", "unreadable", "cif", "unreadable", "unreadable"]
-    assert found[2].text == "line 4 is no JSON with a `cif` or `structure`"
+    assert found[2].text == "line 4 is not JSON with a `cif` or `structure`"

@@ -140,7 +140,7 @@ def test_a_file_that_breaks_off_leaves_nothing(tmp_path, own_cache):
     """The fault is in the data: the next try would meet it too."""
     (tmp_path / "data.jsonl").write_text('{"cif": "x"}\n' * 5 + "{\n")
     for num_workers in (1, 2):
-        with pytest.raises(DataError, match="line 6 is no JSON"):
+        with pytest.raises(DataError, match="line 6 is not JSON"):
             load_dataset(tmp_path / "data.jsonl", num_workers=num_workers)
         assert not list((own_cache / "encoded").iterdir())
 
@@ -192,7 +192,7 @@ def test_a_worker_that_is_killed(much_data, own_cache):
         for pid in children():
             os.kill(pid, signal.SIGKILL)
 
-    with pytest.raises(CfxError, match="a process that encodes was killed") as error:
+    with pytest.raises(CfxError, match="an encoding process was killed") as error:
         load_dataset(much_data, num_workers=2, on_progress=kill)
     assert "again" in error.value.hint
     progress: list[int] = []

@@ -229,7 +229,7 @@ def test_lines_that_need_nothing(desk, text):
 
 
 def scripts() -> list[Block]:
-    """Python of other pages that is no class of a reward and is not saved under a name."""
+    """Python of other pages that is not a class of a reward and is not saved under a name."""
     found = [block for page in PAGES for block in blocks(page) if block.language == "python" and block.page != TUTORIAL]
     return [block for block in found if "def evaluate" not in block.text and script_name(block.text) is None]
 

@@ -176,7 +176,7 @@ DAMAGE = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damaged_tables_are_refused(tmp_path, name):
     path = change_table(tmp_path / "bad.hull.npz", **DAMAGE[name])
-    with pytest.raises(DataError, match="is no hull that cfx can read"):
+    with pytest.raises(DataError, match="is not a hull that cfx can read"):
         read_hull(path)
 
 
@@ -189,11 +189,11 @@ def test_half_a_table_is_refused(tmp_path):
     content = (tmp_path / "small.hull.npz").read_bytes()
     for end in (10, len(content) // 2, len(content) - 5):
         (tmp_path / "half").write_bytes(content[:end])
-        with pytest.raises(DataError, match="is no hull that cfx can read"):
+        with pytest.raises(DataError, match="is not a hull that cfx can read"):
             read_hull(tmp_path / "half")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("a.txt", "text")
-    with pytest.raises(DataError, match="is no hull"):
+    with pytest.raises(DataError, match="is not a hull"):
         read_hull(tmp_path / "other.zip")
 
 
@@ -227,9 +227,9 @@ def test_corrections_are_left_out_where_raw_is_asked_for(tmp_path):
 
 def test_entries_without_corrections_leave_the_scale_open(tmp_path):
     path = put(tmp_path / "hull.json", alexandria(corrected=False))
-    with pytest.raises(DataError, match="carry no corrections") as caught:
+    with pytest.raises(DataError, match="have no corrections") as caught:
         read_hull(path)
-    assert "say scale raw" in caught.value.hint
+    assert "state the scale: raw" in caught.value.hint
     for scale in ("raw", "mp2020"):
         hull = read_hull(path, scale)
         assert hull.scale == scale and energy_of(hull, "OFe") == pytest.approx(-7.0)
@@ -296,15 +296,15 @@ def test_progress_is_told(tmp_path):
 
 GOOD = {"composition": {"Li": 1}, "energy": -2.0, "correction": 0.1, "entry_id": "mp-7"}
 WRONG = {
-    "no energy": (GOOD | {"energy": None}, "mp-7 .* None is no energy"),
+    "no energy": (GOOD | {"energy": None}, "mp-7 .* None is not an energy"),
     "lacking energy": ({"composition": {"Li": 1}}, "no 'energy'"),
-    "NaN": (GOOD | {"energy": float("nan")}, "nan is no energy"),
-    "a bad correction": (GOOD | {"correction": "x"}, "'x' is no energy"),
-    "no element": (GOOD | {"composition": {"Qq": 1}}, "'Qq' is no element"),
+    "NaN": (GOOD | {"energy": float("nan")}, "nan is not an energy"),
+    "a bad correction": (GOOD | {"correction": "x"}, "'x' is not an energy"),
+    "no element": (GOOD | {"composition": {"Qq": 1}}, "'Qq' is not an element"),
     "no composition": ({"energy": 1.0}, "no 'structure'"),
-    "a formula": (GOOD | {"composition": "Li"}, "no computed entry"),
-    "half an atom": (GOOD | {"composition": {"Li": 0.5}}, "mp-7 is not of whole atoms"),
-    "a number": (5, "item 1 is no computed entry"),
+    "a formula": (GOOD | {"composition": "Li"}, "not a computed entry"),
+    "half an atom": (GOOD | {"composition": {"Li": 0.5}}, "mp-7 has fractions of atoms"),
+    "a number": (5, "item 1 is not a computed entry"),
     "an unknown adjustment": (
         {"composition": {"Li": 1}, "energy": 1.0, "energy_adjustments": [{"@class": "Odd"}]},
         "unknown kind: Odd",

@@ -31,7 +31,7 @@ def test_wilson_is_symmetric_and_exact_at_the_ends():
 
 @pytest.mark.parametrize(("count", "total"), [(-1, 3), (4, 3), (0, 0)])
 def test_what_is_no_rate(count, total):
-    with pytest.raises(ValueError, match="no rate"):
+    with pytest.raises(ValueError, match="not a rate"):
         wilson_interval(count, total)
 
 

@@ -41,7 +41,7 @@ def test_what_passes_is_tried_again(waits):
 
 
 def test_not_for_ever(waits):
-    with pytest.raises(Unreachable, match="host sends next to nothing"):
+    with pytest.raises(Unreachable, match="host sends almost no data"):
         with_retries(failing(*[TooSlow()] * ATTEMPTS), URL)
     assert len(waits) == ATTEMPTS - 1
 
@@ -55,8 +55,8 @@ def test_what_goes_on_is_given_new_attempts(waits):
 @pytest.mark.parametrize(
     ("error", "match"),
     [(httpx.ConnectError("x"), "cannot reach host"), (httpx.ConnectTimeout("x"), "cannot reach host"),
-     (httpx.ReadTimeout("x"), "does not answer"), (httpx.ProxyError("x"), "proxy"),
-     (httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED]"), "certificate"), (httpx.InvalidURL("x"), "no address")],
+     (httpx.ReadTimeout("x"), "does not respond"), (httpx.ProxyError("x"), "proxy"),
+     (httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED]"), "certificate"), (httpx.InvalidURL("x"), "an address")],
 )  # fmt: skip
 def test_what_does_not_pass_is_told_at_once(error, match, waits):
     with pytest.raises(NetworkError, match=match):

@@ -143,7 +143,7 @@ def test_a_missing_file(saved, name):
 
 
 def test_a_missing_directory(tmp_path):
-    with pytest.raises(CheckpointError, match="no checkpoint directory"):
+    with pytest.raises(CheckpointError, match="not a checkpoint directory"):
         load_checkpoint(tmp_path / "nowhere")
 
 

@@ -44,7 +44,7 @@ HOSTILE = {
     ),
     "state of a class": (b"coptax._src.base\nAState\n}b.", "UnpicklingError"),
     "a call of text": (b"Vx\n)R.", "UnpicklingError"),
-    "a sequence that is no tuple": (b"c_codecs\nencode\n]R.", "UnpicklingError"),
+    "a sequence that is not a tuple": (b"c_codecs\nencode\n]R.", "UnpicklingError"),
 }  # fmt: skip
 
 

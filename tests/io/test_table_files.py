@@ -1,4 +1,4 @@
-"""Tables: what is no number is empty, and nothing in them is run by a spreadsheet."""
+"""Tables: a value that is not a number is empty, and nothing in them is run by a spreadsheet."""
 
 from __future__ import annotations
 

@@ -73,14 +73,14 @@ def model(**extra) -> dict:
     return {"params": {"linear": {"w": np.ones((2, 3), np.float32)}} | extra}
 
 
-# Files that are no pickle, or half of one.
+# Files that are not a pickle, or half of one.
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.01, 0.3, 0.5, 0.9, 0.9999])
 def test_cut_short(rotary, tmp_path, share):
     content = rotary.path.read_bytes()
     (tmp_path / "model.pkl").write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(CheckpointError, match=r"model\.pkl is no readable pickle, or is cut short") as error:
+    with pytest.raises(CheckpointError, match=r"model\.pkl is not a readable pickle, or is cut short") as error:
         load_pickle(tmp_path / "model.pkl")
     assert error.value.hint
 
@@ -419,7 +419,7 @@ def test_missing_parameters_are_named(rotary):
 def test_parameters_too_many(rotary):
     params = copy(rotary.published)
     params["linear_99"] = {"w": np.zeros((2, 2), np.float32)}
-    with pytest.raises(CheckpointError, match="unknown kind: linear_99/w"):
+    with pytest.raises(CheckpointError, match="unknown parameters: linear_99/w"):
         convert(params, recognise(params, num_heads=4))
 
 
@@ -459,7 +459,7 @@ def test_another_family_is_refused_by_name(place):
 
 
 def test_nothing_of_the_kind():
-    with pytest.raises(CheckpointError, match="no CrystalFormer parameters"):
+    with pytest.raises(CheckpointError, match="not CrystalFormer parameters"):
         recognise({"linear": {"w": np.zeros((2, 2), np.float32)}})
     with pytest.raises(CheckpointError):
         recognise({})

@@ -149,10 +149,10 @@ def test_no_crystals(model):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("band_gap", "magic"), "no property model is called magic"),
+        (("band_gap", "magic"), "there is no property model called magic"),
         (("hardness",), "no bundled model of hardness"),
-        (("band_gap", "matgl:"), "no property model is called matgl:"),
-        (("band_gap", "bundled", "tpu"), "no device is called tpu"),
+        (("band_gap", "matgl:"), "there is no property model called matgl:"),
+        (("band_gap", "bundled", "tpu"), "there is no device called tpu"),
     ],
 )
 def test_names_that_do_not_exist(arguments, words):

@@ -38,7 +38,7 @@ def broken() -> dict[str, tuple[Structure | None, str]]:
         "huge": (Structure(Lattice.cubic(80), ["Cu", "Cu"], pair), "cubic angstrom per atom, more than 200"),
         "crushed": (Structure(Lattice.cubic(1.2), ["Cu", "Cu"], pair), "cubic angstrom per atom, less than 2"),
         "unknown": (Structure(cubic, ["Po", "Cu"], pair), "Po"),
-        "no element": (Structure(cubic, ["X", "Cu"], pair), "no element"),
+        "no element": (Structure(cubic, ["X", "Cu"], pair), "not an element"),
         "partial": (Structure(cubic, [{"Cu": 0.5}, "Cu"], pair), "partial or mixed occupancy"),
         "mixed": (Structure(cubic, [{"Cu": 0.5, "Au": 0.5}, "Cu"], pair), "partial or mixed occupancy"),
         "infinite": (Structure(cubic, ["Cu", "Cu"], [[0, 0, 0], [np.inf, 0, 0]]), "not finite"),

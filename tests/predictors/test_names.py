@@ -20,14 +20,14 @@ pytestmark = pytest.mark.integration
 @pytest.mark.parametrize(
     ("text", "error", "says"),
     [
-        ("mace", UsageError, "no potential is called mace"),
-        ("", UsageError, "no potential is called"),
+        ("mace", UsageError, "there is no potential called mace"),
+        ("", UsageError, "there is no potential called"),
         ("chgnet:0.2.0", UsageError, "0.2.0"),
         ("ase:ase.calculators.emt", UsageError, "does not name a calculator"),
         ("ase:.emt:EMT", UsageError, "does not name a calculator"),
         ("ase:ase.calculators.emt:NOTHING", UsageError, "no NOTHING in ase.calculators.emt"),
         ("ase:ase.build:bulk", UsageError, "without arguments"),
-        ("ase:pathlib:Path", UsageError, "no calculator"),
+        ("ase:pathlib:Path", UsageError, "an ASE calculator"),
         ("ase:no_such_module:EMT", DependencyError, "no_such_module"),
         ("matgl:", UsageError, "many potentials"),
     ],
@@ -57,7 +57,7 @@ def test_devices(get_potential):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     pytest.importorskip("chgnet", reason="chgnet is not installed")
     for device in ("tpu", "cuda:", "cuda:x", "cpu:0", ""):
-        with pytest.raises(UsageError, match="no device is called"):
+        with pytest.raises(UsageError, match="there is no device called"):
             load_potential("chgnet", device)
     with pytest.raises(DependencyError, match="cuda"):
         load_potential("chgnet", f"cuda:{torch.cuda.device_count()}")
@@ -96,7 +96,7 @@ class TestOrb:
     def test_weights_of_another_model_or_none_at_all(self, tmp_path):
         weights = orb_weights(tmp_path)
         text = tmp_path / "text.ckpt"
-        text.write_text("no weights")
+        text.write_text("not weights")
         for name in (f"orb:orb-v2:{weights}", f"orb:{text}", f"orb:{tmp_path / 'nothing.ckpt'}"):
             with pytest.raises(CheckpointError):
                 load_potential(name)
@@ -126,7 +126,7 @@ class TestMatgl:
         (directory / "state.pt").write_bytes(b"damaged")
         with pytest.raises(CheckpointError, match="cannot load"):
             load_potential(f"matgl:{directory}")
-        with pytest.raises(NetworkError, match="finds no M3GNet-9999"):
+        with pytest.raises(NetworkError, match="cannot find M3GNet-9999"):
             load_potential("matgl:M3GNet-9999")
 
     def test_a_name_of_the_catalog_is_called_as_published(self):

@@ -30,7 +30,7 @@ needs_data = pytest.mark.skipif("CFX_DATA" not in os.environ, reason="CFX_DATA i
 
 @dataclasses.dataclass
 class Model:
-    """A property model that answers by formula; None is no answer."""
+    """A property model that answers by formula; None is not an answer."""
 
     answer: Callable[[str], float | None]
     property: str = "band_gap"
@@ -80,17 +80,18 @@ def test_a_miss_is_told():
     with pytest.raises(CheckpointError) as caught:
         check_property(Model(answers.get))
     assert caught.value.message == (
-        "a model predicts a band_gap of 0.01 eV for MgO, where 4.64 ± 1.50 eV is right; it misses 2 of 6 known crystals"
+        "a model predicts a band_gap of 0.01 eV for MgO, where 4.64 ± 1.50 eV is correct; it mispredicts 2 of 6 "
+        "known crystals"
     )
     assert "bundled" in caught.value.hint
 
 
 def test_one_miss_is_enough():
     """The known failures: silicon taken for a metal, the electronic part taken for the whole."""
-    with pytest.raises(CheckpointError, match=r"for Si,.*misses 1 of 6"):
+    with pytest.raises(CheckpointError, match=r"for Si,.*mispredicts 1 of 6"):
         check_property(Model((known("band_gap") | {"Si": 0.0}).get))
     electronic = {"RbCl": 2.28, "BeO": 3.11, "GaN": 6.09, "SrS": 4.65, "TiCoSb": 20.48}
-    with pytest.raises(CheckpointError, match=r"for SrS, where 11\.87 ± 5\.00 is right"):
+    with pytest.raises(CheckpointError, match=r"for SrS, where 11\.87 ± 5\.00 is correct"):
         check_property(Model(electronic.get, "dielectric", unit=""))
 
 
@@ -98,7 +99,7 @@ def test_crystals_that_a_model_does_not_know_are_left_out():
     check_property(Model({"Si": 0.6, "Cu": 0.0}.get))
     with pytest.raises(CheckpointError, match=r"can evaluate none of .* it does not want to"):
         check_property(Model(lambda formula: None))
-    with pytest.raises(CheckpointError, match="misses 1 of 2"):
+    with pytest.raises(CheckpointError, match="mispredicts 1 of 2"):
         check_property(Model({"Si": 0.6, "Cu": 5.0}.get))
 
 

@@ -13,7 +13,7 @@ from cfx.rl.rewards import Diversity, WeightedSum, make_batch, shape_values
 
 
 class Constant:
-    """A reward of one value, and NaN for what is no structure."""
+    """A reward of one value, and NaN for what is not a structure."""
 
     about, unit, kl_coef, failure = "a constant", "eV", 0.5, -1.0
 
@@ -45,7 +45,7 @@ def test_names_and_weights(text, expected):
 
 @pytest.mark.parametrize("text", ["", "ehull,", "ehull:0", ","])
 def test_a_name_or_a_weight_left_out_is_refused(text):
-    with pytest.raises(UsageError, match="is no reward with a weight"):
+    with pytest.raises(UsageError, match="is not a reward with a weight"):
         parse_rewards(text)
 
 
@@ -57,7 +57,7 @@ def test_a_negative_weight_is_refused():
 
 
 def test_unknown_rewards_are_refused():
-    with pytest.raises(UsageError, match="no reward is called hardness"):
+    with pytest.raises(UsageError, match="there is no reward called hardness"):
         load_reward(RewardConfig(reward="hardness"), no_hull)
     with pytest.raises(DependencyError, match="cannot be imported"):
         load_reward(RewardConfig(reward="no_such_module:Class"), no_hull)
@@ -66,7 +66,7 @@ def test_unknown_rewards_are_refused():
     for name in (":Class", "collections:", ".collections:OrderedDict"):
         with pytest.raises(UsageError, match="does not name a class"):
             load_reward(RewardConfig(reward=name), no_hull)
-    with pytest.raises(UsageError, match="is no reward: it has no name"):
+    with pytest.raises(UsageError, match="is not a reward: it has no name"):
         load_reward(RewardConfig(reward="collections:OrderedDict"), no_hull)
 
 
@@ -108,7 +108,7 @@ def test_shapes():
 def test_infinite_and_missing_values_are_failures():
     batch = make_batch(np.array([1.0, np.inf, np.nan, 2.0]), ["", "", "", "broken"])
     assert batch.ok.tolist() == [True, False, False, False]
-    assert batch.reasons == ["", *["the reward is no finite number"] * 2, "broken"]
+    assert batch.reasons == ["", *["the reward is not a finite number"] * 2, "broken"]
     assert np.isnan(batch.value[1:]).all()
 
 

@@ -252,7 +252,7 @@ def test_minibatches_know_their_own_crystals(tiny, tmp_path, minibatches):
 
 @pytest.mark.parametrize(("target_kl", "epochs"), [(0.0, 6), (1e-6, 2), (100.0, 6)])
 def test_target_kl_ends_the_inner_epochs(tiny, tmp_path, target_kl, epochs):
-    """The first one starts from the policy that drew; after it the KL is known, and 0 is no target."""
+    """The first one starts from the policy that drew; after it the KL is known, and 0 is not a target."""
     rl = RLConfig(steps=1, batch_size=32, inner_epochs=6, learning_rate=1e-2, target_kl=target_kl)
     run_it(tmp_path / "run", tiny, rl)
     [line] = lines(tmp_path / "run")
@@ -266,7 +266,9 @@ def test_nothing_is_learnt_from_rewards_that_are_no_numbers(tiny, tmp_path):
             n = len(structures)
             return RewardBatch(np.full(n, np.nan), np.ones(n, bool), [""] * n)
 
-    with pytest.raises(NumericsError, match="16 of 16 crystals of step 1 have no reward: 16 x the reward is no finite"):
+    with pytest.raises(
+        NumericsError, match="16 of 16 crystals of step 1 have no reward: 16 x the reward is not a finite"
+    ):
         run_it(tmp_path / "run", tiny, RLConfig(steps=3, batch_size=16), reward=Broken(REWARDS))
     params = load_checkpoint(tmp_path / "run" / "checkpoints" / "step_00000000").params
     for left, right in zip(jax.tree.leaves(params), jax.tree.leaves(tiny.params), strict=True):
@@ -325,7 +327,7 @@ def test_what_a_run_does_can_be_read_back(tiny, tmp_path):
     assert read_run(tmp_path / "run") == RewardRun(
         model="tiny", sample=ONE_SITE, reward=RewardConfig(reward="lookup"), rl=rl
     )
-    with pytest.raises(UsageError, match="is no run of cfx rl"):
+    with pytest.raises(UsageError, match="is not a run of cfx rl"):
         read_run(tmp_path)
     with pytest.raises(UsageError, match="is not empty"):
         run_it(tmp_path / "run", tiny, rl)

@@ -67,7 +67,7 @@ def test_reading_says_what_was_skipped(data):
     assert reporter.warnings == [
         "skipped 5 rows: 2 x sites with partial or mixed occupancy (c2, ...); "
         "2 x 21 to 30 symmetry-inequivalent sites, more than 20 (c3, ...); "
-        f"1 x no structure in the row (c7); all of them in {found.failures_path}"
+        f"1 x no structure in the row (c7); all are listed in {found.failures_path}"
     ]
 
 
@@ -80,7 +80,7 @@ def test_nothing_skipped_nothing_warned(tmp_path):
 
 def test_every_row_failing(tmp_path):
     path = write(tmp_path / "data.jsonl", MIXED, crowded(21), MIXED)
-    with pytest.raises(DataError, match=r"none of 3 rows is a crystal: 2 x sites with partial.*; 1 x 21 symm") as error:
+    with pytest.raises(DataError, match=r"none of 3 rows can be used: 2 x sites with partial.*; 1 x 21 symm") as error:
         read(path, 21, Recorder(), 0.01, 1)
     assert "failures.csv" in error.value.hint
 

@@ -99,4 +99,4 @@ def test_processes_that_do_not_find_each_other(work):
     assert process.returncode == 6 and "--coordinator" in stderr
     half = start(work, "half", 1, "--coordinator", "localhost:1")
     _, stderr = half.communicate()
-    assert half.returncode == 2 and "go together" in stderr
+    assert half.returncode == 2 and "must be given together" in stderr

@@ -71,7 +71,7 @@ def test_what_is_there_already_is_not_touched(run, tmp_path):
 
 def test_a_directory_that_is_no_run(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(UsageError, match=r"no training run \(config.toml is missing\)"):
+        with pytest.raises(UsageError, match=r"not a training run \(config.toml is missing\)"):
             RunDirectory(path).config()
 
 

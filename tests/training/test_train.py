@@ -178,7 +178,7 @@ def limit_files(size: int):
 
 
 def test_a_full_disk_is_survived(uninterrupted, data, tmp_path):
-    """Checkpoints fail for a while; the older one stays whole, training goes on, and nothing half-written is left."""
+    """Checkpoints fail for a while; the older one stays whole, training continues, and nothing half-written is left."""
     checkpoints, found = tmp_path / "run/checkpoints", []
 
     def look_and_free():

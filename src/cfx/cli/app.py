@@ -41,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Crystals from a space group: sample CrystalFormer models, and train your own.",
 )
-hull = typer.Typer(help="Build or show the phases that stability is judged against.")
+hull = typer.Typer(help="Build or show the hull that stability is judged against.")
 
 
 def add(to: typer.Typer, name: str, function: Callable[..., None]) -> None:

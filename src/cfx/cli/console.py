@@ -24,7 +24,7 @@ from rich.table import Table
 from cfx.cli.options import in_flags
 
 PLAIN_SECONDS = 10.0
-"""Seconds between two progress lines where stderr is no terminal."""
+"""Seconds between two progress lines where stderr is not a terminal."""
 
 
 @functools.cache

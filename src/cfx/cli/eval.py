@@ -60,10 +60,10 @@ def evaluate(
     judging: Annotated[Given, Fields(EvalConfig, without=("workers",))],
     workers: int = options.WORKERS,
     scheduler: Annotated[
-        str | None, typer.Option(help="Address of a Dask scheduler, whose cluster then reads and compares.")
+        str | None, typer.Option(help="Address of a Dask scheduler, to read and compare crystals on its cluster.")
     ] = None,
-    records: Path | None = options.output("A .csv or .parquet file: all numbers of every crystal."),
-    html: Annotated[Path | None, typer.Option("--html", help="A report to look at, in one .html file.")] = None,
+    records: Path | None = options.output("A .csv or .parquet file of all numbers of every crystal."),
+    html: Annotated[Path | None, typer.Option("--html", help="A report in one .html file.")] = None,
     as_json: bool = options.JSON,
     force: bool = options.FORCE,
 ) -> None:
@@ -230,7 +230,7 @@ def build_hull(
     structures: Annotated[list[str], typer.Argument(help=f"Crystals: {options.DATA_HELP}")],
     potential: str = options.single(RelaxConfig, "potential"),
     output: Path = options.output("A .npz file.", ...),
-    name: Annotated[str | None, typer.Option(help="Name of the hull in reports; by default that of the file.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the hull in reports; by default the file's.")] = None,
     device: str = options.DEVICE,
     workers: int = options.WORKERS,
     force: bool = options.FORCE,
@@ -266,11 +266,11 @@ def show_hull(
     ],
     hull_scale: str | None = options.single(EvalConfig, "hull_scale", "--hull-scale --scale"),
     reference: Annotated[
-        Path | None, typer.Option(help="A .csv with a column `formula`: which of them does the hull lack?")
+        Path | None, typer.Option(help="A .csv with a column `formula`: lists those that the hull lacks.")
     ] = None,
     as_json: bool = options.JSON,
 ) -> None:
-    """Show what a hull holds, and which phases of a list it lacks.
+    """Show what a hull contains, and which phases of a list it lacks.
 
     Examples:
       cfx hull show chgnet-mp

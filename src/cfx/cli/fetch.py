@@ -24,31 +24,32 @@ def fetch(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Names of --list, as alex20 or mp-20:val; or a file of the Hugging Face hub: hf:owner/repo/path.",
+            help="Names from --list, such as alex20 or mp-20:val; or a file of the hub: hf:owner/repo/path.",
             autocompletion=options.COMPLETIONS["published"],
         ),
     ] = None,
-    show: Annotated[bool, typer.Option("--list", help="What there is, and what of it is on this machine.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="List what is available, and what is on this machine.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Fetch everything in the list.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Fetch again what is here.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again, even if it is on this machine.")] = False,
     revision: Annotated[
         str | None,
-        typer.Option(
-            help="Branch, tag or commit of the repository on the hub; recorded in the place of the earlier one."
-        ),
+        typer.Option(help="Branch, tag or commit of the repository on the hub; recorded in place of the earlier one."),
     ] = None,
     accept: Annotated[
-        bool, typer.Option("--accept", help="Fetch what is published now, and accept it if it has changed.")
+        bool, typer.Option("--accept", help="Fetch the version published now, and accept it if it has changed.")
     ] = False,
     token: Annotated[
-        str | None, typer.Option(help="Access token of the hub; better in HF_TOKEN, or by: hf auth login.")
+        str | None, typer.Option(help="Access token for the hub; preferably set HF_TOKEN, or use: hf auth login.")
     ] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Check everything here against its SHA-256.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check everything on this machine against its SHA-256.")
+    ] = False,
     export: Annotated[
-        Path | None, typer.Option("--export", help="Copy what is named (or all that is here) to this directory.")
+        Path | None,
+        typer.Option("--export", help="Copy the named files (or everything on this machine) to this directory."),
     ] = None,
     take: Annotated[
-        Path | None, typer.Option("--import", help="Take in what --export has copied to this directory.")
+        Path | None, typer.Option("--import", help="Import what --export has copied to this directory.")
     ] = None,
     as_json: bool = options.JSON,
 ) -> None:
@@ -70,11 +71,13 @@ def fetch(
     asked = [show, verify, take is not None, bool(names) or everything or export is not None]
     if sum(asked) != 1 or (names and everything):
         raise UsageError(
-            "say what to fetch" if not any(asked) else "these options do not go together",
+            "there are no names to fetch" if not any(asked) else "these options cannot be combined",
             "for example: cfx fetch alex20, or cfx fetch --list",
         )
     if (force or revision or token or accept) and not (names or everything):
-        raise UsageError("--force, --revision, --accept and --token go with names", "as: cfx fetch alex20 --force")
+        raise UsageError(
+            "--force, --revision, --accept and --token need names to fetch", "for example: cfx fetch alex20 --force"
+        )
     if show:
         _list(as_json)
         return
@@ -177,12 +180,14 @@ def _verify(reporter, as_json: bool) -> None:
             print(f"{one.state:8}{one.path or one.key}")
     _complain([one for one in checked if one.state == "damaged"])
     missing = sum(one.state == "missing" for one in checked)
-    reporter.message(f"{len(checked)} files, none damaged" + (f", {missing} no longer here" if missing else ""))
+    reporter.message(
+        f"{len(checked)} files checked, none damaged" + (f", {missing} no longer on this machine" if missing else "")
+    )
 
 
 def _complain(damaged: list[Checked]) -> None:
     if damaged:
         raise CheckpointError(
-            f"{len(damaged)} files were damaged, and were removed: {', '.join(str(one.path) for one in damaged)}",
+            f"{len(damaged)} files were damaged and have been removed: {', '.join(str(one.path) for one in damaged)}",
             "fetch them again: cfx fetch NAME",
         )

@@ -27,7 +27,7 @@ WELL_KNOWN = ("H", "Li", "Na", "K", "Ca", "Ti", "Fe", "Cu", "Al", "Si", "O", "S"
 
 TERMINAL_COLOURS = ("blue", "orange", "green", "magenta")
 PLAIN_MARKERS, PLAIN_WIDTH = "o+x*", 80
-"""A character for each series, and columns, where stdout is no terminal."""
+"""A character for each series, and columns, where stdout is not a terminal."""
 
 
 def data(
@@ -38,7 +38,7 @@ def data(
     ] = None,
     symprec: float = options.SYMPREC,
     n_max: Annotated[
-        int, typer.Option(help="Slots of the model; a crystal has one symmetry-inequivalent site less at most.")
+        int, typer.Option(help="Slots of the model; a crystal has at most one symmetry-inequivalent site fewer.")
     ] = 21,
     workers: int = options.WORKERS,
     force: bool = options.FORCE,
@@ -57,7 +57,9 @@ def data(
     from cfx.io.files import check_file
 
     if n_max < 2 or n_max > 255:
-        raise UsageError(f"--n-max {n_max} is no number of slots", "write one from 2 to 255; published models have 21")
+        raise UsageError(
+            f"--n-max {n_max} is not a number of slots", "write one from 2 to 255; published models have 21"
+        )
     check_file(failures, (".csv",), force)
 
     from cfx.data.summary import read, summarize
@@ -155,7 +157,7 @@ def plot(
     if what == "embeddings":
         subject = _similarity(model or "auto")
     elif model is not None or as_json:
-        raise UsageError(f"{'a model' if model else '--json'} goes with embeddings only", "write: cfx plot embeddings")
+        raise UsageError(f"{'a model' if model else '--json'} is only for embeddings", "write: cfx plot embeddings")
     else:
         from cfx.runs.curves import read_run
 
@@ -184,7 +186,7 @@ def _show(subject: Curves | Similarity, output: Path | None, as_json: bool) -> N
         from cfx.runs.figures import save_figure
 
         save_figure(subject, output)
-        ConsoleReporter().message(f"drawn: {output}")
+        ConsoleReporter().message(f"written: {output}")
     if isinstance(subject, Curves):
         if output is None:
             _print_curves(subject)
@@ -251,7 +253,7 @@ def view(
     browser: Annotated[bool, typer.Option("--browser", help="Open the page.")] = False,
     force: bool = options.FORCE,
 ) -> None:
-    """Make a page of crystals to turn and zoom.
+    """Make a page of crystals to rotate and zoom.
 
     The page is one file that needs no network. The space group is the one that a symmetry search finds.
 

@@ -1,4 +1,4 @@
-"""Options of commands, made from the fields of configurations, and the options that are no fields.
+"""Options of commands, made from the fields of configurations, and the options that are not fields.
 
 A command takes a dictionary for each configuration that it fills, `Annotated[Given, Fields(EvalConfig)]`; `as_command`
 puts an option for each field into the signature that Typer reads, and gives the command what stood on the line.
@@ -231,6 +231,6 @@ DEVICE = single(EvalConfig, "device")
 SYMPREC = single(DataConfig, "symprec")
 JSON = typer.Option(False, "--json", help="Print JSON on stdout.")
 FORCE = typer.Option(False, "--force", help="Overwrite the output, finished or not.")
-RESUME = typer.Option(False, "--resume", help="Continue an interrupted run; give the same options as then.")
+RESUME = typer.Option(False, "--resume", help="Continue an interrupted run; give the same options as before.")
 RESUME_RUN = typer.Option(False, "--resume", help="Continue the interrupted run in -o, with its own options.")
 Crystals = Annotated[str, typer.Argument(help=f"Crystals: {DATA_HELP}")]

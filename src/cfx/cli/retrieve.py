@@ -32,18 +32,18 @@ def retrieve(
         typer.Option(help=f"Known crystals: {options.DATA_HELP}", autocompletion=options.COMPLETIONS["reference"]),
     ],
     crystals: Annotated[
-        list[str] | None, typer.Option("--from", help="A file of crystals that were drawn before. May be repeated.")
+        list[str] | None, typer.Option("--from", help="A file of crystals drawn earlier. May be repeated.")
     ] = None,
     property: Annotated[
         str | None,
         typer.Option(
-            help="Ranks the known crystals: a column of their table, or predicted: fom, band_gap, dielectric."
+            help="What ranks the known crystals: a column of their table, or a prediction: fom, band_gap, dielectric."
         ),
     ] = None,
     top: Annotated[
-        str, typer.Option(help="How many of the best known crystals: found among the top 10, 50, 100.")
+        str, typer.Option(help="Report how many of the best known crystals were found: among the top 10, 50, 100.")
     ] = "10,50,100",
-    lowest: Annotated[bool, typer.Option("--lowest", help="The lowest value of the property is the best.")] = False,
+    lowest: Annotated[bool, typer.Option("--lowest", help="Rank low values of the property best.")] = False,
     space_group: str | None = options.space_groups(),
     request: Annotated[Given, Fields(SampleConfig, "n", "seed", "temperature", shown={"n": DRAWN})],
     gap_model: Annotated[str | None, typer.Option(help=f"Predicts band gaps: {PROPERTY_MODELS}")] = None,
@@ -52,9 +52,9 @@ def retrieve(
     ] = None,
     device: str = options.DEVICE,
     workers: int = options.WORKERS,
-    output: Path | None = options.output("A .csv or .parquet file: all known crystals found."),
+    output: Path | None = options.output("A .csv or .parquet file of all known crystals that were found."),
     plot: Annotated[
-        Path | None, typer.Option(help="A .png, .svg or .pdf file: how many of the best were found.")
+        Path | None, typer.Option(help="A .png, .svg or .pdf figure of how many of the best were found.")
     ] = None,
     as_json: bool = options.JSON,
     force: bool = options.FORCE,
@@ -108,7 +108,7 @@ def retrieve(
         from cfx.runs.figures import save_figure
 
         save_figure(runs.as_curves(result), plot)
-        reporter.message(f"drawn: {plot}")
+        reporter.message(f"written: {plot}")
     if as_json:
         values.print_json(result)
     else:
@@ -119,7 +119,7 @@ def _sizes(text: str) -> list[int]:
     """10,50,100 as numbers."""
     parts = values.words(text)
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"{text!r} are no numbers of crystals", "write --top 10,50,100")
+        raise UsageError(f"{text!r} is not a list of numbers of crystals", "write --top 10,50,100")
     return sorted({int(part) for part in parts})
 
 
@@ -141,16 +141,18 @@ def _check(
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UsageError(f"{twice} is named twice")
     if models and space_group is None:
-        raise UsageError("give space groups to draw from with --sg", "for example --sg 194, or --sg data:model")
+        raise UsageError("--sg is required", "for example --sg 194, or --sg data:model")
     if not models and space_group is not None:
-        raise UsageError("--sg says what models draw, but no model is named", "name one, or leave out --sg")
+        raise UsageError("--sg says what models draw, but no model is named", "name a model, or leave out --sg")
     values.check_table(output, force)
     if plot is not None:
         from cfx.runs.figures import COLOURS, SUFFIXES
 
         check_file(plot, SUFFIXES, force)
         if property is None:
-            raise UsageError("without a property nothing is ranked, and there is nothing to draw", "name a --property")
+            raise UsageError(
+                "there is nothing to draw, since nothing is ranked without a property", "name a --property"
+            )
         if len(names) > len(COLOURS):
             raise UsageError(f"a figure has at most {len(COLOURS)} curves, not {len(names)}")
 
@@ -192,7 +194,7 @@ def _print_found(console, source: dict[str, Any], ranked: bool, unit: str) -> No
 
     found = source["found"]
     if not found:
-        console.print(escape(f"\n{source['name']}: no known crystal"))
+        console.print(escape(f"\n{source['name']}: no known crystal found"))
         return
     more = f" (the first {FEW} of {len(found)})" if len(found) > FEW else ""
     console.print(escape(f"\n{source['name']}, known crystals found{more}:"))

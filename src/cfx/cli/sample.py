@@ -32,7 +32,7 @@ def sample(
     """Draw crystals from a model.
 
     What is drawn follows from model, request and seed: batch size, number of devices and interruptions change nothing.
-    Draws that do not count, as lattices that close no cell, are drawn again and counted by reason.
+    Rejected draws, such as unphysical lattices, are drawn again and counted by reason.
 
     Examples:
       cfx sample --sg 225 -n 10 -o crystals.cif
@@ -44,7 +44,7 @@ def sample(
     template, own_group = values.template(arrangement)
     if (space_group is None) == (own_group is None):
         raise UsageError(
-            "give a space group with --sg" if own_group is None else "--from brings its own space group",
+            "--sg is required" if own_group is None else "--from uses the space group of its structure",
             "for example --sg 194" if own_group is None else "leave out --sg",
         )
     reporter = ConsoleReporter()
@@ -100,7 +100,8 @@ def score(
     symprec: float = options.SYMPREC,
     workers: int = options.WORKERS,
     summary: Annotated[
-        bool, typer.Option("--summary", help="Mean negative log-likelihoods of the data instead of a row a crystal.")
+        bool,
+        typer.Option("--summary", help="Mean negative log-likelihoods of the data instead of a row for each crystal."),
     ] = False,
     as_json: bool = options.JSON,
     force: bool = options.FORCE,
@@ -108,7 +109,7 @@ def score(
     """Compute the log-probabilities of crystals under a model.
 
     They are in nats: in total, and by part (Wyckoff letters, species, coordinates, lattice). A terminal
-    gets a table; a file or a pipe gets CSV. Rows that are no crystal for the model are skipped and named.
+    gets a table; a file or a pipe gets CSV. Rows that are not crystals for the model are skipped and named.
 
     With --summary: mean negative log-likelihood (nll, nats per crystal, as the loss of cfx train) with the standard
     error of the total, of all crystals, by number of sites, by crystal system and by space group.

@@ -20,7 +20,9 @@ def train(
     data: Annotated[str | None, typer.Argument(help=f"Crystals: {options.DATA_HELP}")] = None,
     *,
     run: Path = options.output("Directory of the run.", ...),
-    config: Annotated[Path | None, typer.Option(help="TOML file; options win over it, and it over the preset.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file; it overrides the preset, and options override it.")
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(help=f"{', '.join(PRESETS)}: architecture and training.", autocompletion=lambda: list(PRESETS)),
@@ -29,7 +31,7 @@ def train(
         str | None,
         typer.Option(
             "--from",
-            help="Model to train further: as --model of cfx sample.",
+            help="Model to train further, as in --model of cfx sample.",
             autocompletion=options.COMPLETIONS["model"],
         ),
     ] = None,
@@ -41,10 +43,12 @@ def train(
         bool, typer.Option("--distributed", help="This is one of several processes started by srun or mpirun.")
     ] = False,
     coordinator: Annotated[
-        str | None, typer.Option(help="HOST:PORT of process 0, where neither srun nor mpirun started them.")
+        str | None, typer.Option(help="HOST:PORT of process 0, if the processes were not started by srun or mpirun.")
     ] = None,
-    num_processes: Annotated[int | None, typer.Option(help="With --coordinator: processes of this run.")] = None,
-    process_id: Annotated[int | None, typer.Option(help="With --coordinator: which of them this is, from 0.")] = None,
+    num_processes: Annotated[
+        int | None, typer.Option(help="With --coordinator: number of processes of this run.")
+    ] = None,
+    process_id: Annotated[int | None, typer.Option(help="With --coordinator: number of this process, from 0.")] = None,
 ) -> None:
     """Train a model on crystals.
 
@@ -64,9 +68,9 @@ def train(
         files["train"] = data
     processes = (coordinator, num_processes, process_id)
     if any(value is not None for value in processes) and None in processes:
-        raise UsageError("--coordinator, --num-processes and --process-id go together")
+        raise UsageError("--coordinator, --num-processes and --process-id must be given together")
     if resume and (config or learning or set(flags) - {"train", "data"}):
-        raise UsageError("--resume goes on with the options of the first run", "leave the other options out")
+        raise UsageError("--resume continues with the options of the first run", "leave the other options out")
     _train(
         run, config, flags, resume, workers or os.cpu_count() or 1, processes if distributed or coordinator else None
     )
@@ -94,12 +98,12 @@ def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: in
         config = TrainRun.layered(*([read_toml(file)] if file else []), flags)
         files.check_free()
     if config.data.train is None:
-        raise UsageError("there is no data to train on", "name a file: cfx train DATA -o RUN")
+        raise UsageError("the data to train on is missing", "name a file: cfx train DATA -o RUN")
     config = config.with_whole_paths()
     start = values.load(config.start, reporter) if config.start and not (resume and files.checkpoints()) else None
     for name in filter(None, (config.data.train, config.data.validation)):
         if not data_path(name, reporter).exists():
-            raise DataError(f"no such file or directory: {name}", "give a file, or a name of cfx fetch --list")
+            raise DataError(f"no such file or directory: {name}", "give a file, or a name from cfx fetch --list")
     if processes is not None and process_number(processes[2]) > 0:
         reporter = Mute()
     architecture = config.model or (start.config if start else load_checkpoint(files.latest()).config)
@@ -166,14 +170,14 @@ def rl(
     if learning.get("algorithm") == "dpo":
         raise UsageError("dpo is a command of its own", "write: cfx dpo --pairs FILE")
     if not reward:
-        raise UsageError("what is to be rewarded?", "for example: cfx rl --reward ehull --steps 100")
+        raise UsageError("--reward is required", "for example: cfx rl --reward ehull --steps 100")
     if preset not in finetuning.PRESETS:
         raise UsageError(f"there is no preset {preset!r}", f"choose one of: {', '.join(finetuning.PRESETS)}")
     config = dataclasses.replace(finetuning.PRESETS[preset], **learning)
     rewards = RewardConfig(**reward, **judging, shape=Shape(**shape))
     template, own_group = values.template(arrangement)
     if space_group and own_group:
-        raise UsageError("--from brings its own space group", "leave --sg out")
+        raise UsageError("--from uses the space group of its structure", "leave --sg out")
     groups = space_group or (str(own_group) if own_group else "data:model")
     values.check_space_groups(groups)
     values.start_jax(reporter)
@@ -212,7 +216,7 @@ def dpo(
         return
     config = DPOConfig(**learning)
     if pairs is None:
-        raise UsageError("dpo learns from pairs of crystals", "name a file with --pairs")
+        raise UsageError("dpo needs pairs of crystals", "name a file of them with --pairs")
     values.start_jax(reporter)
 
     from cfx.rl.preferences import learn_preferences
@@ -261,9 +265,11 @@ def _resume(run: Path | None, named: set[str], reporter) -> None:
     from cfx.config.finetuning import PairsRun, read_run
 
     if run is None or "--output" not in named:
-        raise UsageError("which run is to be continued?", "name its directory with -o")
+        raise UsageError("--resume needs the directory of a run", "name it with -o")
     if others := named - {"--output", "--resume"}:
-        raise UsageError("--resume goes on with the options of the first run", f"leave out {', '.join(sorted(others))}")
+        raise UsageError(
+            "--resume continues with the options of the first run", f"leave out {', '.join(sorted(others))}"
+        )
     values.start_jax(reporter)
 
     from cfx.model import load_model

@@ -29,7 +29,7 @@ def print_json(content: Any) -> None:
 
 
 def check_table(path: Path | None, force: bool) -> None:
-    """Makes sure that a table can be written; None is no file, and fine.
+    """Makes sure that a table can be written; None, for no file, is fine.
 
     Raises:
         UsageError: for another ending than .csv and .parquet.
@@ -58,7 +58,7 @@ def start_jax(reporter: Reporter) -> None:
     try:
         directory = cache_directory("compiled")
     except OutputError as error:
-        reporter.warning(f"{error.message}; every run will compile anew ({error.hint})")
+        reporter.warning(f"{error.message}; every run will compile again ({error.hint})")
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -99,7 +99,7 @@ def space_groups(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if not match:
             raise UsageError(
-                f"{part!r} is no space group", "write 194, or 2,14,62, or 1-230, or uniform, or data:DATA_SET"
+                f"{part!r} is not a space group", "write 194, or 2,14,62, or 1-230, or uniform, or data:DATA_SET"
             )
         first, last = int(match[1]), int(match[2] or match[1])
         for group in (first, last):
@@ -163,9 +163,9 @@ def formula(text: str | None) -> tuple[tuple[str, int], ...]:
     try:
         counts = Composition(text).get_el_amt_dict()
     except ValueError as error:
-        raise UsageError(f"{text!r} is no formula", "write it as SrTiO3 or Cs2ZnFe(CN)6") from error
+        raise UsageError(f"{text!r} is not a formula", "write it as SrTiO3 or Cs2ZnFe(CN)6") from error
     if not counts or any(count != int(count) for count in counts.values()):
-        raise UsageError(f"{text!r} is no formula of whole numbers of atoms", "write it as SrTiO3 or Cs2ZnFe(CN)6")
+        raise UsageError(f"{text!r} does not have whole numbers of atoms", "write it as SrTiO3 or Cs2ZnFe(CN)6")
     return tuple((symbol, int(count)) for symbol, count in counts.items())
 
 
@@ -175,7 +175,7 @@ def bias(text: str | None) -> tuple[tuple[str, float], ...]:
     for part in words(text):
         match = re.fullmatch(r"([A-Z][a-z]?):([+-]?\d+(?:\.\d+)?)", part)
         if not match:
-            raise UsageError(f"{part!r} is no bias", "write --bias Fe:2.0,S:1.5")
+            raise UsageError(f"{part!r} is not a bias", "write --bias Fe:2.0,S:1.5")
         pairs.append((match[1], float(match[2])))
     return tuple(pairs)
 
@@ -184,7 +184,7 @@ def shard(text: str | None) -> tuple[int, int]:
     """3/16 as (3, 16)."""
     match = re.fullmatch(r"(\d+)/(\d+)", "1/1" if text is None else text)
     if not match:
-        raise UsageError(f"{text!r} is no part of a request", "write --shard 3/16")
+        raise UsageError(f"{text!r} is not a shard", "write --shard 3/16")
     return int(match[1]), int(match[2])
 
 
@@ -214,11 +214,11 @@ def template(given: dict[str, Any]) -> tuple[Template, int | None]:
     asked = Arrangement(**given)
     if asked.prototype is None:
         if asked.redraw:
-            raise UsageError("--redraw says what of a prototype is drawn again", "name one with --from FILE")
+            raise UsageError("--redraw needs a prototype", "name it with --from FILE")
         species, tied = _sites(asked.sites) if asked.sites else ((), ())
         return Template(letters=words(asked.wyckoff), species=species, tied=tied), None
     if asked.wyckoff:
-        raise UsageError("the letters of a prototype are kept: give either --from or --wyckoff")
+        raise UsageError("a prototype keeps its letters: give either --from or --wyckoff")
     return _prototype(asked.prototype, asked.sites, words(asked.redraw))
 
 
@@ -230,7 +230,7 @@ def _sites(path: Path) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[int, ..
         species, tied = content.get("atom_mask", []), content.get("constraints", [])
         for lists, kind in ((species, str), (tied, int)):
             if not all(isinstance(one, list) and all(type(item) is kind for item in one) for one in lists):
-                raise ValueError("it is no list of lists of symbols, or of site numbers")
+                raise ValueError("not a list of lists of symbols, or of site numbers")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise DataError(
             f"cannot read {path}: {error}", 'write {"atom_mask": [["Fe", "Co"], ["O"]], "constraints": [[0, 1]]}'
@@ -249,7 +249,7 @@ def _prototype(path: Path, sites: Path | None, redraw: tuple[str, ...]) -> tuple
     if len(records) != 1:
         raise DataError(
             f"{path} holds {'no structure' if not records else 'more than one structure'}",
-            "name a file with a single one",
+            "name a file with a single structure",
         )
     [crystal] = encode_records(records, SYMPREC, MOST_SITES)
     if isinstance(crystal, str):
@@ -278,5 +278,5 @@ def limits(text: str) -> tuple[float, float]:
     try:
         low, high = map(float, text.split(","))
     except ValueError:
-        raise UsageError(f"{text!r} are no two numbers", "write --clip-reward=-1,1") from None
+        raise UsageError(f"{text!r} is not a pair of numbers", "write --clip-reward=-1,1") from None
     return low, high

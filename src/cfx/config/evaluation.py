@@ -13,7 +13,7 @@ POTENTIALS = "chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY."
 
 def hull_scale() -> Any:
     """The field `hull_scale`."""
-    return option(None, "Scale of the hull's energies where its file does not say: raw or mp2020.")
+    return option(None, "Scale of the hull's energies, if its file does not state it: raw or mp2020.")
 
 
 def device() -> Any:
@@ -23,12 +23,12 @@ def device() -> Any:
 
 def fmax() -> Any:
     """The field `fmax` of a relaxation."""
-    return option(0.05, "A relaxation ends when no force is larger, eV/angstrom.", POSITIVE)
+    return option(0.05, "Largest force at which a relaxation has converged, eV/angstrom.", POSITIVE)
 
 
 def steps(bound: Bound) -> Any:
     """The field `steps` of a relaxation."""
-    return option(500, "A relaxation ends after so many steps at the latest.", bound)
+    return option(500, "Maximum number of steps of a relaxation.", bound)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,10 @@ class EvalConfig(Config):
     reference: str | None = option(None, "Known crystals that novelty is judged against: a file, or a name.")
     potential: str | None = option(None, f"Interatomic potential, for energies: {POTENTIALS}")
     hull: str | None = option(
-        None, "Phases that stability is judged against: a file, a name, or none. Default with chgnet: chgnet-mp."
+        None, "Hull that stability is judged against: a file, a name, or none. Default with chgnet: chgnet-mp."
     )
     hull_scale: str | None = hull_scale()
-    relax: bool = option(False, "Judge the crystals as relaxed by the potential.")
+    relax: bool = option(False, "Relax the crystals first, and evaluate the relaxed ones.")
     fmax: float = fmax()
     steps: int = steps(at_least(1))
     device: str = device()
@@ -66,4 +66,4 @@ class RelaxConfig(Config):
     potential: str = option(help=f"Interatomic potential: {POTENTIALS}")
     fmax: float = fmax()
     steps: int = steps(NOT_NEGATIVE)
-    fix_symmetry: bool = option(False, "Keep the space group of the start.")
+    fix_symmetry: bool = option(False, "Keep the initial space group.")

@@ -56,7 +56,7 @@ def option(default: Any = dataclasses.MISSING, help: str = "", bound: Bound | No
 def seed(bits: int = 63) -> Any:
     """The field `seed`."""
     bound = Bound(lambda value: 0 <= value < 2**bits, f"be a non-negative {bits}-bit integer")
-    return option(0, "Of all random draws: the same seed gives the same result.", bound)
+    return option(0, "Seed of all random numbers: the same seed gives the same result.", bound)
 
 
 def clip_norm() -> Any:

@@ -37,18 +37,16 @@ PROPERTY_MODELS = "bundled, matgl:NAME or matgl:/directory."
 class Shape(Config):
     """What is done to the values of a reward before they are weighed."""
 
-    clip: tuple[float, float] | tuple[()] = option(
-        (), "LOWEST,HIGHEST that each reward is clipped to.", flag="--clip-reward"
-    )
+    clip: tuple[float, float] | tuple[()] = option((), "Clip each reward to LOWEST,HIGHEST.", flag="--clip-reward")
     log1p: bool = option(False, "Take log(1 + reward).")  # with the value's sign
-    threshold: float | None = option(None, "Make each reward 1 from this value on, and 0 below.")
+    threshold: float | None = option(None, "Replace each reward by 1 at or above this value, and by 0 below it.")
 
     def __post_init__(self):
         super().__post_init__()
         if self.clip and not self.clip[0] < self.clip[1]:
             raise UsageError(f"rewards cannot be clipped to {self.clip[0]:g},{self.clip[1]:g}", "write LOWEST,HIGHEST")
         if self.log1p and self.threshold is not None:
-            raise UsageError("a threshold and log1p exclude each other")
+            raise UsageError("threshold and log1p cannot be combined")
 
 
 UNSHAPED = Shape()
@@ -60,31 +58,32 @@ class RewardConfig(Config):
     """What makes a crystal good."""
 
     reward: str = option(
-        "ehull", "ehull, fom, gap, dielectric, property:MODEL, force, energy, MODULE:CLASS; sums: ehull:1,fom:0.2."
+        "ehull",
+        "Reward: ehull, fom, gap, dielectric, property:MODEL, force, energy, MODULE:CLASS; sums: ehull:1,fom:0.2.",
     )
-    shape: Shape = option(UNSHAPED, "Of each reward's values.")
+    shape: Shape = option(UNSHAPED, "Shaping of each reward's values.")
     potential: str = option("chgnet", f"Interatomic potential of ehull, energy and force: {POTENTIALS}")
-    hull: str = option("chgnet-mp", "Phases that ehull is measured from: a file or a name (cfx fetch --list).")
+    hull: str = option("chgnet-mp", "Hull that ehull is measured from: a file or a name (cfx fetch --list).")
     hull_scale: str | None = hull_scale()
     # A crystal without an E_hull counts as one at the limit.
-    e_hull_limit: float = option(2.0, "E_hull above this counts as this, eV/atom; the paper has 10.", POSITIVE)
+    e_hull_limit: float = option(2.0, "Cap on E_hull, eV/atom; the paper has 10.", POSITIVE)
     # That far under all known phases are gaps of the hull and errors of the potential.
     e_hull_floor: float = option(
-        -0.2, "E_hull below this counts as a failure, eV/atom: there the hull has gaps.", NEGATIVE
+        -0.2, "E_hull below which a crystal counts as a failure, eV/atom: the hull has gaps there.", NEGATIVE
     )
     gap_model: str = option("bundled", f"Predicts band gaps, for gap and fom: {PROPERTY_MODELS}")
     dielectric_model: str = option(
         "bundled", f"Predicts dielectric constants, for dielectric and fom: {PROPERTY_MODELS}"
     )
     property_name: str = option("property", "What the model of property:MODEL predicts.")
-    target: float | None = option(None, "Value that a property is to have; by default the larger, the better.")
+    target: float | None = option(None, "Target value of a property; by default, larger is better.")
     distance: Literal["square", "absolute"] = option("square", "Distance from `target`: square or absolute.")
-    reference: str | None = option(None, "Known crystals, a file or a name: for the novelty in the log and its bonus.")
+    reference: str | None = option(None, "Known crystals, a file or a name: for logging novelty and for its bonus.")
     novelty_bonus: float = option(0.0, "Added to the reward of crystals not in `reference`.", NOT_NEGATIVE)
     duplicate_penalty: float | None = option(
-        None, "Taken off the reward of repeats in a rollout; by default they count as failures.", NOT_NEGATIVE
+        None, "Subtracted from the reward of repeats in a rollout; by default they count as failures.", NOT_NEGATIVE
     )
-    composition_penalty: float = option(0.0, "Taken off the reward of repeated compositions.", NOT_NEGATIVE)
+    composition_penalty: float = option(0.0, "Subtracted from the reward of repeated compositions.", NOT_NEGATIVE)
     device: str = device()
 
     def __post_init__(self):
@@ -98,7 +97,7 @@ class RLConfig(Config):
     """How a model is fine-tuned by reinforcement (2504.02367, Section "Method")."""
 
     # The advantages of grpo are normalised in groups that share a space group.
-    algorithm: Literal["ppo", "grpo"] = option("ppo", "ppo, or grpo (advantages within groups).")
+    algorithm: Literal["ppo", "grpo"] = option("ppo", "Algorithm: ppo, or grpo (advantages within groups).")
     steps: int = option(100, "Rollouts, each followed by updates.", at_least(1))
     batch_size: int = option(128, "Crystals in a rollout.", at_least(1))
     inner_epochs: int = option(5, "Passes over a rollout.", at_least(1))
@@ -115,15 +114,17 @@ class RLConfig(Config):
         "What rewards are compared with: ema (moving average), group (one for each space group), or batch (mean of the "
         "rollout).",
     )
-    baseline_decay: float = option(0.95, "Of the moving average.", BELOW_ONE)
-    likelihood: Literal["policy", "published"] = option("policy", "policy (exactly that of the draws) or published.")
+    baseline_decay: float = option(0.95, "Decay of the moving average.", BELOW_ONE)
+    likelihood: Literal["policy", "published"] = option(
+        "policy", "Likelihood: policy (exactly that of the draws) or published."
+    )
     target_kl: float = option(
         0.0, "KL (nats) from the rollout's policy that ends the passes over it; 0: none.", NOT_NEGATIVE
     )
     max_kl: float = option(0.0, "KL (nats) from the reference that ends the run; 0: none.", NOT_NEGATIVE)
-    max_failures: float = option(0.5, "Share of crystals without reward at which a run stops.", SHARE)
+    max_failures: float = option(0.5, "Share of crystals without a reward above which a run stops.", SHARE)
     seed: int = seed()
-    keep: int = option(100, "Crystals of highest reward in best.cif.", at_least(1))
+    keep: int = option(100, "Number of crystals of highest reward kept in best.cif.", at_least(1))
     checkpoint_steps: int = checkpoint_steps(10)
     keep_checkpoints: int = keep_checkpoints()
 
@@ -231,13 +232,13 @@ def read_run(path: Path) -> RewardRun | PairsRun:
     """What the run in a directory does.
 
     Raises:
-        UsageError: if it is no run of cfx rl.
+        UsageError: if it is not a run of cfx rl.
     """
     try:
         content = tomllib.loads((path / "config.toml").read_text())
         return PairsRun.of(content) if "dpo" in content else RewardRun.of(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} is no run of cfx rl: {error}", "name the directory given with -o") from error
+        raise UsageError(f"{path} is not a run of cfx rl: {error}", "name the directory given with -o") from error
 
 
 def _tuples(value: Any) -> Any:

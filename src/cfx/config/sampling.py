@@ -18,10 +18,10 @@ class Template(Config):
     )
     tied: tuple[tuple[int, ...], ...] = option((), "Groups of sites (0 is the first) that share one species.")
     frac_coords: tuple[tuple[float, float, float], ...] = option(
-        (), "Of each site, kept instead of drawn; empty: drawn."
+        (), "Coordinates of each site, kept instead of drawn; empty: drawn."
     )
     lattice: tuple[float, ...] = option(
-        (), "a, b, c (angstrom), alpha, beta, gamma (degree), kept instead of drawn; empty: drawn."
+        (), "Lattice, a, b, c (angstrom), alpha, beta, gamma (degree), kept instead of drawn; empty: drawn."
     )
 
 
@@ -37,12 +37,12 @@ class SampleConfig(Config):
         help="Numbers, 1 to 230; the crystals take turns among those that can meet the request."
     )
     weights: tuple[float, ...] = option((), "For each of space_groups, how likely it is drawn; empty: they take turns.")
-    n: int = option(1, "Crystals wanted.", at_least(1), "-n --n")
+    n: int = option(1, "Number of crystals.", at_least(1), "-n --n")
     seed: int = seed()
     # Logits and concentrations are divided by it, and lattice components are widened.
     temperature: float = option(
         1.0,
-        "Below 1: likelier crystals. Above 1: bolder ones.",
+        "Below 1: more likely crystals. Above 1: more adventurous ones.",
         Bound(lambda value: 1e-6 <= value <= 1e6, "be between 1e-6 and 1e6"),
     )
     top_p: float = option(1.0, "Nucleus sampling: probability kept in every categorical draw.", SHARE)
@@ -50,16 +50,16 @@ class SampleConfig(Config):
     require: tuple[str, ...] = option((), "Elements that every crystal contains: Li; `bias` raises the yield.")
     exclude: tuple[str, ...] = option((), "Elements not allowed: Pb,Cd.")
     radioactive: bool = option(
-        True, "No element without a stable isotope: Tc, Pm, Po and beyond.", flag="--no-radioactive"
+        True, "Exclude elements without a stable isotope: Tc, Pm, Po and beyond.", flag="--no-radioactive"
     )
     formula: tuple[tuple[str, int], ...] = option(
-        (), "Exact reduced composition: SrTiO3. At most 20 atoms a primitive cell, or `max_atoms`."
+        (), "Exact reduced composition: SrTiO3. At most 20 atoms per primitive cell, unless `max_atoms` is given."
     )
     bias: tuple[tuple[str, float], ...] = option(
         (), "Elements to favour, by nats added to their logits: Fe:2.0,S:1.5. 0.7 about doubles the odds."
     )
-    max_atoms: int | None = option(None, "Most atoms in the conventional cell.", at_least(1))
-    max_sites: int | None = option(None, "Most symmetry-inequivalent sites.", at_least(1))
+    max_atoms: int | None = option(None, "Maximum number of atoms in the conventional cell.", at_least(1))
+    max_sites: int | None = option(None, "Maximum number of symmetry-inequivalent sites.", at_least(1))
     template: Template = option(FREE, "An arrangement of sites to fill.")
     exact: bool = option(
         False, "Reject what is not allowed instead of masking it: exactly the model's conditional distribution."
@@ -67,15 +67,15 @@ class SampleConfig(Config):
     refine: int = option(
         0, "Steps of Markov-chain Monte Carlo on species and coordinates after the draw.", NOT_NEGATIVE
     )
-    unique: bool = option(False, "No crystal twice, by pymatgen's StructureMatcher.")
+    unique: bool = option(False, "Reject duplicates, as found by pymatgen's StructureMatcher.")
     min_distance: float = option(
         0.0,
         "Smallest distance between atoms, angstrom.",
         Bound(NOT_NEGATIVE.holds, "be a length in angstrom"),
     )
-    keep_invalid: bool = option(False, "Keep crystals with an unphysical lattice, too.")
+    keep_invalid: bool = option(False, "Also keep crystals with an unphysical lattice.")
     max_attempts: int = option(10_000, "Attempts at one crystal before giving up.", at_least(1))
-    shard: tuple[int, int] = option((1, 1), "Only a part of the request: 3/16 (`unique` holds within a part).")
+    shard: tuple[int, int] = option((1, 1), "Draw only a part of the request: 3/16 (`unique` holds within a part).")
     batch_size: int | None = option(
         None, "Crystals drawn at once, 64 or more; chosen by device and request if not given.", at_least(1)
     )
@@ -85,14 +85,14 @@ class SampleConfig(Config):
         if not self.space_groups:
             raise UsageError("no space group", "space groups run from 1 to 230")
         if self.n > 2**32:
-            raise UsageError(f"one request has at most 2^32 crystals, not {self.n}", "take another seed for more")
+            raise UsageError(f"a request can have at most 2^32 crystals, not {self.n}", "for more, use another seed")
         for group in self.space_groups:
             if not 1 <= group <= 230:
                 raise UsageError(f"there is no space group {group}", "space groups run from 1 to 230")
         if self.weights and (
             len(self.weights) != len(self.space_groups) or min(self.weights) < 0 or not max(self.weights) > 0
         ):
-            raise UsageError("there must be one weight, not negative, for each space group, and one above zero")
+            raise UsageError("there must be one non-negative weight for each space group, and not all can be zero")
         if not 1 <= self.shard[0] <= self.shard[1]:
             raise UsageError(f"there is no shard {self.shard[0]} of {self.shard[1]}", "write `shard=3/16`")
         for symbol, value in self.bias:
@@ -105,9 +105,9 @@ class SampleConfig(Config):
 
     def _refuse_contradictions(self) -> None:
         if self.exact and (self.bias or self.template.frac_coords or self.template.lattice):
-            raise UsageError("`exact` filters what the model draws; a bias or a kept prototype is no filter")
+            raise UsageError("`exact` filters what the model draws; a bias or a kept prototype is not a filter")
         if self.keep_invalid and self.min_distance:
-            raise UsageError("atoms too close are kept by `keep_invalid` and refused by `min_distance`")
+            raise UsageError("`keep_invalid` keeps crystals that `min_distance` rejects: they cannot be combined")
 
     @property
     def numbers(self) -> range:

@@ -59,7 +59,7 @@ class ModelConfig(Config):
         if self.position == "rotary" and self.key_size % 2:
             raise UsageError(f"rotary positions need an even key size, not {self.key_size}")
         if self.output_size < max(self.num_letters, 3 * self.coord_components):
-            raise UsageError("the output row is too narrow for its heads: fewer components, or more species")
+            raise UsageError("the output row is too narrow for its heads; use fewer components, or more species")
 
     @property
     def output_size(self) -> int:
@@ -78,11 +78,11 @@ class TrainConfig(Config):
     learning_rate: float = option(1e-3, "Peak learning rate.", POSITIVE, "--lr")
     # The cosine falls to 1 % of the peak; its warm-up is a tenth of the run at most.
     schedule: Literal["constant", "inverse", "cosine"] = option(
-        "cosine", "Of the learning rate: constant, inverse or cosine."
+        "cosine", "Schedule of the learning rate: constant, inverse or cosine."
     )
-    decay: float = option(0.0, "Of the inverse schedule, lr / (1 + decay * step).", NOT_NEGATIVE)
+    decay: float = option(0.0, "Decay of the inverse schedule, lr / (1 + decay * step).", NOT_NEGATIVE)
     warmup_steps: int = option(200, "Steps of linear warm-up before the cosine.", NOT_NEGATIVE, "--warmup")
-    optimizer: Literal["adam", "adamw"] = option("adam", "adam or adamw.")
+    optimizer: Literal["adam", "adamw"] = option("adam", "Optimiser: adam or adamw.")
     # Of the weights of linear layers and embeddings.
     weight_decay: float = option(0.0, "Decoupled weight decay, for adamw.", NOT_NEGATIVE)
     clip_norm: float = clip_norm()
@@ -93,7 +93,9 @@ class TrainConfig(Config):
         0.0, "Decay of an exponential moving average of the weights; 0: none.", BELOW_ONE, "--ema"
     )
     # Sums and everything else stay float32; auto is bfloat16 on accelerators.
-    precision: Literal["auto", "float32", "bfloat16"] = option("auto", "Of matrix products: float32, bfloat16 or auto.")
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "Precision of matrix products: float32, bfloat16 or auto."
+    )
     seed: int = seed(32)
     log_steps: int = option(100, "Steps between lines of metrics.", at_least(1), "--log-every")
     checkpoint_steps: int = checkpoint_steps(1000)
@@ -180,7 +182,10 @@ class TrainRun:
             raise UsageError(f"there is no preset {merged['preset']!r}", f"choose one of: {', '.join(PRESETS)}")
         preset = PRESETS[merged["preset"]]
         if merged["from"] and merged["model"]:
-            raise UsageError("a model that is trained further keeps its architecture", "leave [model] or `from` out")
+            raise UsageError(
+                "a model that is trained further keeps its architecture, but the configuration has [model]",
+                "leave [model] or `from` out",
+            )
         return cls(
             model=None if merged["from"] else from_dict(ModelConfig, merged["model"], preset.model),
             train=from_dict(TrainConfig, merged["train"], preset.train),
@@ -224,7 +229,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def _check_entry(key: str, value: Any) -> None:
     kinds = {"model": dict, "train": dict, "data": dict, "preset": str, "from": str}
     if key not in kinds:
-        raise UsageError(f"{key} does not belong in a configuration", f"it may have: {', '.join(kinds)}")
+        raise UsageError(f"{key} is not part of a configuration", f"its parts are: {', '.join(kinds)}")
     if not isinstance(value, kinds[key]) or value == "":
         what = "a table" if kinds[key] is dict else "a name"
         raise UsageError(f"{key} must be {what}, not {value!r}")

@@ -156,7 +156,7 @@ def validate(batch: CrystalBatch, num_species: int = 119) -> None:
     """Checks what the network takes for granted.
 
     Raises:
-        DataError: naming the first crystal whose numbers are out of range, or whose pads are no suffix.
+        DataError: naming the first crystal whose numbers are out of range, or whose pads are not a suffix.
     """
     for fault, fine in row_checks(batch.numpy(), num_species).items():
         if not fine.all():

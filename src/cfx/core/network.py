@@ -222,7 +222,7 @@ def check_shapes(params: Params, config: ModelConfig) -> None:
             raise CheckpointError(
                 f"parameter {'/'.join(key)} has shape {found.get(key, 'none')}, where the architecture "
                 f"has {expected.get(key, 'none')}",
-                "the weights and the sizes beside them must be of one model",
+                "weights and sizes must belong to the same model",
             )
 
 

@@ -73,7 +73,7 @@ class EncodedDataset:
         digest: SHA-256 of content and settings, hexadecimal.
         source: file name, for provenance.
         n_max: slots of `batch`; a crystal has one site less at most.
-        num_failures: rows that are no crystal for the model.
+        num_failures: rows that are not crystals for the model.
     """
 
     def __init__(self, directory: Path, state: dict[str, Any]):
@@ -120,16 +120,16 @@ class EncodedDataset:
 
     @property
     def failures_path(self) -> Path:
-        """A CSV (row, name, reason) of the rows that are no crystal."""
+        """A CSV (row, name, reason) of the rows that are not crystals."""
         return self.directory / "failures.csv"
 
     @cached_property
     def failures(self) -> list[Failure]:
-        """The rows that are no crystal; read when first asked for."""
+        """The rows that are not crystals; read when first asked for."""
         return list(self._read_failures())
 
     def reasons(self) -> list[Reason]:
-        """Why rows are no crystals, the most frequent reason first; no more than that is kept in memory."""
+        """Why rows are not crystals, the most frequent reason first; no more than that is kept in memory."""
         return count_reasons(self._read_failures())
 
     def _read_failures(self) -> Iterator[Failure]:
@@ -251,7 +251,7 @@ def load_dataset(
         if not dataset.num_failures:
             raise DataError(f"{path} holds no crystals", READABLE)
         raise DataError(
-            f"{path}: none of {dataset.num_failures} rows is a crystal: {describe(dataset.reasons())}",
+            f"{path}: none of {dataset.num_failures} rows can be used: {describe(dataset.reasons())}",
             f"all rows and reasons are in {dataset.failures_path}",
         )
     return dataset

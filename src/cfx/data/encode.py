@@ -30,7 +30,7 @@ MOST_ATOMS = 20_000
 """In a cell. The symmetry search takes minutes for more."""
 
 DISORDERED = "sites with partial or mixed occupancy"
-"""Why a disordered structure is no crystal for cfx."""
+"""Why a disordered structure is not a crystal for cfx."""
 
 
 class EncodedCrystal(NamedTuple):
@@ -44,7 +44,7 @@ class EncodedCrystal(NamedTuple):
 
 
 class EncodingError(ValueError):
-    """A structure that is no sequence of Wyckoff sites the model can read; the message is the reason."""
+    """A structure that is not a sequence of Wyckoff sites the model can read; the message is the reason."""
 
 
 def encode_structure(structure, symprec: float = SYMPREC, max_sites: int = 20) -> EncodedCrystal:

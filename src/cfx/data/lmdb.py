@@ -67,14 +67,14 @@ def _read_arrays(path: Path) -> list[np.ndarray]:
         except pickles.Refused as error:
             raise DataError(f"{path}: {error}", "CrystalFormer's data sets hold only arrays of numbers") from None
         except pickles.Damaged as error:
-            raise DataError(f"{path}: the {meaning} are no readable pickle ({error})") from error
+            raise DataError(f"{path}: the {meaning} are not a readable pickle ({error})") from error
         if array is None or array.dtype.kind not in kinds:
-            raise DataError(f"{path} is no CrystalFormer data set: no array of {meaning} under the key {key}")
+            raise DataError(f"{path} is not a CrystalFormer data set: no array of {meaning} under the key {key}")
         arrays.append(array)
     n, slots = arrays[-1].shape if arrays[-1].ndim == 2 else (0, 0)
     if [array.shape for array in arrays] != [(n,), (n, 6), (n, slots, 3), (n, slots), (n, slots)]:
         shapes = ", ".join(str(list(array.shape)) for array in arrays)
-        raise DataError(f"{path} is no CrystalFormer data set: arrays of shapes {shapes}")
+        raise DataError(f"{path} is not a CrystalFormer data set: arrays of shapes {shapes}")
     return arrays
 
 
@@ -85,14 +85,14 @@ def _read_values(path: Path) -> list[bytes]:
     # another process goes first.
     probe = [sys.executable, "-P", "-c", _PROBE, str(path), str(path.is_dir())]
     if subprocess.run(probe, capture_output=True, start_new_session=True, check=False).returncode:
-        raise DataError(f"{path} is no readable LMDB file, or is cut short")
+        raise DataError(f"{path} is not a readable LMDB file, or is cut short")
     with (
         lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False) as environment,
         environment.begin() as transaction,
     ):
         values = [transaction.get(str(key).encode()) for key in range(len(ARRAYS))]
     if None in values:
-        raise DataError(f"{path} is no CrystalFormer data set: nothing under the key {values.index(None)}")
+        raise DataError(f"{path} is not a CrystalFormer data set: nothing under the key {values.index(None)}")
     return values
 
 

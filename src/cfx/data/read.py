@@ -130,7 +130,7 @@ def row_names(path: Path, rows: Collection[int]) -> dict[int, str]:
 def _opener(file: Path) -> Callable[[], IO[bytes]]:
     def opened() -> IO[bytes]:
         if not file.is_file():
-            raise ValueError("no file, or a link to nowhere")
+            raise ValueError("no such file, or a broken link")
         return open(file, "rb")
 
     return opened
@@ -193,7 +193,7 @@ def _zip_records(outer: str, file: IO[bytes], depth: int) -> Iterator[Record]:
 
 def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
     if member.file_size > min(MOST_BYTES, HIGHEST_RATIO * max(member.compress_size, 1)):
-        raise ValueError(f"{member.compress_size:,} bytes that are to become {member.file_size:,}")
+        raise ValueError(f"{member.compress_size:,} bytes that would become {member.file_size:,}")
     return archive.open(member)
 
 
@@ -213,7 +213,7 @@ def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 LATIN = "cfx-latin-1"
-"""How bytes that are no UTF-8 are read: as ISO 8859-1, which older programs and authors' names are written in."""
+"""How bytes that are not UTF-8 are read: as ISO 8859-1, which older programs and authors' names are written in."""
 
 
 def _as_latin(error: UnicodeError) -> tuple[str, int]:

@@ -38,11 +38,11 @@ SITE = np.dtype([("wyckoff", "u1"), ("species", "u1"), ("frac_coords", "<f4", 3)
 
 FILES = ("crystals.bin", "sites.bin", "names.jsonl", "failures.csv")
 
-HINT = "set CFX_CACHE to a directory with room"
+HINT = "set CFX_CACHE to a directory with free space"
 
 
 class Failure(NamedTuple):
-    """A row of the input (the first is 1) that is no crystal for the model, and why."""
+    """A row of the input (the first is 1) that is not a crystal for the model, and why."""
 
     row: int
     name: str

@@ -136,7 +136,7 @@ FORMATS = (".csv", ".csv.gz", ".jsonl", ".parquet")
 
 
 def column_names(path: Path) -> list[str]:
-    """Of a table, those of structures left out; nothing for what is no table.
+    """Of a table, those of structures left out; nothing for what is not a table.
 
     Raises:
         DataError: if it cannot be read.
@@ -191,7 +191,7 @@ def _rows(path: Path, column: str | None = None) -> Iterator[dict[str, Any]]:
 def _json_row(line: str) -> dict[str, Any]:
     row = json.loads(line)
     if not isinstance(row, dict):
-        raise ValueError("a line is no JSON object")
+        raise ValueError("a line is not a JSON object")
     return row
 
 
@@ -236,7 +236,7 @@ def why_malformed(structure: Structure | None) -> str:
     if not structure.volume > MIN_VOLUME:
         return f"a cell of at most {MIN_VOLUME} cubic angstrom"
     if not all(0 < getattr(kind, "Z", 0) < len(SYMBOLS) for site in structure for kind in site.species):
-        return "a species that is no element"
+        return "a species that is not an element"
     return ""
 
 

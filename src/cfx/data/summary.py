@@ -47,7 +47,7 @@ def read(name: str | Path, n_max: int, reporter: Reporter, symprec: float, worke
     reporter.message(f"{source}: {len(data)} crystals, {data.num_failures} rows skipped")
     if data.num_failures:
         reasons = describe(data.reasons())
-        reporter.warning(f"skipped {data.num_failures} rows: {reasons}; all of them in {data.failures_path}")
+        reporter.warning(f"skipped {data.num_failures} rows: {reasons}; all are listed in {data.failures_path}")
     return data
 
 

@@ -70,7 +70,7 @@ def encode_in_parallel(
             raise faults[0]
     except BrokenProcessPool as error:
         raise CfxError(
-            "a process that encodes was killed, perhaps for want of memory",
+            "an encoding process was killed, perhaps because memory ran out",
             "run the same command again to continue, with fewer `workers`",
         ) from error
     finally:

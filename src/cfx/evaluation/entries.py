@@ -88,7 +88,7 @@ class _Text:
         self._decoder = json.JSONDecoder()
 
     def fail(self) -> DataError:
-        return DataError(f"{self._path} is no JSON list of computed entries, or is cut off")
+        return DataError(f"{self._path} is not a JSON list of computed entries, or is cut off")
 
     def _more(self) -> bool:
         """Reads on, ever larger pieces as long as nothing is consumed."""
@@ -98,7 +98,7 @@ class _Text:
         return bool(piece)
 
     def peek(self) -> str:
-        """The next character that is no white space, or "" at the end."""
+        """The next character that is not white space, or "" at the end."""
         while True:
             if found := re.compile(r"[^ \t\r\n]").search(self._text, self._at):
                 self._at = found.start()
@@ -160,7 +160,7 @@ def _find_entries(text: _Text) -> None:
 def _entry(path: Path, number: int, value: Any) -> ComputedEntry:
     """Item `number` of a file as an entry; raises DataError if it is none."""
     if not isinstance(value, dict):
-        raise DataError(f"{path}: item {number} is no computed entry")
+        raise DataError(f"{path}: item {number} is not a computed entry")
     data = value.get("data")
     name = value.get("entry_id") or (data.get("mat_id") if isinstance(data, dict) else None) or f"entry {number}"
     try:
@@ -168,7 +168,7 @@ def _entry(path: Path, number: int, value: Any) -> ComputedEntry:
         entry = ComputedEntry(str(name), _counts(value), _number(value["energy"]), correction, schemes)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
-        raise DataError(f"{path}: {name} (item {number}) is no computed entry: {reason}") from error
+        raise DataError(f"{path}: {name} (item {number}) is not a computed entry: {reason}") from error
     return entry
 
 
@@ -179,7 +179,7 @@ def _number(value: Any) -> float:
         ValueError: if it is none.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{value!r} is no energy")
+        raise ValueError(f"{value!r} is not an energy")
     return float(value)
 
 
@@ -194,7 +194,7 @@ def _counts(value: dict) -> dict[int, float]:
     for symbol, amount in pairs:
         letters = re.match(r"[A-Z][a-z]?", symbol)
         if not letters or letters[0] not in NUMBERS:
-            raise ValueError(f"{symbol!r} is no element")
+            raise ValueError(f"{symbol!r} is not an element")
         z = NUMBERS[letters[0]]
         counts[z] = counts.get(z, 0.0) + float(amount)
     return counts

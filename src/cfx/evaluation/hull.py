@@ -99,8 +99,8 @@ class Hull:
         check_scale(scale)
         if scale == "mp2020" and self.scale == "raw":
             raise UsageError(
-                f"corrected energies (mp2020) against the raw energies of the hull {self.name}",
-                "take a hull on the mp2020 scale, or a potential on the raw scale",
+                f"corrected energies (mp2020) cannot be compared with the raw energies of the hull {self.name}",
+                "use a hull on the mp2020 scale, or a potential on the raw scale",
             )
 
     def e_above_hull(self, structure: Structure, energy: float, potential_scale: str) -> float:
@@ -222,11 +222,11 @@ def build_table(structures: Sequence[Structure], energies: Sequence[float], ids:
     for structure, energy, name in zip(structures, energies, ids, strict=True):
         counts = count_atoms(structure.composition)
         if not math.isfinite(energy):
-            raise DataError(f"{name} has no energy", "leave such crystals out of the hull")
+            raise DataError(f"{name} has no energy", "remove such crystals from the data")
         try:
             compositions.append(reduce_counts(counts))
         except ValueError as error:
-            raise DataError(f"{name} {error}", "leave such crystals out of the hull") from error
+            raise DataError(f"{name} {error}", "remove such crystals from the data") from error
         per_atom.append(float(energy) / sum(counts.values()))
     return Hull(Phases.lowest(compositions, per_atom, ids), info)
 
@@ -239,7 +239,7 @@ def missing_phases(hull: Hull, formulas: Iterable[str]) -> list[str]:
         formulas: of the reference list.
 
     Raises:
-        DataError: if one is no formula.
+        DataError: if one is not a formula.
     """
     known = {hull.phases.composition(row) for row in range(len(hull.phases))}
     lacking: dict[Reduced, str] = {}

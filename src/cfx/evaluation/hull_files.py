@@ -103,9 +103,9 @@ def _read_table(path: Path, scale: str | None) -> Hull:
         _check_arrays(arrays, ids)
     except UNREADABLE as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
-        raise DataError(f"{path} is no hull that cfx can read: {reason}", hint) from error
+        raise DataError(f"{path} is not a hull that cfx can read: {reason}", hint) from error
     except UsageError as error:  # a header with an unknown scale
-        raise DataError(f"{path} is no hull that cfx can read: {error}", hint) from error
+        raise DataError(f"{path} is not a hull that cfx can read: {error}", hint) from error
     if scale not in (None, info.scale):
         raise UsageError(f"{path} holds energies on the scale {info.scale}, not {scale}", "leave the scale out")
     return Hull(Phases(**{name: arrays[name] for name in COLUMNS}, ids=[str(name) for name in ids]), info)
@@ -122,7 +122,7 @@ def _check_arrays(arrays: dict[str, np.ndarray], ids: object) -> None:
     if sizes.min() < 1 or not int(sizes.sum(dtype=np.int64)) == len(species) == len(counts):
         raise ValueError("its compositions are cut off")
     if species.min() < 1 or species.max() >= len(SYMBOLS) or counts.min() < 1 or not np.isfinite(energies).all():
-        raise ValueError("elements, atoms or energies that cannot be")
+        raise ValueError("elements, atoms or energies that are impossible")
 
 
 def _read_json(path: Path, scale: str | None, on_progress: Callable[[int], None] | None) -> Hull:
@@ -162,12 +162,12 @@ def _scale_of(path: Path, corrected: bool, foreign: str) -> str:
     """
     if not corrected:
         raise DataError(
-            f"{path}: the entries carry no corrections, which leaves open what their energies are",
-            "say scale raw for energies as DFT gives them, mp2020 if Materials Project's corrections are in them",
+            f"{path}: the entries have no corrections, so the scale of their energies is unknown",
+            "state the scale: raw for energies as DFT gives them, mp2020 if they include MP2020 corrections",
         )
     if foreign:
         raise DataError(
-            f"{path}: the entries carry corrections other than MP2020's: {foreign}",
-            "say scale raw to leave corrections out, mp2020 to take them as they are",
+            f"{path}: the entries have corrections other than MP2020's: {foreign}",
+            "state the scale: raw to remove the corrections, mp2020 to keep them",
         )
     return "mp2020"

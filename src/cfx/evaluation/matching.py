@@ -54,7 +54,7 @@ def rms_displacement(structure: Structure | None, relaxed: Structure | None) -> 
     """Root mean square displacement of the atoms, angstrom; None where StructureMatcher no longer matches the two.
 
     Both are brought to one volume, the geometric mean of theirs, and laid over each other as well as possible, so a
-    change of volume alone is no displacement. Cells with equally many atoms are compared as they are: to look for
+    change of volume alone is not a displacement. Cells with equally many atoms are compared as they are: to look for
     smaller ones averages over the atoms that become one.
 
     Args:
@@ -269,7 +269,7 @@ def spread(
             on_done(len(results))
         return results
     except BrokenProcessPool as error:
-        raise CfxError("a worker process was killed, perhaps for want of memory", "use fewer processes") from error
+        raise CfxError("a worker process was killed, perhaps because memory ran out", "use fewer processes") from error
 
 
 def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:

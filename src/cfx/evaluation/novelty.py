@@ -206,7 +206,7 @@ def cached_reference(structures: Callable[[], Iterable[Structure | None]], diges
         _save(reference, path)
     except OSError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}", "set CFX_CACHE to a directory on a disk with room"
+            f"cannot write {path}: {error.strerror or error}", "set CFX_CACHE to a directory on a disk with free space"
         ) from error
     return reference
 

@@ -40,7 +40,7 @@ def reduce_counts(counts: Mapping[int, float]) -> Reduced:
     """
     whole = {z: round(n) for z, n in counts.items() if n}
     if not whole or any(z < 1 or n < 1 or abs(n - counts[z]) > 1e-6 for z, n in whole.items()):
-        raise ValueError("is not of whole atoms")
+        raise ValueError("has fractions of atoms")
     return tuple(sorted(lowest_terms(whole).items()))
 
 
@@ -181,4 +181,4 @@ def lowest_energy(fractions: np.ndarray, gains: np.ndarray, x: np.ndarray) -> fl
             room = np.where(change > 1e-12, (inverse @ nudged) / change, np.inf)
         basis[room.argmin()] = enters
         inverse = np.linalg.inv(columns[:, basis])
-    raise NoSolution("no best mixture of phases found")
+    raise NoSolution("no lowest-energy mixture of phases found")

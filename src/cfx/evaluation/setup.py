@@ -107,13 +107,13 @@ def _check_comparable(potential: Potential, hull: Hull, reporter: Reporter) -> N
     """Makes sure that energies of a potential and of a hull made by something else mean the same."""
     if (what := other_method(potential.name)) is not None:
         reporter.warning(
-            f"energies of {potential.name} are {what}: their distances from the hull {hull.info.name} mean little; "
+            f"energies of {potential.name} are {what}: energies above the hull {hull.info.name} are unreliable; "
             "build a hull with the potential itself (cfx hull build)"
         )
     if not check_energy_scale(potential):
         reporter.warning(
-            f"that energies of {potential.name} are on the scale {potential.scale} is taken on trust: it knows none of "
-            f"the crystals that would prove it, and the hull is of {hull.info.potential}"
+            f"the energy scale of {potential.name}, {potential.scale}, could not be tested: it does not know the "
+            f"elements of the test crystals, and the hull was made with {hull.info.potential}"
         )
 
 
@@ -141,7 +141,7 @@ def read_reference(name: str, workers: int, reporter: Reporter) -> Reference:
         total = len(reference) + len(unread)
         reporter.warning(f"{name}: {len(unread):,} of {total:,} known crystals could not be read ({unread[0]})")
     if not len(reference):
-        raise DataError(f"{name} holds no crystals to compare with")
+        raise DataError(f"{name} contains no crystals to compare with")
     reporter.message(f"{name}: {len(reference):,} known crystals")
     return reference
 

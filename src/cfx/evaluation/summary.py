@@ -182,7 +182,7 @@ def wilson_interval(count: int, total: int) -> tuple[float, float]:
     from scipy.stats import binomtest
 
     if not 0 <= count <= total or total < 1:
-        raise ValueError(f"{count} of {total} is no rate")
+        raise ValueError(f"{count} of {total} is not a rate")
     interval = binomtest(count, total).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 

@@ -18,70 +18,73 @@ class Unreachable(NetworkError):
 
 
 class TooSlow(Exception):
-    """A server that sends next to nothing."""
+    """A server that sends almost no data."""
 
 
 _CARRY = "where there is a network: cfx fetch NAME --export DIR; then here: cfx fetch --import DIR"
-_CONTINUE = "run the same command again; it goes on where it was"
+_CONTINUE = "run the same command again; it continues where it stopped"
 _TOKEN = "name one with `token` or HF_TOKEN, or run: hf auth login"
 
 FAILURES = {
     # Before a server is asked.
     "not cached": ("{address} is not cached, and HF_HUB_OFFLINE is set", _CARRY),
-    "offline": ("{url} is not here, and HF_HUB_OFFLINE forbids to fetch it", _CARRY),
+    "offline": ("{url} is not on this machine, and HF_HUB_OFFLINE forbids downloads", _CARRY),
     "settings": (
-        "the settings of proxies or certificates cannot be used: {reason}",
-        "look at HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE",
+        "the proxy or certificate settings cannot be used: {reason}",
+        "check HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE",
     ),
-    "hub settings": ("a setting of the hub cannot be used: {reason}", "look at HF_ENDPOINT, HF_HUB_..."),
-    "address": ("{url} is no address", "HF_ENDPOINT is written like https://huggingface.co"),
-    "token": ("cannot read the token of the hub: {reason}", "look at HF_HOME"),
-    "token letters": ("the token of the hub has characters that no token has", "look at `token` or HF_TOKEN"),
+    "hub settings": ("a setting of the hub cannot be used: {reason}", "check HF_ENDPOINT, HF_HUB_..."),
+    "address": ("{url} is not an address", "HF_ENDPOINT is written like https://huggingface.co"),
+    "token": ("cannot read the token of the hub: {reason}", "check HF_HOME"),
+    "token letters": (
+        "the token of the hub contains characters that are invalid in a token",
+        "check `token` or HF_TOKEN",
+    ),
     # On the way there.
-    "proxy": ("the proxy does not let us through to {host}", "look at HTTPS_PROXY and its credentials"),
+    "proxy": ("the proxy refused the connection to {host}", "check HTTPS_PROXY and its credentials"),
     "certificate": (
-        "{host} shows a certificate that nobody here trusts",
-        "name those of your network in SSL_CERT_FILE",
+        "{host} presents a certificate that this machine does not trust",
+        "point SSL_CERT_FILE to the certificates of your network",
     ),
     "unreachable": ("cannot reach {host}", _CARRY),
-    "silent": ("{host} does not answer, or has stopped in the middle", _CONTINUE),
-    "slow": ("{host} sends next to nothing", _CONTINUE),
+    "silent": ("{host} does not respond, or stopped responding", _CONTINUE),
+    "slow": ("{host} sends almost no data", _CONTINUE),
     "lost": ("the connection to {host} was lost ({error})", _CONTINUE),  # the error's text may hold a token
     # What a server answers.
-    "no hub": ("{host} is no Hugging Face hub, or a firewall answers for it", "look at HF_ENDPOINT"),
+    "no hub": ("{host} is not a Hugging Face hub, or a firewall responds in its place", "check HF_ENDPOINT"),
     "no digest": (
-        "what answers for {url} is no Hugging Face hub: it names no commit or no digest",
-        "look at HF_ENDPOINT, and at what a firewall or proxy does",
+        "whatever responds for {url} is not a Hugging Face hub: it names no commit or no digest",
+        "check HF_ENDPOINT, and whether a firewall or proxy interferes",
     ),
     "gated": ("{url} asks you to accept its terms", f"do so in a browser, then {_TOKEN}"),
     "hidden": ("{host} does not know {url}, or does not show it without a valid token", _TOKEN),
     "revision": ("{host} has no such revision: {url}", "name a branch, tag or commit with `revision`"),
     "missing": ("{host} has no such file: {url}", None),
     "crowded": ("{host} cannot serve {url} (too many requests)", "try again later"),
-    "busy": ("{host} cannot serve {url} (the server is in trouble ({status}))", "try again later"),
+    "busy": ("{host} cannot serve {url} (the server reports an error ({status}))", "try again later"),
     "refused": ("{host} refused {url} (HTTP {status})", None),
-    "drive": ("Google Drive did not hand over {folder}: {reason}", _CONTINUE),
-    "drive settings": ("cannot ask Google Drive: {reason}", "look at REQUESTS_CA_BUNDLE"),
+    "drive": ("Google Drive did not deliver {folder}: {reason}", _CONTINUE),
+    "drive settings": ("cannot ask Google Drive: {reason}", "check REQUESTS_CA_BUNDLE"),
     "drive empty": ("the folder {folder} on Google Drive is empty", None),
     # What arrives, and where it goes.
     "size": (
-        "{url} sent another number of bytes than it announced ({size})",
-        "nothing of it was kept; try again later",
+        "{url} sent a different number of bytes than it announced ({size})",
+        "nothing was kept; try again later",
     ),
     "digest": (
-        "{url} arrived damaged: its digest is not the one announced, {digest:.12}...",
-        "nothing of it was kept; try again",
+        "{url} arrived corrupted: its digest is not the announced one, {digest:.12}...",
+        "nothing was kept; try again",
     ),
     "changed": (
-        "{what} is not what it was when it was first fetched: the SHA-256 of {name} was {before}, and is {now} now",
+        "{what} differs from what was first fetched: the SHA-256 of {name} was {before}, and is {now} now",
         "if you trust the new file, accept it: cfx fetch NAME --accept",
     ),
     "no room": (
         "cannot write {target}: {reason}",
-        "make room in {target.parent}, or set HF_HOME and CFX_CACHE to directories with more",
+        "free space in {target.parent}, or set HF_HOME and CFX_CACHE to directories with more space",
     ),
-    "no room for a folder": ("cannot write {target}: {reason}", "set CFX_CACHE to a directory with room"),
-    "no link": ("cannot write {target}: {reason}", "set HF_HOME to a directory you can write"),
+    "no room for a folder": ("cannot write {target}: {reason}", "set CFX_CACHE to a directory with free space"),
+    "no link": ("cannot write {target}: {reason}", "set HF_HOME to a directory that you can write to"),
 }
 """Kind of failure -> message and hint, with places for the facts of the case."""
 
@@ -94,13 +97,13 @@ CLASSES: Mapping[str, type[CfxError]] = {
 
 PASSING = {
     "crowded": "too many requests",
-    "busy": "the server is in trouble ({status})",
+    "busy": "the server reports an error ({status})",
     "lost": "the connection was lost",
-    "slow": "the server sends next to nothing",
+    "slow": "the server sends almost no data",
 }
 """Failures that may be over at the next attempt, and what is said until then."""
 
-PASSING_IN_TRANSFER = {"silent": "the server has stopped in the middle", "unreachable": "cannot reach {host}"}
+PASSING_IN_TRANSFER = {"silent": "the server stopped responding", "unreachable": "cannot reach {host}"}
 """Those that may be over only where the server has answered before."""
 
 ATTEMPTS = 4

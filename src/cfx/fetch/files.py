@@ -125,7 +125,7 @@ def fetch_file(address: str, reporter: Reporter, request: Request = NORMALLY, an
                 reporter.message(f"fetched {address}, {now.size / 1e6:.1f} MB")
             path = find(address, now)
     if path is None:
-        raise DataError(f"{address} was fetched, and removed by somebody else", "run the same command again")
+        raise DataError(f"{address} was fetched, then removed by another program", "run the same command again")
     return path
 
 
@@ -261,7 +261,7 @@ def _bring_blob(
     # The lock is that of the hub's client; a cache that cannot be written needs none.
     is_readonly = folder.parent.exists() and not os.access(folder.parent, os.W_OK)
     lock = folder.parent / ".locks" / folder.name / f"{remote.version}.lock"
-    with contextlib.nullcontext() if is_readonly else held(lock, "set HF_HOME to a directory you can write"):
+    with contextlib.nullcontext() if is_readonly else held(lock, "set HF_HOME to a directory that you can write to"):
         if blob.exists() and not force and matches(remote.digest, digest := digest_of(blob), blob):
             accept(digest)
             return digest

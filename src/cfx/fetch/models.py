@@ -84,14 +84,14 @@ def fetch_model(
 
     Raises:
         NetworkError: if it cannot be fetched.
-        CheckpointError: if it is no model that cfx reads. A hostile file is deleted.
+        CheckpointError: if it is not a model that cfx reads. A hostile file is deleted.
         OutputError: if it cannot be written.
     """
     settings = {name: value for name, value in settings.items() if value is not None}
     if request == NORMALLY and (found := _converted(address, settings)) is not None:
         return found
     path = fetch_file(address, reporter, request, announce=False)
-    with exclusively(f"convert {address}", lambda: reporter.message(f"another process converts {address}")):
+    with exclusively(f"convert {address}", lambda: reporter.message(f"another process is converting {address}")):
         found = None if request.force else _converted(address, settings)
         if found is None:
             found = _convert(path, address, read_records()[address], reporter, entry, settings)
@@ -138,7 +138,7 @@ def _delete(address: str, path: Path, record: Record) -> None:
 def _compare(name: str, found: dict[str, Any], stated: dict[str, Any], reporter: Reporter) -> None:
     changed = [f"{key} {found[key]} instead of {stated[key]}" for key in found if found[key] != stated[key]]
     if changed:
-        reporter.warning(f"{name} is not of the architecture that its authors state: {', '.join(changed)}")
+        reporter.warning(f"{name} does not have the architecture that its authors state: {', '.join(changed)}")
 
 
 def _store(
@@ -182,8 +182,8 @@ def choose_auto(reporter: Reporter) -> str:
     if reason is None:
         return AUTO
     reporter.warning(
-        f"using the bundled model {FALLBACK}, since {AUTO} is not here and {reason} "
-        f"(where there is a network: cfx fetch {AUTO}; to be sure: `model={FALLBACK}`)"
+        f"using the bundled model {FALLBACK}, since {AUTO} is not on this machine and {reason} "
+        f"(to get it: cfx fetch {AUTO}; to silence this: `model={FALLBACK}`)"
     )
     return FALLBACK
 
@@ -243,6 +243,6 @@ def _ask_briefly(address: str) -> None:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(AUTO_SECONDS)
-    error = errors[0] if errors else Unreachable("the hub does not answer")
+    error = errors[0] if errors else Unreachable("the hub does not respond")
     if error is not None:
         raise error

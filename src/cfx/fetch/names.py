@@ -142,7 +142,7 @@ def _plan(name: str, request: Request, reporter: Reporter) -> tuple[Entry | None
         reporter.message(f"{name} comes with {entry.library}, or is fetched by it when it is first used")
     addresses = [entry.files[part]] if ":" in name else list(entry.files.values())
     if request.revision and not all(isinstance(parse_address(address), HubAddress) for address in addresses):
-        raise UsageError(f"{name} has no revisions", "only files of the Hugging Face hub have; use `accept`")
+        raise UsageError(f"{name} has no revisions", "only files on the Hugging Face hub have revisions; use `accept`")
     return entry, addresses
 
 
@@ -181,7 +181,7 @@ def _path(name: str | Path, kind: str, what: str, reporter: Reporter) -> Path:
     elif not Path(text).exists() and (found := find_part(text)) is not None:
         entry, part = found
         if entry.kind != kind:
-            raise DataError(f"{text} is no {what} but: {entry.summary}")
+            raise DataError(f"{text} is not a {what} ({entry.summary})")
         if entry.resource is not None:
             return next(resource_directory(entry).glob("*.npz"))
         address = entry.files[part]
@@ -256,13 +256,13 @@ def import_files(directory: Path) -> list[str]:
         Addresses, and directories of converted models.
 
     Raises:
-        DataError: if the directory is no export, or a file is not what its record says.
+        DataError: if the directory is not an export, or a file is not what its record says.
         NetworkError: if a file was another when it was fetched here.
         OutputError: if it cannot be written.
     """
     if not (directory / FILE_NAME).is_file():
         raise DataError(
-            f"{directory} is no export: it has no {FILE_NAME}", "make one with: cfx fetch NAME --export DIR"
+            f"{directory} is not an export: it has no {FILE_NAME}", "make one with: cfx fetch NAME --export DIR"
         )
     records, here = read_records(directory / FILE_NAME), read_records()
     sources = {key: _importable(key, record, directory, here) for key, record in records.items()}
@@ -281,7 +281,7 @@ def _importable(key: str, record: Record, directory: Path, here: Mapping[str, Re
         NetworkError: if they were others when they were fetched here.
     """
     if record.directory is None or PurePosixPath(record.directory).parts[0] not in (FILES.name, MODELS):
-        raise DataError(f"{directory / FILE_NAME} is damaged: {key} lies where nothing is imported to")
+        raise DataError(f"{directory / FILE_NAME} is damaged: {key} is outside the directory")
     paths = _intact(key, record, {name: directory / record.directory / name for name in record.files})
     if key in here:
         check_same(key, here[key].files, record.files)
@@ -290,8 +290,8 @@ def _importable(key: str, record: Record, directory: Path, here: Mapping[str, Re
         known |= here[record.source].sha256s if record.source in here else set()
         if known - {record.made_from}:
             raise DataError(
-                f"{key} was made from another {record.source} than the one here",
-                "to have the other one, remove what is here first: models/ and fetched.json in the cache directory",
+                f"{key} was made from a different {record.source} than the one here",
+                "to import it, first remove the one on this machine: models/ and fetched.json in the cache directory",
             )
     return paths
 

@@ -86,7 +86,7 @@ def _inside(path: str) -> str:
     """A path, if it stays below where it begins."""
     parts = PurePosixPath(path).parts
     if not parts or ".." in parts or path.startswith("/") or "\\" in path:
-        raise ValueError(f"{path!r} leads out of its directory")
+        raise ValueError(f"{path!r} is outside its directory")
     return path
 
 
@@ -100,20 +100,20 @@ def read_records(path: Path | None = None) -> dict[str, Record]:
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
-            raise ValueError(f"format {content['format']} of another version of cfx")
+            raise ValueError(f"format {content['format']} is from another version of cfx")
         records = {key: Record.from_json(record) for key, record in content["records"].items()}
         for key, record in records.items():
             if record.source is None:
                 parse_address(key)
             elif key != record.directory:
-                raise ValueError(f"{key} lies elsewhere")
+                raise ValueError(f"{key} is stored elsewhere")
         return records
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
-        raise DataError(f"{path} is damaged: {error}", "remove it; what was fetched is then checked anew") from error
+        raise DataError(f"{path} is damaged: {error}", "remove it; what was fetched is then checked again") from error
 
 
 def write_records(records: Mapping[str, Record], path: Path) -> None:

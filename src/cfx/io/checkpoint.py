@@ -73,11 +73,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         content = json.loads((path / "checkpoint.json").read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is no checkpoint directory (checkpoint.json is missing)") from None
+        raise CheckpointError(f"{path} is not a checkpoint directory (checkpoint.json is missing)") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read {path}/checkpoint.json: {error}") from error
     if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has an unknown checkpoint format", "it may need a newer cfx")
+        raise CheckpointError(f"{path} has an unknown checkpoint format", "a newer version of cfx may read it")
     try:
         config = from_dict(ModelConfig, content.pop("model"))
     except (KeyError, TypeError, UsageError) as error:
@@ -115,14 +115,14 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], source: Path | str) -> None:
-    """Refuses weights that are no numbers: every draw of such a model fails, after a long time.
+    """Refuses weights that are not numbers: every draw of such a model fails, after a long time.
 
     Raises:
         CheckpointError: naming the first array that holds one.
     """
     for name, values in arrays.items():
         if values.dtype.kind not in "fiub":
-            raise CheckpointError(f"{source}: {name} holds {values.dtype}, which are no numbers")
+            raise CheckpointError(f"{source}: {name} holds {values.dtype}, which are not numbers")
         if not np.isfinite(values).all():
             raise CheckpointError(f"{source}: {name} holds NaN or infinite numbers", "the training may have diverged")
 

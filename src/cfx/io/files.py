@@ -36,7 +36,7 @@ def cache_directory(*parts: str) -> Path:
     except OSError as error:
         raise OutputError(
             f"cannot create the cache directory {directory}: {error.strerror}",
-            "set CFX_CACHE to a directory you can write",
+            "set CFX_CACHE to a directory that you can write to",
         ) from error
     return directory
 
@@ -97,7 +97,7 @@ def remove_file(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot remove {path}: {error.strerror}", "somebody who owns it has to do so") from error
+        raise OutputError(f"cannot remove {path}: {error.strerror}", "its owner has to remove it") from error
 
 
 def sync(path: Path) -> None:
@@ -228,7 +228,7 @@ def sole_writer(path: Path | None, lock: Path | None = None) -> Iterator[None]:
         lock = path.parent / f"{path.name}.lock"
     if (handle := try_lock(lock, "write to another file system, such as a local disk")) is None:
         raise OutputError(
-            f"{path} is being written by another process", "wait until that has ended, or choose another name"
+            f"{path} is being written by another process", "wait until it has finished, or choose another name"
         )
     try:
         yield
@@ -238,7 +238,7 @@ def sole_writer(path: Path | None, lock: Path | None = None) -> Iterator[None]:
 
 
 def check_file(path: Path | None, suffixes: Sequence[str], force: bool) -> None:
-    """Makes sure that a file can be written, without loss of an earlier one; None is no file, and fine.
+    """Makes sure that a file can be written, without loss of an earlier one; None, for no file, is fine.
 
     Args:
         path: of the file.

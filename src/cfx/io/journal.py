@@ -56,7 +56,7 @@ class Journal:
         """
         with writing(self._result, self._hint), open(self.path, "ab") as file:
             if file.tell() < size:
-                raise OutputError(f"{self.path} is shorter than it was", "start anew with `force`")
+                raise OutputError(f"{self.path} is shorter than it was", "start again with `force`")
             if not keep:
                 file.truncate(size)
         self.size, self._has_tail = size, keep
@@ -73,7 +73,7 @@ class Journal:
                     return
                 file.truncate(start)
             elif end != start:
-                raise OutputError(f"{self.path} was changed by another process", "start anew with `force`")
+                raise OutputError(f"{self.path} was changed by another process", "start again with `force`")
             try:
                 rest = memoryview(data)
                 while rest:
@@ -150,8 +150,10 @@ def check_unfinished(path: Path, force: bool, resume: bool) -> None:
     partial = partial_of(path)
     if resume and path.exists() and not partial.exists():
         remove_partial(path)  # of a process that was killed after it gave the result its name
-        raise OutputError(f"{path} is complete: there is nothing to continue", "to make it anew: `force`, no `resume`")
+        raise OutputError(f"{path} is complete: there is nothing to continue", "to make it again: `force`, no `resume`")
     if path.exists() and not force:
         raise OutputError(f"{path} exists", "choose another name, or overwrite it with `force`")
     if partial.exists() and not (force or resume):
-        raise OutputError(f"{partial} holds an unfinished run", "continue it with `resume`, or start anew with `force`")
+        raise OutputError(
+            f"{partial} holds an unfinished run", "continue it with `resume`, or start again with `force`"
+        )

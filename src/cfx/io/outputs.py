@@ -50,13 +50,15 @@ def check_output(path: Path | None, force: bool, keep_invalid: bool = False, res
             "name a .cif, .zip, .extxyz, .jsonl or .csv file, or a directory for POSCAR files",
         )
     if keep_invalid and not FORMATS[path.suffix].any_cell:
-        raise UsageError("this format needs lattices that close a cell", "keep invalid ones in .cif, .csv or .jsonl")
+        raise UsageError("this format cannot hold unphysical lattices", "use .cif, .csv or .jsonl")
     check_unfinished(path, force, resume)
     if path.exists() and path.is_dir() != (path.suffix == ""):
         kinds = ("a directory", "a file") if path.is_dir() else ("a file", "a directory")
-        raise OutputError(f"{path} is {kinds[0]}, and the result is {kinds[1]}", "choose another name")
+        raise OutputError(f"{path} is {kinds[0]}, but the result is {kinds[1]}", "choose another name")
     if path.is_dir() and not all(_POSCAR.fullmatch(entry.name) for entry in path.iterdir()):
-        raise OutputError(f"{path} holds other files than cfx writes, and is not overwritten", "choose another name")
+        raise OutputError(
+            f"{path} contains files that cfx did not write, and is not overwritten", "choose another name"
+        )
     check_directory(path)
 
 
@@ -120,13 +122,13 @@ class GrowingOutput:
             state = json.loads(self._state.read_text())
             request, size, progress = (state[key] for key in ("request", "size", "progress"))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"cannot continue {self.partial}: {error}", "start anew with `force`") from error
+            raise OutputError(f"cannot continue {self.partial}: {error}", "start again with `force`") from error
         if request != self.request:
             keys = sorted(self.request.keys() | request.keys())
             different = [key for key in keys if request.get(key) != self.request.get(key)]
             raise UsageError(
-                f"{self.partial} was made with another {', '.join(different)}",
-                "repeat the first command with `resume`, or start anew with `force`",
+                f"{self.partial} was made with a different {', '.join(different)}",
+                "repeat the first command with `resume`, or start again with `force`",
             )
         if size <= len(self.format.header):
             self._start()
@@ -166,7 +168,7 @@ class GrowingOutput:
         try:
             numbers = np.fromfile(self._kept.path, np.float32, num * width).reshape(num, width)
         except (OSError, ValueError) as error:
-            raise OutputError(f"cannot continue from {self._kept.path}: {error}", "start anew with `force`") from error
+            raise OutputError(f"cannot continue from {self._kept.path}: {error}", "start again with `force`") from error
         sites = numbers[:, 7:].reshape(num, num_slots, 5)
         return CrystalBatch(
             numbers[:, 0].astype(np.int32),
@@ -185,7 +187,7 @@ class GrowingOutput:
         with writing(self.path):
             if (found := self._found()) != self.count:
                 raise OutputError(
-                    f"{self.partial} holds {found} crystals, and {self.count} were written", "start anew with `force`"
+                    f"{self.partial} holds {found} crystals, but {self.count} were written", "start again with `force`"
                 )
             if self.path.is_dir():
                 shutil.rmtree(self.path)

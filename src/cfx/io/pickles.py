@@ -22,7 +22,7 @@ class Refused(Exception):
 
 
 class Damaged(Exception):
-    """Bytes that are no pickle, or half of one; the message is the kind of error."""
+    """Bytes that are not a pickle, or half of one; the message is the kind of error."""
 
 
 def load(file: IO[bytes]) -> Any:
@@ -198,7 +198,7 @@ class RestrictedUnpickler(_library._Unpickler):
         arguments, function = self.stack.pop(), self.stack[-1]
         known = isinstance(function, _Function) or function is self._opaque_state
         if not known or not isinstance(arguments, tuple):
-            raise pickle.UnpicklingError("a call of something that is no function")
+            raise pickle.UnpicklingError("a call of something that is not a function")
         self._copies_left -= len(arguments) + sum(len(text) for text in arguments if isinstance(text, str))
         if self._copies_left < 0:
             raise pickle.UnpicklingError("a short file that makes much of little")
@@ -207,7 +207,7 @@ class RestrictedUnpickler(_library._Unpickler):
     def _build(self) -> None:
         state, instance = self.stack.pop(), self.stack[-1]
         if not isinstance(instance, _Array | _Dtype):
-            raise pickle.UnpicklingError("the state of something that is no array")
+            raise pickle.UnpicklingError("the state of something that is not an array")
         instance.__setstate__(state)
 
     def _dict(self) -> None:
@@ -229,7 +229,7 @@ class RestrictedUnpickler(_library._Unpickler):
             if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < 2**31):
                 raise pickle.UnpicklingError("a key that is neither text nor a number")
             if type(content) is not dict:
-                raise pickle.UnpicklingError("items of something that is no dict")
+                raise pickle.UnpicklingError("items of something that is not a dict")
             content[key] = value
 
     def _bytearray(self) -> None:
@@ -257,4 +257,4 @@ _DAMAGE = (
     struct.error,
     AssertionError,
 )
-"""What the unpickler raises on bytes that are no pickle."""
+"""What the unpickler raises on bytes that are not a pickle."""

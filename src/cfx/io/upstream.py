@@ -41,7 +41,7 @@ def load_pickle(path: Path, name: str | None = None) -> Params:
         ) from None
     except pickles.Damaged as error:
         raise CheckpointError(
-            f"{name} is no readable pickle, or is cut short ({error})", "download it again"
+            f"{name} is not a readable pickle, or is cut short ({error})", "download it again"
         ) from error
     params = content.get("params", content) if isinstance(content, dict) else None
     modules = {module: _arrays(arrays) for module, arrays in params.items()} if isinstance(params, dict) else {}
@@ -78,7 +78,7 @@ def recognise(params: Params, num_heads: int | None = None, **sizes: Any) -> Mod
     embeddings = params.get("~", {})
     if any("g_embedding_table" in name for module, arrays in params.items() for name in (module, *arrays)):
         raise CheckpointError(
-            "this is a CrystalFormer-CSP checkpoint, another family of models",
+            "this is a CrystalFormer-CSP checkpoint, which is a different family of models",
             "cfx loads CrystalFormer (MP-20, Alex-20) and CrystalFormer-RL checkpoints",
         )
     try:
@@ -110,9 +110,9 @@ def recognise(params: Params, num_heads: int | None = None, **sizes: Any) -> Mod
             **sizes,
         )
     except (KeyError, IndexError, TypeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"no CrystalFormer parameters: {error} is missing or unknown") from error
+        raise CheckpointError(f"not CrystalFormer parameters: {error} is missing or unknown") from error
     except UsageError as error:
-        raise CheckpointError(f"no CrystalFormer parameters: {error.message}") from error
+        raise CheckpointError(f"not CrystalFormer parameters: {error.message}") from error
 
 
 def convert(params: Params, config: ModelConfig) -> Params:
@@ -124,7 +124,7 @@ def convert(params: Params, config: ModelConfig) -> Params:
     try:
         ours = _rename(params, config)
     except ValueError as error:  # numpy's, on stacking or reshaping
-        raise CheckpointError(f"parameters of shapes that do not fit together: {error}") from error
+        raise CheckpointError(f"parameter shapes that do not fit together: {error}") from error
     check_shapes(ours, config)
     return ours
 
@@ -169,5 +169,5 @@ def _rename(params: Params, config: ModelConfig) -> Params:
     for i, name in enumerate(("attention_norm", "mlp_norm")):
         ours[f"blocks/block/{name}"] = {part: stack("layer_norm", "", part, i, 2) for part in ("scale", "offset")}
     if left:
-        raise CheckpointError("parameters of an unknown kind: " + ", ".join("/".join(key) for key in sorted(left)))
+        raise CheckpointError("unknown parameters: " + ", ".join("/".join(key) for key in sorted(left)))
     return ours

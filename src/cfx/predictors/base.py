@@ -142,13 +142,13 @@ def check_device(device: str) -> None:
     """
     kind, _, number = device.partition(":")
     if device != "cpu" and (kind != "cuda" or not (number.isdecimal() or device == "cuda")):
-        raise UsageError(f"no device is called {device}", "there are: cpu, cuda, cuda:N")
+        raise UsageError(f"there is no device called {device}", "there are: cpu, cuda, cuda:N")
     if kind == "cuda":
         import torch
 
         if int(number or 0) >= torch.cuda.device_count():
             raise DependencyError(
-                f"there is no device {device} here for torch", "take cpu, or install a torch that was built for CUDA"
+                f"there is no device {device} here for torch", "use cpu, or install a torch that was built for CUDA"
             )
 
 

@@ -221,7 +221,7 @@ def _bad_content(structure: Structure, elements: frozenset[int] | None) -> str:
         return "sites with partial or mixed occupancy"
     symbols = {getattr(site.specie, "element", site.specie).symbol for site in structure}
     if strange := sorted(symbols - set(SYMBOLS[1:])):
-        return f"{strange[0]} is no element"
+        return f"{strange[0]} is not an element"
     if elements is not None and (unknown := sorted(symbols - {SYMBOLS[z] for z in elements})):
         return f"the model does not know {unknown[0]}"
     return ""

@@ -257,12 +257,10 @@ def load_head(path: Path) -> Head:
         raise CheckpointError(f"{path} cannot be read: {error}", "reinstall cfx") from error
     names = {*OTHERS, *(f"{layer}/{part}" for layer in LAYERS for part in "wb")}
     if missing := sorted(names - set(arrays)):
-        raise CheckpointError(f"{path} has no {missing[0]}: it holds no head of a property", "reinstall cfx")
+        raise CheckpointError(f"{path} has no {missing[0]}: it is not a property model", "reinstall cfx")
     transform = str(arrays["transform"])
     if transform not in TRANSFORMS:
-        raise CheckpointError(
-            f"{path} has targets of a kind {transform}, which this version does not know", "update cfx"
-        )
+        raise CheckpointError(f"{path} has an unknown target transformation, {transform}", "update cfx")
     return Head(arrays, transform)
 
 

@@ -46,7 +46,7 @@ def load_potential(text: str, device: str = "cpu") -> Potential:
         from cfx.predictors.chgnet import load_chgnet
 
         if rest:
-            raise UsageError(f"chgnet takes no name of a model, but was given {rest}", "say: chgnet")
+            raise UsageError(f"chgnet does not take a model name, but was given {rest}", "use: chgnet")
         return load_chgnet(device)
     if kind == "orb":
         from cfx.predictors.orb import load_orb
@@ -58,7 +58,7 @@ def load_potential(text: str, device: str = "cpu") -> Potential:
         return load_matgl(*split_scale(rest), device)
     if kind == "ase":
         return load_calculator(*split_scale(rest))
-    raise UsageError(f"no potential is called {text}", f"there are: {POTENTIAL_NAMES}")
+    raise UsageError(f"there is no potential called {text}", f"there are: {POTENTIAL_NAMES}")
 
 
 def load_property(property: str, text: str = "bundled", device: str = "cpu") -> PropertyModel:
@@ -82,10 +82,10 @@ def load_property(property: str, text: str = "bundled", device: str = "cpu") -> 
 
         return load_matgl_property(rest, property, device)
     if text != "bundled":
-        raise UsageError(f"no property model is called {text}", f"there are: {PROPERTY_NAMES}")
+        raise UsageError(f"there is no property model called {text}", f"there are: {PROPERTY_NAMES}")
     if property not in BUNDLED:
         raise UsageError(
-            f"there is no bundled model of {property}", f"there are: {', '.join(BUNDLED)}; or name one: matgl:NAME"
+            f"there is no bundled model of {property}", f"there are: {', '.join(BUNDLED)}; or use matgl:NAME"
         )
     from cfx.predictors.bundled import load_bundled
 
@@ -117,7 +117,7 @@ def load_calculator(text: str, scale: str) -> BatchedPotential:
         scale: of its energies.
 
     Raises:
-        UsageError: if there is no such thing in the module, or it is no calculator.
+        UsageError: if there is no such thing in the module, or it is not a calculator.
         DependencyError: if the module cannot be imported.
     """
     factory = load_attribute(text, f"ase:{text} does not name a calculator", ASE_FORM)
@@ -127,7 +127,7 @@ def load_calculator(text: str, scale: str) -> BatchedPotential:
     except TypeError as error:
         raise UsageError(f"{attribute} of {module} cannot be called without arguments: {error}", ASE_FORM) from error
     if not hasattr(made, "get_potential_energy"):
-        raise UsageError(f"{attribute} of {module} gives no calculator of ASE", ASE_FORM)
+        raise UsageError(f"{attribute} of {module} does not return an ASE calculator", ASE_FORM)
     return BatchedPotential(_Model(made, f"ase {module}:{attribute}", scale))
 
 

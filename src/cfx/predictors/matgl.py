@@ -64,13 +64,15 @@ def load_matgl(text: str, scale: str, device: str) -> BatchedPotential:
         UsageError, DependencyError, CheckpointError, NetworkError: see `load_potential`.
     """
     if not text:
-        raise UsageError("matgl has many potentials", FORM)
+        raise UsageError("matgl has many potentials; name one", FORM)
     loaded, name, is_potential = _load(text, device)
     if not is_potential:
         kind = type(loaded).__name__
-        raise CheckpointError(f"{text} is a {kind} that predicts a property, and no potential", FORM)
+        raise CheckpointError(f"{text} is a {kind} that predicts a property, not a potential", FORM)
     if getattr(loaded.model, "include_state", False) or loaded.calc_charge:
-        raise CheckpointError(f"{text} wants a state or charges besides the crystal", "take another potential of matgl")
+        raise CheckpointError(
+            f"{text} needs a state or charges in addition to the crystal", "use another potential from matgl"
+        )
     return BatchedPotential(_Model(loaded.to(device).eval(), name, scale), device)
 
 
@@ -85,14 +87,14 @@ def load_matgl_property(text: str, property: str, device: str) -> MatglProperty:
 
     Raises:
         DependencyError, UsageError: without matgl or the device.
-        CheckpointError: for files that are no such model, or one that misses known crystals.
+        CheckpointError: for files that are not such a model, or one that misses known crystals.
         NetworkError: if it cannot be fetched.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that versions differ; the self-check looks at what the model predicts
         network, name, is_potential = _load(text, device)
     if is_potential:
-        raise CheckpointError(f"{text} is a potential, and predicts no {property}", FORM)
+        raise CheckpointError(f"{text} is a potential and does not predict {property}", FORM)
     model = MatglProperty(network, name, property, device)
     if property not in KNOWN_PROPERTIES:
         warnings.warn(f"no crystals are known that would prove a model of {property}: {text} is trusted", stacklevel=2)
@@ -168,7 +170,7 @@ class MatglProperty:
         known = [crystal.structure() for crystals in KNOWN_PROPERTIES.values() for crystal in crystals]
         known = [structure for structure in known if not why_unsuitable(structure, self._elements)]
         if not known:
-            raise CheckpointError(f"{name} knows the elements of no crystal that would prove it", FORM)
+            raise CheckpointError(f"{name} does not know the elements of any crystal that would test it", FORM)
         try:
             alone = np.concatenate([self._run([structure], together=False) for structure in known])
         except FAULTS as error:
@@ -231,7 +233,7 @@ def _weights(outputs: int, name: str, property: str) -> np.ndarray:
         return np.ones(1)
     if outputs == VOIGT and property == "dielectric":
         return np.array([1, 1, 1, 0, 0, 0]) / 3
-    raise CheckpointError(f"{name} predicts {outputs} numbers, and no {property}", FORM)
+    raise CheckpointError(f"{name} predicts {outputs} numbers, not a {property}", FORM)
 
 
 def _elements_and_converter(network) -> tuple[frozenset[int], Callable]:
@@ -302,7 +304,7 @@ def _directory(text: str) -> Path:
     try:
         paths = [fetch_file(address, Silent(), announce=False) for address in addresses]
     except NetworkError as error:
-        raise NetworkError(f"matgl finds no {text}: {error.message}", error.hint or FORM) from error
+        raise NetworkError(f"matgl cannot find {text}: {error.message}", error.hint or FORM) from error
     return paths[0].parent if paths[0].is_file() else _only_model(paths[0], text)
 
 
@@ -336,15 +338,15 @@ def _check_classes(directory: Path, text: str) -> None:
         arguments = torch.load(directory / "model.pt", map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if asked := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UnsafeError(f"{text} asks for {asked[1]}, which is no part of a model", FORM) from error
+            raise UnsafeError(f"{text} asks for {asked[1]}, which is not part of a model", FORM) from error
         raise _unreadable(text, error) from error
     except (OSError, ValueError, EOFError, RuntimeError) as error:
         raise _unreadable(text, error) from error
     if not isinstance(content, dict) or "@module" not in content:
-        raise CheckpointError(f"{text} is no model of matgl", FORM)
+        raise CheckpointError(f"{text} is not a model of matgl", FORM)
     for module, name in (*_classes({key: content.get(key) for key in ("@module", "@class")}), *_classes(arguments)):
         if not _is_model(module, name):
-            raise UnsafeError(f"{text} asks for {module}.{name}, which is no model of matgl", FORM)
+            raise UnsafeError(f"{text} asks for {module}.{name}, which is not a model of matgl", FORM)
 
 
 def _classes(content: Any) -> Iterator[tuple[str, str]]:

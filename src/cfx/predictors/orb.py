@@ -77,8 +77,8 @@ def _load(function, path: Path | None, device: str):
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"these are no weights of {function.__name__}: {reason}",
-                "name the model whose weights they are: orb:NAME:/path/to/weights",
+                f"these are not weights of {function.__name__}: {reason}",
+                "name the model that they belong to: orb:NAME:/path/to/weights",
             ) from error
         except OSError as error:
             if path is not None:

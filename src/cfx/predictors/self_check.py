@@ -40,7 +40,7 @@ def check_energy_scale(potential: Potential) -> bool:
             raise CheckpointError(
                 f"{potential.name} gives {found:.2f} eV/atom for {crystal.formula}, where energies on the scale "
                 f"{potential.scale} are {expected:.2f}",
-                "say the scale it has (:mp2020), or build a hull with it: cfx hull build",
+                "state its scale (:mp2020), or build a hull with it: cfx hull build",
             )
     return bool(batch.ok.any())
 
@@ -59,7 +59,7 @@ def check_property(model: PropertyModel) -> None:
     batch = model.evaluate([crystal.structure() for crystal in crystals])
     if not batch.ok.any():
         raise CheckpointError(
-            f"{model.name} can evaluate none of the crystals whose {model.property} is known: {batch.reasons[0]}", HINT
+            f"{model.name} can evaluate none of the crystals with known {model.property}: {batch.reasons[0]}", HINT
         )
     misses = [
         (abs(float(found) - crystal.value) / crystal.tolerance, crystal, float(found))
@@ -72,8 +72,8 @@ def check_property(model: PropertyModel) -> None:
         unit = f" {model.unit}" if model.unit else ""
         raise CheckpointError(
             f"{model.name} predicts a {model.property} of {found:.2f}{unit} for {crystal.formula}, where "
-            f"{crystal.value:.2f} ± {crystal.tolerance:.2f}{unit} is right; it misses {missed} of {len(misses)} known "
-            "crystals",
+            f"{crystal.value:.2f} ± {crystal.tolerance:.2f}{unit} is correct; it mispredicts {missed} of {len(misses)} "
+            "known crystals",
             HINT,
         )
 

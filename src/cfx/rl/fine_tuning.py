@@ -72,7 +72,7 @@ class FineTuning(Loop[PolicyState]):
         path = self.files.latest()
         checkpoint = load_checkpoint(path)
         if self.kind not in checkpoint.info:
-            raise UsageError(f"{path} is no checkpoint of cfx rl", "name the directory of such a run")
+            raise UsageError(f"{path} is not a checkpoint of cfx rl", "name the directory of a run of cfx rl")
         saved = checkpoint.info[self.kind]
         state = self._initial_state(checkpoint.params)
         opt_state = jax.tree.map(jax.numpy.asarray, load_opt_state(path, state.opt_state))

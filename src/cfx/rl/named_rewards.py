@@ -53,11 +53,11 @@ def parse_rewards(text: str) -> list[tuple[str, float]]:
         name, _, last = part.strip().rpartition(":")
         name, weight = (name, float(last)) if name and NUMBER.fullmatch(last) else (part.strip(), 1.0)
         if not name or not weight:
-            raise UsageError(f"{part!r} is no reward with a weight", "write `reward=ehull`, or ehull:1,fom:0.2")
+            raise UsageError(f"{part!r} is not a reward with a weight", "write `reward=ehull`, or ehull:1,fom:0.2")
         if weight < 0:
             raise UsageError(
-                f"{part!r} has a negative weight, with which what fails would be best",
-                "for a property that is to be small, say `target`, as: `reward=gap` `target=0`",
+                f"{part!r} has a negative weight, so failures would score best",
+                "to make a property small, use `target`: `reward=gap` `target=0`",
             )
         found.append((name, weight))
     return found
@@ -74,7 +74,7 @@ def _load(name: str, config: RewardConfig, open_hull: Callable[[Potential], Hull
     if ":" in name:
         return _checked(name, load_attribute(name, f"{name} does not name a class", "write MODULE:CLASS"))
     others = f", {', '.join(sorted(registered))}" if registered else ""
-    raise UsageError(f"no reward is called {name}", f"there are: {', '.join(NAMES)}{others}; or MODULE:CLASS")
+    raise UsageError(f"there is no reward called {name}", f"there are: {', '.join(NAMES)}{others}; or MODULE:CLASS")
 
 
 def _from_potential(name: str, config: RewardConfig, open_hull: Callable[[Potential], Hull]) -> Reward:
@@ -114,7 +114,7 @@ def _checked(name: str, found: Any) -> Reward:
         part for part in ("name", "about", "unit", "kl_coef", "failure", "evaluate") if not hasattr(reward, part)
     ]
     if missing:
-        raise UsageError(f"{name} is no reward: it has no {', '.join(missing)}", "see docs/howto/own-reward.md")
+        raise UsageError(f"{name} is not a reward: it has no {', '.join(missing)}", "see docs/howto/own-reward.md")
     return reward
 
 

@@ -69,7 +69,7 @@ class _Preferences(FineTuning):
         self.pairs = read_pairs(Path(config.pairs), model.config.n_max)
         if self.pairs.failures:
             row, why = self.pairs.failures[0]
-            reporter.warning(f"{len({row for row, _ in self.pairs.failures})} pairs left out, as row {row}, {why}")
+            reporter.warning(f"{len({row for row, _ in self.pairs.failures})} pairs skipped, such as row {row}, {why}")
         sides = (self.pairs.chosen, self.pairs.rejected)
         longest = np.max([np.asarray(side.num_sites) for side in sides], axis=0)
         tokens = config.dpo.batch_size * mean_tokens(longest, model.config.n_max)

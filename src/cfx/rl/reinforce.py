@@ -140,7 +140,7 @@ class _Reinforcement(FineTuning):
         said = ", ".join(f"{count} x {reason}" for reason, count in failures.most_common(3))
         raise NumericsError(
             f"{failures.total()} of {len(rollout.reasons)} crystals of step {step + 1} have no reward: {said}",
-            "see whether reward and hull fit what the model draws; `max_failures` allows more",
+            "check whether reward and hull suit what the model draws; `max_failures` allows more",
         )
 
     def _advantage(self, rollout: Rollout) -> np.ndarray:

@@ -68,7 +68,7 @@ def make_batch(value: np.ndarray, reasons: Sequence[str], metrics: dict[str, np.
     """
     value = np.array(value, np.float64)
     reasons = [
-        reason or ("" if np.isfinite(each) else "the reward is no finite number")
+        reason or ("" if np.isfinite(each) else "the reward is not a finite number")
         for reason, each in zip(reasons, value, strict=True)
     ]
     ok = np.array([not reason for reason in reasons], bool)

@@ -68,7 +68,7 @@ class RewardCache:
 
     Attributes:
         known: fingerprint -> value, reason, parts.
-        ahead: likewise, of steps that a resumed run makes again: they need no evaluation, and are no repeats either.
+        ahead: likewise, of steps that a resumed run makes again: they need no evaluation, and are not repeats either.
     """
 
     known: dict[bytes, tuple[float, str, dict[str, float]]] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class RewardCache:
         ]
         batch = make_batch(
             batch.value, reasons, batch.metrics
-        )  # somebody else's reward may say ok to what is no number
+        )  # somebody else's reward may say ok to a value that is not a number
         for i, key in enumerate(keys):
             parts = {name: float(values[i]) for name, values in batch.metrics.items()}
             self.known[key] = (float(batch.value[i]), batch.reasons[i], parts)

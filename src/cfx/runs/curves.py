@@ -91,9 +91,9 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     lines = [line for line in parsed if line is not None]
     if len(lines) < len(parsed):
         number = parsed.index(None) + 1
-        raise DataError(f"line {number} of {file} is no line of metrics", "name the metrics.jsonl of a run")
+        raise DataError(f"line {number} of {file} is not a line of metrics", "name the metrics.jsonl of a run")
     if not lines:
-        raise DataError(f"there are no metrics in {file} yet", "they come with the first epoch or step")
+        raise DataError(f"there are no metrics in {file} yet", "they appear with the first epoch or step")
     return lines
 
 

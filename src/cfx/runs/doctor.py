@@ -126,7 +126,7 @@ def _advice(libraries: list[dict[str, Any]], devices: dict[str, list[str]], cach
     if gpu and len(devices["torch"]) == 1:
         advice.append("torch was built without CUDA: see https://pytorch.org/get-started/locally for another build")
     if not cache["ok"]:
-        advice.append(f"the cache: {cache['problem']}; set CFX_CACHE to a directory you can write")
+        advice.append(f"the cache: {cache['problem']}; set CFX_CACHE to a directory that you can write to")
     return advice
 
 

@@ -205,8 +205,8 @@ def _warn_of_gaps(records: Sequence[dict[str, Any]], reporter: Reporter) -> None
     low = sum(height < -BELOW for height in heights)
     if low:
         reporter.warning(
-            f"{low} of {len(heights)} crystals are more than {BELOW:g} eV/atom below the hull, as few real ones are: "
-            "it lacks phases, or the energies are wrong"
+            f"{low} of {len(heights)} crystals are more than {BELOW:g} eV/atom below the hull, which few real crystals "
+            "are: it lacks phases, or the energies are wrong"
         )
 
 

@@ -258,7 +258,7 @@ def element_order(number: int) -> tuple[int, int]:
 
 
 def block_name(number: int) -> str:
-    """What a group of the periodic table is called; hydrogen is no alkali metal."""
+    """What a group of the periodic table is called; hydrogen is not an alkali metal."""
     if number in LANTHANIDES or number in ACTINIDES:
         return "lanthanides" if number in LANTHANIDES else "actinides"
     names = {1: "alkali metals", 2: "alkaline earths", 15: "pnictogens", 16: "chalcogens", 17: "halogens"}

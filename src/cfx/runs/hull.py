@@ -63,7 +63,7 @@ def build(
         raise DataError(f"none of the {len(crystals)} crystals has an energy: {left_out.most_common(1)[0][0]}")
     if left_out:
         said = ", ".join(f"{count} x {reason}" for reason, count in left_out.most_common(5))
-        reporter.warning(f"{left_out.total()} crystals are left out: {said}")
+        reporter.warning(f"{left_out.total()} crystals were left out: {said}")
     sources = ", ".join(Path(name).name for name in names)
     made = f"{len(kept):,} crystals of {sources}, by cfx {version('cfx-crystal')}"
     info = HullInfo(title, model.scale, model.name, provenance=made)
@@ -72,8 +72,8 @@ def build(
     )
     if lacking := without_terminal(hull):
         reporter.warning(
-            f"no phase of the pure element for {', '.join(lacking)}: crystals with one of these will have no "
-            "distance to the hull; add such crystals"
+            f"no phase of the pure element for {', '.join(lacking)}: crystals that contain one will have no "
+            "energy above the hull; add crystals of the pure elements"
         )
     write_hull(target, hull)
     return hull

@@ -68,7 +68,7 @@ def _relax(
     potential = load_potential(settings.potential, device)
     crystals = load_crystals(data_path(settings.source, reporter), workers)
     header = {**asdict(settings), "model": potential.name, "crystals": len(crystals)}
-    journal = JsonLines(partial_of(target), hint="make room, then use `resume`")
+    journal = JsonLines(partial_of(target), hint="free disk space, then use `resume`")
     rows = _resumed(journal, header) if resume else {}
     if not rows:
         journal.begin()
@@ -77,7 +77,7 @@ def _relax(
     with (
         StopRequest() as stop,
         warnings.catch_warnings(action="ignore"),
-        reporter.progress(f"relaxing by {potential.name}", len(crystals)) as progress,
+        reporter.progress(f"relaxing with {potential.name}", len(crystals)) as progress,
     ):
 
         def keep(number: int, result: Relaxed) -> None:
@@ -101,12 +101,14 @@ def _relax(
 def _resumed(journal: JsonLines, header: dict[str, Any]) -> dict[int, dict[str, Any]]:
     """Rows of an interrupted run; the journal goes on after them."""
     if not journal.path.exists():
-        raise OutputError(f"there is nothing to continue: {journal.path}", "start it without `resume`")
+        raise OutputError(f"nothing to continue: {journal.path}", "start it without `resume`")
     lines = list(journal.read())
     if not lines:
         return {}
     if lines[0][1] != header:
-        raise UsageError(f"{journal.path} was begun with other settings", "repeat those, or start anew with `force`")
+        raise UsageError(
+            f"{journal.path} was started with different settings", "use the same settings, or start again with `force`"
+        )
     journal.resume(lines[-1][0])
     return {row.pop("row"): row for _, row in lines[1:]}
 

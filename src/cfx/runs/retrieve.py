@@ -117,7 +117,9 @@ def read_known(
     """
     unused = set(models) - (_parts(property) if property in PREDICTED else set())
     if unused:
-        raise UsageError(f"no {min(unused)} is predicted", "name it with `property`, or fom, or leave out its model")
+        raise UsageError(
+            f"the model of {min(unused)} is not needed", "name it with `property`, or fom, or leave out its model"
+        )
     path = data_path(name, reporter)
     if property is None:
         crystals = read_reference(name, workers, reporter)
@@ -187,7 +189,7 @@ def _predict(property: str, model: PropertyModel, about: str, crystals: Referenc
             if stop.signum is not None and chunk.stop < len(crystals):
                 raise Interrupted(stop.signum, "stopped while properties of known crystals were predicted")
     if missing := int(np.isnan(value).sum()):
-        reporter.warning(f"{missing:,} of {len(crystals):,} known crystals get no {property}, and no rank")
+        reporter.warning(f"{missing:,} of {len(crystals):,} known crystals have no {property} and are not ranked")
     return value
 
 
@@ -318,7 +320,7 @@ def as_curves(result: dict[str, Any]) -> Curves:
         UsageError: if the crystals are not ranked.
     """
     if result["property"]["name"] is None:
-        raise UsageError("without a property nothing is ranked, and there is nothing to draw", "name a `property`")
+        raise UsageError("there is nothing to draw, since nothing is ranked without a property", "name a `property`")
     series = tuple(_curve(one, result["reference"]["ranked"]) for one in result["sources"])
     by, reference = result["property"]["name"], Path(result["reference"]["name"]).name
     found_by = f"{series[0].label}: " if len(series) == 1 else ""

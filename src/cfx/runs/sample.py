@@ -204,7 +204,7 @@ def _warn(model: Model, request: SampleConfig, impossible: dict[int, str], repor
     if impossible:
         shown = ", ".join(map(str, sorted(impossible)[:8])) + (", ..." if len(impossible) > 8 else "")
         first = next(iter(impossible.values()))
-        reporter.warning(f"left out, since they cannot meet the request: {shown} ({first})")
+        reporter.warning(f"left out, since they cannot satisfy the request: {shown} ({first})")
     unseen = [group for group in dict.fromkeys(request.space_groups) if model.trained_on(group) == 0]
     if len(unseen) == 1:
         reporter.warning(f"model {model.name} never saw space group {unseen[0]} in training")

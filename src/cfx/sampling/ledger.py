@@ -271,7 +271,7 @@ class Ledger:
             where = f"crystal {self._first} in space group {entry.space_group}"
             raise NumericsError(
                 f"gave up after {entry.first_open} attempts at {where}: {said}",
-                "ask for less, or allow more with `max_attempts`",
+                "relax the request, or raise `max_attempts`",
             )
         self.exhausted.append(Exhausted(entry.space_group, self._first, reasons))
         self.rejected.update(reasons)

@@ -63,7 +63,7 @@ def prepare(request: SampleConfig, config: ModelConfig) -> PreparedRequest:
         first, *others = impossible.values()
         if others:
             first += f"; {len(others)} other space group{'s' * (len(others) > 1)} cannot meet the request either"
-        raise UsageError(first, "ask for another space group, or for less")
+        raise UsageError(first, "try another space group, or relax the request")
     sharpness = Sharpness(np.float32(request.temperature), np.float32(request.top_p))
     policy = Policy(unconstrained(config) if request.exact else constraints, sharpness)
     return PreparedRequest(constraints, policy, impossible)
@@ -130,14 +130,12 @@ def allowed_elements(request: SampleConfig, num_species: int) -> Bool[np.ndarray
     needed = [*request.require, *(symbol for symbol, _ in request.formula)]
     for symbol in needed:
         if not allowed[atomic_number(symbol)]:
-            raise UsageError(
-                f"{symbol} is asked for and excluded at once", "see `elements`, `exclude` and `radioactive`"
-            )
+            raise UsageError(f"{symbol} is both requested and excluded", "see `elements`, `exclude` and `radioactive`")
     if request.formula:
         inside = [atomic_number(symbol) for symbol, _ in request.formula]
         for symbol in request.require:
             if atomic_number(symbol) not in inside:
-                raise UsageError(f"{symbol} is required and not part of the formula", "a formula needs no `require`")
+                raise UsageError(f"{symbol} is required but not part of the formula", "a formula needs no `require`")
         allowed &= np.isin(np.arange(num_species), inside)
     if not allowed[1:].any():
         raise UsageError("the element options leave no element", "allow more with `elements`, or exclude fewer")
@@ -203,12 +201,14 @@ def _apply_template(
     if max(len(template.letters), len(template.species)) > num_slots:
         raise UsageError(f"a template has at most {num_slots} sites")
     if template.letters and len(template.species) > len(template.letters):
-        raise UsageError(f"species are given for {len(template.species)} sites, and {len(template.letters)} letters")
+        raise UsageError(
+            f"species are given for {len(template.species)} sites, but there are {len(template.letters)} letters"
+        )
     if template.frac_coords and len(template.frac_coords) != len(template.letters):
         raise UsageError(f"{len(template.frac_coords)} coordinates are given for {len(template.letters)} letters")
     for slot, letter in enumerate(template.letters):
         if letter not in LETTERS[1:] or len(letter) != 1:
-            raise UsageError(f"{letter!r} is no Wyckoff letter", "write `wyckoff=a,b,e`")
+            raise UsageError(f"{letter!r} is not a Wyckoff letter", "write `wyckoff=a,b,e`")
         letters[slot] = np.arange(letters.shape[1]) == LETTERS.index(letter)
     if list(template.letters) != sorted(template.letters, key=LETTERS.index):
         raise UsageError(
@@ -226,7 +226,7 @@ def _apply_template(
             raise UsageError(f"there are no sites {group} to tie", "sites are counted from 0")
         common = np.logical_and.reduce([allowed[site] for site in group])
         if not common.any():
-            raise UsageError(f"sites {', '.join(map(str, group))} are tied and have no element in common")
+            raise UsageError(f"sites {', '.join(map(str, group))} are tied but have no element in common")
         for site in group:
             tied[site], allowed[site] = min(group), common
 

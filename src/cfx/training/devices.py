@@ -43,7 +43,7 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         jax.distributed.initialize(coordinator, num_processes, process_id, initialization_timeout=JOIN_SECONDS)
     except (RuntimeError, ValueError) as error:
         raise DependencyError(
-            f"the processes of this run do not find each other: {' '.join(str(error).split())[:300]}",
+            f"the processes of this run cannot find each other: {' '.join(str(error).split())[:300]}",
             "start it with srun, or give each process `coordinator=HOST:PORT` `num_processes=N` `process_id=K`",
         ) from error
 

@@ -90,7 +90,7 @@ class RunDirectory:
         try:
             text = tomli_w.dumps(config.tables()).encode()
         except UnicodeEncodeError as error:
-            raise UsageError(f"a name in the configuration is no Unicode text: {error.object!r}") from error
+            raise UsageError(f"a name in the configuration is not Unicode text: {error.object!r}") from error
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self.tidy()
@@ -101,10 +101,10 @@ class RunDirectory:
         """The configuration that the run was started with.
 
         Raises:
-            UsageError: if this is no training run.
+            UsageError: if this is not a training run.
         """
         if not (self.path / "config.toml").exists():
-            raise UsageError(f"{self.path} is no training run (config.toml is missing)")
+            raise UsageError(f"{self.path} is not a training run (config.toml is missing)")
         return TrainRun.layered(read_toml(self.path / "config.toml"))
 
     @property
@@ -147,7 +147,7 @@ class RunDirectory:
             for partial in self._left("*.partial-*"):
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
         except OSError as error:
-            raise OutputError(f"cannot tidy {self.path}: {error.strerror}") from error
+            raise OutputError(f"cannot clean up {self.path}: {error.strerror}") from error
 
     def _left(self, pattern: str) -> list[Path]:
         return [*self.path.glob(pattern), *self.path.glob(f"checkpoints/{pattern}")]

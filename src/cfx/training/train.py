@@ -240,7 +240,7 @@ class _Training(Loop[TrainState]):
         raise NumericsError(
             f"the loss or its gradient is not finite at step {step + 1}; the {len(rows)} crystals of its batch (the "
             f"least likely: {', '.join(names)}{where}); the last good checkpoint is {last}",
-            f"look for extreme cells among them, or go on in a new run: `from={last}` with a lower `learning_rate`",
+            f"look for extreme cells among them, or continue in a new run: `from={last}` with a lower `learning_rate`",
         )
 
     # Files of the run.
@@ -280,7 +280,7 @@ class _Training(Loop[TrainState]):
         saved = {**saved, **tables, "data": saved["data"]}
         if changed := [key for key, value in self.settings.items() if saved.get(key) != value]:
             raise UsageError(
-                f"{self.files.path} was trained with other settings ({', '.join(changed)})",
+                f"{self.files.path} was trained with different settings ({', '.join(changed)})",
                 "resume with the data and options of the first run; they are in its config.toml",
             )
         self.model = checkpoint.config
@@ -320,7 +320,7 @@ class _Training(Loop[TrainState]):
             last = f"the last checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
             if final:
                 raise OutputError(f"{error.message}; {last}", error.hint) from error
-            self.reporter.warning(f"{error.message}; training goes on, {last}")
+            self.reporter.warning(f"{error.message}; training continues, {last}")
             return False
         return True
 

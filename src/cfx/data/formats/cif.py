@@ -83,7 +83,7 @@ def structure_of_cif(text: str) -> Structure:
     if not lattice.volume > 1e-6:
         raise ValueError("a cell without volume")
     if any(_number(value) not in (0, None) for value in data.get("_atom_site_attached_hydrogens", ())):
-        raise ValueError("hydrogen atoms that are attached to others, without a place of their own")
+        raise ValueError("hydrogen atoms that are attached to others, without coordinates")
     formula = _formula(data)
     sites = _ordered_sites(data, formula)
     candidates = operations(data, lattice.matrix @ lattice.matrix.T)
@@ -92,7 +92,9 @@ def structure_of_cif(text: str) -> Structure:
     cells = [[(site, _images(point, group, lattice.matrix, site[1])) for site, point in sites] for group in candidates]
     cells = cells if len(cells) == 1 else [cell for cell in cells if _has_said_number(cell, data, formula)]
     if len(cells) != 1:
-        raise ValueError("a space group with two origins, and no word of which: write :1 or :2 after its symbol")
+        raise ValueError(
+            "a space group with two origin choices, and the file does not say which: write :1 or :2 after its symbol"
+        )
     [cell] = cells
     counts = Counter[str]()
     for (symbol, _), points in cell:
@@ -128,7 +130,7 @@ def _values(block: str) -> dict[str, list[str]]:
                 loop = None
                 tag = word
             if word in data and word in (*CELL, *COORDINATES):
-                raise ValueError(f"{word} is there twice")
+                raise ValueError(f"{word} occurs twice")
             data[word] = []
         elif loop:
             data[loop[filled % len(loop)]].append(value)
@@ -146,7 +148,7 @@ def _number(text: str) -> float | None:
         return None
     value = float(re.sub(r"\(.*", "", text)) if len(text) < 60 else np.nan
     if not np.isfinite(value):
-        raise ValueError(f"{text[:30]} is no number")
+        raise ValueError(f"{text[:30]} is not a number")
     return value
 
 
@@ -156,7 +158,7 @@ def _cell(data: dict[str, list[str]]) -> list[float]:
     if len(found) < len(CELL):
         raise ValueError(f"no {CELL[values.index(None)]}")
     if min(found[:3]) <= 0 or not all(0 < angle < 180 for angle in found[3:]):
-        raise ValueError("lengths or angles that are no cell's")
+        raise ValueError("lengths or angles that do not form a cell")
     return found
 
 
@@ -222,7 +224,7 @@ def _ordered_sites(data: dict[str, list[str]], formula: Formula | None) -> list[
             raise ValueError(f"the atom {label[:20]} has no coordinates")
         symbol = _element(named) if symbols else _element_of_label(named, formula)
         if symbol is None:
-            raise ValueError(f"{named[:20]} is no element")
+            raise ValueError(f"{named[:20]} is not an element")
         if share is not None and abs(share - 1) > 1e-8:
             raise ValueError(DISORDERED)
         number = _number(multiplicity) if multiplicity not in "?." else _number(other)
@@ -292,4 +294,4 @@ def _check_formula(counts: Counter[str], formula: Formula | None) -> None:
             raise ValueError(f"{missing[0]} has {what}" + (" although the formula names it" if those is counts else ""))
     ratios = [counts[symbol] / number for symbol, number in formula.items()]
     if max(ratios) > min(ratios) * (1 + FORMULA_TOLERANCE):
-        raise ValueError("sites that are not in the proportions of the formula")
+        raise ValueError("sites that do not match the formula")

@@ -97,7 +97,7 @@ def _operation(text: str) -> tuple[np.ndarray, np.ndarray]:
     parts = "".join(text.lower().split()).split(",")
     rotation, shift = np.zeros((3, 3)), np.zeros(3)
     if len(parts) not in (3, 4) or len(text) > 200:
-        raise ValueError(f"{text[:40]} is no symmetry operation")
+        raise ValueError(f"{text[:40]} is not a symmetry operation")
     for row, part in enumerate(parts[:3]):
         end = 0
         for term in _TERM.finditer(part):
@@ -111,9 +111,9 @@ def _operation(text: str) -> tuple[np.ndarray, np.ndarray]:
             else:
                 shift[row] += value
         if end != len(part) or not part:
-            raise ValueError(f"{text[:40]} is no symmetry operation")
+            raise ValueError(f"{text[:40]} is not a symmetry operation")
     if (rotation != np.rint(rotation)).any() or abs(abs(np.linalg.det(rotation)) - 1) > 1e-6:
-        raise ValueError(f"{text[:40]} is no symmetry operation of a lattice")
+        raise ValueError(f"{text[:40]} is not a symmetry operation of a lattice")
     return rotation, shift
 
 

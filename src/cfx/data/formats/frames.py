@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def extxyz_records(name: str, lines: TextIO) -> Iterator[Record]:
-    """Every frame. After a line that is no number of atoms nobody knows where the next frame starts."""
+    """Every frame. After a line that is not a number of atoms nobody knows where the next frame starts."""
     numbered = enumerate(lines, start=1)
     frames = itertools.count(1)
     for number, line in numbered:
@@ -25,7 +25,7 @@ def extxyz_records(name: str, lines: TextIO) -> Iterator[Record]:
             continue
         count = int(line) if re.fullmatch(r"\s*[0-9]{1,18}\s*", line) else 0
         if count < 1:
-            raise ValueError(f"line {number} is no number of atoms")
+            raise ValueError(f"line {number} is not a number of atoms")
         if count > MOST_ATOMS:
             raise ValueError(f"line {number} announces {count:,} atoms, more than {MOST_ATOMS:,}")
         rest = [text for _, text in itertools.islice(numbered, count + 1)]
@@ -46,14 +46,14 @@ def structure_of_extxyz(text: str) -> Structure:
     first, comment, *atoms = text.split("\n")
     atoms = [line.split() for line in atoms if line.strip()]
     if len(atoms) != int(first):
-        raise ValueError(f"{int(first)} atoms announced, and {len(atoms)} there")
+        raise ValueError(f"{int(first)} atoms announced, but {len(atoms)} there")
     entries = {key.lower(): value.strip("\"'{}[]") for key, value in _ENTRY.findall(comment)}
     if "lattice" not in entries:
         raise ValueError("a frame without a Lattice")
     matrix = np.array([float(number) for number in re.split(r"[\s,]+", entries["lattice"].strip())])
     if matrix.shape != (9,):
         raise ValueError("a Lattice that is not nine numbers")
-    # Where a cell is given, "F F F" is what programs write that know no period; a slab or a wire is no crystal.
+    # Where a cell is given, "F F F" is what programs write that know no period; a slab or a wire is not a crystal.
     if len(set(re.findall(r"[TF1]|0", entries.get("pbc", "T").upper()))) > 1:
         raise ValueError("a structure that is periodic in some directions only")
     place, kind = _columns(entries.get("properties", "species:S:1:pos:R:3"))
@@ -84,7 +84,7 @@ def elements(names: list[str]) -> list[str]:
         ValueError: naming one that is none.
     """
     if strange := next((name for name in names if name not in SYMBOLS[1:] and name not in ("D", "T")), None):
-        raise ValueError(f"{strange[:20]} is no element")
+        raise ValueError(f"{strange[:20]} is not an element")
     return names
 
 
@@ -144,11 +144,11 @@ def structure_of_poscar(text: str) -> Structure:
 
     lines = text.splitlines()
     if (starts := _poscar_header(lines, 0)) is None:
-        raise ValueError("no POSCAR: a comment, a scale, three vectors, elements and their numbers are expected")
+        raise ValueError("not a POSCAR: a comment, a scale, three vectors, elements and their numbers are expected")
     ends, total = starts
     selective = re.match(r"\s*s", lines[ends], re.IGNORECASE) if ends < len(lines) else None
     if total > len(lines) - ends - 1:
-        raise ValueError(f"{total:,} atoms announced, and {max(len(lines) - ends - 1 - bool(selective), 0)} there")
+        raise ValueError(f"{total:,} atoms announced, but {max(len(lines) - ends - 1 - bool(selective), 0)} there")
     above = [line for line in lines[5:ends] if not _COUNTS.fullmatch(line)]
     counts = [int(word) for line in lines[5 + len(above) : ends] for word in line.split("!")[0].split()]
     names = [re.split("[/_]", word)[0] for line in above for word in line.split()]

@@ -29,7 +29,7 @@ def _structure_columns(name: str, columns: Sequence[str]) -> list[str]:
     found = [column for column in STRUCTURE_COLUMNS if column in columns]
     if not found:
         raise DataError(
-            f"{name} has no column of structures (columns: {', '.join(columns)})",
+            f"{name} has no column with structures (columns: {', '.join(columns)})",
             "name the column that holds CIFs `cif`, or the one that holds pymatgen dicts `structure`",
         )
     return found
@@ -68,7 +68,7 @@ def jsonl_records(name: str, lines: TextIO) -> Iterator[Record]:
             content = json.loads(line)
             record = _record(content, i, [column for column in STRUCTURE_COLUMNS if column in content])
         except (ValueError, TypeError, LookupError, RecursionError):
-            record = Record(f"row {i}", "unreadable", f"line {number} is no JSON with a `cif` or `structure`")
+            record = Record(f"row {i}", "unreadable", f"line {number} is not JSON with a `cif` or `structure`")
         found = found or record.format != "unreadable"
         held.append(record)
         if found:
@@ -128,7 +128,7 @@ def _structure_dict(text: str) -> dict[str, Any]:
         ]
         return {"lattice": {"matrix": content["lattice"]["matrix"]}, "sites": sites}
     except (KeyError, TypeError) as error:
-        raise ValueError("no dict of a pymatgen Structure, with a lattice and sites") from error
+        raise ValueError("not a pymatgen Structure dictionary with a lattice and sites") from error
 
 
 def _species(occupation: dict[str, Any]) -> dict[str, Any]:
@@ -177,4 +177,4 @@ def structure_of_sites(text: str) -> Structure:
             species += [SYMBOLS[number]] * len(coords[-1])
         return Structure(Lattice.from_parameters(*lattice), species, np.concatenate(coords))
     except (TypeError, LookupError, ValueError, RecursionError, OverflowError) as error:
-        raise ValueError(f"no crystal in the columns L, X, A, W, G: {error}") from error
+        raise ValueError(f"not a crystal in the columns L, X, A, W, G: {error}") from error
