@@ -192,7 +192,7 @@ class HubAddress:
 
     @property
     def place(self) -> PurePosixPath:
-        """Its place in cfx's own directory of files."""
+        """The file's place in cfx's own directory of files."""
         return PurePosixPath("hf", str(self).removeprefix("hf:"))
 
 
@@ -207,7 +207,7 @@ class WebAddress:
 
     @property
     def place(self) -> PurePosixPath:
-        """Its place in cfx's own directory of files."""
+        """The file's place in cfx's own directory of files."""
         parts = urlsplit(self.url)
         return PurePosixPath("web", parts.netloc.replace(":", "_"), parts.path.lstrip("/"))
 
@@ -223,7 +223,7 @@ class DriveAddress:
 
     @property
     def place(self) -> PurePosixPath:
-        """Its place in cfx's own directory of files."""
+        """The file's place in cfx's own directory of files."""
         return PurePosixPath("drive", self.folder)
 
 

@@ -41,7 +41,7 @@ SCRIPTS = (
     "gallery.js",
     "report.js",
 )
-"""In order: what is defined in one is used in those after it."""
+"""Scripts of the page, in order: each uses what earlier ones define."""
 
 GALLERY = 60
 """Crystals in the gallery of an evaluated file."""

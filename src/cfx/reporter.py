@@ -59,7 +59,7 @@ class Silent(Mute):
 
 
 Handlers = dict[int, Any]
-"""Of signals, by number, as `signal.signal` takes them."""
+"""Signal handlers by signal number, as `signal.signal` takes them."""
 
 
 class StopRequest:

@@ -132,7 +132,7 @@ def _list(as_json: bool) -> None:
 
 
 def _print_table(found: list[Status]) -> None:
-    """Without the summaries where the terminal is too narrow for them."""
+    """Prints the list as a table, without the summaries if the terminal is too narrow for them."""
     from rich.console import Console
     from rich.table import Column, Table
 

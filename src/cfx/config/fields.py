@@ -158,7 +158,7 @@ def from_dict(cls: type, values: dict[str, Any], base: Any = None) -> Any:
 
 
 def without_none(value: Any) -> Any:
-    """Without None, which TOML does not know, and with lists for tuples."""
+    """A copy of a value that TOML can hold: without None, and with lists for tuples."""
     if isinstance(value, dict):
         return {key: without_none(item) for key, item in value.items() if item is not None}
     return [without_none(item) for item in value] if isinstance(value, (list, tuple)) else value

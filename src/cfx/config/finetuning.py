@@ -176,19 +176,19 @@ class RewardRun:
     rl: RLConfig
 
     def tables(self) -> dict[str, Any]:
-        """As TOML can hold it."""
+        """The run as nested dictionaries that TOML can hold."""
         parts = {"sample": self.sample, "reward": self.reward, "rl": self.rl}
         return {"model": self.model, **{name: without_none(to_dict(part)) for name, part in parts.items()}}
 
     def with_whole_paths(self) -> RewardRun:
-        """The same with absolute paths, so that the run can be resumed from another directory; names stay."""
+        """A copy with absolute paths, so that the run can be resumed from another directory; names stay."""
         hull, reference = whole_path(self.reward.hull), whole_path(self.reward.reference)
         reward = dataclasses.replace(self.reward, hull=hull, reference=reference)
         return dataclasses.replace(self, model=whole_path(self.model), reward=reward)
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> RewardRun:
-        """The inverse of `tables`."""
+        """The run that `tables` describes."""
         sample, reward = _tuples(content["sample"]), _tuples(content["reward"])
         sample["template"] = from_dict(Template, sample.get("template", {}))
         reward["shape"] = from_dict(Shape, reward.get("shape", {}))
@@ -215,16 +215,16 @@ class PairsRun:
     dpo: DPOConfig
 
     def with_whole_paths(self) -> PairsRun:
-        """The same with absolute paths; names stay."""
+        """A copy with absolute paths; names stay."""
         return dataclasses.replace(self, model=whole_path(self.model), pairs=whole_path(self.pairs))
 
     def tables(self) -> dict[str, Any]:
-        """As TOML can hold it."""
+        """The run as nested dictionaries that TOML can hold."""
         return {"model": self.model, "pairs": self.pairs, "dpo": without_none(to_dict(self.dpo))}
 
     @classmethod
     def of(cls, content: dict[str, Any]) -> PairsRun:
-        """The inverse of `tables`."""
+        """The run that `tables` describes."""
         return cls(model=content["model"], pairs=content["pairs"], dpo=from_dict(DPOConfig, content["dpo"]))
 
 
@@ -242,7 +242,7 @@ def read_run(path: Path) -> RewardRun | PairsRun:
 
 
 def _tuples(value: Any) -> Any:
-    """The inverse, but for None: that is every field's default where it is allowed."""
+    """Tuples for the lists that TOML holds. None needs no inverse: it is the default of every field that allows it."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

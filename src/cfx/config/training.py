@@ -194,14 +194,14 @@ class TrainRun:
         )
 
     def with_whole_paths(self) -> TrainRun:
-        """The same with absolute paths, so that the run can be resumed from another directory; names stay."""
+        """A copy with absolute paths, so that the run can be resumed from another directory; names stay."""
         data = dataclasses.replace(
             self.data, train=whole_path(self.data.train), validation=whole_path(self.data.validation)
         )
         return dataclasses.replace(self, data=data, start=whole_path(self.start))
 
     def tables(self) -> dict[str, Any]:
-        """As `read_toml` returns them: `TrainRun.layered(config.tables())` is the configuration again."""
+        """The configuration as `read_toml` returns it: `TrainRun.layered(config.tables())` gives it back."""
         content = {"from": self.start, "model": self.model and to_dict(self.model), "train": to_dict(self.train)}
         content["data"] = {key: value for key, value in to_dict(self.data).items() if value is not None}
         return {key: value for key, value in content.items() if value is not None}

@@ -164,7 +164,7 @@ def validate(batch: CrystalBatch, num_species: int = 119) -> None:
 
 
 def row_checks(batch: CrystalBatch, num_species: int = 119) -> dict[str, Bool[AnyArray, " B"]]:
-    """For every fault that a crystal can have (numpy): True where it has not."""
+    """Checks of a batch (numpy): for every fault that a crystal can have, which crystals are free of it."""
     table = symmetry_table()
     group_ok = (batch.space_group >= 1) & (batch.space_group <= 230)
     last_letter = table.last_letter[np.where(group_ok, batch.space_group, 1) - 1]

@@ -32,11 +32,11 @@ class LogProb:
 
     @property
     def total(self) -> Float[AnyArray, " B"]:
-        """Their sum."""
+        """The log-probability of whole crystals: the sum of the parts, nats [B]."""
         return self.wyckoff + self.species + self.coords + self.lattice
 
     def parts(self) -> dict[str, Float[AnyArray, " B"]]:
-        """By name, see `PARTS`."""
+        """The parts of the log-probability by name, see `PARTS`: nats [B] each."""
         return {name: getattr(self, name) for name in PARTS}
 
 

@@ -30,7 +30,7 @@ NORM_EPSILON = 1e-5
 """Added to the variance in a layer norm."""
 
 EXACT = jax.lax.Precision.HIGHEST
-"""Of the products that make logits: float32, where those inside may be bfloat16."""
+"""Precision of the products that make logits: float32, where those inside the network may be bfloat16."""
 
 
 class Dropout(NamedTuple):
@@ -84,7 +84,7 @@ def embed_sites(
     species: Int[AnyArray, "B N"],
     coords: Float[AnyArray, "B N 3"],
 ) -> Float[Array, "B T D"]:
-    """All tokens of whole crystals, T = 5 N."""
+    """Embeds all tokens of whole crystals, T = 5 N."""
     group = space_group[:, None]
     tokens = [
         embed_token(config, "letter", group, letter, multiplicity),

@@ -114,7 +114,7 @@ class EncodedDataset:
 
     @cached_property
     def names(self) -> list[str]:
-        """Of the crystals; read when first asked for."""
+        """Names of the crystals; read when first asked for."""
         with open(self.directory / "names.jsonl", encoding="utf-8") as file:
             return [json.loads(line) for line in file]
 

@@ -27,7 +27,7 @@ ON_POSITION = 0.01
 """Largest sum of fractional deviations of a point that counts as lying on a Wyckoff position."""
 
 MOST_ATOMS = 20_000
-"""In a cell. The symmetry search takes minutes for more."""
+"""Atoms in a cell at most. The symmetry search takes minutes for more."""
 
 DISORDERED = "sites with partial or mixed occupancy"
 """Why a disordered structure is not a crystal for cfx."""

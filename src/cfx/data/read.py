@@ -70,10 +70,10 @@ SUFFIXES = {
 }
 
 MOST_BYTES = 8 * 2**30
-"""In a member of a zip, decompressed."""
+"""Decompressed bytes in a member of a zip, at most."""
 
 HIGHEST_RATIO = 2000
-"""Of decompressed and compressed bytes in a member of a zip; deflate reaches 1032."""
+"""Highest ratio of decompressed to compressed bytes in a member of a zip; deflate reaches 1032."""
 
 DEEPEST_ZIP = 4
 

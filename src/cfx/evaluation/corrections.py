@@ -57,7 +57,7 @@ def correction(structure: Structure) -> float:
 
 
 def _without_charges(structure: Structure) -> Structure:
-    """The same structure of plain elements."""
+    """The structure with plain elements instead of ions."""
     if any(hasattr(species, "oxi_state") for species in structure.composition):
         return structure.copy().remove_oxidation_states()
     return structure

@@ -210,7 +210,7 @@ def _correction(value: dict) -> tuple[float, tuple[str, ...]]:
 
 
 def _adjustment(adjustment: dict) -> float:
-    """One of pymatgen's energy adjustments, eV."""
+    """The value of one of pymatgen's energy adjustments, eV."""
     if "value" in adjustment:
         return _number(adjustment["value"])
     if "adj_per_atom" in adjustment:

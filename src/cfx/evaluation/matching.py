@@ -120,7 +120,7 @@ def scatter(
 
 
 def _compare_with_earlier(structures: Sequence[Structure], rows: Sequence[int]) -> list[Matched]:
-    """For crystals of one composition: which earlier one without a match of its own each matches."""
+    """Compares crystals of one composition: which earlier one, itself no duplicate, each of them matches."""
     answers: list[Matched] = []
     kept: list[tuple[int, Structure]] = []
     for row, one in zip(rows, map(reduce_or_say_why, structures), strict=True):

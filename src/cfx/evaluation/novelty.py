@@ -88,7 +88,7 @@ def find_novel(
 
 
 def _compare(structures: Sequence[Structure], known: Sequence[tuple[int, Structure]]) -> list[Matched]:
-    """For crystals of one composition: which of the known ones, by row, each matches."""
+    """Compares crystals of one composition with known ones: which of these, by row, each of them matches."""
     reduced = [(row, reduce_or_say_why(one)) for row, one in known]
     kept = [(row, one) for row, one in reduced if not isinstance(one, str)]
     return [compare(one, kept) for one in map(reduce_or_say_why, structures)]

@@ -74,7 +74,7 @@ class Phases:
 
     @classmethod
     def lowest(cls, compositions: Iterable[Reduced], energies: Iterable[float], ids: Iterable[str]) -> Phases:
-        """Of each composition the phase of the lowest energy (eV/atom), in order of composition."""
+        """The phase of lowest energy (eV/atom) for each composition, in order of composition."""
         best: dict[Reduced, tuple[float, str]] = {}
         for composition, energy, name in zip(compositions, energies, ids, strict=True):
             if composition not in best or energy < best[composition][0]:

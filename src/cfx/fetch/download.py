@@ -190,7 +190,7 @@ def _watched(parts: Iterator[bytes], limit: int | None, timeout: float) -> Itera
 
 
 def _pieces(parts: Iterator[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of one size, and the rest."""
+    """Regroups bytes into pieces of one size, and a last piece with the rest."""
     pending = bytearray()
     for part in parts:
         pending += part

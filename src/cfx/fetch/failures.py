@@ -104,7 +104,7 @@ PASSING = {
 """Failures that may be over at the next attempt, and what is said until then."""
 
 PASSING_IN_TRANSFER = {"silent": "the server stopped responding", "unreachable": "cannot reach {host}"}
-"""Those that may be over only where the server has answered before."""
+"""Failures that are worth another attempt only if the server has answered before."""
 
 ATTEMPTS = 4
 """Attempts in a row that may fail; between them 1, 2 and 4 seconds, or as long as the server asks for."""

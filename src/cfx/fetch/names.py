@@ -85,7 +85,7 @@ def _status(entry: Entry, here: Mapping[str, Record]) -> Status:
 
 
 def _whole(records: Mapping[str, Record]) -> dict[str, Record]:
-    """Those records of which every file is here."""
+    """The records whose files are all on this machine."""
     return {key: record for key, record in records.items() if None not in locate(key, record).values()}
 
 

@@ -144,7 +144,7 @@ FORMATS = {
     ".csv": Format(render_csv, b'"', header=CSV_HEADER),
     "": Format(render_poscar, None, any_cell=False),
 }
-"""By suffix; a name without one is a directory of POSCAR files."""
+"""Output formats by suffix; a name without a suffix is a directory of POSCAR files."""
 
 
 def cif_block(name: str, crystals: CrystalBatch, row: int, remarks: dict[str, str | int | float]) -> str:

@@ -139,7 +139,7 @@ def _opaque_state() -> type:
 _library: Any = pickle  # the stubs know the unpickler in C only
 
 MOST_OPCODES = 1_000_000
-"""In a file. The largest published checkpoint has 20,000."""
+"""Opcodes in a file, at most. The largest published checkpoint has 20,000."""
 
 _FORBIDDEN = (
     *(pickle.PERSID, pickle.BINPERSID, _library.NEXT_BUFFER, _library.READONLY_BUFFER),
@@ -161,7 +161,7 @@ class RestrictedUnpickler(_library._Unpickler):
         self._opaque_state = _opaque_state()
 
     def load(self) -> Any:
-        """As in the library, with a limit on the number of opcodes."""
+        """Loads the pickle as the library does, with a limit on the number of opcodes."""
         self._unframer = _library._Unframer(self._read, self._readline)
         self.read, self.readline = self._unframer.read, self._unframer.readline
         self.metastack, self.stack, self.proto = [], [], 0

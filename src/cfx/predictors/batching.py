@@ -64,7 +64,7 @@ class Model(Protocol):
     elements: frozenset[int] | None
 
     def compute(self, structures: Sequence[Structure], forces: bool) -> list[Output]:
-        """All crystals at once; raises whatever it likes."""
+        """Evaluates all crystals in one batch; may raise any exception."""
         ...
 
 

@@ -116,7 +116,7 @@ def evaluate_all(models: Sequence[PropertyModel], structures: Sequence[Structure
 
 
 class Inputs(NamedTuple):
-    """Of n crystals with `sizes` atoms, standardised: float32 [atoms, a] and [n, c]; int [n]."""
+    """Standardised features of n crystals with `sizes` atoms: float32 [atoms, a] and [n, c]; int [n]."""
 
     atoms: np.ndarray
     crystals: np.ndarray
@@ -124,7 +124,7 @@ class Inputs(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Of n crystals: float64 [n] in the unit of the property, twice; bool [n]."""
+    """Predictions for n crystals: value and std, float64 [n] in the unit of the property; outside, bool [n]."""
 
     value: np.ndarray
     std: np.ndarray

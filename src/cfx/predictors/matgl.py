@@ -195,7 +195,7 @@ class MatglProperty:
         return (found @ self._weights).tolist()
 
     def _run(self, structures: Sequence[Structure], together: bool) -> np.ndarray:
-        """All that the network gives for crystals [n, outputs]."""
+        """Outputs of the network for crystals, [n, outputs]."""
         import torch
         from torch_geometric.data import Batch
 
@@ -350,7 +350,7 @@ def _check_classes(directory: Path, text: str) -> None:
 
 
 def _classes(content: Any) -> Iterator[tuple[str, str]]:
-    """All classes that something names, at any depth."""
+    """Classes that the content of a file names, at any depth."""
     if isinstance(content, dict):
         if "@module" in content:
             yield str(content["@module"]), str(content.get("@class"))

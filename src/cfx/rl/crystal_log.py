@@ -143,7 +143,7 @@ class CrystalLog:
 
 
 def _number(value: float) -> float | None:
-    """As JSON can hold it; None for NaN."""
+    """A number as JSON can hold it: None for NaN."""
     return float(value) if np.isfinite(value) else None
 
 
@@ -160,7 +160,7 @@ def _crystal(crystals: CrystalBatch, row: int) -> dict[str, Any]:
 
 
 def _read(line: dict[str, Any], num_slots: int) -> CrystalBatch:
-    """The inverse: a batch of one."""
+    """The crystal of a line of the log, as a batch of one."""
     sites = len(line["wyckoff"])
     letters, species = np.zeros((1, num_slots), np.int32), np.zeros((1, num_slots), np.int32)
     coords = np.zeros((1, num_slots, 3), np.float32)

@@ -52,10 +52,10 @@ class FineTuning(Loop[PolicyState]):
         """What a checkpoint keeps beside the state: its `step`, `done`, and more, as JSON can hold it."""
 
     def restore_saved(self, saved: dict[str, Any]) -> None:
-        """The inverse of `saved`."""
+        """Restores what `saved` returned."""
 
     def begin(self) -> PolicyState:
-        """With the weights of the reference, which is kept for a run that is resumed."""
+        """The first state, with the weights of the reference, which is kept on disk for resumed runs."""
         self.files.create(self._run_config)
         self._write(self.files.path / "reference", self.reference.params, self.reference.info)
         state = self._initial_state(self.reference.params)

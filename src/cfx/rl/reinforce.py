@@ -187,7 +187,7 @@ class _Reinforcement(FineTuning):
         return total
 
     def _gradient(self, params: Any, crystals: CrystalBatch, known: PPOBatch, chosen: np.ndarray) -> Gradient:
-        """Of the chosen crystals, batch by batch of equal length."""
+        """Gradient of the loss over the chosen crystals, summed over batches of equal length."""
         crystals, known = crystals[chosen], PPOBatch(*(values[chosen] for values in known))
 
         def one(batch: Batch) -> Gradient:

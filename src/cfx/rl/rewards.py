@@ -101,7 +101,7 @@ class WeightedSum:
 
     @property
     def name(self) -> str:
-        """As on the command line."""
+        """The names and weights of the parts, as written on the command line."""
         return ",".join(reward.name + (f":{weight:g}" if weight != 1 else "") for reward, weight in self.parts)
 
     @property
@@ -113,13 +113,13 @@ class WeightedSum:
 
     @property
     def unit(self) -> str:
-        """Of the value: the reward's own where there is one only, as it is."""
+        """Unit of the value: the reward's own if there is only one, unweighted and unshaped."""
         plain = len(self.parts) == 1 and self.parts[0][1] == 1 and self.shape == Shape(clip=self.shape.clip)
         return self.parts[0][0].unit if plain else ""
 
     @property
     def kl_coef(self) -> float:
-        """That of the parts, by weight; shaped values are of the order of 1."""
+        """The default tau: that of the parts, weighted; shaped values are of order 1."""
         if self.shape.log1p or self.shape.threshold is not None:
             return 0.1
         return sum(abs(weight) * reward.kl_coef for reward, weight in self.parts)

@@ -255,10 +255,10 @@ class Baseline:
         return (total + PRIOR * mean) / (n + PRIOR)
 
     def saved(self) -> dict[str, Any]:
-        """All there is, as JSON can hold it."""
+        """The state of the baseline as JSON can hold it."""
         return {"mean": self.mean, "groups": {str(group): list(sums) for group, sums in self._groups.items()}}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """The inverse of `saved`."""
+        """Restores what `saved` returned."""
         self.mean = saved["mean"]
         self._groups = {int(group): (float(n), float(total)) for group, (n, total) in saved["groups"].items()}

@@ -53,7 +53,7 @@ LIBRARIES = (
     Library("dask", "distributed", "dask", "eval --scheduler"),
     Library("pyarrow", "pyarrow", "parquet", "Parquet files"),
 )
-"""In the order in which they are listed."""
+"""Libraries in the order in which they are listed."""
 
 
 def examine() -> dict[str, Any]:

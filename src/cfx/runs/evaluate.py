@@ -147,7 +147,7 @@ class _Findings:
     hull: HullBatch | None
 
     def record(self, i: int) -> dict[str, Any]:
-        """All that is known of one crystal, ready for JSON."""
+        """Everything known about one crystal, ready for JSON."""
         one, final, match = self.crystals[i], self.energies[i].structure, self.unique[i].match
         return {
             "name": one.name,
@@ -167,7 +167,7 @@ class _Findings:
         }
 
     def _reason(self, i: int) -> str:
-        """Every step's reason, in one line; what was said by an earlier step is not said again."""
+        """The reasons of all steps in one line, without repetitions."""
         if self.crystals[i].structure is None:
             return f"read: {self.crystals[i].reason}"
         said = {

@@ -200,7 +200,7 @@ class Similarity:
         return rows
 
     def nearest(self, count: int = 3) -> dict[str, list[tuple[str, float]]]:
-        """For each element the others most similar to it, with the similarity."""
+        """The elements most similar to each element, with their similarity."""
         found = {}
         for row, (symbol, values) in enumerate(zip(self.symbols, self.matrix, strict=True)):
             order = [i for i in np.argsort(-values, kind="stable") if i != row][:count]
@@ -208,7 +208,7 @@ class Similarity:
         return found
 
     def as_json(self) -> dict[str, Any]:
-        """All numbers, to six decimals."""
+        """The similarities as JSON can hold them, to six decimals."""
         nearest = {
             symbol: [{"element": other, "similarity": round(value, 6)} for other, value in others]
             for symbol, others in self.nearest().items()

@@ -82,7 +82,7 @@ class SampleResult:
 
     @classmethod
     def of(cls, progress: dict[str, Any]) -> SampleResult:
-        """The inverse of `progress`; {} is a new start."""
+        """The result that `progress` describes; {} is a new start."""
         result = cls(progress.get("num_crystals", 0), Counter(progress.get("rejected", {})))
         result.asked.update(dict(progress.get("asked", [])))
         result.found.update(dict(progress.get("found", [])))

@@ -29,7 +29,7 @@ MOST_UNITS = 96
 """Most formula units in a conventional cell."""
 
 IMPOSSIBLE = 255
-"""In `min_sites`: no combination of letters gives this number of atoms."""
+"""Entry of `min_sites` where no combination of letters gives this number of atoms."""
 
 
 @jax.tree_util.register_dataclass
@@ -92,7 +92,7 @@ class Constraints:
 
 
 def unconstrained(config: ModelConfig) -> Constraints:
-    """All that the model can draw; the last slot is the pad's."""
+    """Constraints that allow everything that the model can draw; the last slot is the pad's."""
     letters = np.ones((config.n_max, config.num_letters), bool)
     letters[-1, 1:] = False
     return Constraints(

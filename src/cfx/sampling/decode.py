@@ -80,7 +80,7 @@ class Slots:
     drawn: Drawn
 
     def without_cache(self) -> Slots:
-        """The same with nothing in the cache: what to handle where the network is not needed."""
+        """The slots without their caches, for steps that do not need the network."""
         return dataclasses.replace(self, cache=incremental.Cache((), ()))
 
 

@@ -137,7 +137,7 @@ class Ledger:
 
     @property
     def is_complete(self) -> bool:
-        """All crystals have come out, or no space group gives more."""
+        """Whether all crystals have been handed out, or no space group gives more."""
         return self._first == self._end
 
     @property

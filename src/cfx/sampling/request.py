@@ -96,7 +96,7 @@ def another_group(request: SampleConfig, impossible: dict[int, str]) -> Callable
 
 
 def _by_weight(request: SampleConfig, possible: Sequence[int], seed: list[int]) -> int:
-    """One of the space groups at some places of the request."""
+    """Draws a space group by weight for given places of the request."""
     possible = [i for i in possible if request.weights[i]]
     shares = np.cumsum([request.weights[i] for i in possible])
     share = np.random.default_rng(seed).random() * shares[-1]

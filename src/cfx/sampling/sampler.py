@@ -104,7 +104,7 @@ class Decoders:
             yield finished
 
     def _work_together(self, ledger: Ledger) -> Iterator[Finished]:
-        """As `work`, on several devices."""
+        """Does the same as `work` on several devices."""
         results: queue.Queue[Finished | Exception] = queue.Queue()
         stop = threading.Event()
 
@@ -253,7 +253,7 @@ def draw(
 
 
 def _judge(request: SampleConfig, constraints: Constraints, drawn: Drawn) -> list[str | None]:
-    """For each draw the reason why it does not count, or None."""
+    """Reasons why draws are rejected, None for those that are accepted."""
     crystals = drawn.crystals
     finite = np.isfinite(crystals.frac_coords).all((1, 2)) & np.isfinite(crystals.lattice).all(1)
     faults = {"numbers that are not finite": ~finite, "against the constraints": ~satisfied(constraints, crystals)}

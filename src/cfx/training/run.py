@@ -32,7 +32,7 @@ class RunConfig(Protocol):
     """What a run does: a `TrainRun`, `RewardRun` or `PairsRun`."""
 
     def tables(self) -> dict[str, Any]:
-        """As TOML can hold it."""
+        """The configuration as nested dictionaries that TOML can hold."""
         ...
 
 
@@ -117,7 +117,7 @@ class RunDirectory:
         return self.path / "checkpoints" / f"step_{step:08d}"
 
     def checkpoints(self) -> list[Path]:
-        """Those there are, the latest last."""
+        """Checkpoints on disk, the latest last."""
         found = [path for path in (self.path / "checkpoints").glob("step_*") if path.name[5:].isdigit()]
         return sorted(found, key=lambda path: int(path.name[5:]))
 

@@ -186,7 +186,7 @@ class _Training(Loop[TrainState]):
         self.progress.update(done, text)
 
     def _means(self, totals: dict[str, jax.Array]) -> dict[str, float]:
-        """Of the steps since the last line of metrics."""
+        """Mean metrics over the steps since the last line of metrics."""
         sums = {name: float(value) for name, value in totals.items()}
         parts = {name: sums[name] / sums["crystals"] for name in PARTS}
         return {
@@ -246,7 +246,7 @@ class _Training(Loop[TrainState]):
     # Files of the run.
 
     def begin(self) -> TrainState:
-        """With the weights of the model to start from, or new ones."""
+        """The first state, with the weights of the model to start from, or new ones."""
         if self.devices.writes:
             self.files.create(self.run_config)
         if self.start is not None:
@@ -271,7 +271,7 @@ class _Training(Loop[TrainState]):
             self.seen["elements"] = dict(counts)
 
     def restore(self) -> tuple[TrainState, int]:
-        """With the settings checked: they must be those of the first run."""
+        """Restores the latest checkpoint after checking that the settings are those of the first run."""
         path = self.files.latest()
         checkpoint = load_checkpoint(path)
         saved = checkpoint.info["run"]

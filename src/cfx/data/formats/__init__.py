@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 MOST_CHARACTERS = 10_000_000
-"""In the text of one crystal."""
+"""Characters in the text of one crystal, at most."""
 
 MOST_ATOMS = 100_000
-"""In the cell of one crystal."""
+"""Atoms in the cell of one crystal, at most."""
 
 
 class Record(NamedTuple):

@@ -196,7 +196,7 @@ def _element_of_label(label: str, formula: Formula | None) -> str | None:
 
 
 Site = tuple[str, float | None]
-"""Its element, and the number of atoms in the cell that the file says it stands for."""
+"""A site: its element, and the number of atoms in the cell that it stands for, if the file says."""
 
 
 def _ordered_sites(data: dict[str, list[str]], formula: Formula | None) -> list[tuple[Site, np.ndarray]]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 MOST_OPERATIONS = 1000
-"""In a list. A space group in its conventional cell has 192 at most."""
+"""Operations in a list, at most. A space group in its conventional cell has no more than 192."""
 
 METRIC_TOLERANCE = 0.02
 """Largest change that an operation may make to a cell's metric, as a part of its largest entry."""
@@ -118,7 +118,7 @@ def _operation(text: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _combined(first: Operations, second: Operations) -> Operations:
-    """Every operation after every centering."""
+    """Every operation of the first list, followed by every translation of the second, a list of centerings."""
     shifts = (first.translations[:, None] + second.translations[None]).reshape(-1, 3)
     return Operations(np.repeat(first.rotations, len(second.translations), axis=0), shifts)
 
@@ -210,7 +210,7 @@ def _of_setting(hall: int) -> Operations:
 
 
 def _fitting(settings: set[int], metric: np.ndarray) -> list[Operations]:
-    """Of some settings those that fit the cell best: one, or both origins of a group that has two."""
+    """The settings that fit the cell best: one, or both origins of a group that has two."""
     deviation = {hall: _deviation(_of_setting(hall), metric) for hall in sorted(settings)}
     best = min(deviation.values())
     if best > METRIC_TOLERANCE:

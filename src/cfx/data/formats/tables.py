@@ -45,7 +45,7 @@ def _record(row: Mapping[str, Any], number: int, columns: Sequence[str]) -> Reco
 
 
 def csv_records(name: str, lines: TextIO) -> Iterator[Record]:
-    """Every row."""
+    """The records of a CSV table, one for every row."""
     csv.field_size_limit(MOST_CHARACTERS)
     reader = csv.DictReader(lines)
     columns = reader.fieldnames or []
@@ -59,7 +59,13 @@ def csv_records(name: str, lines: TextIO) -> Iterator[Record]:
 
 
 def jsonl_records(name: str, lines: TextIO) -> Iterator[Record]:
-    """Every line; one without a structure is unreadable, unless there is none with one."""
+    """The records of JSON Lines, one for every line.
+
+    A line without a structure is unreadable, unless no line has one.
+
+    Raises:
+        DataError: if no line has a structure.
+    """
     held: list[Record] = []
     found = False
     filled = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
@@ -81,7 +87,7 @@ def jsonl_records(name: str, lines: TextIO) -> Iterator[Record]:
 
 
 def parquet_records(name: str, file: IO[bytes]) -> Iterator[Record]:
-    """Every row, piece by piece."""
+    """The records of a Parquet table, one for every row, read piece by piece."""
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
