@@ -126,7 +126,7 @@ def score(
     check_file(output, (".csv",), force)
     values.start_jax(reporter)
 
-    from cfx.runs import score as runs
+    from cfx.runs import sample as runs
 
     loaded = values.load(model, reporter)
     scores = runs.score(loaded, Path(data), reporter, symprec, workers or os.cpu_count() or 1)
