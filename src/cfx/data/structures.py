@@ -136,7 +136,7 @@ FORMATS = (".csv", ".csv.gz", ".jsonl", ".parquet")
 
 
 def column_names(path: Path) -> list[str]:
-    """Of a table, those of structures left out; nothing for what is not a table.
+    """Columns of a table without those of structures; none for a file that is not a table.
 
     Raises:
         DataError: if it cannot be read.

@@ -167,7 +167,7 @@ def predictions(model: PropertyModel, batch: PropertyBatch) -> dict[str, np.ndar
 
 
 def load_attribute(text: str, not_named: str, hint: str) -> Any:
-    """What MODULE:ATTRIBUTE names, of somebody else's code.
+    """Imports what MODULE:ATTRIBUTE names, in code from outside cfx.
 
     Args:
         text: MODULE:ATTRIBUTE.

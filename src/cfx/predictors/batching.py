@@ -166,7 +166,7 @@ class Batches:
 
 
 def reasons_of(results: Sequence[object]) -> list[str]:
-    """Of results of `Batches.run`, those that are reasons; "" for the others."""
+    """The reasons among results of `Batches.run`; "" for the results that are none."""
     return [one if isinstance(one, str) else "" for one in results]
 
 

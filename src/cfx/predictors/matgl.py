@@ -211,7 +211,7 @@ class MatglProperty:
         return graph
 
     def _state(self, count: int | None):
-        """Of so many crystals in a batch, or of one alone: the label of PBE, or the two zeros that stand for none."""
+        """State label of crystals in a batch, or of one alone: that of PBE, or the two zeros that stand for none."""
         import torch
 
         if self._has_labels:

@@ -1,4 +1,4 @@
-"""Rewards by name: from interatomic potentials, from property models, or one's own."""
+"""Rewards by name: from interatomic potentials, from property models, or from outside cfx."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _from_properties(name: str, config: RewardConfig) -> Reward:
 
 
 def _checked(name: str, found: Any) -> Reward:
-    """A reward of somebody else's, made without arguments if it is a class."""
+    """A reward from outside cfx, instantiated without arguments if it is a class."""
     try:
         reward = found() if isinstance(found, type) else found
     except TypeError as error:
