@@ -152,8 +152,8 @@ def test_resuming_with_other_data_or_options_is_refused(cfx, tmp_path, table):
     write(tmp_path / "other.csv", rows[:5])
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
     for arguments, words in (
-        (["other.csv"], "other settings"),
-        (["--validation", "other.csv"], "other settings"),
+        (["other.csv"], "different settings"),
+        (["--validation", "other.csv"], "different settings"),
         (["--epochs", 5], "first run"),
         (["--config", "config.toml"], "first run"),
     ):

@@ -231,9 +231,9 @@ def test_a_used_directory_or_other_settings_are_refused(uninterrupted, data):
     with pytest.raises(UsageError, match="not empty"):
         train(run, RUN, data, None, Silent())
     other = dataclasses.replace(RUN, train=dataclasses.replace(CONFIG, epochs=9))
-    with pytest.raises(UsageError, match=r"other settings \(train\)"):
+    with pytest.raises(UsageError, match=r"different settings \(train\)"):
         train(run, other, data, data, Silent(), resume=True)
-    with pytest.raises(UsageError, match=r"other settings \(validation\)"):
+    with pytest.raises(UsageError, match=r"different settings \(validation\)"):
         train(run, RUN, data, None, Silent(), resume=True)
 
 
@@ -243,7 +243,7 @@ def test_another_data_set_is_refused(uninterrupted, data, tmp_path):
     entries = json.loads((GOLDEN / "v042_dev_cifs.json").read_text())
     (tmp_path / "one" / name).write_text(entries[int(name[:3])]["cif"])
     other = load_dataset(tmp_path / "one", num_workers=1)
-    with pytest.raises(UsageError, match=r"other settings \(data\)"):
+    with pytest.raises(UsageError, match=r"different settings \(data\)"):
         train(uninterrupted[0], RUN, other, data, Silent(), resume=True)
 
 
