@@ -173,11 +173,7 @@ def _entry(path: Path, number: int, value: Any) -> ComputedEntry:
 
 
 def _number(value: Any) -> float:
-    """A finite number.
-
-    Raises:
-        ValueError: if it is none.
-    """
+    """A finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{value!r} is not an energy")
     return float(value)

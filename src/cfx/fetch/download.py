@@ -135,11 +135,7 @@ def _check_room(remote: Remote, partial: Path) -> None:
 
 
 def _transfer(remote: Remote, partial: Path, on_progress: OnProgress) -> None:
-    """Appends what a partial file lacks.
-
-    Raises:
-        NetworkError: if it is more or less than was announced; nothing of it is kept.
-    """
+    """Appends what a partial file lacks; nothing is kept if it is more or less than was announced."""
     from huggingface_hub import constants, get_session
     from huggingface_hub.utils import hf_raise_for_status
 
@@ -171,11 +167,7 @@ def _transfer(remote: Remote, partial: Path, on_progress: OnProgress) -> None:
 
 
 def _watched(parts: Iterator[bytes], limit: int | None, timeout: float) -> Iterator[bytes]:
-    """Hands on what arrives: not much more than `limit` bytes, and only as long as enough comes in a time.
-
-    Raises:
-        TooSlow: if it does not.
-    """
+    """Hands on what arrives: not much more than `limit` bytes, and only as long as enough comes in a time."""
     total, since, recent = 0, time.monotonic(), 0
     for part in parts:
         yield part
@@ -201,11 +193,7 @@ def _pieces(parts: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _check(remote: Remote, partial: Path, accept: Accept) -> Digest:
-    """The digest of what has arrived; what is not as announced, or not acceptable, is removed.
-
-    Raises:
-        NetworkError: in these cases.
-    """
+    """The digest of what has arrived; what is not as announced, or not acceptable, is removed."""
     digest = digest_of(partial)
     try:
         if not matches(remote.digest, digest, partial):

@@ -313,12 +313,7 @@ def _bring_from_drive(address: DriveAddress, anew: bool, check: Check) -> Record
 
 
 def _download_folder(folder: str, directory: Path) -> None:
-    """Downloads a folder of Google Drive; an interrupted download is continued.
-
-    Raises:
-        NetworkError: if it does not arrive.
-        OutputError: if it cannot be written.
-    """
+    """Downloads a folder of Google Drive; an interrupted download is continued."""
     import gdown
     import requests
     from gdown.exceptions import DownloadError, FileURLRetrievalError

@@ -224,11 +224,7 @@ def _recent_failure(stamp: Path) -> str | None:
 
 
 def _ask_briefly(address: str) -> None:
-    """Asks the hub for a file, for AUTO_SECONDS at most, name lookup included.
-
-    Raises:
-        CfxError: for what is wrong.
-    """
+    """Asks the hub for a file, for AUTO_SECONDS at most, name lookup included."""
     where = parse_address(address)
     assert isinstance(where, HubAddress)
     errors: list[CfxError | None] = []

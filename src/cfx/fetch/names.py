@@ -274,12 +274,7 @@ def import_files(directory: Path) -> list[str]:
 
 
 def _importable(key: str, record: Record, directory: Path, here: Mapping[str, Record]) -> dict[str, Path]:
-    """The files of an export that belong to a record, if they are whole and no others than those that are here.
-
-    Raises:
-        DataError: if they are damaged, or made from something else.
-        NetworkError: if they were others when they were fetched here.
-    """
+    """The files of an export that belong to a record, if they are whole and no others than those that are here."""
     if record.directory is None or PurePosixPath(record.directory).parts[0] not in (FILES.name, MODELS):
         raise DataError(f"{directory / FILE_NAME} is damaged: {key} is outside the directory")
     paths = _intact(key, record, {name: directory / record.directory / name for name in record.files})
@@ -297,11 +292,7 @@ def _importable(key: str, record: Record, directory: Path, here: Mapping[str, Re
 
 
 def _intact(key: str, record: Record, places: Mapping[str, Path | None]) -> dict[str, Path]:
-    """Files by name, if each is what is recorded of it.
-
-    Raises:
-        DataError: if one is missing or another.
-    """
+    """Files by name, if each is what is recorded of it."""
     paths = {}
     for name, path in places.items():
         if path is None or not path.is_file():

@@ -103,12 +103,7 @@ def load_matgl_property(text: str, property: str, device: str) -> MatglProperty:
 
 
 def _load(text: str, device: str) -> tuple[Any, str, bool]:
-    """The network of a name or a directory, on the CPU; its name and version; and whether it is a potential.
-
-    Raises:
-        UsageError, DependencyError: for a device that does not exist, or without matgl.
-        CheckpointError, UnsafeError, NetworkError: see `load_files`.
-    """
+    """The network of a name or a directory, on the CPU; its name and version; and whether it is a potential."""
     try:
         import matgl
         from matgl.apps.pes import Potential

@@ -119,11 +119,7 @@ def structure_of_dict(text: str) -> Structure:
 
 
 def _structure_dict(text: str) -> dict[str, Any]:
-    """The dict of a pymatgen Structure, from JSON or as Python prints it; nothing in it is evaluated or imported.
-
-    Raises:
-        ValueError: if the text is neither, or says something else.
-    """
+    """The dict of a pymatgen Structure, from JSON or as Python prints it; nothing in it is evaluated or imported."""
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
