@@ -37,7 +37,10 @@ class RunConfig(Protocol):
 
 
 class RunDirectory:
-    """Files of one run, of training or of fine-tuning."""
+    """Files of one run, of training or of fine-tuning.
+
+    Whatever writes or removes a file raises an OutputError if that fails.
+    """
 
     def __init__(self, path: Path):
         """Nothing is read or written yet."""
@@ -82,7 +85,6 @@ class RunDirectory:
 
         Raises:
             UsageError: if there is something in it already.
-            OutputError: if it cannot be written.
         """
         import tomli_w
 
@@ -133,11 +135,7 @@ class RunDirectory:
         return paths[-1]
 
     def tidy(self) -> None:
-        """Removes what a killed process left half-done, and puts back what was being replaced.
-
-        Raises:
-            OutputError: if that is not allowed.
-        """
+        """Removes what a killed process left half-done, and puts back what was being replaced."""
         try:
             for old in sorted(self._left("*.old-*")):
                 if (name := old.with_name(old.name.partition(".old-")[0])).exists():
@@ -153,11 +151,7 @@ class RunDirectory:
         return [*self.path.glob(pattern), *self.path.glob(f"checkpoints/{pattern}")]
 
     def rotate(self, keep: int) -> None:
-        """Removes all checkpoints but the latest `keep`.
-
-        Raises:
-            OutputError: if one cannot be removed.
-        """
+        """Removes all checkpoints but the latest `keep`."""
         for path in self.checkpoints()[:-keep]:
             try:
                 shutil.rmtree(path)
@@ -165,19 +159,11 @@ class RunDirectory:
                 raise OutputError(f"cannot remove {path}: {error.strerror}") from error
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl, whole or not at all.
-
-        Raises:
-            OutputError: if it cannot be written.
-        """
+        """Adds a line to metrics.jsonl, whole or not at all."""
         self._metrics.add(line)
 
     def write(self, name: str, text: str) -> Path:
-        """Writes a small text file.
-
-        Raises:
-            OutputError: if it cannot be written.
-        """
+        """Writes a small text file."""
         with writing(self.path / name):
             (self.path / name).write_text(text)
         return self.path / name
@@ -186,9 +172,6 @@ class RunDirectory:
         """Forgets lines written after the checkpoint that a run resumes from; those steps will be run again.
 
         Lines that a full disk or a kill cut short go too.
-
-        Raises:
-            OutputError: if the file cannot be written.
         """
         path = self._metrics.path
         if not path.exists():
