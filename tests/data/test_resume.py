@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,13 +137,15 @@ def test_a_damaged_partial_store_is_begun_anew(data, own_cache, expected, read_r
     assert len(read_rows) == 11
 
 
-def test_a_file_that_breaks_off_leaves_nothing(tmp_path, own_cache):
-    """The fault is in the data: the next try would meet it too."""
+def test_a_file_that_breaks_off_is_read_to_its_end(tmp_path, own_cache):
+    """The fault is in the data, so the next try would meet it too: a row that failed; and no work is left open."""
     (tmp_path / "data.jsonl").write_text('{"cif": "x"}\n' * 5 + "{\n")
     for num_workers in (1, 2):
         with pytest.raises(DataError, match="line 6 is not JSON"):
             load_dataset(tmp_path / "data.jsonl", num_workers=num_workers)
-        assert not list((own_cache / "encoded").iterdir())
+        [store] = (own_cache / "encoded").iterdir()
+        assert "line 6 is no JSON" in (store / "failures.csv").read_text()
+        shutil.rmtree(store)
 
 
 def test_a_full_disk(data, own_cache, expected, monkeypatch):
