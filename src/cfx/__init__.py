@@ -7,6 +7,26 @@ structures = model.sample(space_group=194, n=100, seed=0).to_structures()
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cfx.config import ModelConfig, SampleConfig, Template
+    from cfx.core.crystal import CrystalBatch
+    from cfx.core.likelihood import LogProb
+    from cfx.data.dataset import encode
+    from cfx.model import Model, load_model
+
+__all__ = [
+    "CrystalBatch",
+    "LogProb",
+    "Model",
+    "ModelConfig",
+    "SampleConfig",
+    "Template",
+    "encode",
+    "load_model",
+]
+
 _PUBLIC = {
     "load_model": "cfx.model",
     "Model": "cfx.model",
@@ -17,7 +37,6 @@ _PUBLIC = {
     "LogProb": "cfx.core.likelihood",
     "encode": "cfx.data.dataset",
 }
-__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str):

@@ -117,7 +117,9 @@ def _group_name(space_group: int) -> str:
     from cfx.core.symmetry import symmetry_table
 
     hall_number = int(symmetry_table().hall_number[space_group - 1])
-    return f"{spglib.get_spacegroup_type(hall_number).international_short} {space_group:>3}"
+    setting = spglib.get_spacegroup_type(hall_number)
+    assert setting is not None  # our table has spglib's own numbers
+    return f"{setting.international_short} {space_group:>3}"
 
 
 def plot(

@@ -201,7 +201,9 @@ def named(context: typer.Context) -> set[str]:
     return {
         names[parameter.name]
         for parameter in context.command.params
-        if parameter.name in names and context.get_parameter_source(parameter.name).name == "COMMANDLINE"
+        if parameter.name in names
+        and (source := context.get_parameter_source(parameter.name)) is not None
+        and source.name == "COMMANDLINE"
     }
 
 

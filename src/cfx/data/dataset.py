@@ -7,7 +7,7 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,7 +94,7 @@ class EncodedDataset:
         """int32 [n], 1 to 230."""
         return self._crystals["space_group"].astype(np.int32)
 
-    @cached_property
+    @property
     def num_sites(self) -> np.ndarray:
         """int32 [n], symmetry-inequivalent sites."""
         return self._crystals["num_sites"].astype(np.int32)
@@ -277,7 +277,7 @@ def _encode_into(partial: Path, path: Path, settings: dict[str, Any], num_worker
         raise
 
 
-def _parts(path: Path, settings: dict[str, Any], num_workers: int, done: int) -> Iterator[Part]:
+def _parts(path: Path, settings: dict[str, Any], num_workers: int, done: int) -> Generator[Part, None, None]:
     """The rows of a file after the first `done`."""
     if path.suffix.lower() == ".lmdb":
         return lmdb.read_parts(path, settings["n_max"], done)

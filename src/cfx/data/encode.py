@@ -88,7 +88,7 @@ def encode_cell(
 
 def _refuse_overlaps(lattice: np.ndarray, coords: np.ndarray, numbers: list[int], symprec: float) -> None:
     """Refuses two atoms on one point, which a symmetry search may take for a crystal like any other."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     if len(numbers) > MOST_ATOMS:
         raise EncodingError(f"{len(numbers)} atoms, more than {MOST_ATOMS}")
@@ -100,11 +100,11 @@ def _refuse_overlaps(lattice: np.ndarray, coords: np.ndarray, numbers: list[int]
         near = points[:, axis] <= min(margin, 1)
         points = np.concatenate([points, points[near] + np.eye(3)[axis]])
         atoms = np.concatenate([atoms, atoms[near]])
-    tree = cKDTree(points @ lattice)
+    tree = KDTree(points @ lattice)
     distance, nearest = tree.query(tree.data, k=2, distance_upper_bound=symprec)
     if not np.isfinite(distance[:, 1]).any():
         return
-    pairs = atoms[nearest[np.isfinite(distance[:, 1])]]
+    pairs = atoms[np.asarray(nearest)[np.isfinite(distance[:, 1])]]
     kinds = np.array(numbers)[pairs]
     two = (kinds[:, 0] != kinds[:, 1]).any()
     raise EncodingError("atoms of two elements overlap" if two else "atoms too close: two of one element on one point")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ def data_file(path: Path) -> Path:
     return path / "data.mdb" if path.is_dir() else path
 
 
-def read_parts(path: Path, n_max: int, first: int = 0) -> Iterator[Part]:
+def read_parts(path: Path, n_max: int, first: int = 0) -> Generator[Part, None, None]:
     """The crystals of a file after the first `first`, part by part.
 
     Args:
@@ -90,9 +90,10 @@ def _read_values(path: Path) -> list[bytes]:
         lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False) as environment,
         environment.begin() as transaction,
     ):
-        values = [transaction.get(str(key).encode()) for key in range(len(ARRAYS))]
-    if None in values:
-        raise DataError(f"{path} is not a CrystalFormer data set: nothing under the key {values.index(None)}")
+        found = [transaction.get(str(key).encode()) for key in range(len(ARRAYS))]
+    values = [value for value in found if value is not None]
+    if len(values) < len(found):
+        raise DataError(f"{path} is not a CrystalFormer data set: nothing under the key {found.index(None)}")
     return values
 
 
@@ -118,7 +119,7 @@ def _part(arrays: list[np.ndarray], n_max: int, first: int) -> Part:
     crystals["space_group"], crystals["lattice"] = batch.space_group[kept], batch.lattice[kept]
     filled = (batch.wyckoff > 0) & kept[:, None]
     sites = np.zeros(int(filled.sum()), SITE)
-    for name in SITE.names:
+    for name in SITE.fields or ():
         sites[name] = getattr(batch, name)[filled]
     return Part(len(batch), crystals, sites, [names[i] for i in np.flatnonzero(kept)], failures)
 

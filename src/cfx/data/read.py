@@ -24,7 +24,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -162,7 +162,7 @@ def kind_of(name: str) -> str | None:
 def _parse_file(name: str, file: IO[bytes], depth: int = 0) -> Iterator[Record]:
     """The records of one file, read piece by piece; their names are of one line."""
     if name.lower().endswith(".gz"):
-        file = gzip.GzipFile(fileobj=file)
+        file = cast("IO[bytes]", gzip.GzipFile(fileobj=file))
     kind = kind_of(PurePosixPath(name).name)
     if kind == "zip":
         with _seekable(file) as content:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -63,7 +63,8 @@ def iterate_crystals(path: Path, num_workers: int = -1) -> Iterator[Loaded]:
     import joblib
 
     parallel = joblib.Parallel(n_jobs=num_workers, return_as="generator")
-    for part in parallel(joblib.delayed(_parse_all)(chunk) for chunk in _chunks(read_records(path))):
+    parts = parallel(joblib.delayed(_parse_all)(chunk) for chunk in _chunks(read_records(path)))
+    for part in cast("Iterator[list[Loaded]]", parts):
         yield from part
 
 

@@ -37,12 +37,12 @@ def read(name: str | Path, n_max: int, reporter: Reporter, symprec: float, worke
 
         def update(done: int) -> None:
             progress.update(done)
-            if stop:
+            if stop.signum is not None:
                 message = f"encoding stopped after {done:,} rows; run the same command again to continue"
                 raise Interrupted(stop.signum, message)
 
         data = load_dataset(path, symprec, n_max, workers, update, source)
-        if stop:
+        if stop.signum is not None:
             raise Interrupted(stop.signum, f"stopped; {source} is encoded")
     reporter.message(f"{source}: {len(data)} crystals, {data.num_failures} rows skipped")
     if data.num_failures:

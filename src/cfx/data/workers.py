@@ -11,10 +11,11 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.resource_tracker import ensure_running
+from typing import cast
 
 from cfx.data.read import Record, encode_records
 from cfx.data.store import Part, pack
@@ -35,7 +36,7 @@ def encode_part(records: Sequence[Record], symprec: float, max_sites: int) -> Pa
 
 def encode_in_parallel(
     records: Iterator[Record], symprec: float, max_sites: int, num_workers: int = -1
-) -> Iterator[Part]:
+) -> Generator[Part, None, None]:
     """Records as parts, in order; closing the iterator ends workers that are not idle.
 
     Args:
@@ -56,13 +57,13 @@ def encode_in_parallel(
         n_jobs=num_workers,
         backend="loky",
         return_as="generator",
-        batch_size=1,
+        batch_size=1,  # pyright: ignore[reportArgumentType]  (taken for text, since the default is "auto")
         idle_worker_timeout=IDLE_SECONDS,
         initializer=_end_with_parent,
         initargs=(os.getpid(),),
     )
     with _signals_blocked():
-        parts = parallel(jobs)
+        parts = cast("Generator[Part, None, None]", parallel(jobs))
     try:
         for part in parts:  # noqa: UP028 (`yield from` would close it with a warning)
             yield part

@@ -210,10 +210,13 @@ def _primitive(structure: Structure) -> Structure:
 
     cell = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
     try:
-        found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=SYMPREC)
+        found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=SYMPREC)  # pyright: ignore[reportArgumentType]  (arrays will do)
     except spglib.SpglibError:
         return structure
-    return structure if found is None else Structure(*found[:1], found[2], found[1])
+    if found is None:
+        return structure
+    lattice, coords, numbers = found
+    return Structure(lattice, numbers, coords)  # pyright: ignore[reportArgumentType]  (atomic numbers will do)
 
 
 PRIOR = 4.0

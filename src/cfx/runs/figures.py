@@ -56,7 +56,7 @@ def save_figure(subject: Curves | Similarity, path: Path) -> None:
     """
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):  # pyright: ignore[reportArgumentType]  (its keys are strings)
         figure = draw_curves(subject) if isinstance(subject, Curves) else draw_similarity(subject)
         replace_atomically(path, lambda partial: figure.savefig(partial, format=path.suffix[1:], dpi=200))
 
@@ -73,7 +73,8 @@ def draw_curves(curves: Curves) -> Figure:
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
     places = [(panel, grid[i]) for i, panel in enumerate(wide)]
     if small:
-        places += zip(small, grid[-1].subgridspec(1, len(small)), strict=True)
+        row = grid[-1].subgridspec(1, len(small))
+        places += [(panel, row[i]) for i, panel in enumerate(small)]
     for panel, place in places:
         _draw_panel(figure.add_subplot(place), panel, curves.x_label)
     return figure

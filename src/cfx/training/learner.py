@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from cfx.config import ModelConfig, TrainConfig
+from cfx.core import AnyArray, Params
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import PARTS
 from cfx.core.network import Dropout
@@ -36,8 +37,8 @@ class Gradient(NamedTuple):
             watched, with `loss` and `count`, the number of crystals or pairs.
     """
 
-    params: hk.Params
-    sums: dict[str, jax.Array]
+    params: Params
+    sums: dict[str, Float[Array, ""]]
 
 
 class TrainState(NamedTuple):
@@ -47,19 +48,19 @@ class TrainState(NamedTuple):
         params: weights.
         opt_state: of the optimiser.
         average: moving average of the weights, or None.
-        step: int32, updates made. An update with a loss or gradient that is not finite is not made, nor any after it:
+        step: updates made. An update with a loss or gradient that is not finite is not made, nor any after it:
             the state stays the last good one, and `step` stays behind.
         totals: sums since the metrics were last written: those of `Gradient`, `steps` and `grad_norm`.
     """
 
-    params: hk.Params
+    params: Params
     opt_state: optax.OptState
-    average: hk.Params | None
-    step: jax.Array
-    totals: dict[str, jax.Array]
+    average: Params | None
+    step: Int[Array, ""]
+    totals: dict[str, Float[Array, ""]]
 
     @property
-    def best_params(self) -> hk.Params:
+    def best_params(self) -> Params:
         """The weights to validate and to keep: the moving average where there is one."""
         return self.params if self.average is None else self.average
 
@@ -93,14 +94,14 @@ def _training_optimizer(config: TrainConfig, num_steps: int) -> optax.GradientTr
     return make_optimizer(learning_rate_schedule(config, num_steps), config.clip_norm, weight_decay)
 
 
-def _decays(params: hk.Params) -> hk.Params:
+def _decays(params: Params) -> dict[str, dict[str, bool]]:
     return {
         module: {name: module == "~" or name in ("w", "value_w") for name in values}
         for module, values in params.items()
     }
 
 
-def init_state(params: hk.Params, config: TrainConfig, num_steps: int) -> TrainState:
+def init_state(params: Params, config: TrainConfig, num_steps: int) -> TrainState:
     """The state before the first step."""
     average = jax.tree.map(jnp.array, params) if config.ema_decay else None
     opt_state = _training_optimizer(config, num_steps).init(params)
@@ -115,17 +116,17 @@ class PolicyState(NamedTuple):
         opt_state: of the optimiser.
     """
 
-    params: hk.Params
+    params: Params
     opt_state: optax.OptState
 
 
-def init_policy(params: hk.Params, learning_rate: float, clip_norm: float) -> PolicyState:
+def init_policy(params: Params, learning_rate: float, clip_norm: float) -> PolicyState:
     """The state before the first update."""
     params = jax.tree.map(jnp.asarray, params)
     return PolicyState(params, make_optimizer(learning_rate, clip_norm).init(params))
 
 
-def no_totals() -> dict[str, jax.Array]:
+def no_totals() -> dict[str, Float[Array, ""]]:
     """Totals of no steps."""
     return {name: jnp.zeros(()) for name in (*PARTS, "crystals", "steps", "grad_norm")}
 
@@ -135,18 +136,18 @@ def no_totals() -> dict[str, jax.Array]:
 
 @functools.partial(jax.jit, static_argnames=("config", "dropout", "precision"))
 def gradient(
-    params: hk.Params,
+    params: Params,
     batch: CrystalBatch,
-    weight: jax.Array,
-    rng_key: jax.Array,
+    weight: Float[AnyArray, " B"],
+    rng_key: Key[Array, ""],
     *,
     config: ModelConfig,
     dropout: Dropout,
     precision: str,
 ) -> Gradient:
-    """Gradient of the negative log-likelihood of a batch [B].
+    """Gradient of the negative log-likelihood of a batch.
 
-    Its rows weigh 1, or 0 where they only fill it (float32 [B]).
+    Its rows weigh 1, or 0 where they only fill it.
     """
     with jax.default_matmul_precision(PRECISIONS[precision]):
         found = _differentiate(negative_log_likelihood, params, config, batch, weight, rng_key, dropout)
@@ -155,35 +156,35 @@ def gradient(
 
 @functools.partial(jax.jit, static_argnames="config")
 def ppo_gradient(
-    params: hk.Params,
+    params: Params,
     batch: CrystalBatch,
-    weight: jax.Array,
+    weight: Float[AnyArray, " B"],
     rollout: PPOBatch,
     policy: Policy | None,
-    kl_coef: jax.Array,
-    clip_range: jax.Array,
+    kl_coef: Float[AnyArray, ""] | float,
+    clip_range: Float[AnyArray, ""] | float,
     *,
     config: ModelConfig,
 ) -> Gradient:
-    """Gradient of `ppo_loss` of a batch [B]."""
+    """Gradient of `ppo_loss` of a batch."""
     return _differentiate(ppo_loss, params, config, batch, weight, rollout, policy, kl_coef, clip_range)
 
 
 @functools.partial(jax.jit, static_argnames="config")
 def dpo_gradient(
-    params: hk.Params,
+    params: Params,
     pairs: tuple[CrystalBatch, CrystalBatch],
-    weight: jax.Array,
-    reference: tuple[jax.Array, jax.Array],
-    beta: jax.Array,
+    weight: Float[AnyArray, " B"],
+    reference: tuple[Float[AnyArray, " B"], Float[AnyArray, " B"]],
+    beta: Float[AnyArray, ""] | float,
     *,
     config: ModelConfig,
 ) -> Gradient:
-    """Gradient of `dpo_loss` of pairs [B]."""
+    """Gradient of `dpo_loss` of pairs."""
     return _differentiate(dpo_loss, params, config, pairs, weight, reference, beta)
 
 
-def _differentiate(loss: Callable[..., Any], params: hk.Params, *arguments: Any) -> Gradient:
+def _differentiate(loss: Callable[..., Any], params: Params, *arguments: Any) -> Gradient:
     (_, sums), params_gradient = jax.value_and_grad(loss, has_aux=True)(params, *arguments)
     return Gradient(params_gradient, sums)
 
@@ -201,8 +202,8 @@ def add(one: Gradient, other: Gradient) -> Gradient:
 def update(
     state: TrainState,
     total: Gradient,
-    step: jax.Array,
-    crystals_per_step: jax.Array,
+    step: Int[AnyArray, ""],
+    crystals_per_step: Float[AnyArray, ""],
     *,
     train: TrainConfig,
     num_steps: int,
@@ -219,7 +220,7 @@ def update(
     average = state.average
     if average is not None:
         keep = jnp.minimum(train.ema_decay, (1 + step) / (10 + step))  # short at first: the start is soon forgotten
-        average = optax.incremental_update(params, average, 1 - keep)
+        average = cast(Params, optax.incremental_update(params, average, 1 - keep))
     added = {**total.sums, "steps": jnp.ones(()), "grad_norm": norm}
     new = TrainState(params, opt_state, average, state.step + 1, jax.tree.map(operator.add, state.totals, added))
     return _choose(good, new, state)
@@ -228,7 +229,7 @@ def update(
 @functools.partial(jax.jit, static_argnames=("learning_rate", "clip_norm"))
 def update_policy(
     state: PolicyState, total: Gradient, *, learning_rate: float, clip_norm: float
-) -> tuple[PolicyState, jax.Array]:
+) -> tuple[PolicyState, Float[Array, ""]]:
     """The state after an update by the mean gradient, and that gradient's norm.
 
     A gradient that is not finite changes nothing; its norm tells.
@@ -240,18 +241,18 @@ def update_policy(
 
 def _descend(
     optimizer: optax.GradientTransformation,
-    params: hk.Params,
+    params: Params,
     opt_state: optax.OptState,
-    total: hk.Params,
-    count: jax.Array,
-) -> tuple[hk.Params, optax.OptState, jax.Array]:
+    total: Params,
+    count: Float[AnyArray, ""],
+) -> tuple[Params, optax.OptState, Float[Array, ""]]:
     """Weights and optimiser after an update by a gradient divided by `count`, and the norm of that."""
     mean = jax.tree.map(lambda leaf: leaf / count, total)
     updates, opt_state = optimizer.update(mean, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, optax.tree.norm(mean)
+    return cast(Params, optax.apply_updates(params, updates)), opt_state, optax.tree.norm(mean)
 
 
-def _choose(condition: jax.Array, one: Any, other: Any) -> Any:
+def _choose(condition: Bool[Array, ""], one: Any, other: Any) -> Any:
     return jax.tree.map(functools.partial(jnp.where, condition), one, other)
 
 
@@ -260,8 +261,8 @@ def _choose(condition: jax.Array, one: Any, other: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnames="config")
 def loss_sums(
-    params: hk.Params, batch: CrystalBatch, weight: jax.Array, *, config: ModelConfig
-) -> dict[str, jax.Array]:
+    params: Params, batch: CrystalBatch, weight: Float[AnyArray, " B"], *, config: ModelConfig
+) -> dict[str, Float[Array, ""]]:
     """The parts of the loss of a batch without dropout, nats, summed over its rows that weigh 1; and their number."""
     return {**negative_log_likelihood(params, config, batch, weight)[1], "crystals": weight.sum()}
 

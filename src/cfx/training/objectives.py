@@ -4,33 +4,40 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Key
 
 from cfx.config import ModelConfig
+from cfx.core import AnyArray, Params
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import LogProb, log_prob
 from cfx.core.network import NO_DROPOUT, Dropout
 from cfx.sampling.policy import Policy, policy_log_prob
 
+Terms = tuple[Float[Array, " B"], dict[str, Float[Array, " B"]]]
+"""What is minimised or maximised of each crystal or pair, and by name what to watch."""
+
+Sums = tuple[Float[Array, ""], dict[str, Float[Array, ""]]]
+"""A loss summed over a batch, and the sums of what to watch or of its parts."""
+
 
 def negative_log_likelihood(
-    params: hk.Params,
+    params: Params,
     config: ModelConfig,
     batch: CrystalBatch,
-    weight: jax.Array,
-    rng_key: jax.Array | None = None,
+    weight: Float[AnyArray, " B"],
+    rng_key: Key[Array, ""] | None = None,
     dropout: Dropout = NO_DROPOUT,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+) -> Sums:
     """Weighted sum of -log p over crystals, and of its parts, nats (2403.15734, Eq. 2).
 
     Args:
         params: of the network.
         config: its architecture.
         batch: B crystals.
-        weight: float [B], 0 for rows that only fill the batch.
+        weight: 0 for rows that only fill the batch.
         rng_key: for dropout.
         dropout: rates.
     """
@@ -39,7 +46,7 @@ def negative_log_likelihood(
     return sum(sums.values(), jnp.zeros(())), sums
 
 
-def _weighted_sum(values: jax.Array, weight: jax.Array) -> jax.Array:
+def _weighted_sum(values: Float[Array, " B"], weight: Float[AnyArray, " B"]) -> Float[Array, ""]:
     # Rows that only fill a batch may hold anything, NaN too, which 0 times does not make 0.
     return jnp.where(weight > 0, weight * values, 0.0).sum()
 
@@ -48,32 +55,35 @@ class PPOBatch(NamedTuple):
     """What PPO knows of B crystals, apart from the crystals.
 
     Attributes:
-        advantage: reward less baseline, without the KL term; float [B].
+        advantage: reward less baseline, without the KL term.
         old: log-probability under the policy that drew them, nats.
         reference: log-probability under the reference policy, nats.
     """
 
-    advantage: jax.Array | np.ndarray
-    old: jax.Array | np.ndarray
-    reference: jax.Array | np.ndarray
+    advantage: Float[AnyArray, " B"]
+    old: Float[AnyArray, " B"]
+    reference: Float[AnyArray, " B"]
 
 
 def ppo_terms(
-    log_prob: jax.Array, rollout: PPOBatch, kl_coef: jax.Array | float, clip_range: jax.Array | float
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    log_prob: Float[Array, " B"],
+    rollout: PPOBatch,
+    kl_coef: Float[AnyArray, ""] | float,
+    clip_range: Float[AnyArray, ""] | float,
+) -> Terms:
     """The clipped objective of each crystal, to be maximised, and what to watch (2504.02367, Section "Method").
 
     A = advantage - kl_coef * (log p - log p_ref); min(rho A, clip(rho, 1 - eps, 1 + eps) A) with rho = p / p_old. No
     gradient flows through A. Where rho = 1 its gradient is that of E[reward] - kl_coef * KL(p || p_ref).
 
     Args:
-        log_prob: under the policy being trained, nats [B].
+        log_prob: under the policy being trained, nats.
         rollout: of the same crystals.
         kl_coef: tau, in units of the reward.
         clip_range: epsilon.
 
     Returns:
-        The objective [B]; and, each [B], `kl_reference` (nats), `kl_old` (an estimate of KL(p_old || p) that is never
+        The objective; and `kl_reference` (nats), `kl_old` (an estimate of KL(p_old || p) that is never
         negative, nats) and `clipped` (0 or 1).
     """
     kl = log_prob - rollout.reference
@@ -90,32 +100,32 @@ def ppo_terms(
 
 
 def ppo_loss(
-    params: hk.Params,
+    params: Params,
     config: ModelConfig,
     batch: CrystalBatch,
-    weight: jax.Array,
+    weight: Float[AnyArray, " B"],
     rollout: PPOBatch,
     policy: Policy | None,
-    kl_coef: jax.Array,
-    clip_range: jax.Array,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Minus the weighted sum of `ppo_terms` over a batch [B], and the sums of what is watched; see `dpo_loss`."""
+    kl_coef: Float[AnyArray, ""] | float,
+    clip_range: Float[AnyArray, ""] | float,
+) -> Sums:
+    """Minus the weighted sum of `ppo_terms` over a batch, and the sums of what is watched; see `dpo_loss`."""
     objective, watched = ppo_terms(likelihood(params, config, batch, policy).total, rollout, kl_coef, clip_range)
     return _watched_loss(-objective, watched, weight)
 
 
-def likelihood(params: hk.Params, config: ModelConfig, batch: CrystalBatch, policy: Policy | None) -> LogProb:
+def likelihood(params: Params, config: ModelConfig, batch: CrystalBatch, policy: Policy | None) -> LogProb:
     """Log-probability of crystals as drawn, nats: the policy's, or the published one where there is no policy."""
     if policy is None:
         return log_prob(params, config, batch)
     return policy_log_prob(params, config, batch, policy)
 
 
-def group_advantage(reward: np.ndarray, group_size: int) -> np.ndarray:
+def group_advantage(reward: Float[np.ndarray, " B"], group_size: int) -> Float[np.ndarray, " B"]:
     """Rewards in units of their group's spread, about its mean (GRPO, 2402.03300, Section 4.1.2).
 
     Args:
-        reward: float [groups * group_size], groups one after the other.
+        reward: of the crystals, groups one after the other.
         group_size: crystals in a group.
     """
     groups = reward.reshape(-1, group_size)
@@ -124,44 +134,44 @@ def group_advantage(reward: np.ndarray, group_size: int) -> np.ndarray:
 
 
 def dpo_terms(
-    chosen: jax.Array,
-    rejected: jax.Array,
-    chosen_reference: jax.Array,
-    rejected_reference: jax.Array,
-    beta: jax.Array | float,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    chosen: Float[Array, " B"],
+    rejected: Float[Array, " B"],
+    chosen_reference: Float[AnyArray, " B"],
+    rejected_reference: Float[AnyArray, " B"],
+    beta: Float[AnyArray, ""] | float,
+) -> Terms:
     """The loss of each pair, and what to watch (Direct preference optimisation, 2305.18290, Eq. 7).
 
     Args:
-        chosen: log-probability of the better crystal of each pair under the policy being trained, nats [B].
+        chosen: log-probability of the better crystal of each pair under the policy being trained, nats.
         rejected: of the worse one.
         chosen_reference: of the better one under the reference policy.
         rejected_reference: of the worse one.
         beta: weight of the reference.
 
     Returns:
-        The loss [B]; and, each [B], `margin` (nats) and `right`, 1 where the policy moved towards the better crystal.
+        The loss; and `margin` (nats) and `right`, 1 where the policy moved towards the better crystal.
     """
     margin = (chosen - chosen_reference) - (rejected - rejected_reference)
     return -jax.nn.log_sigmoid(beta * margin), {"margin": margin, "right": (margin > 0).astype(jnp.float32)}
 
 
 def dpo_loss(
-    params: hk.Params,
+    params: Params,
     config: ModelConfig,
     pairs: tuple[CrystalBatch, CrystalBatch],
-    weight: jax.Array,
-    reference: tuple[jax.Array, jax.Array],
-    beta: jax.Array,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+    weight: Float[AnyArray, " B"],
+    reference: tuple[Float[AnyArray, " B"], Float[AnyArray, " B"]],
+    beta: Float[AnyArray, ""] | float,
+) -> Sums:
     """The weighted sum of the losses of B pairs.
 
     Args:
         params: of the network.
         config: its architecture.
         pairs: the better crystals, and the worse ones.
-        weight: float [B], 0 for rows that only fill the batch.
-        reference: log-probabilities of both under the reference policy, nats, each [B].
+        weight: 0 for rows that only fill the batch.
+        reference: log-probabilities of both under the reference policy, nats.
         beta: weight of the reference.
 
     Returns:
@@ -173,9 +183,9 @@ def dpo_loss(
 
 
 def _watched_loss(
-    loss: jax.Array, watched: dict[str, jax.Array], weight: jax.Array
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The weighted sum of losses [B]; and those of all that is watched, with `loss` and `count`."""
+    loss: Float[Array, " B"], watched: dict[str, Float[Array, " B"]], weight: Float[AnyArray, " B"]
+) -> Sums:
+    """The weighted sum of losses; and those of all that is watched, with `loss` and `count`."""
     watched = watched | {"loss": loss, "count": jnp.ones_like(weight)}
     sums = {name: _weighted_sum(value, weight) for name, value in watched.items()}
     return sums["loss"], sums

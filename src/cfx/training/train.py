@@ -199,7 +199,7 @@ class _Training(Loop[TrainState]):
     def _log(self, state: TrainState, done: int, end_of_epoch: bool) -> TrainState:
         """Writes a line of metrics, with the validation loss at the end of an epoch; totals begin anew."""
         means = self._means(state.totals)
-        means["learning_rate"] = float(learning_rate_schedule(self.config, self.num_steps)(done - 1))
+        means["learning_rate"] = float(np.asarray(learning_rate_schedule(self.config, self.num_steps)(done - 1)))
         line: dict[str, Any] = {"step": done, "epoch": done / self.steps_per_epoch, "train": means}
         self.epoch_losses.append((means["loss"], float(state.totals["crystals"])))
         if end_of_epoch and self.validation is not None:

@@ -262,9 +262,10 @@ def _images(point: np.ndarray, group: Operations, matrix: np.ndarray, multiplici
     images -= np.floor(images)
     difference = images[:, None] - images[None]
     difference -= np.rint(difference)
-    same = (np.abs(difference) < SAME_POINT).all(-1)
+    same = np.asarray((np.abs(difference) < SAME_POINT).all(-1))
     if len(kept := _first_of_each(same)) != multiplicity:
-        kept = _first_of_each(same | (np.linalg.norm(difference @ matrix, axis=-1) < SAME_ATOM))
+        close = np.asarray(np.linalg.norm(difference @ matrix, axis=-1) < SAME_ATOM)
+        kept = _first_of_each(same | close)
     return images[kept]
 
 
@@ -282,7 +283,9 @@ def _has_said_number(cell: list[tuple[Site, np.ndarray]], data: dict[str, list[s
     if all(number is not None for (_, number), _ in cell):
         return all(len(points) == number for (_, number), points in cell)
     units = _number(next(iter(data.get("_cell_formula_units_z", ())), "?"))
-    return bool(units and formula) and sum(len(points) for _, points in cell) == round(units * sum(formula.values()))
+    if not units or not formula:
+        return False
+    return sum(len(points) for _, points in cell) == round(units * sum(formula.values()))
 
 
 def _check_formula(counts: Counter[str], formula: Formula | None) -> None:

@@ -206,6 +206,7 @@ def _of_setting(hall: int) -> Operations:
     import spglib
 
     found = spglib.get_symmetry_from_database(hall)
+    assert found is not None  # one of spglib's own numbers
     return Operations(found["rotations"], found["translations"])
 
 
