@@ -144,7 +144,7 @@ def test_a_file_that_breaks_off_is_read_to_its_end(tmp_path, own_cache):
         with pytest.raises(DataError, match="line 6 is not JSON"):
             load_dataset(tmp_path / "data.jsonl", num_workers=num_workers)
         [store] = (own_cache / "encoded").iterdir()
-        assert "line 6 is no JSON" in (store / "failures.csv").read_text()
+        assert "line 6 is not JSON" in (store / "failures.csv").read_text()
         shutil.rmtree(store)
 
 

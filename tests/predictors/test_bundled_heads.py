@@ -186,7 +186,7 @@ def test_files(head, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"transform": np.array("square")}, "of a kind square"),
+        ({"transform": np.array("square")}, "unknown target transformation, square"),
         ({"radius": None}, "has no radius"),
         ({"value/w": None}, "has no value/w"),
         ({"radius": np.array([{}], object)}, "cannot be read"),
