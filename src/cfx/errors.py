@@ -64,6 +64,10 @@ class NumericsError(CfxError):
     exit_code = 7
 
 
+class RewardError(CfxError):
+    """A reward of somebody else's that fails, or answers something else than rewards."""
+
+
 class OutputError(CfxError):
     """A result that cannot be written."""
 

@@ -12,7 +12,7 @@ import pytest
 from cfx.config import ModelConfig, RewardConfig, RLConfig, SampleConfig, Template
 from cfx.config.finetuning import RewardRun, read_run
 from cfx.core.crystal import CrystalBatch
-from cfx.errors import NumericsError, UsageError
+from cfx.errors import NumericsError, RewardError, UsageError
 from cfx.io.checkpoint import load_checkpoint
 from cfx.model import Model, load_model
 from cfx.reporter import Mute
@@ -331,3 +331,90 @@ def test_what_a_run_does_can_be_read_back(tiny, tmp_path):
         read_run(tmp_path)
     with pytest.raises(UsageError, match="is not empty"):
         run_it(tmp_path / "run", tiny, rl)
+
+
+class Said(Mute):
+    """A reporter that keeps warnings."""
+
+    def __init__(self):
+        self.warnings = []
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def answers(answer):
+    """A reward that answers something of its own in the second rollout."""
+
+    class Own(Lookup):
+        rollouts = 0
+
+        def evaluate(self, structures):
+            self.rollouts += 1
+            right = super().evaluate(structures)
+            return right if self.rollouts == 1 else answer(right)
+
+    return Own(REWARDS)
+
+
+def fail(right):
+    raise KeyError("density\nof states")
+
+
+WRONG = {
+    "raises": (fail, "the reward lookup raised KeyError: 'density\\\\nof states'"),
+    "a list": (lambda right: right.value.tolist(), "returned list, not a RewardBatch"),
+    "nothing": (lambda right: None, "returned NoneType, not a RewardBatch"),
+    "too few": (lambda right: make_batch(right.value[:-1], right.reasons[:-1]), "returned values of shape"),
+    "text": (lambda right: dataclasses.replace(right, value=["good"] * len(right.value)), "values that are no numbers"),
+    "reasons": (lambda right: dataclasses.replace(right, reasons=[*right.reasons, ""]), "reasons for"),
+    "no text": (
+        lambda right: dataclasses.replace(right, reasons=[None] * len(right.value)),
+        "reasons that are no text",
+    ),
+    "metrics": (lambda right: dataclasses.replace(right, metrics={"gap": np.zeros(1000)}), "metrics 'gap' of shape"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_reward_that_goes_wrong_is_one_line_with_the_step_and_a_checkpoint(tiny, tmp_path, kind):
+    """The run goes on from there to where it would have been."""
+    answer, words = WRONG[kind]
+    rl = RLConfig(steps=3, batch_size=8, checkpoint_steps=50, learning_rate=1e-2, max_failures=1.0)
+    # Rewards are computed once for each crystal: here every rollout has new ones.
+    sample = dataclasses.replace(ONE_SITE, template=Template(letters=("a",)))
+    with pytest.raises(RewardError) as error:
+        run_it(tmp_path / "run", tiny, rl, sample, answers(answer))
+    assert error.value.message.startswith("step 2: ") and words.replace("\\\\", "\\") in error.value.message
+    assert "\n" not in error.value.message and "step_00000001" in error.value.message
+    assert (tmp_path / "run" / "checkpoints" / "step_00000001").is_dir()
+    if kind == "raises":
+        assert isinstance(error.value.__cause__, RewardError) and isinstance(error.value.__cause__.__cause__, KeyError)
+        run_it(tmp_path / "run", tiny, rl, sample, resume=True)
+        run_it(tmp_path / "whole", tiny, rl, sample)
+        one, other = (tmp_path / name / "final" / "params.safetensors" for name in ("run", "whole"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_a_step_without_a_single_reward_goes_on_where_that_is_allowed(tiny, tmp_path, algorithm):
+    table = dict.fromkeys(ELEMENTS, np.nan)
+    rl = RLConfig(steps=2, batch_size=8, group_size=4, max_failures=1.0, algorithm=algorithm)
+    result = run_it(tmp_path / "run", tiny, rl, reward=Lookup(table))
+    assert result.step == 2 and result.best == 0 and result.last == Lookup.failure
+    for line in lines(tmp_path / "run"):
+        assert line["failures"] == 1 and line["reward"] == Lookup.failure
+        assert not any(name.startswith("reward_q") for name in line)
+
+
+def test_a_reward_below_that_of_a_failure_is_warned_of_once(tiny, tmp_path):
+    for table, times in (({**REWARDS, "Na": -5.5, "K": -6.0}, 1), ({**REWARDS, "Na": -5.0}, 0)):
+        said, run = Said(), tmp_path / str(times)
+        config = RewardRun(
+            model="tiny",
+            sample=ONE_SITE,
+            reward=RewardConfig(reward="lookup"),
+            rl=RLConfig(steps=2, batch_size=32),
+        )
+        fine_tune(run, config, tiny, WeightedSum(((Lookup(table), 1.0),)), Diversity(), said)
+        assert sum("below the -5 that a failure counts as" in text for text in said.warnings) == times

@@ -9,6 +9,7 @@ import resource
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -71,14 +72,19 @@ def signal(signum: int):
     return lambda: os.kill(os.getpid(), signum)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Golden prototypes of at most two sites, as a directory of CIFs: two lengths, two compilations."""
-    directory = tmp_path_factory.mktemp("cifs")
+def write_crystals(directory: Path) -> None:
+    """Those of the fixture `data`."""
     num_sites = (np.load(GOLDEN / "v042_dev_expected.npz")["W"] > 0).sum(1)
     for i, entry in enumerate(json.loads((GOLDEN / "v042_dev_cifs.json").read_text())):
         if num_sites[i] <= 2:
             (directory / f"{i:03d}.cif").write_text(entry["cif"])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Golden prototypes of at most two sites, as a directory of CIFs: two lengths, two compilations."""
+    directory = tmp_path_factory.mktemp("cifs")
+    write_crystals(directory)
     previous, os.environ["CFX_CACHE"] = os.environ.get("CFX_CACHE"), str(tmp_path_factory.mktemp("cache"))
     yield load_dataset(directory, num_workers=1)
     os.environ["CFX_CACHE"] = previous or ""
@@ -268,3 +274,83 @@ def test_training_goes_on_from_a_model(uninterrupted, data, tmp_path):
     assert result.validation_loss == pytest.approx(uninterrupted[1].best_loss, rel=1e-5)
     assert load_model(tmp_path / "run" / "best").info["run"]["from"] == str(uninterrupted[0] / "best")
     assert not np.allclose(Model.init(TINY).params["~"]["species"], start.params["~"]["species"], atol=1e-3)
+
+
+class Said(Silent):
+    """A reporter that keeps what is said."""
+
+    def __init__(self):
+        self.messages, self.warnings = [], []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def further(uninterrupted, **changes) -> TrainRun:
+    """A run that starts from the best model of another."""
+    learning = dict(epochs=2, batch_size=8, schedule="constant", dropout=0, attention_dropout=0, checkpoint_steps=2)
+    train = TrainConfig(**(learning | changes))
+    return TrainRun(model=None, train=train, data=DataConfig(), start=str(uninterrupted[0] / "best"))
+
+
+def test_the_model_to_start_from_is_best_until_an_epoch_is_better(uninterrupted, data, tmp_path):
+    """Steps too long make it worse, and steps of some size better."""
+    start, run, said = load_model(uninterrupted[0] / "best"), tmp_path / "worse", Said()
+    result = train(run, further(uninterrupted, learning_rate=0.3), data, data, said, start=start)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train" not in line] == [0] == [lines[0]["step"]]
+    assert lines[0]["validation"]["loss"] == pytest.approx(uninterrupted[1].best_loss, rel=1e-5)
+    assert result.best_loss == lines[0]["validation"]["loss"] < result.validation_loss
+    assert said.messages[0].startswith("epoch 0: validation ")
+    assert "no epoch was better than the model it started from" in said.warnings[-1]
+    best = load_checkpoint(run / "best").params
+    jax.tree.map(np.testing.assert_array_equal, best, load_checkpoint(uninterrupted[0] / "best").params)
+    said = Said()
+    result = train(tmp_path / "better", further(uninterrupted, learning_rate=1e-3), data, data, said, start=start)
+    assert result.best_loss < lines[0]["validation"]["loss"]
+    assert not any("no epoch was better" in text for text in said.warnings)
+
+
+@pytest.mark.parametrize("step", [0, 1, 3])
+def test_a_run_from_a_model_resumes_to_the_same_bits(uninterrupted, data, tmp_path, step):
+    """Killed before the first model is validated, too."""
+    start, config = load_model(uninterrupted[0] / "best"), further(uninterrupted, learning_rate=0.3)
+    train(tmp_path / "whole", config, data, data, Said(), start=start)
+    with pytest.raises(Killed):
+        train(tmp_path / "run", config, data, data, At(step, die), start=start)
+    if not step:  # as if it had been killed between the first checkpoint and the line of the first model
+        shutil.rmtree(tmp_path / "run" / "best")
+    said = Said()
+    train(tmp_path / "run", config, data, data, said, resume=True)
+    whole, resumed = ((tmp_path / name) for name in ("whole", "run"))
+    for name in (f"checkpoints/{last_checkpoint(whole).name}/params.safetensors", "best/params.safetensors"):
+        assert (whole / name).read_bytes() == (resumed / name).read_bytes()
+    texts = [(run / "metrics.jsonl").read_text().splitlines() for run in (whole, resumed)]
+    steps = [[json.loads(line)["step"] for line in text] for text in texts]
+    assert steps[0] == steps[1] and len(steps[0]) == len(set(steps[0]))
+    assert "no epoch was better" in said.warnings[-1]
+
+
+def test_a_loss_beyond_reason_ends_the_run(data, tmp_path):
+    """Of the training data and, where there is no look at those before the end of an epoch, of the validation data."""
+    config = dataclasses.replace(RUN, train=dataclasses.replace(CONFIG, learning_rate=30.0, ema_decay=0.0))
+    with pytest.raises(NumericsError, match=r"loss is [0-9.e+]+ nats a crystal after step \d+: the run has diverged"):
+        train(tmp_path / "run", config, data, data, Said())
+    assert (tmp_path / "run" / "checkpoints" / "step_00000000").is_dir()
+
+
+def test_validation_data_that_are_the_training_data_are_told(data, tmp_path):
+    """By another name, too; and others are not."""
+    copied, fewer = tmp_path / "copied", tmp_path / "fewer"
+    copied.mkdir()
+    write_crystals(copied)
+    shutil.copytree(copied, fewer)
+    next(iter(sorted(fewer.iterdir()))).unlink()
+    for path, told in ((copied, True), (fewer, False)):
+        assert data.holds_same_crystals(load_dataset(path, num_workers=1)) is told
+    said, short = Said(), dataclasses.replace(RUN, train=dataclasses.replace(CONFIG, epochs=1))
+    train(tmp_path / "run", short, data, load_dataset(copied, num_workers=1), said)
+    assert sum("validation data are the training data" in text for text in said.warnings) == 1

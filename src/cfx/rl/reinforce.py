@@ -18,7 +18,7 @@ import numpy as np
 from cfx.config.finetuning import RewardRun, RLConfig
 from cfx.core.batches import Batch, BatchPlan, fill, num_tokens
 from cfx.core.crystal import CrystalBatch
-from cfx.errors import NumericsError
+from cfx.errors import NumericsError, RewardError
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.rl.crystal_log import CrystalLog
@@ -78,6 +78,7 @@ def fine_tune(
     Raises:
         UsageError: if `run` exists and `resume` is False, or the request cannot be met.
         NumericsError: if too many crystals fail, or a gradient is not finite.
+        RewardError: if the reward itself fails, after a checkpoint.
         OutputError: if something cannot be written.
         Interrupted: after a signal, once the work is saved.
     """
@@ -102,6 +103,7 @@ class _Reinforcement(FineTuning):
         self.baseline = Baseline(config.rl)
         self.rewards: list[float] = []
         self.num_best = 0
+        self.warned = False
 
     def execute(self, resume: bool) -> RLResult:
         """Runs from the beginning, or from the latest checkpoint, to the last step."""
@@ -115,9 +117,17 @@ class _Reinforcement(FineTuning):
     def step(self, state: PolicyState, step: int) -> PolicyState:
         """A rollout, and what is learnt from it."""
         policy = Model("policy", self.reference.config, state.params, self.reference.info)
-        rollout = roll_out(
-            policy, self.sample, self.config, step, self.reward, self.diversity, self.log.cache, self.prepared
-        )
+        try:
+            rollout = roll_out(
+                policy, self.sample, self.config, step, self.reward, self.diversity, self.log.cache, self.prepared
+            )
+        except RewardError as error:
+            if not self.files.checkpoint(step).exists():
+                self.save(state, step, final=True)
+            where = f"the run is saved in {self.files.checkpoint(step)}"
+            raise RewardError(
+                f"step {step + 1}: {error.message}; {where}", f"{error.hint}; once it is mended, `resume` goes on"
+            ) from error
         self._check(rollout, step)
         advantage = self._advantage(rollout)
         start = time.perf_counter()
@@ -134,6 +144,7 @@ class _Reinforcement(FineTuning):
 
     def _check(self, rollout: Rollout, step: int) -> None:
         """Stops before anything is learnt from failures."""
+        self._warn_of_the_worst(rollout.value, step)
         failures = rollout.failures
         if failures.total() <= self.config.max_failures * len(rollout.reasons):
             return
@@ -141,6 +152,17 @@ class _Reinforcement(FineTuning):
         raise NumericsError(
             f"{failures.total()} of {len(rollout.reasons)} crystals of step {step + 1} have no reward: {said}",
             "check whether reward and hull suit what the model draws; `max_failures` allows more",
+        )
+
+    def _warn_of_the_worst(self, value: np.ndarray, step: int) -> None:
+        """Warns once of a reward below what a failure counts as, for then it pays to fail."""
+        lowest, failure = np.min(value, initial=np.inf, where=np.isfinite(value)), self.reward.failure
+        if self.warned or lowest >= failure - 1e-6 * max(1.0, abs(failure)):
+            return
+        self.warned = True
+        self.reporter.warning(
+            f"a crystal of step {step + 1} has a reward of {lowest:.4g}, below the {failure:.4g} that a failure counts "
+            "as: the policy may learn to fail; lower the reward's `failure`, or bound it with `clip`"
         )
 
     def _advantage(self, rollout: Rollout) -> np.ndarray:
@@ -211,7 +233,7 @@ class _Reinforcement(FineTuning):
         """The line of metrics of a rollout; parts of the reward are means over the crystals that have them."""
         ok = np.isfinite(rollout.value)
         line: dict[str, Any] = {"reward": float(rollout.reward.mean()), "baseline": self.baseline.mean}
-        for quantile in QUANTILES:
+        for quantile in QUANTILES if ok.any() else ():
             line[f"reward_q{100 * quantile:.0f}"] = float(np.quantile(rollout.value[ok], quantile))
         line["failures"] = 1 - float(ok.mean())
         line["reasons"] = dict(rollout.failures.most_common(3))

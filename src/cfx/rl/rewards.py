@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from cfx.config import Shape
+from cfx.errors import CfxError, RewardError
 from cfx.evaluation.matching import find_duplicates
 from cfx.evaluation.novelty import Reference, find_novel
 
@@ -75,6 +76,45 @@ def make_batch(value: np.ndarray, reasons: Sequence[str], metrics: dict[str, np.
     return RewardBatch(np.where(ok, value, np.nan), ok, reasons, metrics or {})
 
 
+def evaluate_checked(reward: Reward, structures: Sequence[Structure | None]) -> RewardBatch:
+    """What a reward says of n crystals, which may be anything where it is somebody else's.
+
+    Raises:
+        RewardError: if it raises, or does not answer with n rewards.
+    """
+    try:
+        batch = reward.evaluate(structures)
+    except CfxError:
+        raise
+    except Exception as error:  # the code of others raises what it likes
+        raise RewardError(
+            f"the reward {reward.name} raised {type(error).__name__}: {' '.join(str(error).split())}",
+            "the traceback is shown with: cfx --debug",
+        ) from error
+    if wrong := _what_is_wrong(batch, len(structures)):
+        raise RewardError(f"the reward {reward.name} {wrong}", "evaluate returns make_batch(value, reasons, metrics)")
+    return batch
+
+
+def _what_is_wrong(batch: Any, num: int) -> str:
+    """Why something is no RewardBatch of `num` crystals; "" if it is one."""
+    if not all(hasattr(batch, name) for name in ("value", "reasons", "metrics")) or not isinstance(batch.metrics, dict):
+        return f"returned {type(batch).__name__}, not a RewardBatch"
+    columns = {"values": batch.value, **{f"metrics {name!r}": column for name, column in batch.metrics.items()}}
+    for name, column in columns.items():
+        try:
+            shape = np.asarray(column, np.float64).shape
+        except (TypeError, ValueError):
+            return f"returned {name} that are no numbers"
+        if shape != (num,):
+            return f"returned {name} of shape {shape} for {num} crystals"
+    if len(batch.reasons) != num:
+        return f"returned {len(batch.reasons)} reasons for {num} crystals"
+    if not all(isinstance(reason, str) for reason in batch.reasons):
+        return "returned reasons that are no text"
+    return ""
+
+
 def shape_values(value: np.ndarray, shape: Shape) -> np.ndarray:
     """Values as a `Shape` has them: clipped, then as sign(r) log(1 + |r|), or as 1 from a threshold on and 0 below."""
     value = np.asarray(value, float)
@@ -133,7 +173,7 @@ class WeightedSum:
         """See `Reward`."""
         total, reasons, metrics = np.zeros(len(structures)), [""] * len(structures), {}
         for reward, weight in self.parts:
-            batch = reward.evaluate(structures)
+            batch = evaluate_checked(reward, structures)
             checked = make_batch(batch.value, batch.reasons)
             total = total + weight * shape_values(checked.value, self.shape)
             reasons = [one or other for one, other in zip(reasons, checked.reasons, strict=True)]

@@ -72,7 +72,7 @@ def read_run(path: Path) -> Curves:
         raise DataError(f"there is no run {path}", "name the directory given with -o, or: embeddings")
     file = path / "metrics.jsonl" if path.is_dir() else path
     name, lines = file.absolute().parent.name, read_lines(file)
-    return training_curves(name, lines) if "train" in lines[0] else reward_curves(name, lines)
+    return training_curves(name, lines) if lines[0].keys() & {"train", "validation"} else reward_curves(name, lines)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -103,7 +103,11 @@ def _parse(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     whole = isinstance(line, dict) and isinstance(line.get("step"), int)
-    return line if whole and any(isinstance(line.get(kind), dict) for kind in ("train", "rl", "dpo")) else None
+    return (
+        line
+        if whole and any(isinstance(line.get(kind), dict) for kind in ("train", "validation", "rl", "dpo"))
+        else None
+    )
 
 
 def training_curves(name: str, lines: list[dict[str, Any]]) -> Curves:

@@ -101,6 +101,13 @@ def _decays(params: Params) -> dict[str, dict[str, bool]]:
     }
 
 
+def choose_precision(precision: str) -> str:
+    """How matrix products of training are computed on this machine: float32 or bfloat16."""
+    if precision == "auto":
+        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return precision
+
+
 def init_state(params: Params, config: TrainConfig, num_steps: int) -> TrainState:
     """The state before the first step."""
     average = jax.tree.map(jnp.array, params) if config.ema_decay else None

@@ -31,6 +31,7 @@ from cfx.training.learner import (
     Gradient,
     TrainState,
     add,
+    choose_precision,
     gradient,
     init_state,
     learning_rate_schedule,
@@ -42,6 +43,9 @@ from cfx.training.run import Loop, RunDirectory
 
 LOOK_STEPS = 10
 """Steps between two looks at the device: for the progress line, and for a loss that is not finite."""
+
+MOST_LOSS = 1e4
+"""Nats a crystal: a run whose mean loss is above this has diverged. New models begin some hundred times below it."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def train(
 
     Raises:
         UsageError: if `run` exists and `resume` is False, or was made with other settings.
-        NumericsError: if the loss is no longer finite.
+        NumericsError: if the loss is no longer finite, or above MOST_LOSS.
         OutputError: if the last checkpoint cannot be written.
         Interrupted: after a signal, once the work is saved.
     """
@@ -111,6 +115,7 @@ class _Training(Loop[TrainState]):
         self.precision = choose_precision(train.precision)
         self.validation_loss: float | None = None
         self.best_loss: float | None = None
+        self.best_step: int | None = None
         self.epoch_losses: list[tuple[float, float]] = []
         self.epoch, self.epoch_batches = -1, []
         self.seen = {
@@ -125,12 +130,23 @@ class _Training(Loop[TrainState]):
 
     def execute(self, resume: bool) -> TrainResult:
         """Trains from the beginning, or from the latest checkpoint, to the last step."""
+        if self.validation is not None and self.data.holds_same_crystals(self.validation):
+            self.reporter.warning(
+                "the validation data are the training data: their loss does not tell when a model learns by heart"
+            )
         state, first = self.open(resume)
+        if first == 0 and self.run_config.start and self.validation is not None:
+            self._validate_start(state)
         if self.devices.count > 1:
             self.reporter.message(f"{self.devices.count} devices, {jax.process_count()} processes")
         self.clock, self.crystals_before = time.perf_counter(), float(state.totals["crystals"])
         _, done = self.make_steps(state, first)
         self.devices.wait("end")
+        if self.run_config.start and self.best_step == 0:
+            self.reporter.warning(
+                f"no epoch was better than the model it started from (validation {self.best_loss:.3f} nats), "
+                f"which {self.files.best} is"
+            )
         return TrainResult(done // self.steps_per_epoch, done, self.validation_loss, self.best_loss)
 
     # A step.
@@ -181,6 +197,7 @@ class _Training(Loop[TrainState]):
         if int(state.step) < done:
             self._fail(state, int(state.step))
         mean = self._means(state.totals)
+        self._check_loss("training", mean["loss"], done)
         epoch = (done - 1) // self.steps_per_epoch + 1
         text = f"epoch {epoch}  loss {mean['loss']:.2f} nats  {mean['crystals_per_second']:.0f} crystals/s"
         self.progress.update(done, text)
@@ -196,6 +213,28 @@ class _Training(Loop[TrainState]):
             "crystals_per_second": (sums["crystals"] - self.crystals_before) / (time.perf_counter() - self.clock),
         }
 
+    def _check_loss(self, kind: str, loss: float, done: int) -> None:
+        """Ends a run that has diverged."""
+        if loss > MOST_LOSS:
+            raise NumericsError(
+                f"the {kind} loss is {loss:.3g} nats a crystal after step {done}: the run has diverged; its last "
+                f"checkpoint is {self.files.latest()}",
+                "begin a new run with a lower `learning_rate`; cfx score names crystals of extreme loss",
+            )
+
+    def _validate_start(self, state: TrainState) -> None:
+        """The model to start from is the best one until an epoch is better."""
+        line = {"step": 0, "epoch": 0.0, "validation": self._validate(state)}
+        if self.devices.writes:
+            self.files.drop_metrics_after(-1)  # of a run that was killed here
+            self._attempt(lambda: self.files.append_metrics(line))
+        self.reporter.message(f"epoch 0: validation {line['validation']['loss']:.3f} nats, of {self.run_config.start}")
+        self._keep_best(state, 0, line["validation"]["loss"])
+
+    def _validate(self, state: TrainState) -> dict[str, float]:
+        assert self.validation is not None
+        return mean_loss(state.best_params, self.model, self.validation, self.config.batch_size, self.devices)
+
     def _log(self, state: TrainState, done: int, end_of_epoch: bool) -> TrainState:
         """Writes a line of metrics, with the validation loss at the end of an epoch; totals begin anew."""
         means = self._means(state.totals)
@@ -203,9 +242,7 @@ class _Training(Loop[TrainState]):
         line: dict[str, Any] = {"step": done, "epoch": done / self.steps_per_epoch, "train": means}
         self.epoch_losses.append((means["loss"], float(state.totals["crystals"])))
         if end_of_epoch and self.validation is not None:
-            line["validation"] = mean_loss(
-                state.best_params, self.model, self.validation, self.config.batch_size, self.devices
-            )
+            line["validation"] = self._validate(state)
         if self.devices.writes:
             self._attempt(lambda: self.files.append_metrics(line))
         if end_of_epoch:
@@ -288,6 +325,7 @@ class _Training(Loop[TrainState]):
         opt_state, average = load_opt_state(path, (state.opt_state, state.average))
         step, totals = checkpoint.info["step"], checkpoint.info["totals"]
         self.best_loss = checkpoint.info["best_validation_loss"]
+        self.best_step = checkpoint.info.get("best_step")
         self.validation_loss = checkpoint.info["validation_loss"]
         self.seen = {key: checkpoint.info[key] for key in ("space_groups", "elements") if key in checkpoint.info}
         if self.devices.writes:
@@ -303,13 +341,15 @@ class _Training(Loop[TrainState]):
                 f"the validation loss is {loss} after step {done}; the last checkpoint is in {self.files.path}",
                 "look for extreme cells in the validation data: cfx score names them",
             )
+        self._check_loss("validation", loss, done)
         self.validation_loss = loss
         if self.best_loss is not None and loss >= self.best_loss:
             return
-        before, self.best_loss = self.best_loss, loss
+        before = self.best_loss, self.best_step
+        self.best_loss, self.best_step = loss, done
         checkpoint = Checkpoint(self.model, jax.device_get(state.best_params), self._info(state, done))
         if self.devices.writes and not self._attempt(lambda: save_checkpoint(self.files.best, checkpoint)):
-            self.best_loss = before
+            self.best_loss, self.best_step = before
 
     def _attempt(self, write: Callable[[], Any], final: bool = False) -> bool:
         """Writes, or warns: a full disk does not end a run before it must."""
@@ -341,17 +381,11 @@ class _Training(Loop[TrainState]):
             "epoch": done / self.steps_per_epoch,
             "validation_loss": self.validation_loss,
             "best_validation_loss": self.best_loss,
+            "best_step": self.best_step,
             "totals": {name: float(value) for name, value in state.totals.items()},
             "run": self.settings,
             **self.seen,
         }
-
-
-def choose_precision(precision: str) -> str:
-    """How matrix products of training are computed on this machine: float32 or bfloat16."""
-    if precision == "auto":
-        return "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return precision
 
 
 def mean_loss(
