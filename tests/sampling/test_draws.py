@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from cfx.config import ModelConfig
 from cfx.core.heads import LatticeMixture, VonMisesMixture
 from cfx.core.symmetry import wrap
 from cfx.sampling import policy
+from cfx.sampling.constraints import unconstrained
 
 FALSE_ALARM = 1e-4
 N = 20_000
@@ -22,7 +24,7 @@ N = 20_000
 
 def request(temperature: float = 1.0, top_p: float = 1.0) -> policy.Policy:
     """What is in force, apart from constraints."""
-    return policy.Policy(None, policy.Sharpness(np.float32(temperature), np.float32(top_p)))
+    return policy.Policy(unconstrained(ModelConfig()), policy.Sharpness(np.float32(temperature), np.float32(top_p)))
 
 
 MODEL = request()

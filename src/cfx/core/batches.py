@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Float32, Integer
 
 from cfx.core.crystal import CrystalBatch
 from cfx.core.network import TOKENS_PER_SITE
@@ -29,11 +29,11 @@ class Crystals(Protocol):
     def __len__(self) -> int: ...
 
     @property
-    def num_sites(self) -> Int[np.ndarray, " R"]:
+    def num_sites(self) -> Integer[np.ndarray, " R"]:
         """Symmetry-inequivalent sites of each crystal."""
         ...
 
-    def take(self, rows: Int[np.ndarray, " B"], num_slots: int) -> CrystalBatch:
+    def take(self, rows: Integer[np.ndarray, " B"], num_slots: int) -> CrystalBatch:
         """The crystals of these rows, in so many slots (numpy)."""
         ...
 
@@ -48,7 +48,7 @@ class Batch:
         size: its rows, with those that only fill it.
     """
 
-    rows: Int[np.ndarray, " rows"]
+    rows: Integer[np.ndarray, " rows"]
     slots: int
     size: int
 
@@ -64,9 +64,9 @@ class BatchPlan:
 
     def __init__(
         self,
-        num_sites: Int[np.ndarray, " R"],
+        num_sites: Integer[np.ndarray, " R"],
         n_max: int,
-        token_budget: float,
+        token_budget: float | int,
         buckets: tuple[int, ...] = SLOT_BUCKETS,
     ):
         """Plans for crystals with that many sites, in batches of about `token_budget` tokens."""
@@ -91,8 +91,8 @@ class BatchPlan:
 
 
 def bucket_slots(
-    num_sites: Int[np.ndarray, " R"], n_max: int, buckets: tuple[int, ...] = SLOT_BUCKETS
-) -> Int[np.ndarray, " R"]:
+    num_sites: Integer[np.ndarray, " R"], n_max: int, buckets: tuple[int, ...] = SLOT_BUCKETS
+) -> Integer[np.ndarray, " R"]:
     """The fewest slots of the buckets (or n_max) that hold so many sites and a pad."""
     lengths = np.array([slots for slots in buckets if slots < n_max] + [n_max], np.int32)
     return lengths[np.searchsorted(lengths, np.asarray(num_sites) + 1)]
@@ -101,24 +101,24 @@ def bucket_slots(
 @overload
 def num_tokens(slots: int) -> int: ...
 @overload
-def num_tokens(slots: Int[np.ndarray, " R"]) -> Int[np.ndarray, " R"]: ...
+def num_tokens(slots: Integer[np.ndarray, " R"]) -> Integer[np.ndarray, " R"]: ...
 def num_tokens(slots):
     """Tokens that the network computes of crystals in so many slots: the last slot's letter is the last."""
     return TOKENS_PER_SITE * (slots - 1) + 1
 
 
-def num_rows(slots: int, token_budget: float) -> int:
+def num_rows(slots: int, token_budget: float | int) -> int:
     """Rows of a batch with so many slots."""
     rows = token_budget / num_tokens(slots)
     return max(round(rows), 1) if rows < ROW_MULTIPLE else ROW_MULTIPLE * round(rows / ROW_MULTIPLE)
 
 
-def mean_tokens(num_sites: Int[np.ndarray, " R"], n_max: int) -> float:
+def mean_tokens(num_sites: Integer[np.ndarray, " R"], n_max: int) -> float:
     """Tokens of a crystal in its batch, on average over a data set."""
     return float(num_tokens(bucket_slots(num_sites, n_max)).mean())
 
 
-def fill(batch: Batch, multiple: int = 1) -> tuple[Int[np.ndarray, " B"], Float32[np.ndarray, " B"]]:
+def fill(batch: Batch, multiple: int = 1) -> tuple[Integer[np.ndarray, " B"], Float32[np.ndarray, " B"]]:
     """Rows and weights of a batch filled up to its size, or to the next multiple.
 
     Rows that only fill up repeat the first one and weigh nothing.
@@ -135,7 +135,7 @@ def scoring_plan(data: Crystals, n_max: int, batch_size: int) -> BatchPlan:
 
 def scoring_batches(
     data: Crystals, n_max: int, batch_size: int
-) -> Iterator[tuple[Int[np.ndarray, " rows"], CrystalBatch, Float32[np.ndarray, " B"]]]:
+) -> Iterator[tuple[Integer[np.ndarray, " rows"], CrystalBatch, Float32[np.ndarray, " B"]]]:
     """All crystals once, in order of length, as `scoring_plan` has them: (rows, batch, weight)."""
     for batch in scoring_plan(data, n_max, batch_size).epoch():
         rows, weight = fill(batch)

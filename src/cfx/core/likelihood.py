@@ -179,12 +179,12 @@ def von_mises_log_prob(mixture: heads.VonMisesMixture, x: Float[AnyArray, "..."]
     return logsumexp(mixture.logits + component, axis=-1)
 
 
-def normal_log_prob(mixture: heads.LatticeMixture, value: Float[Array, "... 6"]) -> Float[Array, "... 6"]:
+def normal_log_prob(mixture: heads.LatticeMixture, value: Float[AnyArray, "... 6"]) -> Float[Array, "... 6"]:
     """Log-density of each lattice parameter on its own."""
     return logsumexp(mixture.logits[..., None] + normal_components(mixture, value), axis=-2)
 
 
-def normal_components(mixture: heads.LatticeMixture, value: Float[Array, "... 6"]) -> Float[Array, "... C 6"]:
+def normal_components(mixture: heads.LatticeMixture, value: Float[AnyArray, "... 6"]) -> Float[Array, "... C 6"]:
     """Log-density of lattice parameters under each component by itself."""
     z = (value[..., None, :] - mixture.mean) / mixture.sigma
     return -0.5 * z**2 - jnp.log(mixture.sigma) - 0.5 * jnp.log(2 * jnp.pi)

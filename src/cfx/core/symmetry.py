@@ -12,6 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Bool, Float, Float32, Int, Shaped
 
 from cfx.core import AnyArray
@@ -91,8 +92,8 @@ def symmetry_table() -> SymmetryTable:
     )
 
 
-def operation_text(rotation: Shaped[np.ndarray, "3 3"], translation: Shaped[np.ndarray, "3"]) -> str:
-    """An operation in the notation of a CIF, as '-x+y, 2*x, z+1/2'."""
+def operation_text(rotation: npt.ArrayLike, translation: npt.ArrayLike) -> str:
+    """An operation, [3, 3] and [3], in the notation of a CIF, as '-x+y, 2*x, z+1/2'."""
     terms = []
     for row, shift in zip(np.asarray(rotation, int), np.rint(np.asarray(translation) * 24).astype(int), strict=True):
         text = ""

@@ -27,7 +27,7 @@ FEW_POINTS = 60
 """Up to which a curve shows its points."""
 
 INK, FAINT = "#222222", "#D8D8D8"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.edgecolor": "#888888",
