@@ -172,8 +172,8 @@ class _LinearWeights(hk.Module):
 def merge_values(
     value_w: Float[AnyArray, "*layers D H K"],
     value_b: Float[AnyArray, "*layers H K"],
-    output_w: Float[AnyArray, "*layers HK E"],
-) -> tuple[Float[Array, "*layers H D E"], Float[Array, "*layers H E"]]:
+    output_w: Float[AnyArray, "*layers HK outputs"],
+) -> tuple[Float[Array, "*layers H D outputs"], Float[Array, "*layers H outputs"]]:
     """The projections of values and of the output in one, weights and biases."""
     per_head = output_w.reshape(*value_b.shape, -1)
     return jnp.einsum("...dhk,...hke->...hde", value_w, per_head), jnp.einsum("...hk,...hke->...he", value_b, per_head)
