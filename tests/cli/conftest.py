@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,6 +40,18 @@ def cfx(tmp_path: Path, fresh: bool) -> Callable[..., subprocess.CompletedProces
 
     def run(*arguments: object) -> subprocess.CompletedProcess:
         return processes.run(["cfx", *map(str, arguments)], tmp_path, fresh=fresh)
+
+    return run
+
+
+@pytest.fixture
+def cfx_after(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs `cfx` after some lines of Python that change what surrounds it; variables that are None are unset."""
+
+    def run(lines: str, *arguments: object, **variables: str | None) -> subprocess.CompletedProcess:
+        (tmp_path / "start.py").write_text(f"{lines}\nfrom cfx.cli import main\nmain()\n")
+        env = {name: value for name, value in {**os.environ, **variables}.items() if value is not None}
+        return processes.run(["python", "start.py", *map(str, arguments)], tmp_path, env)
 
     return run
 

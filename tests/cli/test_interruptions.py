@@ -2,69 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
 import os
 import random
 import signal
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from .test_eval import EMT, l12, write
-from .test_train import TINY
 
 pytestmark = pytest.mark.slow
 
-REWARD = """
-import numpy as np
-from cfx.rl.rewards import make_batch
-
-class Density:
-    name, about, unit, kl_coef, failure = "density", "mass over volume", "g/cm3", 0.5, 0.0
-    def evaluate(self, structures):
-        value = [np.nan if one is None else float(one.density) for one in structures]
-        return make_batch(np.array(value), ["" if one is not None else "no cell" for one in structures])
-"""
-
-
-class Command(NamedTuple):
-    """A command that can be resumed.
-
-    Attributes:
-        words: without its output.
-        output: its name.
-        begun: a file that is there once it can be resumed.
-        again: what --resume needs of the words; by default all.
-    """
-
-    words: str
-    output: str
-    begun: str
-    again: str | None = None
-
-    def started(self) -> list[str]:
-        return [*self.words.split(), "-o", self.output]
-
-    def resumed(self) -> list[str]:
-        return [*(self.again or self.words).split(), "-o", self.output, "--resume"]
-
-
-COMMANDS = {
-    "sample": Command(
-        "sample --model mini --batch-size 16 --sg 225,221 -n 120 --unique", "out.zip", "out.zip.partial.json"
-    ),
-    "relax": Command(f"relax many.jsonl --potential {EMT} --steps 30 --workers 1", "out.jsonl", "out.jsonl.partial"),
-    "train": Command("train --config config.toml", "run", "run/config.toml", "train"),
-    "rl": Command(
-        "rl --model mini --reward own:Density --sg 221 --max-sites 2 --batch-size 16 --inner-epochs 1 --steps 6 "
-        "--checkpoint-every 4 --max-failures 1",
-        "run",
-        "run/config.toml",
-        "rl",
-    ),
-}
+SPECIFICATION = importlib.util.spec_from_file_location(
+    "interruptions", Path(__file__).parents[2] / "benchmarks" / "interruptions.py"
+)
+interruptions = importlib.util.module_from_spec(SPECIFICATION)
+SPECIFICATION.loader.exec_module(interruptions)
+COMMANDS, REWARD, Command = interruptions.COMMANDS, interruptions.REWARD, interruptions.Command
+SHORT = ("sample", "relax", "train", "rl")
 
 
 @pytest.fixture(autouse=True)
@@ -73,16 +30,10 @@ def own_modules(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
 
 
-@pytest.fixture(params=COMMANDS)
+@pytest.fixture(params=SHORT)
 def command(request, tmp_path) -> Command:
-    """Each command, with what it reads."""
-    crystals = {f"c{i}": (l12("Cu", "Au", 3.9 + i / 1000) * (2, 1, 1)).perturb(0.05) for i in range(24)}
-    write(tmp_path / "many.jsonl", **crystals)
-    rows = [json.loads(line) for line in (tmp_path / "many.jsonl").read_text().splitlines()][:6]
-    cells = [l12("Cu", "Au", 3.9 + i / 100).to(fmt="cif") for i in range(len(rows))]
-    (tmp_path / "crystals.csv").write_text("id,cif\n" + "".join(f'c{i},"{cif}"\n' for i, cif in enumerate(cells)))
-    (tmp_path / "config.toml").write_text(TINY)
-    (tmp_path / "own.py").write_text(REWARD)
+    """Each command that can be resumed, with what it reads."""
+    interruptions.prepare(tmp_path, rows=10)
     return COMMANDS[request.param]
 
 
@@ -91,37 +42,15 @@ def wait_for(path: Path, process) -> None:
         time.sleep(0.01)
 
 
-def content(path: Path) -> dict[str, object]:
-    """All that a command made: bytes, and of lines that tell the time, the rest."""
-    found: dict[str, object] = {}
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        name = str(file.relative_to(path))
-        if file.name == "metrics.jsonl":
-            found[name] = [timeless(json.loads(line)) for line in file.read_text().splitlines()]
-        elif file.suffix == ".jsonl" and path.is_file():  # relaxations depend on their batch in the last digits
-            found[name] = [json.loads(line)["name"] for line in file.read_text().splitlines()]
-        elif file.is_file():
-            found[name] = file.read_bytes()
-    return found
-
-
-def timeless(line: dict) -> dict:
-    return {
-        key: timeless(value) if isinstance(value, dict) else value
-        for key, value in line.items()
-        if not key.startswith("seconds") and "per_second" not in key
-    }
-
-
 def assert_as_undisturbed(cfx, command: Command, tmp_path: Path) -> None:
     """Nothing but the output is left, and that is what one run gives."""
-    found = content(tmp_path / command.output)
+    found = interruptions.content(tmp_path / command.output)
     left = [path.name for path in tmp_path.iterdir() if path.name.startswith(command.output)]
     assert left == [command.output] and "lock" not in found
     (tmp_path / command.output).rename(tmp_path / "disturbed")
     result = cfx(*command.started())
     assert result.returncode == 0, result.stderr
-    whole = content(tmp_path / command.output)
+    whole = interruptions.content(tmp_path / command.output)
     assert found.keys() == whole.keys()
     assert [name for name in whole if found[name] != whole[name]] == []
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -12,7 +14,8 @@ from typer.core import TyperGroup
 
 from cfx.cli import eval, fetch, look, retrieve, sample, train
 from cfx.cli.options import as_command, in_flags
-from cfx.errors import CfxError
+from cfx.cli.streams import guard_streams, printable
+from cfx.errors import CfxError, OutputError
 
 SECTIONS = {
     "Commands": ("fetch", "train", "sample", "rl", "eval"),
@@ -90,8 +93,14 @@ def run(arguments: list[str] | None = None) -> None:
     """Runs a command line and exits with its code (see the README for what the codes mean)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    guard_streams()
+    warnings.formatwarning = lambda message, category, *place: f"{category.__name__}: {printable(message)}\n"
     try:
-        app(arguments, prog_name="cfx", standalone_mode=True)
+        try:
+            check_working_directory()
+            app(arguments, prog_name="cfx", standalone_mode=True)
+        finally:
+            sys.stdout.flush()
     except CfxError as error:
         if debug:
             import traceback
@@ -101,11 +110,21 @@ def run(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
 
 
+def check_working_directory() -> None:
+    """Refuses to work in a directory that was deleted, where every relative name fails in a way of its own.
+
+    Raises:
+        OutputError: if it was.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise OutputError("the working directory was deleted", "change to another one") from error
+
+
 def _print_error(message: str, hint: str | None) -> None:
-    from rich.markup import escape
+    from cfx.cli.console import shown, stderr
 
-    from cfx.cli.console import stderr
-
-    stderr().print(f"[bold red]error:[/] {escape(in_flags(message))}", soft_wrap=True, highlight=False)
+    stderr().print(f"[bold red]error:[/] {shown(in_flags(message))}", soft_wrap=True, highlight=False)
     if hint:
-        stderr().print(f"[bold]hint:[/] {escape(in_flags(hint))}", soft_wrap=True, highlight=False)
+        stderr().print(f"[bold]hint:[/] {shown(in_flags(hint))}", soft_wrap=True, highlight=False)

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 from cfx.cli.options import in_flags
+from cfx.cli.streams import printable
 
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines where stderr is not a terminal."""
@@ -33,11 +34,16 @@ def stderr() -> Console:
     return Console(stderr=True)
 
 
+def shown(text: object) -> str:
+    """A text that came from elsewhere, as rich prints it: no markup, no control characters."""
+    return escape(printable(text))
+
+
 def print_table(rows: Sequence[Mapping[str, object]]) -> None:
     """Prints rows of equal keys as a table on stdout."""
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*(escape(str(value)) for value in row.values()))
+        table.add_row(*(shown(value) for value in row.values()))
     Console().print(table)
 
 
@@ -46,11 +52,11 @@ class ConsoleReporter:
 
     def message(self, text: str) -> None:
         """Prints a line."""
-        stderr().print(escape(in_flags(text)), soft_wrap=True, highlight=False)
+        stderr().print(shown(in_flags(text)), soft_wrap=True, highlight=False)
 
     def warning(self, text: str) -> None:
         """Prints a line that stands out."""
-        stderr().print(f"[yellow]warning:[/] {escape(in_flags(text))}", soft_wrap=True, highlight=False)
+        stderr().print(f"[yellow]warning:[/] {shown(in_flags(text))}", soft_wrap=True, highlight=False)
 
     @contextmanager
     def progress(self, title: str, total: float | None, unit: str = "") -> Iterator[_Bar | _Lines]:
@@ -62,7 +68,7 @@ class ConsoleReporter:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *counts)
         with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=stderr()) as bars:
             stderr().show_cursor()  # which a process that is ended at once could not bring back
-            yield _Bar(bars, bars.add_task(escape(title), total=total, text=""))
+            yield _Bar(bars, bars.add_task(shown(title), total=total, text=""))
 
 
 class _Bar:
@@ -70,7 +76,7 @@ class _Bar:
         self.bars, self.task = bars, task
 
     def update(self, done: float, text: str = "") -> None:
-        self.bars.update(self.task, completed=done, text=escape(text))
+        self.bars.update(self.task, completed=done, text=shown(text))
 
 
 class _Lines:
@@ -84,7 +90,7 @@ class _Lines:
             self.last, self.silent = time.monotonic(), False
             of = f"/{self._count(self.total)}" if self.total is not None else ""
             line = f"{self.title} {self._count(done)}{of}  {text}".rstrip()
-            stderr().print(escape(line), soft_wrap=True, highlight=False)
+            stderr().print(shown(line), soft_wrap=True, highlight=False)
 
     def _count(self, number: float) -> str:
         return size(int(number)) if self.unit == "B" else f"{number:g}"

@@ -12,6 +12,7 @@ import typer
 
 from cfx.cli import options, values
 from cfx.cli.options import Fields, Given
+from cfx.cli.streams import printable
 from cfx.config import EvalConfig, RelaxConfig
 
 WORDS = {
@@ -63,7 +64,7 @@ def evaluate(
         str | None, typer.Option(help="Address of a Dask scheduler, to read and compare crystals on its cluster.")
     ] = None,
     records: Path | None = options.output("A .csv or .parquet file of all numbers of every crystal."),
-    html: Annotated[Path | None, typer.Option("--html", help="A report in one .html file.")] = None,
+    html: Path | None = options.writes("--html", help="A report in one .html file."),
     as_json: bool = options.JSON,
     force: bool = options.FORCE,
 ) -> None:
@@ -139,11 +140,12 @@ def _write(result: dict[str, Any], records: Path | None, html: Path | None, repo
 
 def _print(files: Sequence[dict[str, Any]], config: EvalConfig) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
+    from cfx.cli.console import shown
+
     console = Console(highlight=False, soft_wrap=True)
-    table = Table("", *(escape(file["name"]) for file in files), box=None, pad_edge=False)
+    table = Table("", *(shown(file["name"]) for file in files), box=None, pad_edge=False)
     table.add_row("crystals", *(f"{file['crystals']:,}" for file in files))
     for metric, words in WORDS.items():
         values = [file["summary"].get(metric) for file in files]
@@ -152,12 +154,12 @@ def _print(files: Sequence[dict[str, Any]], config: EvalConfig) -> None:
     console.print(table)
     console.print()
     for line in _not_evaluated(files, config):
-        console.print(escape(line))
+        console.print(shown(line))
     for name, setting in files[0]["settings"].items():
-        console.print(escape(f"{name}: {setting}"))
+        console.print(shown(f"{name}: {setting}"))
     for file in files:
         for line in _reasons(file):
-            console.print(f"[yellow]{escape(line)}[/]")
+            console.print(f"[yellow]{shown(line)}[/]")
 
 
 def _not_evaluated(files: Sequence[dict[str, Any]], config: EvalConfig) -> Iterator[str]:
@@ -290,7 +292,7 @@ def show_hull(
         elif isinstance(value, list):
             value = ", ".join(value) or "none"
         if value not in (None, ""):
-            print(f"{key.replace('_', ' ')}: {value}")
+            print(printable(f"{key.replace('_', ' ')}: {value}"))
     if missing is not None:
         few = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
-        print(f"missing: {len(missing)}{': ' * bool(few)}{few}")
+        print(printable(f"missing: {len(missing)}{': ' * bool(few)}{few}"))

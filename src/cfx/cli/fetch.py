@@ -79,7 +79,7 @@ def fetch(
             "--force, --revision, --accept and --token need names to fetch", "for example: cfx fetch alex20 --force"
         )
     if show:
-        _list(as_json)
+        _list(as_json, reporter)
         return
 
     from cfx.fetch.files import Request
@@ -121,9 +121,15 @@ def _say(lines: list[str], as_json: bool, reporter, message: str) -> None:
     reporter.message(f"{len(lines)} {message}")
 
 
-def _list(as_json: bool) -> None:
+def _list(as_json: bool, reporter) -> None:
+    from cfx.errors import OutputError
     from cfx.fetch.names import statuses
+    from cfx.io.files import cache_directory
 
+    try:
+        cache_directory()
+    except OutputError as error:
+        reporter.warning(f"{error.message}; nothing can be kept on this machine ({error.hint})")
     found = statuses()
     if as_json:
         values.print_json([_facts(status) for status in found])

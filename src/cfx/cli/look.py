@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cfx.cli import options, values
+from cfx.cli.streams import printable
 from cfx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ PLAIN_MARKERS, PLAIN_WIDTH = "o+x*", 80
 def data(
     data: options.Crystals,
     as_json: bool = options.JSON,
-    failures: Annotated[
-        Path | None, typer.Option("--failures", help="A .csv file for the skipped rows: row, name, reason.")
-    ] = None,
+    failures: Path | None = options.writes("--failures", help="A .csv file for the skipped rows: row, name, reason."),
     symprec: float = options.SYMPREC,
     n_max: Annotated[
         int, typer.Option(help="Slots of the model; a crystal has at most one symmetry-inequivalent site fewer.")
@@ -54,7 +53,7 @@ def data(
       cfx data crystals.zip --failures failures.csv
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.io.files import check_file
+    from cfx.io.files import check_file, sole_writer
 
     if n_max < 2 or n_max > 255:
         raise UsageError(
@@ -64,13 +63,12 @@ def data(
 
     from cfx.data.summary import read, summarize
 
-    dataset = read(data, n_max, ConsoleReporter(), symprec, workers or os.cpu_count() or 1)
-    if failures is not None:
-        import shutil
+    with sole_writer(failures):
+        dataset = read(data, n_max, ConsoleReporter(), symprec, workers or os.cpu_count() or 1)
+        if failures is not None:
+            from cfx.io.files import write_table
 
-        from cfx.io.files import replace_atomically
-
-        replace_atomically(failures, lambda path: shutil.copyfile(dataset.failures_path, path))
+            write_table(failures, [one._asdict() for one in dataset.failures], ("row", "name", "reason"))
     summary = summarize(dataset)
     if as_json:
         values.print_json(summary)
@@ -80,18 +78,17 @@ def data(
 
 def _print_data(summary: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.markup import escape
 
-    from cfx.cli.console import size
+    from cfx.cli.console import shown, size
 
     console = Console(highlight=False, soft_wrap=True)
     groups, elements = summary["space_groups"], summary["elements"]
-    console.print(escape(f"{summary['source']}: {summary['crystals']:,} crystals of {summary['rows']:,} rows"))
+    console.print(shown(f"{summary['source']}: {summary['crystals']:,} crystals of {summary['rows']:,} rows"))
     console.print(f"digest {summary['digest']}")
-    console.print(escape(f"cache {summary['cache']} ({size(summary['cache_bytes'])})"))
+    console.print(shown(f"cache {summary['cache']} ({size(summary['cache_bytes'])})"))
     for reason in summary["reasons"]:
         text = f"{reason['rows']:,} x {reason['reason']} (first: {reason['example']})"
-        console.print(f"[yellow]skipped[/] {escape(text)}")
+        console.print(f"[yellow]skipped[/] {shown(text)}")
     frequent = sorted(groups.items(), key=lambda item: -item[1])[:MOST]
     _bars(console, f"{len(groups)} space groups", {_group_name(group): count for group, count in frequent})
     _bars(console, "crystal systems", summary["crystal_systems"])
@@ -101,11 +98,11 @@ def _print_data(summary: dict[str, Any]) -> None:
 
 def _bars(console, title: str, counts: dict[Any, int]) -> None:
     """A small plot: a line for each count, `#` where there is no terminal."""
-    from rich.markup import escape
+    from cfx.cli.console import shown
 
     block = "█" if console.is_terminal else "#"
     width, most = max(len(str(key)) for key in counts), max(counts.values())
-    console.print(f"\n[bold]{escape(title)}[/]")
+    console.print(f"\n[bold]{shown(title)}[/]")
     for key, count in counts.items():
         bar = block * max(round(BAR * count / most), bool(count))
         console.print(f"  {key!s:>{width}} {count:>9,} [cyan]{bar}[/]".rstrip())
@@ -202,7 +199,7 @@ def _print_similarity(similarity: Similarity) -> None:
     """Prints similarity by family, and the nearest elements of some, on stdout."""
     from cfx.cli.console import print_table
 
-    print(f"Mean cosine similarity of species embeddings in {similarity.model}")
+    print(f"Mean cosine similarity of species embeddings in {printable(similarity.model)}")
     families = [
         {key: f"{value:.2f}" if isinstance(value, float) else value for key, value in row.items()}
         for row in similarity.families()
@@ -221,7 +218,7 @@ def _print_curves(curves: Curves) -> None:
 
     coloured = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if coloured else PLAIN_WIDTH
-    print(f"{curves.name}: {curves.headline}")
+    print(printable(f"{curves.name}: {curves.headline}"))
     for panel in curves.panels:
         print(f"\n{draw_panel(panel, curves.x_label, width, 18 if panel.wide else 10, coloured)}")
 

@@ -11,6 +11,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -18,6 +19,8 @@ import typer
 from cfx.cli import values
 from cfx.config import DataConfig, EvalConfig
 from cfx.config.fields import check_value, kinds_of
+from cfx.errors import UsageError
+from cfx.io.files import followed
 
 Given = dict[str, Any]
 """Fields of a configuration that were given on the command line."""
@@ -207,9 +210,33 @@ def named(context: typer.Context) -> set[str]:
     }
 
 
-def output(help: str, default: Any = None) -> Any:
-    """-o: what a command writes; `...` where it must be given."""
-    return typer.Option(default, "-o", "--output", help=help)
+def output(help: str, default: Any = None, stdout: bool = False) -> Any:
+    """-o: what a command writes; see `writes`."""
+    return writes("-o", "--output", help=help, default=default, stdout=stdout)
+
+
+def writes(*names: str, help: str, default: Any = None, stdout: bool = False) -> Any:
+    """A file or directory that a command writes. A symbolic link stands for what it leads to.
+
+    Args:
+        names: of the option.
+        help: what is written.
+        default: `...` where it must be given.
+        stdout: whether `-` is stdout, that is: no file.
+    """
+
+    def check(context: typer.Context, path: Path | None) -> Path | None:
+        if path == Path("-"):
+            if not stdout:
+                prints = any(parameter.name == "as_json" for parameter in context.command.params)
+                raise UsageError(
+                    f"{names[-1]} - : this cannot be written to stdout",
+                    "name a file" + (", or use --json, which prints on stdout" if prints else ""),
+                )
+            return None
+        return path if path is None else followed(path)
+
+    return typer.Option(default, *names, help=help, callback=check)
 
 
 def space_groups(shown: str = "") -> Any:

@@ -13,6 +13,7 @@ from cfx.cli.options import Fields, Given
 from cfx.config import SampleConfig
 from cfx.config.finetuning import PROPERTY_MODELS
 from cfx.errors import UsageError
+from cfx.reporter import Reporter
 
 DRAWN = 1000
 """Crystals drawn from each model where --n does not say."""
@@ -53,9 +54,9 @@ def retrieve(
     device: str = options.DEVICE,
     workers: int = options.WORKERS,
     output: Path | None = options.output("A .csv or .parquet file of all known crystals that were found."),
-    plot: Annotated[
-        Path | None, typer.Option(help="A .png, .svg or .pdf figure of how many of the best were found.")
-    ] = None,
+    plot: Path | None = options.writes(
+        "--plot", help="A .png, .svg or .pdf figure of how many of the best were found."
+    ),
     as_json: bool = options.JSON,
     force: bool = options.FORCE,
 ) -> None:
@@ -82,33 +83,28 @@ def retrieve(
     loaded = [values.load(name, reporter) for name in models]
 
     from cfx.evaluation.setup import check_inputs
+    from cfx.io.files import sole_writer
     from cfx.runs import retrieve as runs
 
     check_inputs(crystals, reporter)
     predictors = {"band_gap": gap_model, "dielectric": dielectric_model}
     predictors = {part: model for part, model in predictors.items() if model is not None}
-    known = runs.read_known(reference, property, lowest, predictors, device, workers or -1, reporter)
-    found = []
-    for name, model in zip(models, loaded, strict=True):
-        groups, weights = values.drawn_space_groups(str(space_group), model, reporter)  # models have one: _check
-        structures = runs.sample_structures(model, asked(space_groups=groups, weights=weights), reporter)
-        found.append(runs.retrieve(name, structures, known, workers or -1, reporter))
-    for name in crystals:
-        structures = runs.read_structures(name, workers or -1, reporter)
-        found.append(runs.retrieve(name, structures, known, workers or -1, reporter))
-    settings = {}
-    if models:
-        first = asked(space_groups=(1,))
-        settings = {"n": first.n, "space_groups": space_group, "seed": first.seed, "temperature": first.temperature}
-    result = runs.as_result(known, found, best, settings)
-    if output is not None:
-        _write(output, result)
-        reporter.message(f"written: {output}")
-    if plot is not None:
-        from cfx.runs.figures import save_figure
-
-        save_figure(runs.as_curves(result), plot)
-        reporter.message(f"written: {plot}")
+    with sole_writer(output), sole_writer(plot):
+        known = runs.read_known(reference, property, lowest, predictors, device, workers or -1, reporter)
+        found = []
+        for name, model in zip(models, loaded, strict=True):
+            groups, weights = values.drawn_space_groups(str(space_group), model, reporter)  # models have one: _check
+            structures = runs.sample_structures(model, asked(space_groups=groups, weights=weights), reporter)
+            found.append(runs.retrieve(name, structures, known, workers or -1, reporter))
+        for name in crystals:
+            structures = runs.read_structures(name, workers or -1, reporter)
+            found.append(runs.retrieve(name, structures, known, workers or -1, reporter))
+        settings = {}
+        if models:
+            first = asked(space_groups=(1,))
+            settings = {"n": first.n, "space_groups": space_group, "seed": first.seed, "temperature": first.temperature}
+        result = runs.as_result(known, found, best, settings)
+        _write(result, output, plot, reporter)
     if as_json:
         values.print_json(result)
     else:
@@ -157,21 +153,30 @@ def _check(
             raise UsageError(f"a figure has at most {len(COLOURS)} curves, not {len(names)}")
 
 
-def _write(path: Path, result: dict[str, Any]) -> None:
-    from cfx.io.files import write_table
+def _write(result: dict[str, Any], output: Path | None, plot: Path | None, reporter: Reporter) -> None:
+    if output is not None:
+        from cfx.io.files import write_table
 
-    rows = [{"source": source["name"], **one} for source in result["sources"] for one in source["found"]]
-    write_table(path, rows, columns=("source", "rank", "name", "row", "formula", "value", "times"))
+        rows = [{"source": source["name"], **one} for source in result["sources"] for one in source["found"]]
+        write_table(output, rows, columns=("source", "rank", "name", "row", "formula", "value", "times"))
+        reporter.message(f"written: {output}")
+    if plot is not None:
+        from cfx.runs.figures import save_figure
+        from cfx.runs.retrieve import as_curves
+
+        save_figure(as_curves(result), plot)
+        reporter.message(f"written: {plot}")
 
 
 def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
+
+    from cfx.cli.console import shown
 
     console = Console(highlight=False, soft_wrap=True)
     sources, ranked = result["sources"], result["property"]["name"] is not None
-    table = Table("", *(escape(source["name"]) for source in sources), box=None, pad_edge=False)
+    table = Table("", *(shown(source["name"]) for source in sources), box=None, pad_edge=False)
     table.add_row("crystals", *(f"{source['sampled']:,}" for source in sources))
     table.add_row("of them known", *(f"{source['known']:,}" for source in sources))
     table.add_row("known crystals found", *(f"{source['distinct']:,}" for source in sources))
@@ -179,27 +184,27 @@ def _print(result: dict[str, Any]) -> None:
         table.add_row(f"of the top {places[0]['k']}", *(f"{place['found']} of {place['of']}" for place in places))
     console.print(table)
     reference = result["reference"]
-    console.print(escape(f"reference: {reference['name']}, {reference['crystals']:,} crystals"))
+    console.print(shown(f"reference: {reference['name']}, {reference['crystals']:,} crystals"))
     if ranked:
         by = result["property"]
-        console.print(escape(f"ranked by: {by['about']}, {by['best']} first, {reference['ranked']:,} crystals"))
+        console.print(shown(f"ranked by: {by['about']}, {by['best']} first, {reference['ranked']:,} crystals"))
     for source in sources:
         if source["failed"]:
-            console.print(f"[yellow]{escape(source['name'])}: {source['failed']:,} could not be compared[/]")
+            console.print(f"[yellow]{shown(source['name'])}: {source['failed']:,} could not be compared[/]")
         _print_found(console, source, ranked, result["property"]["unit"])
 
 
 def _print_found(console, source: dict[str, Any], ranked: bool, unit: str) -> None:
-    from rich.markup import escape
+    from cfx.cli.console import shown
 
     found = source["found"]
     if not found:
-        console.print(escape(f"\n{source['name']}: no known crystal found"))
+        console.print("\n" + shown(f"{source['name']}: no known crystal found"))
         return
     more = f" (the first {FEW} of {len(found)})" if len(found) > FEW else ""
-    console.print(escape(f"\n{source['name']}, known crystals found{more}:"))
+    console.print("\n" + shown(f"{source['name']}, known crystals found{more}:"))
     for one in found[:FEW]:
         place = f"{one['rank'] or '-':>6}  " if ranked else ""
         value = f"  {one['value']:.4g} {unit}".rstrip() if one["value"] is not None else ""
         times = f"  {one['times']} times" if one["times"] > 1 else ""
-        console.print(escape(f"{place}{one['name']}  {one['formula']}{value}{times}"))
+        console.print(shown(f"{place}{one['name']}  {one['formula']}{value}{times}"))

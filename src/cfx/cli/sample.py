@@ -22,7 +22,9 @@ MOST_GROUPS = 15
 def sample(
     *,
     space_group: str | None = options.space_groups(),
-    output: Path | None = options.output("A .cif, .zip, .extxyz, .jsonl, .csv, or a directory for POSCARs."),
+    output: Path | None = options.output(
+        "A .cif, .zip, .extxyz, .jsonl, .csv, or a directory for POSCARs; CIF on stdout without it.", stdout=True
+    ),
     model: str = options.model(),
     request: Annotated[Given, Fields(SampleConfig, without=("space_groups", "weights", "template"))],
     arrangement: Annotated[Given, Fields(values.Arrangement)],
@@ -95,7 +97,7 @@ def _summary(result, model: str, seed: int, output: Path | None) -> list[str]:
 
 def score(
     data: options.Crystals,
-    output: Path | None = options.output("A .csv file; stdout without it."),
+    output: Path | None = options.output("A .csv file; stdout without it.", stdout=True),
     model: str = options.model(),
     symprec: float = options.SYMPREC,
     workers: int = options.WORKERS,
@@ -120,7 +122,7 @@ def score(
       cfx score mp-20:val --model mp20 --summary
     """
     from cfx.cli.console import ConsoleReporter
-    from cfx.io.files import check_file
+    from cfx.io.files import check_file, sole_writer
 
     reporter = ConsoleReporter()
     check_file(output, (".csv",), force)
@@ -129,9 +131,10 @@ def score(
     from cfx.runs import sample as runs
 
     loaded = values.load(model, reporter)
-    scores = runs.score(loaded, Path(data), reporter, symprec, workers or os.cpu_count() or 1)
-    rows = scores.summary() if summary else scores.rows()
-    _write(rows, output, as_json, _print_summary if summary else _print_rows)
+    with sole_writer(output):
+        scores = runs.score(loaded, Path(data), reporter, symprec, workers or os.cpu_count() or 1)
+        rows = scores.summary() if summary else scores.rows()
+        _write(rows, output, as_json, _print_summary if summary else _print_rows)
     total = scores.log_prob.total
     mean = f"nll {-total.mean():.3f}" if summary else f"{total.mean():.3f}"
     reporter.message(f"{len(total)} crystals, {mean} nats each on average by model {loaded.name}")

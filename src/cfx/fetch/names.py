@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from cfx.catalog import CATALOG, DATA, HULL, MODEL, Entry, HubAddress, find_part, is_hub_address, parse_address
-from cfx.errors import DataError, UsageError
+from cfx.errors import DataError, OutputError, UsageError
 from cfx.fetch.files import FILES, Request, fetch_file, locate, remove_files
 from cfx.fetch.models import MODELS, fetch_entry, fetch_model
 from cfx.fetch.record import (
@@ -68,7 +68,10 @@ class Checked:
 
 def statuses() -> list[Status]:
     """The whole catalog, and what of it is on this machine."""
-    here = _whole(read_records())
+    try:
+        here = _whole(read_records())
+    except OutputError:  # no cache directory, and so nothing in it
+        here = {}
     return [_status(entry, here) for entry in CATALOG.values()]
 
 

@@ -29,15 +29,16 @@ def cache_directory(*parts: str) -> Path:
     Raises:
         OutputError: if it cannot be made.
     """
-    base = os.environ.get("CFX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cfx"
+    hint = "set CFX_CACHE to a directory that you can write to"
+    try:
+        base = os.environ.get("CFX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cfx"
+    except RuntimeError as error:  # neither HOME nor an entry among the accounts, as in containers
+        raise OutputError("there is no home directory to keep a cache in", hint) from error
     directory = Path(base).joinpath(*parts)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(
-            f"cannot create the cache directory {directory}: {error.strerror}",
-            "set CFX_CACHE to a directory that you can write to",
-        ) from error
+        raise OutputError(f"cannot create the cache directory {directory}: {error.strerror}", hint) from error
     return directory
 
 
@@ -86,6 +87,20 @@ def writing(path: Path | str, hint: str | None = None) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}", hint) from error
+
+
+def followed(path: Path) -> Path:
+    """What a symbolic link leads to, there or not yet; any other path as it is.
+
+    Raises:
+        OutputError: if it leads back to itself.
+    """
+    if not path.is_symlink():
+        return path
+    end = Path(os.path.realpath(path))
+    if end.is_symlink():
+        raise OutputError(f"cannot write {path}: the symbolic link leads back to itself", "choose another name")
+    return end
 
 
 def remove_file(path: Path) -> None:

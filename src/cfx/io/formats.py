@@ -18,7 +18,7 @@ from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS, formula, lowest_terms
 from cfx.core.likelihood import PARTS
 from cfx.core.symmetry import LETTERS, operation_text, symmetry_table
-from cfx.io.files import replace_atomically
+from cfx.io.journal import complete
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -114,7 +114,7 @@ def write_zip(blocks: Path, path: Path) -> None:
                 member.compress_type, member.external_attr = zipfile.ZIP_DEFLATED, 0o600 << 16
                 archive.writestr(member, block)
 
-    replace_atomically(path, write, fresh=blocks.with_name(f"{blocks.name}.new"))
+    complete(path, write)
 
 
 @dataclasses.dataclass(frozen=True)

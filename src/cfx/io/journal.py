@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cfx.errors import DataError, OutputError
-from cfx.io.files import remove_file, replace_atomically, sync, writing
+from cfx.io.files import content_digest, remove_file, replace_atomically, sync, writing
 
 
 class Journal:
@@ -130,13 +130,42 @@ def partial_of(path: Path) -> Path:
     return path.parent / f"{path.name}.partial"
 
 
+def complete(path: Path, write: Callable[[Path], object]) -> None:
+    """Gives a result that is made from its journal its name, and removes what lay beside it.
+
+    The digest of what takes the name is noted first: a process that was killed before the journal was gone has finished
+    all the same.
+
+    Args:
+        path: of the result.
+        write: makes it, under the name that it is given.
+    """
+    partial = partial_of(path)
+
+    def noted(fresh: Path) -> None:
+        write(fresh)
+        partial.with_name(f"{partial.name}.digest").write_text(content_digest(fresh, []))
+
+    replace_atomically(path, noted, fresh=partial.with_name(f"{partial.name}.new"))
+    remove_partial(path)
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether a result has its name, though its journal may still be there."""
+    partial = partial_of(path)
+    note = partial.with_name(f"{partial.name}.digest")
+    with suppress(OSError):
+        return path.exists() and (not partial.exists() or note.read_text() == content_digest(path, []))
+    return False
+
+
 def remove_partial(path: Path) -> None:
     """Removes what lies beside a result while it grows."""
     partial = partial_of(path)
     with writing(path):
         if partial.is_dir():
             shutil.rmtree(partial)
-    for ending in ("", ".new", ".kept", ".json", ".json.new"):
+    for ending in ("", ".new", ".kept", ".json", ".json.new", ".digest"):
         remove_file(partial.with_name(partial.name + ending))
 
 
@@ -148,7 +177,7 @@ def check_unfinished(path: Path, force: bool, resume: bool) -> None:
             never resumed.
     """
     partial = partial_of(path)
-    if resume and path.exists() and not partial.exists():
+    if resume and _is_complete(path):
         remove_partial(path)  # of a process that was killed after it gave the result its name
         raise OutputError(f"{path} is complete: there is nothing to continue", "to make it again: `force`, no `resume`")
     if path.exists() and not force:

@@ -16,9 +16,9 @@ from cfx.errors import OutputError, UsageError
 from cfx.evaluation.matching import rms_displacement
 from cfx.evaluation.validity import find_space_groups
 from cfx.fetch.names import data_path
-from cfx.io.files import check_file, replace_atomically, sole_writer
+from cfx.io.files import check_file, sole_writer
 from cfx.io.formats import cif_block, extxyz_frame
-from cfx.io.journal import JsonLines, check_unfinished, partial_of, remove_partial
+from cfx.io.journal import JsonLines, check_unfinished, complete, partial_of, remove_partial
 from cfx.predictors.load import load_potential
 from cfx.predictors.relax import Relaxed, relax
 from cfx.reporter import Interrupted, Reporter, StopRequest
@@ -71,6 +71,7 @@ def _relax(
     journal = JsonLines(partial_of(target), hint="free disk space, then use `resume`")
     rows = _resumed(journal, header) if resume else {}
     if not rows:
+        remove_partial(target)
         journal.begin()
         journal.add(header)
     todo = [i for i in range(len(crystals)) if i not in rows]
@@ -93,8 +94,8 @@ def _relax(
             raise Interrupted(stop.signum, f"{done}; continue with `resume`")
     ordered = [rows[i] for i in range(len(crystals))]
     with warnings.catch_warnings(action="ignore"):
-        write_relaxed(target, ordered, potential.name)
-    remove_partial(target)
+        text = render(target.suffix, ordered, potential.name)
+    complete(target, lambda fresh: fresh.write_text(text, encoding="utf-8"))
     return ordered
 
 
@@ -131,17 +132,11 @@ def _row(one: Loaded, result: Relaxed) -> dict[str, Any]:
     }
 
 
-def write_relaxed(target: Path, rows: list[dict[str, Any]], model: str) -> None:
-    """Writes rows as JSON lines, or those that have a structure as extended XYZ or CIF blocks.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    render = {".jsonl": lambda row: json.dumps(row) + "\n", ".extxyz": _as_extxyz, ".cif": _as_cif}[target.suffix]
-    kept = rows if target.suffix == ".jsonl" else [row for row in rows if row["cif"]]
-    text = "".join(render({**row, "potential": model}) for row in kept)
-    fresh = partial_of(target).with_name(f"{target.name}.partial.new")
-    replace_atomically(target, lambda path: path.write_text(text, encoding="utf-8"), fresh)
+def render(suffix: str, rows: list[dict[str, Any]], model: str) -> str:
+    """Rows as JSON lines, or those that have a structure as extended XYZ or CIF blocks."""
+    one = {".jsonl": lambda row: json.dumps(row) + "\n", ".extxyz": _as_extxyz, ".cif": _as_cif}[suffix]
+    kept = rows if suffix == ".jsonl" else [row for row in rows if row["cif"]]
+    return "".join(one({**row, "potential": model}) for row in kept)
 
 
 def _as_extxyz(row: dict[str, Any]) -> str:
