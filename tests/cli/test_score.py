@@ -33,7 +33,8 @@ def crystals(tmp_path: Path, rotary) -> Path:
     rows = np.flatnonzero(batch.num_atoms <= 12)[:6]
     blocks = [FORMATS[".cif"].render(OutputRecord(i, batch[row : row + 1], {})) for i, row in enumerate(rows)]
     path = tmp_path / "crystals.cif"
-    path.write_text("".join([*blocks[:2], "data_nothing\n_cell_length_a 3\n\n", *blocks[2:]]))
+    unreadable = "data_nothing\n_cell_length_a 3\nloop_\n_atom_site_label\nSi1\n\n"
+    path.write_text("".join([*blocks[:2], unreadable, *blocks[2:]]))
     return path
 
 
