@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import TextIO
 
 from cfx.errors import OutputError
 
@@ -20,7 +21,7 @@ def guard_streams() -> None:
 class _Stream(io.TextIOWrapper):
     """Text to a file descriptor. What the encoding lacks is escaped; a terminal sees each line at once."""
 
-    def __init__(self, stream: io.TextIOWrapper | None, descriptor: int):
+    def __init__(self, stream: TextIO | None, descriptor: int):
         raw = _Descriptor(descriptor)
         super().__init__(
             io.BufferedWriter(raw),
