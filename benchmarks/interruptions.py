@@ -161,7 +161,7 @@ def timeless(line: dict[str, Any]) -> dict[str, Any]:
 
 
 class Trial:
-    """Runs of one command, each in a directory of its own with the same names."""
+    """Runs of one command, one after the other in one directory."""
 
     def __init__(self, name: str, inputs: Path, root: Path, moments: random.Random, fresh: bool):
         self.name, self.command, self.inputs, self.root = name, COMMANDS[name], inputs, root
@@ -169,9 +169,10 @@ class Trial:
         self.whole: dict[str, object] = {}
         self.seconds = 0.0
 
-    def directory(self, name: str) -> Path:
-        """A new one with the inputs."""
-        place = self.root / self.name / name
+    def directory(self) -> Path:
+        """Where the command runs, with nothing but the inputs; always the same, since runs keep absolute paths."""
+        place = self.root / self.name
+        shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(self.inputs, place)
         return place
 
@@ -192,8 +193,8 @@ class Trial:
 
     def undisturbed(self) -> None:
         """The run that all others are compared with."""
-        self.finish(self.start(self.command.started(), self.directory("first")))  # which compiles
-        place = self.directory("whole")
+        self.finish(self.start(self.command.started(), self.directory()))  # which compiles
+        place = self.directory()
         begin = time.monotonic()
         code, stderr = self.finish(self.start(self.command.started(), place))
         if code:
@@ -214,7 +215,7 @@ class Trial:
     def killed_and_resumed(self, most: int, until: float) -> None:
         """Kills so many processes, in rounds that each end."""
         while self.figures["killed"] < most and time.monotonic() < until:
-            place = self.directory(f"round-{self.figures['rounds']}")
+            place = self.directory()
             code = -signal.SIGKILL
             while code == -signal.SIGKILL:
                 begun = bool(self.command.begun) and (place / self.command.begun).exists()
@@ -232,12 +233,10 @@ class Trial:
                     self.figures.setdefault("failures", []).append([code, stderr[-500:]])
             self.figures["rounds"] += 1
             self.figures["same"] += self.check(place)
-            if self.check(place):
-                shutil.rmtree(place)
 
     def second_writer(self) -> None:
         """Stops a run in the middle, tries to begin and to resume the same, and lets it end."""
-        place = self.directory("two")
+        place = self.directory()
         first = self.start(self.command.started(), place)
         while not (place / self.command.sign).exists() and first.poll() is None:
             time.sleep(0.01)
