@@ -211,8 +211,13 @@ def test_two_writers_of_a_table(cfx, tmp_path, words):
 
 KILLED = """
 import os, signal
-import cfx.io.journal
-cfx.io.journal.remove_partial = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+import cfx.io.journal as journal
+remove = journal.remove_partial
+def killed(path):
+    if path.exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+    remove(path)
+journal.remove_partial = killed
 """
 
 
