@@ -8,6 +8,7 @@ import gzip
 import json
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,7 @@ def energy_of(hull: Hull, formula: str) -> float:
 
 def same(one: Hull, other: Hull) -> None:
     assert one.info == other.info and one.phases.ids == other.phases.ids
+    assert one.phases.origins == other.phases.origins
     for name in ("sizes", "species", "counts", "energies"):
         np.testing.assert_array_equal(getattr(one.phases, name), getattr(other.phases, name), name, strict=True)
 
@@ -120,7 +122,8 @@ def test_40000_phases_take_less_than_a_megabyte(tmp_path):
         numbers = rng.choice(np.arange(1, 95), size, replace=False).tolist()
         compositions.append(reduce_counts(dict(zip(numbers, rng.integers(1, 9, size).tolist(), strict=True))))
     names = [f"mp-{i}" for i in rng.integers(1, 3_000_000, len(compositions))]
-    phases = Phases.lowest(compositions, rng.uniform(-10, -1, len(compositions)), names)
+    origins = rng.choice(["structure", "relaxed", "composition"], len(compositions)).tolist()
+    phases = Phases.lowest(compositions, rng.uniform(-10, -1, len(compositions)), names, origins)
     assert len(phases) > 40_000
     hull = Hull(phases, HullInfo("large", "mp2020"))
     write_hull(tmp_path / "large.hull.npz", hull)
@@ -143,6 +146,15 @@ def change_table(path: Path, **arrays) -> Path:
     return path
 
 
+def test_tables_without_origins_are_of_structures(tmp_path):
+    """As cfx 0.1 wrote them."""
+    hull = small_hull()
+    header = {"format": "cfx hull 1", **asdict(hull.info)}
+    path = change_table(tmp_path / "old.hull.npz", header=as_bytes(header), origins=None)
+    same(hull, read_hull(path))
+    assert set(read_hull(path).phases.origins) == {"structure"}
+
+
 def as_bytes(value) -> np.ndarray:
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
@@ -161,7 +173,10 @@ DAMAGE = {
     "empty phase": {"sizes": np.array([0, 2, *[1] * 5, 2, 2, 2, 2], np.uint8)},
     "fewer names": {"ids": as_bytes(["a"] * 10)},
     "names that are none": {"ids": as_bytes({"a": 1})},
-    "another format": {"header": as_bytes({"format": "cfx hull 2"})},
+    "another format": {"header": as_bytes({"format": "cfx hull 3"})},
+    "fewer origins": {"origins": np.zeros(10, np.uint8)},
+    "no origins": {"origins": None},
+    "unknown origin": {"origins": np.full(11, 1, np.uint8)},
     "no header": {"header": as_bytes(None)},
     "no JSON": {"header": np.frombuffer(b"{", np.uint8)},
     "scale": {"header": as_bytes({"format": "cfx hull 1", **dict.fromkeys(["name", "scale", "potential"], "x")})},

@@ -16,19 +16,22 @@ from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError, UsageError
 from cfx.evaluation.entries import ComputedEntry, read_entries
 from cfx.evaluation.hull import Hull, HullInfo, check_scale
-from cfx.evaluation.phases import Phases, Reduced, reduce_counts
+from cfx.evaluation.phases import STRUCTURE, Phases, Reduced, reduce_counts
 from cfx.io.files import replace_atomically
 
-FORMAT = "cfx hull 1"
+FORMAT = "cfx hull 2"
 """What the header of a table says it is."""
+
+WITHOUT_ORIGINS = "cfx hull 1"
+"""What it says in tables that do not tell the origins of their energies: all of structures as given."""
 
 COLUMNS = {"sizes": "u1", "species": "u1", "counts": "i4", "energies": "f8"}
 """Arrays of Phases and their types."""
 
-ARRAYS = {"header": "u1", "ids": "u1", **COLUMNS}
-"""Arrays of a table and their types; header and ids are JSON in UTF-8."""
+ARRAYS = {"header": "u1", "ids": "u1", "origins": "u1", **COLUMNS}
+"""Arrays of a table and their types; header and ids are JSON in UTF-8, origins places in a list of the header."""
 
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, MemoryError)
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error, MemoryError)
 """What damaged tables raise; ValueError is numpy's, on pickles among others, and json's."""
 
 SCHEME = "MP2020"
@@ -41,10 +44,12 @@ def write_hull(path: Path, hull: Hull) -> None:
     Raises:
         OutputError: if it cannot be written.
     """
-    header = {"format": FORMAT, **asdict(hull.info)}
+    origins = sorted(set(hull.phases.origins))
+    header = {"format": FORMAT, **asdict(hull.info), "origins": origins}
     content = {
         "header": _to_bytes(header),
         "ids": _to_bytes(hull.phases.ids),
+        "origins": [origins.index(origin) for origin in hull.phases.origins],
         **{name: getattr(hull.phases, name) for name in COLUMNS},
     }
     arrays: dict[str, Any] = {name: np.asarray(content[name], f"<{kind}") for name, kind in ARRAYS.items()}
@@ -94,13 +99,16 @@ def _read_table(path: Path, scale: str | None) -> Hull:
     hint = "a compact table is written by cfx; write it again"
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ARRAYS}
+            arrays = {name: file[name] for name in ARRAYS if name in file or name != "origins"}
         header = json.loads(arrays["header"].tobytes())
         ids = json.loads(arrays["ids"].tobytes())
-        if header["format"] != FORMAT:
+        if header["format"] == WITHOUT_ORIGINS:
+            header["origins"], arrays["origins"] = [STRUCTURE], np.zeros(len(ids), "<u1")
+        elif header["format"] != FORMAT:
             raise ValueError(f"its format is {header['format']!r}, not {FORMAT!r}")
         info = HullInfo(**{field.name: str(header[field.name]) for field in fields(HullInfo)})
         _check_arrays(arrays, ids)
+        origins = [str(header["origins"][place]) for place in arrays["origins"]]
     except UNREADABLE as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else error
         raise DataError(f"{path} is not a hull that cfx can read: {reason}", hint) from error
@@ -108,7 +116,8 @@ def _read_table(path: Path, scale: str | None) -> Hull:
         raise DataError(f"{path} is not a hull that cfx can read: {error}", hint) from error
     if scale not in (None, info.scale):
         raise UsageError(f"{path} holds energies on the scale {info.scale}, not {scale}", "leave the scale out")
-    return Hull(Phases(**{name: arrays[name] for name in COLUMNS}, ids=[str(name) for name in ids]), info)
+    columns = {name: arrays[name] for name in COLUMNS}
+    return Hull(Phases(**columns, ids=[str(name) for name in ids], origins=origins), info)
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], ids: object) -> None:
@@ -117,7 +126,7 @@ def _check_arrays(arrays: dict[str, np.ndarray], ids: object) -> None:
         if arrays[name].dtype != np.dtype(f"<{kind}") or arrays[name].ndim != 1:
             raise ValueError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)}")
     sizes, species, counts, energies = (arrays[name] for name in COLUMNS)
-    if not len(sizes) or not isinstance(ids, list) or not len(sizes) == len(energies) == len(ids):
+    if not isinstance(ids, list) or {len(sizes), len(energies), len(ids), len(arrays["origins"])} != {len(sizes) or 1}:
         raise ValueError("it has no phases, or not as many energies and names")
     if sizes.min() < 1 or not int(sizes.sum(dtype=np.int64)) == len(species) == len(counts):
         raise ValueError("its compositions are cut off")

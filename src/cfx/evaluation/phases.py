@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,9 @@ NUDGE = 1e-10
 
 MAX_STEPS = 20_000
 """Most exchanges of a phase before the search gives up."""
+
+STRUCTURE = "structure"
+"""Origin of an energy that was computed for a structure as it was given."""
 
 Reduced = tuple[tuple[int, int], ...]
 """(atomic number, atoms) in order of atomic number, without a common divisor."""
@@ -63,7 +67,8 @@ class Phases:
         species: uint8 [sizes.sum()], atomic numbers, phase after phase, in ascending order within one.
         counts: int32 [sizes.sum()], atoms of each of them in the reduced formula.
         energies: float64 [n], eV/atom.
-        ids: [n], where they come from.
+        ids: [n], names of the crystals they are.
+        origins: [n], what their energies were computed from: "structure", as published, "relaxed" and so on.
     """
 
     sizes: np.ndarray
@@ -71,14 +76,29 @@ class Phases:
     counts: np.ndarray
     energies: np.ndarray
     ids: list[str]
+    origins: list[str]
 
     @classmethod
-    def lowest(cls, compositions: Iterable[Reduced], energies: Iterable[float], ids: Iterable[str]) -> Phases:
-        """The phase of lowest energy (eV/atom) for each composition, in order of composition."""
-        best: dict[Reduced, tuple[float, str]] = {}
-        for composition, energy, name in zip(compositions, energies, ids, strict=True):
+    def lowest(
+        cls,
+        compositions: Iterable[Reduced],
+        energies: Iterable[float],
+        ids: Iterable[str],
+        origins: Iterable[str] | None = None,
+    ) -> Phases:
+        """The phase of lowest energy (eV/atom) for each composition, in order of composition.
+
+        Args:
+            compositions: [m].
+            energies: [m], eV/atom.
+            ids: [m].
+            origins: [m]; "structure" by default.
+        """
+        best: dict[Reduced, tuple[float, str, str]] = {}
+        each = itertools.repeat(STRUCTURE) if origins is None else origins
+        for composition, energy, name, origin in zip(compositions, energies, ids, each, strict=origins is not None):
             if composition not in best or energy < best[composition][0]:
-                best[composition] = (float(energy), name)
+                best[composition] = (float(energy), name, origin)
         order = sorted(best)
         pairs = np.array([pair for composition in order for pair in composition], np.int32).reshape(-1, 2)
         return cls(
@@ -87,6 +107,7 @@ class Phases:
             counts=pairs[:, 1],
             energies=np.array([best[composition][0] for composition in order], np.float64),
             ids=[best[composition][1] for composition in order],
+            origins=[best[composition][2] for composition in order],
         )
 
     def __len__(self) -> int:
