@@ -41,14 +41,13 @@ def main() -> None:
 
     potential = load_potential(options.potential)
     wanted = None if options.only is None else set(options.only.read_text().split("\n"))
-    done = 0
-    if options.output.exists():
-        done = sum(line.endswith("\n") for line in open(options.output))
-    with open(options.output, "a") as file:
+    rows = options.output.read_text().splitlines(keepends=True) if options.output.exists() else []
+    done = len(rows) // CHUNK  # chunks; what was written of another one is made again
+    with open(options.output, "w") as file:
+        file.writelines(rows[: done * CHUNK])
         for number, chunk in enumerate(chunks(options.crystals, wanted)):
-            if number * CHUNK >= done:
-                for row in evaluate(potential, chunk, options.relax):
-                    file.write(json.dumps(row) + "\n")
+            if number >= done:
+                file.writelines(json.dumps(row) + "\n" for row in evaluate(potential, chunk, options.relax))
                 file.flush()
                 print(f"{(number + 1) * CHUNK} {chunk[-1][0]}", flush=True)
 
