@@ -17,6 +17,7 @@ from cfx.catalog import (
     find,
     find_part,
     parse_address,
+    place_of,
 )
 from cfx.config import ModelConfig
 from cfx.errors import UsageError
@@ -62,11 +63,11 @@ def test_positions_of_the_published_models():
 def test_addresses():
     hub = parse_address("hf:datasets/friend/crystals@v1.0/a/b.csv")
     assert hub == HubAddress("friend/crystals", "dataset", "a/b.csv", "v1.0")
-    assert hub.place.as_posix() == "hf/datasets/friend/crystals@v1.0/a/b.csv"
+    assert place_of(hub).as_posix() == "hf/datasets/friend/crystals@v1.0/a/b.csv"
     assert parse_address("hf:friend/model/x.pkl") == HubAddress("friend/model", "model", "x.pkl")
     assert isinstance(parse_address("https://host/x.csv"), WebAddress)
-    assert parse_address("https://host:80/a/x.csv").place.as_posix() == "web/host_80/a/x.csv"
-    assert parse_address("drive:abc").place == DriveAddress("abc").place
+    assert place_of(parse_address("https://host:80/a/x.csv")).as_posix() == "web/host_80/a/x.csv"
+    assert place_of(parse_address("drive:abc")) == place_of(DriveAddress("abc"))
     for text in ("x.csv", "ftp://host/x", "drive:../x", "models/x"):
         with pytest.raises(UsageError, match="not an address"):
             parse_address(text)

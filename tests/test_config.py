@@ -21,7 +21,6 @@ from cfx.config import (
     Template,
     TrainConfig,
     from_dict,
-    to_dict,
 )
 from cfx.config.training import MINI, PRESETS, TrainRun, read_toml
 from cfx.errors import UsageError
@@ -32,7 +31,7 @@ from cfx.errors import UsageError
     [*(part for preset in PRESETS.values() for part in (preset.model, preset.train)), DataConfig(train="a.csv")],
 )
 def test_json_round_trip(config):
-    assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
+    assert from_dict(type(config), json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
 def test_a_request_as_json_holds_every_field():
@@ -40,7 +39,7 @@ def test_a_request_as_json_holds_every_field():
     request = SampleConfig(
         space_groups=(2, 194), n=7, formula=(("Sr", 1),), bias=(("O", 0.5),), shard=(1, 2), template=template
     )
-    stored = json.loads(json.dumps(to_dict(request)))
+    stored = json.loads(json.dumps(dataclasses.asdict(request)))
     assert set(stored) == {field.name for field in dataclasses.fields(SampleConfig)}
     assert (stored["space_groups"], stored["n"], stored["formula"]) == ([2, 194], 7, [["Sr", 1]])
     assert stored["template"]["lattice"] == list(template.lattice) and stored["template"]["tied"] == [[0, 1]]

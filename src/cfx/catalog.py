@@ -8,8 +8,6 @@ An address is where a file is published:
 - `drive:ID`, a folder on Google Drive.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -190,11 +188,6 @@ class HubAddress:
         revision = f"@{self.revision}" if self.revision else ""
         return f"hf:{'datasets/' if self.repo_type == 'dataset' else ''}{self.repo}{revision}/{self.path}"
 
-    @property
-    def place(self) -> PurePosixPath:
-        """The file's place in cfx's own directory of files."""
-        return PurePosixPath("hf", str(self).removeprefix("hf:"))
-
 
 @dataclass(frozen=True)
 class WebAddress:
@@ -205,12 +198,6 @@ class WebAddress:
     def __str__(self) -> str:
         return self.url
 
-    @property
-    def place(self) -> PurePosixPath:
-        """The file's place in cfx's own directory of files."""
-        parts = urlsplit(self.url)
-        return PurePosixPath("web", parts.netloc.replace(":", "_"), parts.path.lstrip("/"))
-
 
 @dataclass(frozen=True)
 class DriveAddress:
@@ -220,11 +207,6 @@ class DriveAddress:
 
     def __str__(self) -> str:
         return f"drive:{self.folder}"
-
-    @property
-    def place(self) -> PurePosixPath:
-        """The file's place in cfx's own directory of files."""
-        return PurePosixPath("drive", self.folder)
 
 
 Address = HubAddress | WebAddress | DriveAddress
@@ -246,6 +228,14 @@ def parse_address(text: str) -> Address:
     if re.match(r"https?://[^/]", text):
         return WebAddress(text)
     raise UsageError(f"{text!r} is not an address")
+
+
+def place_of(address: Address) -> PurePosixPath:
+    """The place of a file, or folder, in cfx's own directory of files."""
+    if isinstance(address, WebAddress):
+        parts = urlsplit(address.url)
+        return PurePosixPath("web", parts.netloc.replace(":", "_"), parts.path.lstrip("/"))
+    return PurePosixPath(*str(address).split(":", 1))
 
 
 def is_hub_address(text: str) -> bool:

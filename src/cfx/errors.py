@@ -1,7 +1,5 @@
 """Everything cfx can say went wrong: a message, a hint with the way out, and an exit code."""
 
-from __future__ import annotations
-
 
 class CfxError(Exception):
     """Base of all expected failures.
@@ -15,13 +13,12 @@ class CfxError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None):
-        super().__init__(message)
+        # `args` stays what the error was made from: it is from these that worker processes rebuild it, hint included.
         self.message = message
         self.hint = hint
 
-    def __reduce__(self):
-        # Exceptions are rebuilt from `args`; worker processes must hand the hint over too.
-        return type(self), (self.message, self.hint)
+    def __str__(self) -> str:
+        return self.message
 
 
 class UsageError(CfxError):

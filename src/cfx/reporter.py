@@ -1,13 +1,11 @@
 """How a run says what it does, and how it is told to stop."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from cfx.errors import CfxError
 
@@ -58,10 +56,6 @@ class Silent(Mute):
         warnings.warn(text, stacklevel=2)
 
 
-Handlers = dict[int, Any]
-"""Signal handlers by signal number, as `signal.signal` takes them."""
-
-
 class StopRequest:
     """Context in which the first signal only sets `signum`; a second one acts as usual.
 
@@ -73,26 +67,22 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self._previous: Handlers = {}
+        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._previous = _handle(self._request)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._restore()
+        _restore(self._previous)
 
     def __bool__(self) -> bool:
         return self.signum is not None
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
-        self._restore()
-
-    def _restore(self) -> None:
         _restore(self._previous)
-        self._previous = {}
 
 
 class Interrupted(CfxError):
@@ -101,9 +91,6 @@ class Interrupted(CfxError):
     def __init__(self, signum: int, message: str):
         super().__init__(message)
         self.exit_code = 128 + signum
-
-    def __reduce__(self):
-        return type(self), (self.exit_code - 128, self.message)
 
 
 class _Signalled(BaseException):
@@ -133,14 +120,14 @@ def interrupted_by_signals(message: str) -> Iterator[None]:
         _restore(previous)
 
 
-def _handle(handler: Callable[[int, FrameType | None], None]) -> Handlers:
-    """Installs a handler, and gives those before it. A hangup that is ignored, as under nohup, stays so."""
+def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Installs a handler, and gives those before it, by signal. A hangup that is ignored, as under nohup, stays so."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     numbers = [number for number in StopRequest.SIGNALS if not (ignored and number == signal.SIGHUP)]
     return {number: signal.signal(number, handler) for number in numbers}
 
 
-def _restore(handlers: Handlers) -> None:
+def _restore(handlers: dict[int, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
 

@@ -158,7 +158,7 @@ def _print_table(found: list[Status]) -> None:
 
 
 def _facts(status: Status) -> dict[str, Any]:
-    from cfx.config import to_dict
+    import dataclasses
 
     entry = status.entry
     return {
@@ -170,7 +170,7 @@ def _facts(status: Status) -> dict[str, Any]:
         "licence": entry.licence,
         "citation": entry.citation,
         "files": dict(entry.files),
-        "architecture": to_dict(entry.config) if entry.config else None,
+        "architecture": dataclasses.asdict(entry.config) if entry.config else None,
         "needs": entry.needs,
     }
 

@@ -1,7 +1,7 @@
 """What a command is asked to do, frozen and checked; nothing here imports more than the standard library."""
 
 from cfx.config.evaluation import EvalConfig, RelaxConfig
-from cfx.config.fields import from_dict, to_dict
+from cfx.config.fields import from_dict
 from cfx.config.finetuning import DPOConfig, PairsRun, RewardConfig, RewardRun, RLConfig, Shape
 from cfx.config.sampling import SampleConfig, Template
 from cfx.config.training import SYMPREC, DataConfig, ModelConfig, TrainConfig, TrainRun
@@ -23,5 +23,4 @@ __all__ = [
     "TrainConfig",
     "TrainRun",
     "from_dict",
-    "to_dict",
 ]

@@ -1,34 +1,18 @@
 """How crystals are judged and relaxed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
 
-from cfx.config.fields import NOT_NEGATIVE, POSITIVE, Bound, Config, at_least, option
+from cfx.config.fields import NOT_NEGATIVE, POSITIVE, Config, at_least, option
 from cfx.errors import UsageError
 
 POTENTIALS = "chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY."
 
 
-def hull_scale() -> Any:
-    """The field `hull_scale`."""
-    return option(None, "Scale of the hull's energies, if its file does not state it: raw or mp2020.")
-
-
-def device() -> Any:
-    """The field `device`."""
-    return option("cpu", "Where potentials and property models run: cpu or cuda.")
-
-
-def fmax() -> Any:
-    """The field `fmax` of a relaxation."""
-    return option(0.05, "Largest force at which a relaxation has converged, eV/angstrom.", POSITIVE)
-
-
-def steps(bound: Bound) -> Any:
-    """The field `steps` of a relaxation."""
-    return option(500, "Maximum number of steps of a relaxation.", bound)
+# What `option` takes for fields that several configurations have.
+HULL_SCALE = (None, "Scale of the hull's energies, if its file does not state it: raw or mp2020.")
+DEVICE = ("cpu", "Where potentials and property models run: cpu or cuda.")
+FMAX = (0.05, "Largest force at which a relaxation has converged, eV/angstrom.", POSITIVE)
+STEPS = (500, "Maximum number of steps of a relaxation.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +24,11 @@ class EvalConfig(Config):
     hull: str | None = option(
         None, "Hull that stability is judged against: a file, a name, or none. Default with chgnet: chgnet-mp."
     )
-    hull_scale: str | None = hull_scale()
+    hull_scale: str | None = option(*HULL_SCALE)
     relax: bool = option(False, "Relax the crystals first, and evaluate the relaxed ones.")
-    fmax: float = fmax()
-    steps: int = steps(at_least(1))
-    device: str = device()
+    fmax: float = option(*FMAX)
+    steps: int = option(*STEPS, at_least(1))
+    device: str = option(*DEVICE)
     workers: int = option(-1, "Processes that read and compare crystals; -1: one for each core.")
 
     def __post_init__(self):
@@ -64,6 +48,6 @@ class RelaxConfig(Config):
 
     source: str = option(help="File of crystals, or a name.")
     potential: str = option(help=f"Interatomic potential: {POTENTIALS}")
-    fmax: float = fmax()
-    steps: int = steps(NOT_NEGATIVE)
+    fmax: float = option(*FMAX)
+    steps: int = option(*STEPS, NOT_NEGATIVE)
     fix_symmetry: bool = option(False, "Keep the initial space group.")

@@ -4,8 +4,6 @@ A field is declared by `option`: its help is its documentation and that of its f
 configuration is made, and `cfx.cli.options` makes the flag from it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
@@ -59,19 +57,10 @@ def seed(bits: int = 63) -> Any:
     return option(0, "Seed of all random numbers: the same seed gives the same result.", bound)
 
 
-def clip_norm() -> Any:
-    """The field `clip_norm` of all that learns."""
-    return option(1.0, "Largest global norm of the gradient.", POSITIVE)
-
-
-def checkpoint_steps(default: int) -> Any:
-    """The field `checkpoint_steps` of all that learns."""
-    return option(default, "Steps between checkpoints.", at_least(1), "--checkpoint-every")
-
-
-def keep_checkpoints() -> Any:
-    """The field `keep_checkpoints` of all that learns."""
-    return option(2, "How many of the latest checkpoints stay on disk; the best stays apart from them.", at_least(1))
+# What `option` takes for fields that several configurations have; of checkpoint_steps, the default differs.
+CLIP_NORM = (1.0, "Largest global norm of the gradient.", POSITIVE)
+CHECKPOINT_STEPS = ("Steps between checkpoints.", at_least(1), "--checkpoint-every")
+KEEP_CHECKPOINTS = (2, "How many of the latest checkpoints stay on disk; the best stays apart from them.", at_least(1))
 
 
 class Config:
@@ -82,7 +71,8 @@ class Config:
         cls.__doc__ = "\n    ".join([f"{cls.__doc__}\n\n    Attributes:", *starmap(_described, fields.items()), ""])
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        for name in kinds_of(type(self)):
+            check_value(type(self), name, getattr(self, name))
 
 
 def _described(name: str, field: dataclasses.Field[Any]) -> str:
@@ -91,18 +81,8 @@ def _described(name: str, field: dataclasses.Field[Any]) -> str:
     return f"    {name}: {f'if False: {text}' if flag.startswith('--no-') else text}"
 
 
-def check_fields(config: Any) -> None:
-    """Refuses values that are not what a field's annotation and bound say; a whole number will do for a float.
-
-    Raises:
-        UsageError: for the first such value.
-    """
-    for field in dataclasses.fields(config):
-        check_value(type(config), field.name, getattr(config, field.name))
-
-
 def check_value(cls: Any, name: str, value: Any) -> None:
-    """Refuses a value that a field of a configuration cannot have.
+    """Refuses a value that a field's annotation and bound do not allow; a whole number will do for a float.
 
     Raises:
         UsageError: if it is of another type, or out of bounds.
@@ -136,11 +116,6 @@ def _word(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     return WORDS.get(kind, f"a {kind.__name__}")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Plain dictionary of a configuration, for JSON."""
-    return dataclasses.asdict(config)
 
 
 def from_dict(cls: type, values: dict[str, Any], base: Any = None) -> Any:

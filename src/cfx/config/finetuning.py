@@ -1,32 +1,14 @@
 """What a fine-tuning run is asked to do: its parts, presets, and how that is written down."""
 
-from __future__ import annotations
-
 import dataclasses
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from cfx.config.evaluation import POTENTIALS, device, hull_scale
-from cfx.config.fields import (
-    BELOW_ONE,
-    NEGATIVE,
-    NOT_NEGATIVE,
-    POSITIVE,
-    SHARE,
-    Config,
-    at_least,
-    checkpoint_steps,
-    clip_norm,
-    from_dict,
-    keep_checkpoints,
-    option,
-    seed,
-    to_dict,
-    whole_path,
-    without_none,
-)
+from cfx.config import fields
+from cfx.config.evaluation import DEVICE, HULL_SCALE, POTENTIALS
+from cfx.config.fields import BELOW_ONE, NEGATIVE, NOT_NEGATIVE, POSITIVE, SHARE, Config, at_least, option
 from cfx.config.sampling import SampleConfig, Template
 from cfx.errors import UsageError
 
@@ -64,7 +46,7 @@ class RewardConfig(Config):
     shape: Shape = option(UNSHAPED, "Shaping of each reward's values.")
     potential: str = option("chgnet", f"Interatomic potential of ehull, energy and force: {POTENTIALS}")
     hull: str = option("chgnet-mp", "Hull that ehull is measured from: a file or a name (cfx fetch --list).")
-    hull_scale: str | None = hull_scale()
+    hull_scale: str | None = option(*HULL_SCALE)
     # A crystal without an E_hull counts as one at the limit.
     e_hull_limit: float = option(2.0, "Cap on E_hull, eV/atom; the paper has 10.", POSITIVE)
     # That far under all known phases are gaps of the hull and errors of the potential.
@@ -84,7 +66,7 @@ class RewardConfig(Config):
         None, "Subtracted from the reward of repeats in a rollout; by default they count as failures.", NOT_NEGATIVE
     )
     composition_penalty: float = option(0.0, "Subtracted from the reward of repeated compositions.", NOT_NEGATIVE)
-    device: str = device()
+    device: str = option(*DEVICE)
 
     def __post_init__(self):
         super().__post_init__()
@@ -108,7 +90,7 @@ class RLConfig(Config):
         None, "tau, weight of the KL term, in units of the reward; by default the reward's own.", NOT_NEGATIVE
     )
     clip_range: float = option(0.2, "Epsilon of the clipped objective.", POSITIVE)
-    clip_norm: float = clip_norm()
+    clip_norm: float = option(*fields.CLIP_NORM)
     baseline: Literal["ema", "group", "batch"] = option(
         "ema",
         "What rewards are compared with: ema (moving average), group (one for each space group), or batch (mean of the "
@@ -123,10 +105,10 @@ class RLConfig(Config):
     )
     max_kl: float = option(0.0, "KL (nats) from the reference that ends the run; 0: none.", NOT_NEGATIVE)
     max_failures: float = option(0.5, "Share of crystals without a reward above which a run stops.", SHARE)
-    seed: int = seed()
+    seed: int = fields.seed()
     keep: int = option(100, "Number of crystals of highest reward kept in best.cif.", at_least(1))
-    checkpoint_steps: int = checkpoint_steps(10)
-    keep_checkpoints: int = keep_checkpoints()
+    checkpoint_steps: int = option(10, *fields.CHECKPOINT_STEPS)
+    keep_checkpoints: int = option(*fields.KEEP_CHECKPOINTS)
 
     def __post_init__(self):
         super().__post_init__()
@@ -146,10 +128,10 @@ class DPOConfig(Config):
     batch_size: int = option(64, "Pairs in an update.", at_least(1))
     beta: float = option(0.1, "Weight of the reference.", POSITIVE)
     learning_rate: float = option(1e-5, "Learning rate of Adam.", POSITIVE, "--lr")
-    clip_norm: float = clip_norm()
-    seed: int = seed()
-    checkpoint_steps: int = checkpoint_steps(100)
-    keep_checkpoints: int = keep_checkpoints()
+    clip_norm: float = option(*fields.CLIP_NORM)
+    seed: int = fields.seed()
+    checkpoint_steps: int = option(100, *fields.CHECKPOINT_STEPS)
+    keep_checkpoints: int = option(*fields.KEEP_CHECKPOINTS)
 
 
 PRESETS = {
@@ -177,26 +159,25 @@ class RewardRun:
 
     def tables(self) -> dict[str, Any]:
         """The run as nested dictionaries that TOML can hold."""
-        parts = {"sample": self.sample, "reward": self.reward, "rl": self.rl}
-        return {"model": self.model, **{name: without_none(to_dict(part)) for name, part in parts.items()}}
+        return fields.without_none(dataclasses.asdict(self))
 
-    def with_whole_paths(self) -> RewardRun:
+    def with_whole_paths(self) -> Self:
         """A copy with absolute paths, so that the run can be resumed from another directory; names stay."""
-        hull, reference = whole_path(self.reward.hull), whole_path(self.reward.reference)
+        hull, reference = fields.whole_path(self.reward.hull), fields.whole_path(self.reward.reference)
         reward = dataclasses.replace(self.reward, hull=hull, reference=reference)
-        return dataclasses.replace(self, model=whole_path(self.model), reward=reward)
+        return dataclasses.replace(self, model=fields.whole_path(self.model), reward=reward)
 
     @classmethod
-    def of(cls, content: dict[str, Any]) -> RewardRun:
+    def of(cls, content: dict[str, Any]) -> Self:
         """The run that `tables` describes."""
         sample, reward = _tuples(content["sample"]), _tuples(content["reward"])
-        sample["template"] = from_dict(Template, sample.get("template", {}))
-        reward["shape"] = from_dict(Shape, reward.get("shape", {}))
+        sample["template"] = fields.from_dict(Template, sample.get("template", {}))
+        reward["shape"] = fields.from_dict(Shape, reward.get("shape", {}))
         return cls(
             model=content["model"],
-            sample=from_dict(SampleConfig, sample),
-            reward=from_dict(RewardConfig, reward),
-            rl=from_dict(RLConfig, _tuples(content["rl"])),
+            sample=fields.from_dict(SampleConfig, sample),
+            reward=fields.from_dict(RewardConfig, reward),
+            rl=fields.from_dict(RLConfig, _tuples(content["rl"])),
         )
 
 
@@ -214,18 +195,18 @@ class PairsRun:
     pairs: str
     dpo: DPOConfig
 
-    def with_whole_paths(self) -> PairsRun:
+    def with_whole_paths(self) -> Self:
         """A copy with absolute paths; names stay."""
-        return dataclasses.replace(self, model=whole_path(self.model), pairs=whole_path(self.pairs))
+        return dataclasses.replace(self, model=fields.whole_path(self.model), pairs=fields.whole_path(self.pairs))
 
     def tables(self) -> dict[str, Any]:
         """The run as nested dictionaries that TOML can hold."""
-        return {"model": self.model, "pairs": self.pairs, "dpo": without_none(to_dict(self.dpo))}
+        return fields.without_none(dataclasses.asdict(self))
 
     @classmethod
-    def of(cls, content: dict[str, Any]) -> PairsRun:
+    def of(cls, content: dict[str, Any]) -> Self:
         """The run that `tables` describes."""
-        return cls(model=content["model"], pairs=content["pairs"], dpo=from_dict(DPOConfig, content["dpo"]))
+        return cls(model=content["model"], pairs=content["pairs"], dpo=fields.from_dict(DPOConfig, content["dpo"]))
 
 
 def read_run(path: Path) -> RewardRun | PairsRun:

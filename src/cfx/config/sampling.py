@@ -1,7 +1,5 @@
 """What to sample."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from cfx.config.fields import NOT_NEGATIVE, SHARE, Bound, Config, at_least, option, seed

@@ -1,29 +1,13 @@
 """What a model is, and how it is trained: architecture, training, presets, the file that says all of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from cfx.config.fields import (
-    BELOW_ONE,
-    NOT_NEGATIVE,
-    POSITIVE,
-    Bound,
-    Config,
-    at_least,
-    checkpoint_steps,
-    clip_norm,
-    from_dict,
-    keep_checkpoints,
-    option,
-    seed,
-    to_dict,
-    whole_path,
-)
+from cfx.config import fields
+from cfx.config.fields import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Bound, Config, at_least, option
 from cfx.errors import UsageError
 
 
@@ -85,7 +69,7 @@ class TrainConfig(Config):
     optimizer: Literal["adam", "adamw"] = option("adam", "Optimiser: adam or adamw.")
     # Of the weights of linear layers and embeddings.
     weight_decay: float = option(0.0, "Decoupled weight decay, for adamw.", NOT_NEGATIVE)
-    clip_norm: float = clip_norm()
+    clip_norm: float = option(*fields.CLIP_NORM)
     dropout: float = option(0.1, "Dropout rate after attention and MLP.", BELOW_ONE)
     attention_dropout: float = option(0.1, "Dropout rate on attention weights.", BELOW_ONE)
     # The average is what is validated and kept as the best.
@@ -96,10 +80,10 @@ class TrainConfig(Config):
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "Precision of matrix products: float32, bfloat16 or auto."
     )
-    seed: int = seed(32)
+    seed: int = fields.seed(32)
     log_steps: int = option(100, "Steps between lines of metrics.", at_least(1), "--log-every")
-    checkpoint_steps: int = checkpoint_steps(1000)
-    keep_checkpoints: int = keep_checkpoints()
+    checkpoint_steps: int = option(1000, *fields.CHECKPOINT_STEPS)
+    keep_checkpoints: int = option(*fields.KEEP_CHECKPOINTS)
 
     def __post_init__(self):
         super().__post_init__()
@@ -167,7 +151,7 @@ class TrainRun:
     start: str | None = None
 
     @classmethod
-    def layered(cls, *layers: dict[str, Any]) -> TrainRun:
+    def layered(cls, *layers: dict[str, Any]) -> Self:
         """Merges tables as `read_toml` returns them; later layers win over earlier ones, and all over the preset.
 
         Raises:
@@ -187,24 +171,23 @@ class TrainRun:
                 "leave [model] or `from` out",
             )
         return cls(
-            model=None if merged["from"] else from_dict(ModelConfig, merged["model"], preset.model),
-            train=from_dict(TrainConfig, merged["train"], preset.train),
-            data=from_dict(DataConfig, merged["data"]),
+            model=None if merged["from"] else fields.from_dict(ModelConfig, merged["model"], preset.model),
+            train=fields.from_dict(TrainConfig, merged["train"], preset.train),
+            data=fields.from_dict(DataConfig, merged["data"]),
             start=merged["from"],
         )
 
-    def with_whole_paths(self) -> TrainRun:
+    def with_whole_paths(self) -> Self:
         """A copy with absolute paths, so that the run can be resumed from another directory; names stay."""
         data = dataclasses.replace(
-            self.data, train=whole_path(self.data.train), validation=whole_path(self.data.validation)
+            self.data, train=fields.whole_path(self.data.train), validation=fields.whole_path(self.data.validation)
         )
-        return dataclasses.replace(self, data=data, start=whole_path(self.start))
+        return dataclasses.replace(self, data=data, start=fields.whole_path(self.start))
 
     def tables(self) -> dict[str, Any]:
         """The configuration as `read_toml` returns it: `TrainRun.layered(config.tables())` gives it back."""
-        content = {"from": self.start, "model": self.model and to_dict(self.model), "train": to_dict(self.train)}
-        content["data"] = {key: value for key, value in to_dict(self.data).items() if value is not None}
-        return {key: value for key, value in content.items() if value is not None}
+        content = dataclasses.asdict(self)
+        return fields.without_none({"from": content.pop("start"), **content})
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cfx.catalog import Address, DriveAddress, HubAddress, WebAddress, parse_address
+from cfx.catalog import Address, DriveAddress, HubAddress, WebAddress, parse_address, place_of
 from cfx.errors import DataError, NetworkError
 from cfx.fetch.download import Accept, OnProgress, Remote, ask_web, download, matches
 from cfx.fetch.failures import failure, with_retries
@@ -131,7 +131,7 @@ def fetch_file(address: str, reporter: Reporter, request: Request = NORMALLY, an
 
 def _bring(address: Address, known: Record | None, reporter: Reporter, request: Request) -> Record:
     """Brings a file or folder here; it must be what is known of it."""
-    place = FILES / address.place
+    place = FILES / place_of(address)
     revision = request.revision or (known.commit if known else None)
 
     def check(files: Mapping[str, Digest]) -> None:
@@ -249,7 +249,7 @@ def _take_cached(address: HubAddress, revision: str | None) -> Record | None:
     if path is None or not _DIGEST.fullmatch(announced := path.resolve().name):
         return None
     digest, commit = digest_of(path), path.relative_to(_folder(address) / "snapshots").parts[0]
-    return Record({address.place.name: digest}, commit) if matches(announced, digest, path) else None
+    return Record({place_of(address).name: digest}, commit) if matches(announced, digest, path) else None
 
 
 def _bring_blob(
@@ -295,7 +295,7 @@ def _link(address: HubAddress, remote: Remote, commit: str, revision: str) -> No
 
 def _bring_from_drive(address: DriveAddress, anew: bool, check: Check) -> Record:
     """Brings all files of a folder. Google says no digests: what comes first is what must come again."""
-    place = FILES / address.place
+    place = FILES / place_of(address)
     directory = cache_directory() / place
     if anew:
         shutil.rmtree(directory, ignore_errors=True)

@@ -11,7 +11,18 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from cfx.catalog import CATALOG, DATA, HULL, MODEL, Entry, HubAddress, find_part, is_hub_address, parse_address
+from cfx.catalog import (
+    CATALOG,
+    DATA,
+    HULL,
+    MODEL,
+    Entry,
+    HubAddress,
+    find_part,
+    is_hub_address,
+    parse_address,
+    place_of,
+)
 from cfx.errors import DataError, OutputError, UsageError
 from cfx.fetch.files import FILES, Request, fetch_file, locate, remove_files
 from cfx.fetch.models import MODELS, fetch_entry, fetch_model
@@ -244,7 +255,7 @@ def export(addresses: Collection[str] | None, directory: Path) -> list[str]:
         raise DataError("there is nothing to export", "fetch something first: cfx fetch NAME --export DIR")
     exported = read_records(directory / FILE_NAME)
     for key, record in chosen.items():
-        target = record.directory or (FILES / parse_address(key).place).parent.as_posix()
+        target = record.directory or (FILES / place_of(parse_address(key))).parent.as_posix()
         for name, path in _intact(key, record, locate(key, record)).items():
             _copy(path, directory / target / name)
         exported[key] = replace(record, directory=target)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from cfx.config import ModelConfig, from_dict, to_dict
+from cfx.config import ModelConfig, from_dict
 from cfx.core.network import check_shapes
 from cfx.errors import CheckpointError, UsageError
 from cfx.io.files import replace_atomically
@@ -57,7 +57,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint, opt_state: Any = None, d
         if opt_state is not None:
             state = {name: np.asarray(value) for name, value in flatten(opt_state).items()}
             (directory / "opt_state.safetensors").write_bytes(save(state))
-        content = {"format_version": FORMAT_VERSION, "model": to_dict(checkpoint.config), **checkpoint.info}
+        content = {"format_version": FORMAT_VERSION, "model": asdict(checkpoint.config), **checkpoint.info}
         (directory / "checkpoint.json").write_text(json.dumps(content, indent=1) + "\n")
 
     replace_atomically(Path(path), write)

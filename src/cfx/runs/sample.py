@@ -9,14 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from cfx.config import SYMPREC, SampleConfig, to_dict
+from cfx.config import SYMPREC, SampleConfig
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import formula
 from cfx.core.lattice import CRYSTAL_SYSTEMS, cell_vectors, is_physical
@@ -220,7 +220,7 @@ def _open(
         raise UsageError("stdout cannot be continued", "name the output with -o")
     if output is None:
         return StandardOutput(), SampleResult(), Resumed()
-    asked = {key: value for key, value in to_dict(request).items() if key not in ("batch_size", "max_attempts")}
+    asked = {key: value for key, value in asdict(request).items() if key not in ("batch_size", "max_attempts")}
     header = json.loads(json.dumps({"model": _digest(model), **asked}))  # as it will be read again
     target = GrowingOutput(output, header, keep=request.unique)
     if not resume:
