@@ -12,7 +12,10 @@ from cfx.errors import DataError, UsageError
 from cfx.evaluation import hull as module
 from cfx.evaluation.corrections import correction
 from cfx.evaluation.hull import Hull, HullFailure, HullInfo, build_table, missing_phases
-from cfx.evaluation.phases import Phases, count_atoms, lowest_energy, reduce_counts
+from cfx.evaluation.hull_files import read_hull
+from cfx.evaluation.phases import Phases, best_mixture, count_atoms, reduce_counts
+from cfx.fetch.names import hull_path
+from cfx.reporter import Silent
 
 NUMBERS = [3, 8, 26, 65, 83]
 """Elements of the random hull, on both sides of 64."""
@@ -81,6 +84,45 @@ def test_agrees_with_pymatgen(random_entries, random_hull):
         assert random_hull.energy_at(counts) == pytest.approx(expected, abs=1e-6), composition
 
 
+def test_decompositions_are_those_of_pymatgen(random_entries, random_hull):
+    diagram = PhaseDiagram(random_entries)
+    for counts in queries():
+        composition = Composition({SYMBOLS[z]: n for z, n in counts.items()})
+        expected = {
+            reduce_counts(count_atoms(entry.composition)): share
+            for entry, share in diagram.get_decomposition(composition).items()
+        }
+        mixture = random_hull.mixture_at(counts)
+        shares = {random_hull.phases.composition(row): share for row, share in mixture.shares.items()}
+        assert shares == pytest.approx(expected, abs=1e-6), composition
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-9)
+
+
+def test_distances_of_the_bundled_hull_are_those_of_pymatgen():
+    hull = read_hull(hull_path("chgnet-mp", Silent()))
+    numbers = [11, 17, 19, 9, 30]  # Na, Cl, K, F, Zn
+    rows = hull.phases.within(numbers)
+    entries = [
+        PDEntry(Composition({SYMBOLS[z]: n for z, n in composition}), energy * sum(n for _, n in composition))
+        for composition, energy in ((hull.phases.composition(row), float(hull.phases.energies[row])) for row in rows)
+    ]
+    diagram = PhaseDiagram(entries)
+    assert len(entries) > 20 and any(diagram.get_e_above_hull(entry) > 0.01 for entry in entries)
+    for entry in entries:
+        counts = count_atoms(entry.composition)
+        height = hull.e_above_hull(entry, entry.energy, hull.scale)
+        assert height == pytest.approx(diagram.get_e_above_hull(entry), abs=1e-6)
+        expected = {other.composition.reduced_formula: share
+                    for other, share in diagram.get_decomposition(entry.composition).items()}  # fmt: skip
+        shares = {hull.formula(row): share for row, share in hull.mixture_at(counts).shares.items()}
+        assert shares == pytest.approx(expected, abs=1e-6)
+
+
+def test_mixtures_in_words(small):
+    batch = small.evaluate([crystal("Li4O2"), crystal("LiO2"), crystal("LiO4"), None], [-30.0, -12.5, -1, -1], "raw")
+    assert batch.decompositions == ["Li2O", "0.5 Li2O + 0.5 O2", "0.7 O2 + 0.3 Li2O", ""]
+
+
 def test_agrees_with_a_general_solver():
     from scipy.optimize import linprog
 
@@ -91,7 +133,11 @@ def test_agrees_with_a_general_solver():
         points = [*rng.dirichlet(np.ones(k), 5), fractions[:, 0], (fractions[:, 1] + fractions[:, 2]) / 2]
         for x in points:
             expected = linprog(gains, A_ub=fractions, b_ub=x, method="highs").fun
-            assert lowest_energy(fractions, gains, x) == pytest.approx(expected, abs=1e-6)
+            energy, basis, shares = best_mixture(fractions, gains, x)
+            assert energy == pytest.approx(expected, abs=1e-6)
+            columns = np.concatenate([np.eye(k), fractions], axis=1)[:, basis]
+            np.testing.assert_allclose(columns @ shares, x, atol=1e-6)
+            assert np.concatenate([np.zeros(k), gains])[basis] @ shares == pytest.approx(expected, abs=1e-6)
 
 
 def test_every_phase_of_a_hull_is_on_it_or_above(random_entries, random_hull):

@@ -17,7 +17,7 @@ import numpy as np
 from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError, UsageError
 from cfx.evaluation.corrections import UNCORRECTABLE, correct
-from cfx.evaluation.phases import NoSolution, Phases, Reduced, count_atoms, lowest_energy, reduce_counts
+from cfx.evaluation.phases import NoSolution, Phases, Reduced, best_mixture, count_atoms, reduce_counts
 from cfx.predictors.base import SCALES, BatchResult
 
 if TYPE_CHECKING:
@@ -59,15 +59,30 @@ def check_scale(scale: str) -> None:
         raise UsageError(f"unknown scale of energies: {scale!r}", f"it is one of {', '.join(SCALES)}")
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """The mixture of phases that has the lowest energy at a composition.
+
+    Attributes:
+        energy: eV/atom, the hull's at that composition.
+        shares: phase -> its share of the atoms, as in pymatgen's decompositions; their sum is 1.
+    """
+
+    energy: float
+    shares: dict[int, float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class HullBatch(BatchResult):
     """Distances of n crystals to a hull.
 
     Attributes:
         e_above_hull: float64 [n], eV/atom, negative below the hull; NaN where not ok.
+        decompositions: [n], what the hull has at the composition of each, as "0.6 NaCl + 0.4 KF"; "" where not ok.
     """
 
     e_above_hull: np.ndarray
+    decompositions: list[str]
 
 
 class Hull:
@@ -81,6 +96,7 @@ class Hull:
     def __init__(self, phases: Phases, info: HullInfo):
         self.phases, self.info = phases, info
         self._systems: OrderedDict[tuple[int, ...], _System] = OrderedDict()
+        self._formulas: dict[int, str] = {}
 
     @property
     def name(self) -> str:
@@ -116,19 +132,31 @@ class Hull:
             UsageError: if energies on that scale cannot be compared with this hull.
         """
         self.check_potential(potential_scale)
+        return self._judge(structure, energy, potential_scale)[0]
+
+    def _judge(self, structure: Structure, energy: float, potential_scale: str) -> tuple[float, Mixture]:
+        """Distance to the hull, eV/atom, and the mixture below or above the crystal."""
         if not math.isfinite(energy):
             raise HullFailure("no energy")
         counts = count_atoms(structure.composition)
-        hull_energy = self.energy_at(counts)
+        mixture = self.mixture_at(counts)
         if potential_scale != self.scale:
             try:
                 energy = correct(structure, energy)
             except UNCORRECTABLE as error:
                 raise HullFailure("the MP2020 corrections do not cover it") from error
-        return float(energy) / sum(counts.values()) - hull_energy
+        return float(energy) / sum(counts.values()) - mixture.energy, mixture
 
     def energy_at(self, counts: dict[int, float]) -> float:
         """Energy of the hull, eV/atom, at a composition: atomic number -> atoms.
+
+        Raises:
+            HullFailure: if the hull does not reach there.
+        """
+        return self.mixture_at(counts).energy
+
+    def mixture_at(self, counts: dict[int, float]) -> Mixture:
+        """What the hull consists of at a composition: atomic number -> atoms.
 
         Raises:
             HullFailure: if the hull does not reach there.
@@ -137,7 +165,7 @@ class Hull:
         self._check_elements(numbers)
         x = np.array([counts[z] for z in numbers], np.float64)
         try:
-            return self._system(numbers).hull_energy(x / x.sum())
+            return self._system(numbers).mixture(x / x.sum())
         except NoSolution as error:
             raise HullFailure(str(error)) from error
 
@@ -169,23 +197,42 @@ class Hull:
             UsageError: if energies on that scale cannot be compared with this hull.
         """
         self.check_potential(potential_scale)
-        values, reasons = np.full(len(structures), np.nan), [""] * len(structures)
+        values = np.full(len(structures), np.nan)
+        reasons, decompositions = [""] * len(structures), [""] * len(structures)
         for i, (structure, energy) in enumerate(zip(structures, energies, strict=True)):
             try:
                 if structure is None:
                     raise HullFailure("no structure")
-                values[i] = self.e_above_hull(structure, energy, potential_scale)
+                values[i], mixture = self._judge(structure, energy, potential_scale)
+                decompositions[i] = self.describe(mixture)
             except HullFailure as failure:
                 reasons[i] = str(failure)
-        return HullBatch(e_above_hull=values, reasons=reasons)
+        return HullBatch(e_above_hull=values, decompositions=decompositions, reasons=reasons)
+
+    def describe(self, mixture: Mixture) -> str:
+        """A mixture as the field writes it, the largest share first: "0.6 NaCl + 0.4 KF", or "NaCl" alone."""
+        parts = sorted(mixture.shares.items(), key=lambda part: (-round(part[1], 6), part[0]))
+        if len(parts) == 1:
+            return self.formula(parts[0][0])
+        return " + ".join(f"{share:.3g} {self.formula(row)}" for row, share in parts)
+
+    def formula(self, row: int) -> str:
+        """The reduced formula of a phase, as pymatgen orders it: NaCl, O2."""
+        if row not in self._formulas:
+            from pymatgen.core import Composition
+
+            counts = dict(self.phases.composition(row))
+            self._formulas[row] = Composition({SYMBOLS[z]: n for z, n in counts.items()}).reduced_formula
+        return self._formulas[row]
 
 
 class _System:
     """The phases of one chemical system, without those that no mixture with the lowest energy needs.
 
     Attributes:
+        rows: int [k + m], the phases of the pure elements, then the compounds that gain energy by forming.
         references: float64 [k], energies of the pure elements, eV/atom.
-        fractions: float64 [k, m], compositions of the compounds that gain energy by forming.
+        fractions: float64 [k, m], compositions of the compounds.
         gains: float64 [m], their formation energies, eV/atom, negative.
     """
 
@@ -195,14 +242,17 @@ class _System:
         fractions = phases.fractions(rows, numbers)
         gains = phases.energies[rows] - self.references @ fractions
         useful = (gains < 0) & (phases.sizes[rows] > 1)
+        self.rows = np.concatenate([[phases.pure[z] for z in numbers], rows[useful]])
         self.fractions, self.gains = fractions[:, useful], gains[useful]
-        self._known: dict[bytes, float] = {}
+        self._known: dict[bytes, Mixture] = {}
 
-    def hull_energy(self, x: np.ndarray) -> float:
-        """eV/atom of the hull at atomic fractions x, float64 [k], all positive."""
+    def mixture(self, x: np.ndarray) -> Mixture:
+        """The mixture of lowest energy at atomic fractions x, float64 [k], all positive."""
         key = x.tobytes()
         if key not in self._known:
-            self._known[key] = float(self.references @ x) + lowest_energy(self.fractions, self.gains, x)
+            gain, basis, shares = best_mixture(self.fractions, self.gains, x)
+            parts = {int(self.rows[i]): float(share) for i, share in zip(basis, shares, strict=True) if share}
+            self._known[key] = Mixture(float(self.references @ x) + gain, parts)
         return self._known[key]
 
 

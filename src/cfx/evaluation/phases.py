@@ -26,6 +26,9 @@ TOLERANCE = 1e-10
 NUDGE = 1e-10
 """Atomic fractions are moved by about this much, unevenly, so that no two mixtures tie and the steps cannot circle."""
 
+TRACE = 1e-7
+"""Shares of a mixture below this are rounding."""
+
 MAX_STEPS = 20_000
 """Most exchanges of a phase before the search gives up."""
 
@@ -133,10 +136,14 @@ class Phases:
         return frozenset(self.species.tolist())
 
     @cached_property
+    def pure(self) -> dict[int, int]:
+        """Atomic number -> the phase of that element alone."""
+        return {int(self.species[self._start[row]]): int(row) for row in np.flatnonzero(self.sizes == 1)}
+
+    @cached_property
     def terminals(self) -> dict[int, float]:
         """Atomic number -> energy (eV/atom) of the phases of one element."""
-        rows = np.flatnonzero(self.sizes == 1)
-        return {int(self.species[self._start[row]]): float(self.energies[row]) for row in rows}
+        return {z: float(self.energies[row]) for z, row in self.pure.items()}
 
     def within(self, numbers: Sequence[int]) -> np.ndarray:
         """int [m], the phases made of these elements only."""
@@ -172,16 +179,20 @@ class NoSolution(ArithmeticError):
     """The steps did not come to an end."""
 
 
-def lowest_energy(fractions: np.ndarray, gains: np.ndarray, x: np.ndarray) -> float:
-    """Formation energy of the best mixture at a composition, eV/atom, 0 or negative.
+def best_mixture(fractions: np.ndarray, gains: np.ndarray, x: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """The mixture of lowest energy at a composition: its formation energy, and what it consists of.
 
-    The result is the value of chemical potentials at which no compound gains more than TOLERANCE: a lower bound, which
+    The energy is the value of chemical potentials at which no compound gains more than TOLERANCE: a lower bound, which
     the best mixture reaches.
 
     Args:
         fractions: float64 [k, m], atomic fractions of compounds.
         gains: float64 [m], their formation energies from the pure elements, eV/atom.
         x: float64 [k], atomic fractions to mix, positive, with the sum 1.
+
+    Returns:
+        The formation energy (eV/atom, 0 or negative); the phases of the final basis, int [k], first the k elements,
+        then the m compounds; their shares of the atoms, float64 [k], with the sum 1, none above 0 by less than TRACE.
 
     Raises:
         NoSolution: if it is not found in MAX_STEPS.
@@ -196,7 +207,8 @@ def lowest_energy(fractions: np.ndarray, gains: np.ndarray, x: np.ndarray) -> fl
         margins = costs - potentials @ columns
         enters = int(margins.argmin())
         if margins[enters] >= -TOLERANCE:
-            return float(potentials @ x)
+            shares = inverse @ x
+            return float(potentials @ x), basis, np.where(shares < TRACE, 0.0, shares)
         change = inverse @ columns[:, enters]
         with np.errstate(divide="ignore", invalid="ignore"):
             room = np.where(change > 1e-12, (inverse @ nudged) / change, np.inf)

@@ -27,6 +27,9 @@ Update = Callable[[int], None]
 Step = Callable[[str, int | None], AbstractContextManager[Update]]
 """Begins a step of the work: a title and the size of it, if known; gives what is told how much is done."""
 
+SHOWN = ("name", "formula", "space_group", "e_above_hull", "decomposition")
+"""What the gallery says of a crystal."""
+
 BELOW = 0.1
 """eV/atom. Few real crystals are this far below all known phases; many such ones speak of a hull with gaps."""
 
@@ -162,6 +165,7 @@ class _Findings:
             "novel": self.novel[i].novel,
             "energy_per_atom": None if final is None else _if_finite(self.energies[i].energy / (len(final) or 1)),
             "e_above_hull": None if self.hull is None else _if_finite(self.hull.e_above_hull[i]),
+            "decomposition": None if self.hull is None else self.hull.decompositions[i] or None,
             "rmsd_to_relaxed": matching.rms_displacement(one.structure, final) if self.relaxed else None,
             "reason": self._reason(i),
         }
@@ -231,6 +235,5 @@ def _gallery(records: Sequence[dict[str, Any]], structures: Sequence[Structure |
 
     drawn = {i: one for i, one in enumerate(structures) if one is not None}
     return [
-        {**{key: records[i][key] for key in ("name", "formula", "space_group", "e_above_hull")}, **as_drawn(drawn[i])}
-        for i in sorted(drawn, key=worth)[:GALLERY]
+        {**{key: records[i][key] for key in SHOWN}, **as_drawn(drawn[i])} for i in sorted(drawn, key=worth)[:GALLERY]
     ]

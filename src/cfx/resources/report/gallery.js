@@ -71,6 +71,7 @@ function fillLarge() {
     ["α, β, γ", `${angles.map((value) => decimal(value, 2)).join(", ")}\u202f°`],
     ["Volume", `${decimal(volume, 2)}\u202fÅ³`],
     ["Energy above the hull", missing(crystal.e_above_hull) ? DASH : `${decimal(crystal.e_above_hull)} eV/atom`],
+    ["Decomposition products", plainText(crystal.decomposition)],
   ];
   large.title.replaceChildren(...formulaNodes(crystal.formula));
   large.facts.replaceChildren(...facts.map(([key, value]) => el("div", {}, el("dt", {}, key), el("dd", {}, value))));

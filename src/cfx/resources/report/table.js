@@ -17,6 +17,7 @@ const COLUMNS = [
   ["unique", "Unique", yesNo, "flag"],
   ["novel", "Novel", yesNo, "flag"],
   ["e_above_hull", "Above hull, eV/atom", (value) => decimal(value, 3), "number"],
+  ["decomposition", "Decomposition products", plainText, ""],
   ["energy_per_atom", "Energy, eV/atom", (value) => decimal(value, 3), "number"],
   ["rmsd_to_relaxed", "Displacement, Å", (value) => decimal(value, 3), "number"],
   ["reason", "Reason", plainText, "reason"],
