@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
+import tomli_w
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from cfx.cli import values
 from cfx.cli.app import app
-from cfx.config import RLConfig, TrainConfig
+from cfx.cli.options import Fields
+from cfx.cli.train import UNSEEN
+from cfx.config import RLConfig, TrainConfig, TrainRun, finetuning
 from cfx.config.finetuning import PairsRun, read_run
+from cfx.config.training import PRESETS, read_toml
 from cfx.errors import UsageError
 
 
@@ -47,6 +53,46 @@ def test_a_bound_is_said_with_the_name_of_the_field():
     with pytest.raises(UsageError, match=r"`symprec` must be a length in angstrom, not 0\.0"):
         result = CliRunner().invoke(app, ["score", "none.csv", "--symprec", "0"])
         raise result.exception
+
+
+FILE = {
+    **{"epochs": 11, "batch_size": 12, "accumulate": 3, "optimizer": "adamw", "learning_rate": 0.5},
+    **{"schedule": "inverse", "warmup_steps": 13, "decay": 0.25, "weight_decay": 0.125, "clip_norm": 2.5},
+    **{"dropout": 0.75, "attention_dropout": 0.625, "ema_decay": 0.375, "precision": "float32", "seed": 14},
+    **{"log_steps": 15, "checkpoint_steps": 16},
+}
+FLAGGED = {
+    **{"epochs": 21, "batch_size": 22, "accumulate": 4, "learning_rate": 0.05, "warmup_steps": 23, "decay": 0.0625},
+    **{"weight_decay": 0.03125, "clip_norm": 3.5, "dropout": 0.15, "attention_dropout": 0.875, "ema_decay": 0.9},
+    **{"precision": "bfloat16", "seed": 24, "log_steps": 25, "checkpoint_steps": 26},
+}
+
+
+def given(command: str, words: list[str], fields: Fields) -> dict:
+    """Fields of a configuration that a command line sets, through the options that are made from them."""
+    context = get_command(app).commands[command].make_context(command, words)
+    return fields.take(dict(context.params))
+
+
+@pytest.mark.parametrize("name", FLAGGED)
+def test_a_flag_of_train_wins_over_the_file_and_the_file_over_the_preset(name, tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(tomli_w.dumps({"preset": "mp20", "train": FILE}))
+    [flag] = [option for option, parameter in options_of("train").items() if parameter.name == name]
+    fields = Fields(TrainConfig, without=("keep_checkpoints",))
+    flagged = {"train": given("train", ["-o", "run", flag, str(FLAGGED[name])], fields)}
+    assert flagged == {"train": {name: FLAGGED[name]}}
+    unflagged = {"train": given("train", ["-o", "run"], fields)}
+    assert TrainRun.layered(read_toml(path), unflagged).train == TrainConfig(**FILE)
+    assert TrainRun.layered(read_toml(path), flagged).train == TrainConfig(**{**FILE, name: FLAGGED[name]})
+    assert getattr(PRESETS["mp20"].train, name) not in (FILE[name], FLAGGED[name])
+
+
+def test_flags_of_rl_win_over_the_preset():
+    preset = finetuning.PRESETS["published"]
+    flagged = given("rl", ["--lr", "0.5", "--steps", "3"], Fields(RLConfig, without=UNSEEN))
+    config = dataclasses.replace(preset, **flagged)
+    assert (config.learning_rate, config.steps, config.batch_size, config.likelihood) == (0.5, 3, 1000, "published")
 
 
 @pytest.mark.parametrize("name", sorted(set(get_command(app).commands) - {"hull"}))

@@ -233,6 +233,41 @@ def test_old_caches_do_not_matter(data, own_cache):
     assert load(data).names == ["salt", "magnesium"]
 
 
+CESIUM_CHLORIDE = """data_salt
+_symmetry_space_group_name_H-M 'P 1'
+_cell_length_a 4.1
+_cell_length_b 4.1
+_cell_length_c 4.1
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+loop_
+_symmetry_equiv_pos_as_xyz
+'x, y, z'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+Cs Cs 0 0 0
+Cl Cl 0.5 0.5 0.5
+"""
+
+
+def test_what_an_earlier_version_encoded_is_known_by_its_files(tmp_path):
+    """The digest is the one that the second version of the encoder gave this file."""
+    (tmp_path / "salt.cif").write_text(CESIUM_CHLORIDE)
+    loaded = load(tmp_path / "salt.cif")
+    sha256 = "11953080bec3caefe716bab8e8d2b1d68527b717d8f8c0b21fa2ecae56314271"
+    earlier = {"source": "salt.cif", "sha256": sha256, "crystals": 1}
+    assert loaded.continues(earlier) and not loaded.continues(loaded.provenance)
+    for other in ({"crystals": 2}, {"source": "other.cif"}, {"sha256": 64 * "0"}):
+        assert not loaded.continues({**earlier, **other})
+    (tmp_path / "salt.cif").write_text(CESIUM_CHLORIDE.replace("4.1", "4.2"))
+    assert not load(tmp_path / "salt.cif").continues(earlier)
+
+
 def test_names_of_all_kinds(tmp_path):
     """Names with commas, quotes and no encoding come back as they were, on one line, of crystals and failures."""
     odd = ["two\nlines", 'a "quoted, name"', " spaces ", "\u2028", "\r", "Å\ud800"]

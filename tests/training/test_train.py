@@ -18,6 +18,7 @@ from cfx.config.training import TrainRun
 from cfx.data.dataset import load_dataset
 from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import load_checkpoint
+from cfx.io.files import content_digest
 from cfx.model import Model, load_model
 from cfx.reporter import Interrupted, Silent
 from cfx.training.train import mean_loss, train
@@ -241,6 +242,24 @@ def test_a_used_directory_or_other_settings_are_refused(uninterrupted, data):
         train(run, other, data, data, Silent(), resume=True)
     with pytest.raises(UsageError, match=r"different settings \(validation\)"):
         train(run, RUN, data, None, Silent(), resume=True)
+
+
+def test_a_run_is_continued_by_a_version_that_encodes_otherwise(uninterrupted, data, tmp_path):
+    """Its checkpoints name the data by the digest of the earlier version; as many crystals must come from them."""
+    cifs = tmp_path / data.source
+    cifs.mkdir()
+    write_crystals(cifs)
+    again, run = load_dataset(cifs, num_workers=1), tmp_path / "run"
+    assert again.digest == data.digest
+    shutil.copytree(uninterrupted[0], run)
+    shutil.rmtree(last_checkpoint(run))
+    path = last_checkpoint(run) / "checkpoint.json"
+    written = path.read_text()
+    path.write_text(written.replace(data.digest, content_digest(cifs, [2, 0.01, 21, cifs.name])))
+    reporter = At(10**6, die)
+    train(run, RUN, again, again, reporter, resume=True)
+    assert_same_run(uninterrupted[0], run)
+    assert reporter.warnings[-1].startswith("an earlier version of cfx encoded the data")
 
 
 def test_another_data_set_is_refused(uninterrupted, data, tmp_path):

@@ -76,9 +76,16 @@ class EncodedDataset:
         num_failures: rows that are not crystals for the model.
     """
 
-    def __init__(self, directory: Path, state: dict[str, Any]):
-        """`state` is what the store's dataset.json says."""
-        self.directory = directory
+    def __init__(self, directory: Path, state: dict[str, Any], path: Path, symprec: float):
+        """Maps the store.
+
+        Args:
+            directory: of the store.
+            state: what its dataset.json says.
+            path: what was encoded.
+            symprec: distance tolerance of the symmetry search, angstrom.
+        """
+        self.directory, self._path, self._symprec = directory, path, symprec
         self.digest: str = state["digest"]
         self.source: str = state["source"]
         self.n_max: int = state["n_max"]
@@ -111,6 +118,18 @@ class EncodedDataset:
     def batch(self) -> CrystalBatch:
         """All crystals, in n_max slots (numpy)."""
         return self.take(np.arange(len(self)), self.n_max)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a run keeps of the data it learns from: their source, sha256 and number of crystals."""
+        return {"source": self.source, "sha256": self.digest, "crystals": len(self)}
+
+    def continues(self, provenance: dict[str, Any]) -> bool:
+        """Whether this is the provenance that an earlier version of cfx gave the same files, with as many crystals."""
+        older = range(1, ENCODER_VERSION)
+        return {**provenance, "sha256": self.digest} == self.provenance and provenance["sha256"] in (
+            _digest(self._path, self._symprec, self.n_max, version) for version in older
+        )
 
     def holds_same_crystals(self, other: EncodedDataset) -> bool:
         """Whether another data set holds the same crystals in the same order, whatever its file is called."""
@@ -247,8 +266,7 @@ def load_dataset(
     """
     path = Path(path)
     settings = {"source": source or path.name, "symprec": symprec, "n_max": n_max}
-    content = lmdb.data_file(path) if path.suffix.lower() == ".lmdb" else path
-    digest = content_digest(content, [ENCODER_VERSION, symprec, n_max, path.name])
+    digest = _digest(path, symprec, n_max, ENCODER_VERSION)
     directory = cache_directory("encoded") / digest
     partial = directory.with_name(f"{digest}.partial")
     while (state := read_state(directory, digest)) is None:
@@ -261,7 +279,7 @@ def load_dataset(
             else:
                 _encode_into(partial, path, {"digest": digest, **settings}, num_workers, on_progress)
                 publish(partial, directory)
-    dataset = EncodedDataset(directory, state)
+    dataset = EncodedDataset(directory, state, path, symprec)
     if not len(dataset):
         if not dataset.num_failures:
             raise DataError(f"{path} holds no crystals", READABLE)
@@ -270,6 +288,12 @@ def load_dataset(
             f"all rows and reasons are in {dataset.failures_path}",
         )
     return dataset
+
+
+def _digest(path: Path, symprec: float, n_max: int, version: int) -> str:
+    """The digest of data as a version of the encoder encodes them."""
+    content = lmdb.data_file(path) if path.suffix.lower() == ".lmdb" else path
+    return content_digest(content, [version, symprec, n_max, path.name])
 
 
 def _encode_into(partial: Path, path: Path, settings: dict[str, Any], num_workers: int, on_progress) -> None:

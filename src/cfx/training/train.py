@@ -124,8 +124,8 @@ class _Training(Loop[TrainState]):
         }
         self.settings = {
             **config.tables(),
-            "data": _provenance(data),
-            "validation": validation and _provenance(validation),
+            "data": data.provenance,
+            "validation": validation and validation.provenance,
         }
 
     def execute(self, resume: bool) -> TrainResult:
@@ -311,15 +311,7 @@ class _Training(Loop[TrainState]):
         """Restores the latest checkpoint after checking that the settings are those of the first run."""
         path = self.files.latest()
         checkpoint = load_checkpoint(path)
-        saved = checkpoint.info["run"]
-        # Through TrainRun, which fills in what an older version did not have.
-        tables = TrainRun.layered({key: saved[key] for key in ("from", "model", "train") if key in saved}).tables()
-        saved = {**saved, **tables, "data": saved["data"]}
-        if changed := [key for key, value in self.settings.items() if saved.get(key) != value]:
-            raise UsageError(
-                f"{self.files.path} was trained with different settings ({', '.join(changed)})",
-                "resume with the data and options of the first run; they are in its config.toml",
-            )
+        self._check_settings(checkpoint.info["run"])
         self.model = checkpoint.config
         state = init_state(jax.tree.map(np.asarray, checkpoint.params), self.config, self.num_steps)
         opt_state, average = load_opt_state(path, (state.opt_state, state.average))
@@ -334,6 +326,21 @@ class _Training(Loop[TrainState]):
         totals = {name: np.float32(totals[name]) for name in state.totals}
         state = state._replace(opt_state=opt_state, average=average, step=np.int32(step), totals=totals)
         return self.devices.replicate(state), step
+
+    def _check_settings(self, saved: dict[str, Any]) -> None:
+        # Through TrainRun, which fills in what an older version did not have.
+        tables = TrainRun.layered({key: saved[key] for key in ("from", "model", "train") if key in saved}).tables()
+        saved = {**saved, **tables, "data": saved["data"]}
+        changed = [key for key, value in self.settings.items() if saved.get(key) != value]
+        sets = {"data": self.data, "validation": self.validation}
+        reread = [key for key in changed if sets.get(key) and saved.get(key) and sets[key].continues(saved[key])]
+        if len(changed) > len(reread):
+            raise UsageError(
+                f"{self.files.path} was trained with different settings ({', '.join(changed)})",
+                "resume with the data and options of the first run; they are in its config.toml",
+            )
+        if reread:
+            self.reporter.warning("an earlier version of cfx encoded the data; from here on, they are as this one does")
 
     def _keep_best(self, state: TrainState, done: int, loss: float) -> None:
         if not math.isfinite(loss):
@@ -397,7 +404,3 @@ def mean_loss(
     kept = [loss_sums(params, *devices.take(data, batch), config=model) for batch in batches]
     parts = {name: sum(float(sums[name]) for sums in kept) / len(data) for name in PARTS}
     return {"loss": sum(parts.values()), **parts}
-
-
-def _provenance(data: EncodedDataset) -> dict[str, Any]:
-    return {"source": data.source, "sha256": data.digest, "crystals": len(data)}
