@@ -110,6 +110,7 @@ def test_published_sizes():
         (SampleConfig, {"space_groups": (1,), "max_attempts": 0}),
         (EvalConfig, {"fmax": 0.0}),
         (EvalConfig, {"steps": 0}),
+        (EvalConfig, {"e_hull_floor": 0.0}),
         (RewardConfig, {"e_hull_limit": 0.0}),
         (RewardConfig, {"e_hull_floor": 0.1}),
         (RewardConfig, {"duplicate_penalty": -1.0}),

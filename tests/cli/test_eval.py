@@ -82,6 +82,8 @@ def test_from_a_file_to_sun(cfx, samples, hull, tmp_path):
     assert rows["again"]["duplicate_of"] == "cu3au" and rows["cu3au"]["unique"] and not rows["cu3au"]["novel"]
     assert rows["cu3au"]["e_above_hull"] == pytest.approx(0, abs=1e-6)
     assert rows["stretched"]["e_above_hull"] > 0.1
+    assert (rows["cu3au"]["verdict"], rows["stretched"]["verdict"]) == ("stable", "unstable")
+    assert rows["cu3au"]["decomposition"] == "Cu3Au" and rows["silver"]["verdict"] is None
     assert rows["cu3au"]["space_group"] == 221 and rows["cu3au"]["density"] == pytest.approx(CU3AU.density)
     for name, word in {
         "silver": "hull: the hull has no phase with Ag",
@@ -114,7 +116,7 @@ def test_a_table_and_several_files(cfx, samples, tmp_path):
     assert missing["not evaluated"] == "space group as asked"
     assert missing["not evaluated without --reference"].startswith("novel; novel and unique; distance of densities")
     assert missing["not evaluated without --potential, --hull"] == (
-        "metastable (0.1 eV/atom); stable (on the hull); energy above hull"
+        "metastable (0.1 eV/atom); stable (on the hull); below the floor (hull or potential wrong); energy above hull"
     )
     assert missing["not evaluated without --potential, --relax"] == "RMSD to relaxed"
     import pyarrow.parquet
@@ -228,6 +230,27 @@ def test_the_scale_is_proven_or_taken_on_trust(cfx, tmp_path):
     entries[0]["energy"] = 1.0  # a phase that anything beats
     (tmp_path / "entries.json").write_text(json.dumps(entries))
     assert "1 of 1 crystals are more than 0.1 eV/atom below the hull" in cfx(*arguments, "--potential", EMT).stderr
+
+
+def test_below_the_floor_nothing_is_stable(cfx, tmp_path):
+    """A hull whose copper and gold are far too high: alloys are below it, but that is no merit."""
+    write(tmp_path / "alloys.jsonl", cu3au=CU3AU, au3cu=AU3CU, cu=COPPER)
+    entries = [{"composition": {symbol: 1}, "energy": energy, "correction": 0.0}
+               for symbol, energy in (("Cu", 0.0), ("Au", 1.0))]  # fmt: skip
+    (tmp_path / "entries.json").write_text(json.dumps(entries))
+    arguments = ["eval", "alloys.jsonl", "--hull", "entries.json", "--hull-scale", "raw", "--potential", EMT]
+    result = cfx(*arguments, "--workers", 1, "--json", "--html", "report.html")
+    [file] = json.loads(result.stdout)["files"]
+    assert [row["verdict"] for row in file["records"]] == ["below the floor", "below the floor", "stable"]
+    assert "hull: more than 0.2 eV/atom below it: in a gap" in file["records"][0]["reason"]
+    assert file["records"][0]["decomposition"] == "0.75 Cu + 0.25 Au"
+    counts = {name: value["count"] for name, value in file["summary"].items() if value and "count" in value}
+    assert counts["frac_below_floor_structures"] == 2
+    assert counts["frac_on_hull_structures"] == counts["frac_stable_structures"] == 1
+    assert file["gallery"][0]["name"] == "cu" and len(file["gallery"]) == 3
+    assert "2 of 3 crystals are below the floor of -0.2 eV/atom" in result.stderr
+    result = cfx(*arguments, "--workers", 1, "--e-hull-floor", -2)
+    assert "3 of 3" in next(line for line in result.stdout.splitlines() if line.startswith("stable "))
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ RATES = {
     "frac_novel_unique_stable_structures": 3,
     "frac_on_hull_structures": 3,
     "frac_novel_unique_on_hull_structures": 2,
+    "frac_below_floor_structures": 0,
     "frac_space_group_as_asked": 1,
 }
 """How many of RECORDS count."""
@@ -106,6 +107,24 @@ def test_thresholds_are_as_given_and_rounding_is_no_height():
     assert counts(summarize(records, Thresholds(stable=0.02)))["frac_stable_structures"] == 2
     assert counts(summarize(records))["frac_on_hull_structures"] == 1
     assert counts(summarize(records, Thresholds(on_hull=0.025)))["frac_on_hull_structures"] == 2
+
+
+def test_below_the_floor_is_neither_stable_nor_new_and_stable():
+    heights = [-0.2, -0.2 - 1e-12, -0.21, -1.2, 0.05, 0.3, None]
+    records = [row(e_above_hull=height) for height in heights]
+    found = counts(summarize(records))
+    assert found["frac_on_hull_structures"] == found["frac_novel_unique_on_hull_structures"] == 2
+    assert found["frac_stable_structures"] == found["frac_novel_unique_stable_structures"] == 3
+    assert found["frac_below_floor_structures"] == 2
+    assert summarize(records)["frac_below_floor_structures"]["of"] == 7
+    assert counts(summarize(records, Thresholds(floor=-1.5)))["frac_on_hull_structures"] == 4
+
+
+def test_verdicts():
+    heights = [-0.21, -0.2, 0.0, 1e-9, 0.05, 0.1, 0.11]
+    assert [Thresholds().verdict(height) for height in heights] == [
+        "below the floor", "stable", "stable", "stable", "metastable", "metastable", "unstable",
+    ]  # fmt: skip
 
 
 def test_what_was_not_evaluated_is_none():

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cfx.config.fields import NOT_NEGATIVE, POSITIVE, Config, at_least, option
+from cfx.config.fields import NEGATIVE, NOT_NEGATIVE, POSITIVE, Config, at_least, option
 from cfx.errors import UsageError
 
 POTENTIALS = "chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY."
@@ -10,6 +10,12 @@ POTENTIALS = "chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY."
 
 # What `option` takes for fields that several configurations have.
 HULL_SCALE = (None, "Scale of the hull's energies, if its file does not state it: raw or mp2020.")
+# That far under all known phases are gaps of the hull and errors of the potential.
+E_HULL_FLOOR = (
+    -0.2,
+    "E_hull below which a crystal counts as a failure, eV/atom: the hull has gaps there.",
+    NEGATIVE,
+)
 DEVICE = ("cpu", "Where potentials and property models run: cpu or cuda.")
 FMAX = (0.05, "Largest force at which a relaxation has converged, eV/angstrom.", POSITIVE)
 STEPS = (500, "Maximum number of steps of a relaxation.")
@@ -25,6 +31,7 @@ class EvalConfig(Config):
         None, "Hull that stability is judged against: a file, a name, or none. Default with chgnet: chgnet-mp."
     )
     hull_scale: str | None = option(*HULL_SCALE)
+    e_hull_floor: float = option(*E_HULL_FLOOR)
     relax: bool = option(False, "Relax the crystals first, and evaluate the relaxed ones.")
     fmax: float = option(*FMAX)
     steps: int = option(*STEPS, at_least(1))

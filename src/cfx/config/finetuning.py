@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from cfx.config import fields
-from cfx.config.evaluation import DEVICE, HULL_SCALE, POTENTIALS
-from cfx.config.fields import BELOW_ONE, NEGATIVE, NOT_NEGATIVE, POSITIVE, SHARE, Config, at_least, option
+from cfx.config.evaluation import DEVICE, E_HULL_FLOOR, HULL_SCALE, POTENTIALS
+from cfx.config.fields import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, Config, at_least, option
 from cfx.config.sampling import SampleConfig, Template
 from cfx.errors import UsageError
 
@@ -49,10 +49,7 @@ class RewardConfig(Config):
     hull_scale: str | None = option(*HULL_SCALE)
     # A crystal without an E_hull counts as one at the limit.
     e_hull_limit: float = option(2.0, "Cap on E_hull, eV/atom; the paper has 10.", POSITIVE)
-    # That far under all known phases are gaps of the hull and errors of the potential.
-    e_hull_floor: float = option(
-        -0.2, "E_hull below which a crystal counts as a failure, eV/atom: the hull has gaps there.", NEGATIVE
-    )
+    e_hull_floor: float = option(*E_HULL_FLOOR)
     gap_model: str = option("bundled", f"Predicts band gaps, for gap and fom: {PROPERTY_MODELS}")
     dielectric_model: str = option(
         "bundled", f"Predicts dielectric constants, for dielectric and fom: {PROPERTY_MODELS}"

@@ -48,6 +48,11 @@ class EvaluationSetup:
     potential: Potential | None
     hull: Hull | None
 
+    @property
+    def thresholds(self) -> Thresholds:
+        """What counts as stable."""
+        return Thresholds(floor=self.config.e_hull_floor)
+
     def settings(self) -> dict[str, str | float | bool]:
         """Conventions and models that a reader of the numbers has to know, by name."""
         config = self.config
@@ -56,7 +61,7 @@ class EvaluationSetup:
             "composition validity": validity.SMACT_SETTING,
             "duplicates": "pymatgen StructureMatcher, default tolerances",
             "symmetry tolerance": f"{SYMPREC} angstrom",
-            "metastable": f"at most {Thresholds().stable:g} eV/atom above the hull",
+            "metastable": f"at most {self.thresholds.stable:g} eV/atom above the hull",
         }
         if self.reference is not None:
             settings["reference"] = f"{config.reference} ({len(self.reference):,} crystals)"
@@ -64,6 +69,7 @@ class EvaluationSetup:
             settings["potential"] = f"{self.potential.name}, energies on the scale {self.potential.scale}"
         if self.hull is not None:
             settings["hull"] = str(self.hull)
+            settings["floor"] = f"{config.e_hull_floor:g} eV/atom; what is below is not counted as stable"
         if config.relax:
             settings["relaxed"] = f"to {config.fmax:g} eV/angstrom, at most {config.steps} steps; judged as relaxed"
         return settings

@@ -3,8 +3,9 @@
 Rates are over all rows of the input: a row that could not be read, or where a step failed, counts as a failure. (Only
 the space group as asked is over the rows where one was asked for.) A crystal that is not valid can still be unique,
 novel or stable: these are judged for every row that could be read, as MatterGen (2312.03687) does, and whoever wants
-them combined has the records. What was evaluated for no row at all is None. Means are over the rows that have a value,
-distances of distributions over the valid ones, as in CDVAE (2110.06197).
+them combined has the records. A crystal below the floor is stable in no count. What was evaluated for no row at all is
+None. Means are over the rows that have a value, distances of distributions over the valid ones, as in CDVAE
+(2110.06197).
 """
 
 from __future__ import annotations
@@ -35,12 +36,35 @@ ROUNDING = 1e-8
 """Energies (eV/atom) so little above a threshold are on it."""
 
 
+BELOW_FLOOR = "below the floor"
+"""Verdict on a crystal so far below all known phases that the hull or its energy has to be wrong."""
+
+VERDICTS = ("stable", "metastable", "unstable", BELOW_FLOOR)
+"""What a crystal with an energy above the hull is; metastable ones are not stable, here."""
+
+
 @dataclass(frozen=True)
 class Thresholds:
-    """Energies above the hull, eV/atom, up to which a crystal counts as stable, and as on the hull."""
+    """Energies above the hull, eV/atom, up to which a crystal counts as stable, and as on the hull.
+
+    One below `floor` counts as neither: it lies in a gap of the hull, or the potential is wrong.
+    """
 
     stable: float = 0.1
     on_hull: float = 0.0
+    floor: float = -0.2
+
+    def allow(self, height: float, limit: float) -> bool:
+        """Whether an energy above the hull is at most `limit`, and not below the floor."""
+        return self.floor - ROUNDING <= height <= limit + ROUNDING
+
+    def verdict(self, height: float) -> str:
+        """What an energy above the hull (eV/atom) says of a crystal, as a word of VERDICTS."""
+        if height < self.floor - ROUNDING:
+            return BELOW_FLOOR
+        if height <= self.on_hull + ROUNDING:
+            return "stable"
+        return "metastable" if height <= self.stable + ROUNDING else "unstable"
 
 
 def summarize(
@@ -52,7 +76,7 @@ def summarize(
 
     Args:
         records: one for each row of the input, see `Record`.
-        thresholds: what counts as stable; default 0.1 eV/atom, and 0 for the hull.
+        thresholds: what counts as stable; default 0.1 eV/atom, and 0 for the hull, down to -0.2.
         reference: `density` (g/cm3) and `num_elements` of known crystals, if there are any.
 
     Returns:
@@ -63,8 +87,9 @@ def summarize(
     return {
         **_validity(records),
         **_novelty(records),
-        **_stability(records, "stable", limits.stable),
-        **_stability(records, "on_hull", limits.on_hull),
+        **_stability(records, "stable", limits, limits.stable),
+        **_stability(records, "on_hull", limits, limits.on_hull),
+        "frac_below_floor_structures": _below_floor(records, limits),
         "avg_energy_above_hull_per_atom": mean(_column(records, "e_above_hull"), "eV/atom"),
         "avg_rmsd_from_relaxation": mean(_column(records, "rmsd_to_relaxed"), "angstrom"),
         "frac_space_group_as_asked": _as_asked(records),
@@ -110,14 +135,19 @@ def _novelty(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _stability(records: Sequence[Record], name: str, limit: float) -> dict[str, Any]:
+def _stability(records: Sequence[Record], name: str, limits: Thresholds, limit: float) -> dict[str, Any]:
     """The rate of crystals up to a height above the hull, and of those among them that are unique and novel."""
-    low = [None if height is None else bool(height <= limit + ROUNDING) for height in _column(records, "e_above_hull")]
+    low = [None if height is None else limits.allow(height, limit) for height in _column(records, "e_above_hull")]
     unique, novel = _column(records, "unique"), _column(records, "novel")
     return {
         f"frac_{name}_structures": rate(low),
         f"frac_novel_unique_{name}_structures": _joint(low, unique, novel),
     }
+
+
+def _below_floor(records: Sequence[Record], limits: Thresholds) -> dict[str, Any] | None:
+    heights = _column(records, "e_above_hull")
+    return rate([None if height is None else limits.verdict(height) == BELOW_FLOOR for height in heights])
 
 
 def _as_asked(records: Sequence[Record]) -> dict[str, Any] | None:

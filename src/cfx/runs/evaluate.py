@@ -27,8 +27,11 @@ Update = Callable[[int], None]
 Step = Callable[[str, int | None], AbstractContextManager[Update]]
 """Begins a step of the work: a title and the size of it, if known; gives what is told how much is done."""
 
-SHOWN = ("name", "formula", "space_group", "e_above_hull", "decomposition")
+SHOWN = ("name", "formula", "space_group", "e_above_hull", "verdict", "decomposition")
 """What the gallery says of a crystal."""
+
+IMPLAUSIBLE = "in a gap of the hull, or the potential is wrong"
+"""What it means to be below the floor."""
 
 BELOW = 0.1
 """eV/atom. Few real crystals are this far below all known phases; many such ones speak of a hull with gaps."""
@@ -68,7 +71,7 @@ def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> dict[str,
             crystals = load_crystals(path, setup.config.workers, update)
         found = _find(crystals, setup, step)
         records = [found.record(i) for i in range(len(crystals))]
-        _warn_of_gaps(records, reporter)
+        _warn_of_gaps(records, setup.thresholds, reporter)
     reference = None
     if setup.reference is not None:
         known = setup.reference
@@ -77,7 +80,7 @@ def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> dict[str,
         "name": path.name if path == Path(name) else name,
         "crystals": len(crystals),
         "settings": setup.settings(),
-        "summary": summary.summarize(records, reference=reference),
+        "summary": summary.summarize(records, setup.thresholds, reference),
         "reasons": _count_reasons(records),
         "records": records,
         "reference": reference,
@@ -109,7 +112,7 @@ def _find(crystals: list[Loaded], setup: EvaluationSetup, step: Step) -> _Findin
     hull = None
     if setup.hull is not None and setup.potential is not None:
         hull = setup.hull.evaluate(final, [one.energy for one in energies], setup.potential.scale)
-    return _Findings(crystals, config.relax, structure_ok, composition_ok, groups, energies, unique, novel, hull)
+    return _Findings(crystals, setup, structure_ok, composition_ok, groups, energies, unique, novel, hull)
 
 
 def _energies(structures: list[Structure | None], setup: EvaluationSetup, step: Step) -> list[Energy]:
@@ -135,12 +138,12 @@ class _Findings:
     """What the checks found, a list over the crystals each.
 
     Attributes:
-        relaxed: whether the structures of `energies` are relaxed ones.
+        setup: what they were evaluated with.
         hull: distances to the hull, if there is one.
     """
 
     crystals: list[Loaded]
-    relaxed: bool
+    setup: EvaluationSetup
     structure: list[validity.Validity]
     composition: list[validity.Validity]
     groups: list[validity.SpaceGroup]
@@ -152,6 +155,7 @@ class _Findings:
     def record(self, i: int) -> dict[str, Any]:
         """Everything known about one crystal, ready for JSON."""
         one, final, match = self.crystals[i], self.energies[i].structure, self.unique[i].match
+        height = None if self.hull is None else _if_finite(self.hull.e_above_hull[i])
         return {
             "name": one.name,
             **_facts(one.structure),
@@ -164,9 +168,10 @@ class _Findings:
             "duplicate_of": None if match is None else self.crystals[match].name,
             "novel": self.novel[i].novel,
             "energy_per_atom": None if final is None else _if_finite(self.energies[i].energy / (len(final) or 1)),
-            "e_above_hull": None if self.hull is None else _if_finite(self.hull.e_above_hull[i]),
+            "e_above_hull": height,
+            "verdict": None if height is None else self.setup.thresholds.verdict(height),
             "decomposition": None if self.hull is None else self.hull.decompositions[i] or None,
-            "rmsd_to_relaxed": matching.rms_displacement(one.structure, final) if self.relaxed else None,
+            "rmsd_to_relaxed": matching.rms_displacement(one.structure, final) if self.setup.config.relax else None,
             "reason": self._reason(i),
         }
 
@@ -182,9 +187,14 @@ class _Findings:
             "unique": self.unique[i].reason if self.structure[i].valid else "",
         }
         if self.hull is not None and math.isfinite(self.energies[i].energy):
-            said["hull"] = self.hull.reasons[i]
+            said["hull"] = self.hull.reasons[i] or self._why_below_floor(self.hull.e_above_hull[i])
         first = {reason: step for step, reason in reversed(said.items())}
         return "; ".join(f"{step}: {reason}" for step, reason in said.items() if reason and first[reason] == step)
+
+    def _why_below_floor(self, height: float) -> str:
+        limits = self.setup.thresholds
+        below = limits.verdict(height) == summary.BELOW_FLOOR
+        return f"more than {-limits.floor:g} eV/atom below it: {IMPLAUSIBLE}" if below else ""
 
 
 def _if_finite(value: float) -> float | None:
@@ -203,7 +213,7 @@ def _facts(structure: Structure | None) -> dict[str, Any]:
     }
 
 
-def _warn_of_gaps(records: Sequence[dict[str, Any]], reporter: Reporter) -> None:
+def _warn_of_gaps(records: Sequence[dict[str, Any]], limits: summary.Thresholds, reporter: Reporter) -> None:
     """Warns if crystals are more stable than can be, which tells of gaps in the hull."""
     heights = [record["e_above_hull"] for record in records if record["e_above_hull"] is not None]
     low = sum(height < -BELOW for height in heights)
@@ -211,6 +221,11 @@ def _warn_of_gaps(records: Sequence[dict[str, Any]], reporter: Reporter) -> None
         reporter.warning(
             f"{low} of {len(heights)} crystals are more than {BELOW:g} eV/atom below the hull, which few real crystals "
             "are: it lacks phases, or the energies are wrong"
+        )
+    if lowest := sum(limits.verdict(height) == summary.BELOW_FLOOR for height in heights):
+        reporter.warning(
+            f"{lowest} of {len(heights)} crystals are below the floor of {limits.floor:g} eV/atom ({IMPLAUSIBLE}): "
+            "they count as neither stable nor S.U.N."
         )
 
 
@@ -226,12 +241,16 @@ def _count_reasons(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _gallery(records: Sequence[dict[str, Any]], structures: Sequence[Structure | None]) -> list[dict[str, Any]]:
-    """Crystals to look at: valid ones first, then new ones, then those of low energy, then as in the file."""
+    """Crystals to look at: valid ones first, then new ones, then those of low energy, then as in the file.
+
+    Those below the floor come last of all.
+    """
 
     def worth(i: int) -> tuple:
         record = records[i]
         height = math.inf if record["e_above_hull"] is None else record["e_above_hull"]
-        return not record["valid"], not record["unique"], record["novel"] is False, height, i
+        implausible = record["verdict"] == summary.BELOW_FLOOR
+        return implausible, not record["valid"], not record["unique"], record["novel"] is False, height, i
 
     drawn = {i: one for i, one in enumerate(structures) if one is not None}
     return [

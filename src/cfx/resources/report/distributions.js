@@ -68,7 +68,7 @@ function describe(file, column, unit) {
 
 const hullChart = () => columnHistogram("e_above_hull", {
   title: "Energy above the hull", wide: true, xLabel: "energy above the hull, eV/atom", unit: "eV/atom",
-  note: "Left of 0: stable. Left of 0.1: metastable. The outer bins hold what lies beyond.",
+  note: "Left of 0: stable, down to the floor. Left of 0.1: metastable. The outer bins hold what lies beyond.",
   marks: [{ value: 0, text: "0: on the hull" }, { value: 0.1, text: "0.1: metastable" }],
   edges: (all) => binEdges(Math.min(0, Math.max(-0.5, quantile(all, 0.005))), Math.max(0.2, quantile(all, 0.97)), 40),
 });

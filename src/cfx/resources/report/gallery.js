@@ -1,6 +1,7 @@
 // Crystals that turn: cards, some at a time, and a large view.
 
 const BATCH = 12;
+const IMPLAUSIBLE = "in a gap of the hull, or the potential is wrong";
 const HELP = "Drag to turn. Arrow keys turn, plus and minus zoom, 0 resets.";
 
 /** Cell lengths (angstrom), angles (degrees) and volume (cubic angstrom). */
@@ -35,6 +36,7 @@ function crystalCard(crystals, index) {
         click: () => openCrystal(crystals, index) }, "⤢"),
       missing(crystal.space_group) ? null : el("p", {}, spaceGroupName(crystal.space_group)),
       missing(crystal.e_above_hull) ? null : el("p", {}, `${decimal(crystal.e_above_hull)} eV/atom above the hull`),
+      isBelowFloor(crystal) ? el("p", { class: "warn" }, IMPLAUSIBLE) : null,
       el("p", { class: "faint name" }, plainText(crystal.name))),
     elementLegend(crystal));
 }
@@ -71,6 +73,7 @@ function fillLarge() {
     ["α, β, γ", `${angles.map((value) => decimal(value, 2)).join(", ")}\u202f°`],
     ["Volume", `${decimal(volume, 2)}\u202fÅ³`],
     ["Energy above the hull", missing(crystal.e_above_hull) ? DASH : `${decimal(crystal.e_above_hull)} eV/atom`],
+    ["Verdict", isBelowFloor(crystal) ? `${crystal.verdict}: ${IMPLAUSIBLE}` : plainText(crystal.verdict)],
     ["Decomposition products", plainText(crystal.decomposition)],
   ];
   large.title.replaceChildren(...formulaNodes(crystal.formula));

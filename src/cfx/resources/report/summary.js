@@ -15,9 +15,11 @@ const METRICS = [
   ]],
   ["Stability", [
     ["frac_stable_structures", "Metastable", "At most 0.1 eV/atom above the hull (MatterGen calls this stable)."],
-    ["frac_on_hull_structures", "Stable", "On the hull or below it."],
+    ["frac_on_hull_structures", "Stable", "On the hull or below it, down to the floor."],
     ["frac_novel_unique_stable_structures", "S.U.N. at 0.1 eV/atom", "Metastable, unique and novel."],
     ["frac_novel_unique_on_hull_structures", "S.U.N. at 0 eV/atom", "Stable, unique and novel."],
+    ["frac_below_floor_structures", "Below the floor",
+      "So far below the hull that it has a gap there, or the potential is wrong. Not counted as stable or S.U.N."],
     ["avg_energy_above_hull_per_atom", "Mean energy above the hull", "How far an atom is from the most stable phases."],
     ["avg_rmsd_from_relaxation", "Mean displacement in relaxation", "How far atoms move to where forces vanish."],
   ]],
@@ -130,8 +132,12 @@ function settingsCard(file) {
 /** Energies (eV/atom) so little above a threshold are on it. */
 const ROUNDING = 1e-8;
 
-/** Whether a crystal is known to be at most so far above the hull, eV/atom. */
-const isWithin = (record, limit) => !missing(record.e_above_hull) && record.e_above_hull <= limit + ROUNDING;
+/** Whether a crystal is so far below the hull that the hull or its energy has to be wrong. */
+const isBelowFloor = (record) => record.verdict === "below the floor";
+
+/** Whether a crystal is known to be at most so far above the hull, eV/atom, and not below the floor. */
+const isWithin = (record, limit) =>
+  !missing(record.e_above_hull) && !isBelowFloor(record) && record.e_above_hull <= limit + ROUNDING;
 
 /** [name, short meaning, test of a record, the value it needs]. */
 const STAGES = [
@@ -142,7 +148,7 @@ const STAGES = [
   ["novel", "not in the reference", (record) => record.novel, "novel"],
   ["metastable", "at most 0.1 eV/atom above the hull",
     (record) => isWithin(record, 0.1), "e_above_hull"],
-  ["stable", "on the hull or below", (record) => isWithin(record, 0), "e_above_hull"],
+  ["stable", "on the hull or below, down to the floor", (record) => isWithin(record, 0), "e_above_hull"],
 ];
 
 /** For each stage: how many passed it and all before, how many pass it alone; null where it was not evaluated. */

@@ -17,6 +17,7 @@ const COLUMNS = [
   ["unique", "Unique", yesNo, "flag"],
   ["novel", "Novel", yesNo, "flag"],
   ["e_above_hull", "Above hull, eV/atom", (value) => decimal(value, 3), "number"],
+  ["verdict", "Verdict", plainText, "verdict"],
   ["decomposition", "Decomposition products", plainText, ""],
   ["energy_per_atom", "Energy, eV/atom", (value) => decimal(value, 3), "number"],
   ["rmsd_to_relaxed", "Displacement, Å", (value) => decimal(value, 3), "number"],
@@ -31,6 +32,7 @@ const FILTERS = [
   ["S.U.N. at 0.1 eV/atom", (record) => isNew(record) && isWithin(record, 0.1), ["unique", "novel", "e_above_hull"]],
   ["S.U.N. at 0 eV/atom", (record) => isNew(record) && isWithin(record, 0), ["unique", "novel", "e_above_hull"]],
   ["at most 0.1 eV/atom above the hull", (record) => isWithin(record, 0.1), ["e_above_hull"]],
+  ["below the floor", isBelowFloor, ["verdict"]],
   ["valid", (record) => record.valid, ["valid"]],
   ["not valid", (record) => !record.valid, ["valid"]],
   ["unique and novel", isNew, ["unique", "novel"]],
@@ -90,6 +92,7 @@ function cellOf(record, [column, , text, kind]) {
   const value = record[column];
   if (column === "name") return el("th", { scope: "row", class: kind }, viewLink(record));
   if (column === "formula") return el("td", {}, formulaNodes(value));
+  if (kind === "verdict") return el("td", { class: isBelowFloor(record) ? "warn" : "" }, text(value));
   if (kind === "flag") return el("td", { class: missing(value) ? kind : `${kind} ${value ? "yes" : "no"}` }, el("span", {}, text(value)));
   return el("td", { class: kind }, text(value));
 }
