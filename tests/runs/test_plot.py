@@ -21,8 +21,8 @@ from cfx.errors import DataError, OutputError, UsageError
 from cfx.io.files import check_file
 from cfx.model import Model, load_model
 from cfx.reporter import Silent
-from cfx.runs.curves import NAMES, read_run
-from cfx.runs.figures import SUFFIXES, draw_curves, draw_similarity, learned_elements, save_figure, species_similarity
+from cfx.runs.curves import NAMES, SUFFIXES, read_run
+from cfx.runs.figures import draw_curves, draw_similarity, learned_elements, save_figure, species_similarity
 from cfx.training.train import train
 
 pytestmark = pytest.mark.integration

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -13,13 +15,31 @@ import typer
 from typer.core import TyperGroup
 
 from cfx.cli import eval, fetch, look, retrieve, sample, train
-from cfx.cli.options import as_command, in_flags
-from cfx.cli.streams import guard_streams, printable
+from cfx.cli.console import guard_streams, printable, say
+from cfx.cli.options import as_command
 from cfx.errors import CfxError, OutputError
 
-SECTIONS = {
-    "Commands": ("fetch", "train", "sample", "rl", "eval"),
-    "More commands": ("dpo", "score", "relax", "hull", "retrieve", "data", "plot", "view", "doctor"),
+hull = typer.Typer(help="Build or show the hull that stability is judged against.")
+
+SECTIONS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
+    "Commands": {
+        "fetch": fetch.fetch,
+        "train": train.train,
+        "sample": sample.sample,
+        "rl": train.rl,
+        "eval": eval.evaluate,
+    },
+    "More commands": {
+        "dpo": train.dpo,
+        "score": sample.score,
+        "relax": eval.relax,
+        "hull": hull,
+        "retrieve": retrieve.retrieve,
+        "data": look.data,
+        "plot": look.plot,
+        "view": look.view,
+        "doctor": look.doctor,
+    },
 }
 """All commands as the help lists them."""
 
@@ -44,7 +64,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Crystals from a space group: sample CrystalFormer models, and train your own.",
 )
-hull = typer.Typer(help="Build or show the hull that stability is judged against.")
 
 
 def add(to: typer.Typer, name: str, function: Callable[..., None]) -> None:
@@ -53,22 +72,13 @@ def add(to: typer.Typer, name: str, function: Callable[..., None]) -> None:
     to.command(name, help=text, epilog=f"\b\nExamples:\n{examples}")(as_command(function))
 
 
-add(app, "fetch", fetch.fetch)
-add(app, "train", train.train)
-add(app, "sample", sample.sample)
-add(app, "rl", train.rl)
-add(app, "eval", eval.evaluate)
-add(app, "dpo", train.dpo)
-add(app, "score", sample.score)
-add(app, "relax", eval.relax)
 add(hull, "build", eval.build_hull)
 add(hull, "show", eval.show_hull)
-app.add_typer(hull, name="hull")
-add(app, "retrieve", retrieve.retrieve)
-add(app, "data", look.data)
-add(app, "plot", look.plot)
-add(app, "view", look.view)
-add(app, "doctor", look.doctor)
+for name, command in itertools.chain(*(section.items() for section in SECTIONS.values())):
+    if isinstance(command, typer.Typer):
+        app.add_typer(command, name=name)
+    else:
+        add(app, name, command)
 
 
 def _version(wanted: bool) -> None:
@@ -103,10 +113,10 @@ def run(arguments: list[str] | None = None) -> None:
             sys.stdout.flush()
     except CfxError as error:
         if debug:
-            import traceback
-
             traceback.print_exc()
-        _print_error(error.message, error.hint)
+        say(error.message, "[bold red]error:[/] ")
+        if error.hint:
+            say(error.hint, "[bold]hint:[/] ")
         sys.exit(error.exit_code)
 
 
@@ -120,11 +130,3 @@ def check_working_directory() -> None:
         os.getcwd()
     except OSError as error:
         raise OutputError("the working directory was deleted", "change to another one") from error
-
-
-def _print_error(message: str, hint: str | None) -> None:
-    from cfx.cli.console import shown, stderr
-
-    stderr().print(f"[bold red]error:[/] {shown(in_flags(message))}", soft_wrap=True, highlight=False)
-    if hint:
-        stderr().print(f"[bold]hint:[/] {shown(in_flags(hint))}", soft_wrap=True, highlight=False)

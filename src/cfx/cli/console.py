@@ -1,50 +1,153 @@
-"""rich on stderr: progress bars for a terminal, plain lines for anything else."""
+"""What commands print: results on stdout, the rest through rich on stderr. Streams that fail end in an exit code.
+
+rich is imported by what prints with it: the help of a command does without.
+"""
 
 from __future__ import annotations
 
 import functools
+import io
+import json
+import os
+import re
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.table import Table
+from cfx.errors import OutputError
 
-from cfx.cli.options import in_flags
-from cfx.cli.streams import printable
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+CLOSED_PIPE = 128 + 13
+"""The exit code where nobody reads any more, as a shell gives it for SIGPIPE."""
 
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines where stderr is not a terminal."""
 
+FLAGS: dict[str, str] = {}
+"""Flags of the running command, by the names that the library has for what they say."""
 
-@functools.cache
-def stderr() -> Console:
-    """The console that messages go to; results go to stdout."""
-    return Console(stderr=True)
+
+def guard_streams() -> None:
+    """Lets every way of printing end in an exit code: 141 for a closed pipe, OutputError for a full disk."""
+    sys.stdout, sys.stderr = _Stream(sys.stdout, 1), _Stream(sys.stderr, 2)
+
+
+class _Stream(io.TextIOWrapper):
+    """Text to a file descriptor. What the encoding lacks is escaped; a terminal sees each line at once."""
+
+    def __init__(self, stream: TextIO | None, descriptor: int):
+        raw = _Descriptor(descriptor)
+        super().__init__(
+            io.BufferedWriter(raw),
+            encoding=None if stream is None else stream.encoding,
+            errors="backslashreplace",
+            line_buffering=descriptor == 2 or raw.isatty(),
+        )
+
+
+class _Descriptor(io.RawIOBase):
+    """A descriptor of this process. One that fails, fails once: what is flushed later goes nowhere."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data) -> int:
+        try:
+            return os.write(self._descriptor, data)
+        except OSError as error:
+            # Python flushes again as it exits; on the broken descriptor that would fail a second time, loudly.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._descriptor)
+            if isinstance(error, BrokenPipeError):
+                raise SystemExit(CLOSED_PIPE) from None
+            name = {1: "stdout", 2: "stderr"}[self._descriptor]
+            raise OutputError(f"cannot write to {name}: {error.strerror}") from error
+
+
+def printable(text: object) -> str:
+    """A text that came from elsewhere, in one line that no terminal takes for a command: \\x1b for an escape."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text))
 
 
 def shown(text: object) -> str:
     """A text that came from elsewhere, as rich prints it: no markup, no control characters."""
+    from rich.markup import escape
+
     return escape(printable(text))
 
 
-def print_table(rows: Sequence[Mapping[str, object]]) -> None:
-    """Prints rows of equal keys as a table on stdout."""
+def in_flags(text: str) -> str:
+    """A message of the library in the words of the command line: `kl_coef` as --kl-coef, `shard=3/16` as --shard 3/16.
+
+    Names that the running command has no option for stay as they are.
+    """
+
+    def flag(match: re.Match[str]) -> str:
+        name, equals, value = match[1].partition("=")
+        return f"{FLAGS[name]}{' ' * bool(equals)}{value}" if name in FLAGS else match[0]
+
+    return re.sub(r"`([a-z_]+(?:=[^`]*)?)`", flag, text)
+
+
+@functools.cache
+def stderr() -> Console:
+    """The console that messages go to."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def stdout() -> Console:
+    """The console that results go to: as they are, however wide the terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def say(text: str, label: str = "") -> None:
+    """Prints a message of the library on stderr, after a label in rich's markup."""
+    stderr().print(f"{label}{shown(in_flags(text))}", soft_wrap=True, highlight=False)
+
+
+def print_json(content: Any) -> None:
+    """Prints JSON on stdout."""
+    print(json.dumps(content, indent=1))
+
+
+def print_table(rows: Sequence[Mapping[str, object]], decimals: int | None = None) -> None:
+    """Prints rows of equal keys as a table on stdout, floats with so many decimals."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(*rows[0])
     for row in rows:
-        table.add_row(*(shown(value) for value in row.values()))
+        values = (f"{one:.{decimals}f}" if decimals and isinstance(one, float) else one for one in row.values())
+        table.add_row(*map(shown, values))
     Console().print(table)
+
+
+def print_columns(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
+    """Prints a table without lines on stdout: a title over each column, a name before each row."""
+    from rich.table import Table
+
+    table = Table("", *map(shown, titles), box=None, pad_edge=False)
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    stdout().print(table)
 
 
 class ConsoleReporter:
@@ -52,11 +155,11 @@ class ConsoleReporter:
 
     def message(self, text: str) -> None:
         """Prints a line."""
-        stderr().print(shown(in_flags(text)), soft_wrap=True, highlight=False)
+        say(text)
 
     def warning(self, text: str) -> None:
         """Prints a line that stands out."""
-        stderr().print(f"[yellow]warning:[/] {shown(in_flags(text))}", soft_wrap=True, highlight=False)
+        say(text, "[yellow]warning:[/] ")
 
     @contextmanager
     def progress(self, title: str, total: float | None, unit: str = "") -> Iterator[_Bar | _Lines]:
@@ -64,11 +167,17 @@ class ConsoleReporter:
         if not stderr().is_terminal:
             yield _Lines(title, total, unit)
             return
-        counts = (DownloadColumn(), TransferSpeedColumn()) if unit == "B" else (MofNCompleteColumn(),)
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), *counts)
-        with Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[text]}"), console=stderr()) as bars:
+        from rich import progress as rich
+
+        counts = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if unit == "B" else (rich.MofNCompleteColumn(),)
+        columns = (rich.SpinnerColumn(), rich.TextColumn("{task.description}"), rich.BarColumn(), *counts)
+        rest = (rich.TimeRemainingColumn(), rich.TextColumn("{task.fields[text]}"))
+        with rich.Progress(*columns, *rest, console=stderr()) as bars:
             stderr().show_cursor()  # which a process that is ended at once could not bring back
             yield _Bar(bars, bars.add_task(shown(title), total=total, text=""))
+
+
+REPORTER = ConsoleReporter()
 
 
 class _Bar:
@@ -89,8 +198,7 @@ class _Lines:
         if (self.silent and text) or time.monotonic() - self.last >= PLAIN_SECONDS:
             self.last, self.silent = time.monotonic(), False
             of = f"/{self._count(self.total)}" if self.total is not None else ""
-            line = f"{self.title} {self._count(done)}{of}  {text}".rstrip()
-            stderr().print(shown(line), soft_wrap=True, highlight=False)
+            say(f"{self.title} {self._count(done)}{of}  {text}".rstrip())
 
     def _count(self, number: float) -> str:
         return size(int(number)) if self.unit == "B" else f"{number:g}"

@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import typer
 
 from cfx.cli import options, values
+from cfx.cli.console import REPORTER, print_columns, print_json, printable, shown, stdout
 from cfx.cli.options import Fields, Given
-from cfx.cli.streams import printable
 from cfx.config import EvalConfig, RelaxConfig
+from cfx.errors import DependencyError, NetworkError
+from cfx.io.files import check_file, replace_atomically, sole_writer, write_table
 
 WORDS = {
     "avg_structure_validity": "valid structure",
@@ -53,7 +55,6 @@ NEEDS = {
 FEW_REASONS = 8
 """Reasons of each file that are shown; -o and --json have all."""
 
-
 SHOWN = 20
 """Missing formulas of a hull that are shown; --json has all."""
 
@@ -81,24 +82,20 @@ def evaluate(
       cfx eval crystals.cif --reference data.csv --potential chgnet --relax -o records.csv
       cfx eval before.cif after.cif --reference mp-20
     """
-    from cfx.cli.console import ConsoleReporter
-    from cfx.io.files import check_file, sole_writer
-
     config = EvalConfig(**judging, workers=workers or -1)
     values.check_table(records, force)
     check_file(html, (".html",), force)
-    reporter = ConsoleReporter()
 
     from cfx.evaluation.setup import check_inputs, load_setup
     from cfx.runs import evaluate as runs
 
-    check_inputs(files, reporter)
+    check_inputs(files, REPORTER)
     with sole_writer(records), sole_writer(html), _cluster(scheduler):
-        setup = load_setup(config, reporter)
-        result = runs.as_result([runs.evaluate(name, setup, reporter) for name in files])
-        _write(result, records, html, reporter)
+        setup = load_setup(config, REPORTER)
+        result = runs.as_result([runs.evaluate(name, setup, REPORTER) for name in files])
+        _write(result, records, html)
     if as_json:
-        values.print_json(result)
+        print_json(result)
     else:
         _print(result["files"], config)
 
@@ -110,8 +107,6 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
         return
     import joblib
-
-    from cfx.errors import DependencyError, NetworkError
 
     try:
         from dask.distributed import Client
@@ -125,35 +120,23 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
 
 
-def _write(result: dict[str, Any], records: Path | None, html: Path | None, reporter) -> None:
-    from cfx.io.files import replace_atomically
-
+def _write(result: dict[str, Any], records: Path | None, html: Path | None) -> None:
     if records is not None:
-        from cfx.io.files import write_table
-
         write_table(records, [{"file": file["name"], **row} for file in result["files"] for row in file["records"]])
-        reporter.message(f"written: {records}")
+        REPORTER.message(f"written: {records}")
     if html is not None:
         from cfx.report import render_report
 
         replace_atomically(html, lambda path: path.write_text(render_report(result), encoding="utf-8"))
-        reporter.message(f"written: {html}")
+        REPORTER.message(f"written: {html}")
 
 
 def _print(files: Sequence[dict[str, Any]], config: EvalConfig) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from cfx.cli.console import shown
-
-    console = Console(highlight=False, soft_wrap=True)
-    table = Table("", *(shown(file["name"]) for file in files), box=None, pad_edge=False)
-    table.add_row("crystals", *(f"{file['crystals']:,}" for file in files))
-    for metric, words in WORDS.items():
-        values = [file["summary"].get(metric) for file in files]
-        if any(values):
-            table.add_row(words, *map(_value, values))
-    console.print(table)
+    found = {words: [file["summary"].get(metric) for file in files] for metric, words in WORDS.items()}
+    rows = {"crystals": [f"{file['crystals']:,}" for file in files]}
+    rows |= {words: list(map(_value, metrics)) for words, metrics in found.items() if any(metrics)}
+    print_columns([file["name"] for file in files], rows)
+    console = stdout()
     console.print()
     for line in _not_evaluated(files, config):
         console.print(shown(line))
@@ -215,19 +198,14 @@ def relax(
       cfx relax crystals.cif --potential chgnet --fix-symmetry --fmax 0.02 -o relaxed.extxyz
       cfx relax crystals.cif --potential chgnet -o relaxed.jsonl --resume
     """
-    from cfx.cli.console import ConsoleReporter
     from cfx.runs.relax import relax_file
 
-    reporter = ConsoleReporter()
     config = RelaxConfig(source=crystals, potential=potential, **settings)
-    rows = relax_file(config, output, device, workers or -1, reporter, force, resume)
+    rows = relax_file(config, output, device, workers or -1, REPORTER, force, resume)
     converged = sum(row["converged"] for row in rows)
     failed = sum(row["energy"] is None for row in rows)
-    reporter.message(
-        f"{converged} of {len(rows)} crystals converged"
-        + (f", {failed} have no energy" if failed else "")
-        + f": {output}"
-    )
+    without = f", {failed} have no energy" if failed else ""
+    REPORTER.message(f"{converged} of {len(rows)} crystals converged{without}: {output}")
 
 
 def build_hull(
@@ -248,16 +226,13 @@ def build_hull(
       cfx hull build relaxed.jsonl --potential chgnet -o known.npz
       cfx hull build a.csv b.cif --potential orb:orb-v3-conservative-inf-omat --device cuda -o known.npz
     """
-    from cfx.cli.console import ConsoleReporter
-    from cfx.io.files import check_file
-
     check_file(output, (".npz",), force)
+
     from cfx.runs.hull import build
 
-    reporter = ConsoleReporter()
     title = name or output.name.removesuffix(".npz").removesuffix(".hull")
-    hull = build(structures, potential, output, title, device, workers or -1, reporter)
-    reporter.message(f"{hull}: {output}")
+    hull = build(structures, potential, output, title, device, workers or -1, REPORTER)
+    REPORTER.message(f"{hull}: {output}")
 
 
 def show_hull(
@@ -280,12 +255,11 @@ def show_hull(
       cfx hull show chgnet-mp
       cfx hull show known.npz --reference formulas.csv --json
     """
-    from cfx.cli.console import ConsoleReporter
     from cfx.runs.hull import describe
 
-    content = describe(hull, hull_scale, reference, ConsoleReporter())
+    content = describe(hull, hull_scale, reference, REPORTER)
     if as_json:
-        values.print_json(content)
+        print_json(content)
         return
     missing = content.pop("missing", None)
     for key, value in content.items():

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cfx.cli import options, values
-from cfx.errors import CheckpointError, UsageError
+from cfx.cli import options
+from cfx.cli.console import REPORTER, print_json, size
+from cfx.cli.options import Fields, Given
+from cfx.config.fields import option
+from cfx.errors import CheckpointError, OutputError, UsageError
+from cfx.io.files import cache_directory
+from cfx.reporter import interrupted_by_signals
 
 if TYPE_CHECKING:
     from cfx.fetch.files import Request
-    from cfx.fetch.names import Checked, Status
-
+    from cfx.fetch.names import Status
 
 WIDE, PLAIN_WIDTH = 120, 160
 """Columns from which summaries are shown; columns where there is no terminal."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HowToFetch:
+    """What a command line says of what it fetches."""
+
+    force: bool = option(False, "Fetch again, even if it is on this machine.")
+    revision: str | None = option(
+        None, "Branch, tag or commit of the repository on the hub; recorded in place of the earlier one."
+    )
+    accept: bool = option(False, "Fetch the version published now, and accept it if it has changed.")
+    token: str | None = option(None, "Access token for the hub; preferably set HF_TOKEN, or use: hf auth login.")
 
 
 def fetch(
@@ -28,19 +45,10 @@ def fetch(
             autocompletion=options.COMPLETIONS["published"],
         ),
     ] = None,
+    *,
     show: Annotated[bool, typer.Option("--list", help="List what is available, and what is on this machine.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Fetch everything in the list.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Fetch again, even if it is on this machine.")] = False,
-    revision: Annotated[
-        str | None,
-        typer.Option(help="Branch, tag or commit of the repository on the hub; recorded in place of the earlier one."),
-    ] = None,
-    accept: Annotated[
-        bool, typer.Option("--accept", help="Fetch the version published now, and accept it if it has changed.")
-    ] = False,
-    token: Annotated[
-        str | None, typer.Option(help="Access token for the hub; preferably set HF_TOKEN, or use: hf auth login.")
-    ] = None,
+    request: Annotated[Given, Fields(HowToFetch)],
     verify: Annotated[
         bool, typer.Option("--verify", help="Check everything on this machine against its SHA-256.")
     ] = False,
@@ -65,74 +73,67 @@ def fetch(
       cfx fetch alex20
       cfx fetch alex20 --export for-the-cluster
     """
-    from cfx.cli.console import ConsoleReporter
-
-    names, reporter = names or [], ConsoleReporter()
+    names = names or []
     asked = [show, verify, take is not None, bool(names) or everything or export is not None]
     if sum(asked) != 1 or (names and everything):
         raise UsageError(
             "there are no names to fetch" if not any(asked) else "these options cannot be combined",
             "for example: cfx fetch alex20, or cfx fetch --list",
         )
-    if (force or revision or token or accept) and not (names or everything):
+    if request and not (names or everything):
         raise UsageError(
             "--force, --revision, --accept and --token need names to fetch", "for example: cfx fetch alex20 --force"
         )
     if show:
-        _list(as_json, reporter)
+        _list(as_json)
         return
 
     from cfx.fetch.files import Request
     from cfx.fetch.names import import_files
-    from cfx.reporter import interrupted_by_signals
 
     with interrupted_by_signals("stopped; run the same command again to go on where it was"):
         if verify:
-            _verify(reporter, as_json)
+            _verify(as_json)
         elif take is not None:
-            _say(import_files(take), as_json, reporter, f"imported from {take}")
+            _say(import_files(take), as_json, f"imported from {take}")
         else:
-            _fetch(names, everything, Request(revision, token, force, accept), export, reporter, as_json)
+            _fetch(names, everything, Request(**request), export, as_json)
 
 
-def _fetch(
-    names: Sequence[str], everything: bool, request: Request, target: Path | None, reporter, as_json: bool
-) -> None:
+def _fetch(names: Sequence[str], everything: bool, request: Request, target: Path | None, as_json: bool) -> None:
     from cfx.fetch import names as by_name
 
     paths: dict[str, Path] = {}
     if names or everything:
-        paths = by_name.fetch(names or by_name.everything(), reporter, request)
+        paths = by_name.fetch(names or by_name.everything(), REPORTER, request)
     if target is not None:
         exported = by_name.export(list(paths) if names or everything else None, target)
-        _say(exported, as_json, reporter, f"exported to {target}; there: cfx fetch --import {target}")
+        _say(exported, as_json, f"exported to {target}; there: cfx fetch --import {target}")
     elif as_json:
-        values.print_json({address: str(path) for address, path in paths.items()})
+        print_json({address: str(path) for address, path in paths.items()})
     else:
         for path in paths.values():
             print(path)
 
 
-def _say(lines: list[str], as_json: bool, reporter, message: str) -> None:
+def _say(lines: list[str], as_json: bool, message: str) -> None:
     if as_json:
-        values.print_json(lines)
+        print_json(lines)
     else:
         print("\n".join(lines))
-    reporter.message(f"{len(lines)} {message}")
+    REPORTER.message(f"{len(lines)} {message}")
 
 
-def _list(as_json: bool, reporter) -> None:
-    from cfx.errors import OutputError
+def _list(as_json: bool) -> None:
     from cfx.fetch.names import statuses
-    from cfx.io.files import cache_directory
 
     try:
         cache_directory()
     except OutputError as error:
-        reporter.warning(f"{error.message}; nothing can be kept on this machine ({error.hint})")
+        REPORTER.warning(f"{error.message}; nothing can be kept on this machine ({error.hint})")
     found = statuses()
     if as_json:
-        values.print_json([_facts(status) for status in found])
+        print_json([_facts(status) for status in found])
     else:
         _print_table(found)
 
@@ -141,8 +142,6 @@ def _print_table(found: list[Status]) -> None:
     """Prints the list as a table, without the summaries if the terminal is too narrow for them."""
     from rich.console import Console
     from rich.table import Column, Table
-
-    from cfx.cli.console import size
 
     console = Console()
     console = console if console.is_terminal else Console(width=PLAIN_WIDTH)
@@ -175,25 +174,20 @@ def _facts(status: Status) -> dict[str, Any]:
     }
 
 
-def _verify(reporter, as_json: bool) -> None:
+def _verify(as_json: bool) -> None:
     from cfx.fetch.names import verify
 
-    checked = verify(reporter)
+    checked = verify(REPORTER)
     if as_json:
-        values.print_json([{"what": one.key, "path": str(one.path or ""), "state": one.state} for one in checked])
+        print_json([{"what": one.key, "path": str(one.path or ""), "state": one.state} for one in checked])
     else:
         for one in checked:
             print(f"{one.state:8}{one.path or one.key}")
-    _complain([one for one in checked if one.state == "damaged"])
-    missing = sum(one.state == "missing" for one in checked)
-    reporter.message(
-        f"{len(checked)} files checked, none damaged" + (f", {missing} no longer on this machine" if missing else "")
-    )
-
-
-def _complain(damaged: list[Checked]) -> None:
-    if damaged:
+    if damaged := [str(one.path) for one in checked if one.state == "damaged"]:
         raise CheckpointError(
-            f"{len(damaged)} files were damaged and have been removed: {', '.join(str(one.path) for one in damaged)}",
+            f"{len(damaged)} files were damaged and have been removed: {', '.join(damaged)}",
             "fetch them again: cfx fetch NAME",
         )
+    missing = sum(one.state == "missing" for one in checked)
+    gone = f", {missing} no longer on this machine" if missing else ""
+    REPORTER.message(f"{len(checked)} files checked, none damaged{gone}")

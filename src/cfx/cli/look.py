@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cfx.cli import options, values
-from cfx.cli.streams import printable
+from cfx.cli.console import REPORTER, print_json, print_table, printable, shown, size, stdout
 from cfx.errors import UsageError
+from cfx.io.files import check_file, sole_writer, write_table
+from cfx.runs.curves import SUFFIXES, Curves, Panel, read_run
 
 if TYPE_CHECKING:
-    from cfx.runs.curves import Curves, Panel
     from cfx.runs.figures import Similarity
 
 MOST = 10
@@ -52,9 +55,6 @@ def data(
       cfx data mp-20 --json
       cfx data crystals.zip --failures failures.csv
     """
-    from cfx.cli.console import ConsoleReporter
-    from cfx.io.files import check_file, sole_writer
-
     if n_max < 2 or n_max > 255:
         raise UsageError(
             f"--n-max {n_max} is not a number of slots", "write one from 2 to 255; published models have 21"
@@ -64,24 +64,18 @@ def data(
     from cfx.data.summary import read, summarize
 
     with sole_writer(failures):
-        dataset = read(data, n_max, ConsoleReporter(), symprec, workers or os.cpu_count() or 1)
+        dataset = read(data, n_max, REPORTER, symprec, workers or os.cpu_count() or 1)
         if failures is not None:
-            from cfx.io.files import write_table
-
             write_table(failures, [one._asdict() for one in dataset.failures], ("row", "name", "reason"))
     summary = summarize(dataset)
     if as_json:
-        values.print_json(summary)
+        print_json(summary)
     else:
         _print_data(summary)
 
 
 def _print_data(summary: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from cfx.cli.console import shown, size
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = stdout()
     groups, elements = summary["space_groups"], summary["elements"]
     console.print(shown(f"{summary['source']}: {summary['crystals']:,} crystals of {summary['rows']:,} rows"))
     console.print(f"digest {summary['digest']}")
@@ -98,8 +92,6 @@ def _print_data(summary: dict[str, Any]) -> None:
 
 def _bars(console, title: str, counts: dict[Any, int]) -> None:
     """A small plot: a line for each count, `#` where there is no terminal."""
-    from cfx.cli.console import shown
-
     block = "█" if console.is_terminal else "#"
     width, most = max(len(str(key)) for key in counts), max(counts.values())
     console.print(f"\n[bold]{shown(title)}[/]")
@@ -148,64 +140,40 @@ def plot(
       cfx plot run -o curves.svg
       cfx plot embeddings mini --json
     """
-    if output is not None:
-        from cfx.io.files import check_file
-        from cfx.runs.figures import SUFFIXES
-
-        check_file(output, SUFFIXES, force)
+    check_file(output, SUFFIXES, force)
     if what == "embeddings":
         subject = _similarity(model or "auto")
     elif model is not None or as_json:
         raise UsageError(f"{'a model' if model else '--json'} is only for embeddings", "write: cfx plot embeddings")
     else:
-        from cfx.runs.curves import read_run
-
         subject = read_run(Path(what))
-    _show(subject, output, as_json)
-
-
-def _similarity(name: str) -> Similarity:
-    from cfx.cli.console import ConsoleReporter
-    from cfx.runs.figures import species_similarity
-
-    reporter = ConsoleReporter()
-    similarity = species_similarity(values.load(name, reporter))
-    if similarity.left_out:
-        reporter.message(f"not learned by {similarity.model}, left out: {', '.join(similarity.left_out)}")
-    return similarity
-
-
-def _show(subject: Curves | Similarity, output: Path | None, as_json: bool) -> None:
-    import json
-
-    from cfx.cli.console import ConsoleReporter
-    from cfx.runs.curves import Curves
-
     if output is not None:
         from cfx.runs.figures import save_figure
 
         save_figure(subject, output)
-        ConsoleReporter().message(f"written: {output}")
-    if isinstance(subject, Curves):
-        if output is None:
-            _print_curves(subject)
-    elif as_json:
-        print(json.dumps(subject.as_json()))
-    elif output is None:
+        REPORTER.message(f"written: {output}")
+    elif isinstance(subject, Curves):
+        _print_curves(subject)
+    elif not as_json:
         _print_similarity(subject)
+    if as_json and not isinstance(subject, Curves):
+        print(json.dumps(subject.as_json()))
+
+
+def _similarity(name: str) -> Similarity:
+    from cfx.runs.figures import species_similarity
+
+    similarity = species_similarity(values.load(name))
+    if similarity.left_out:
+        REPORTER.message(f"not learned by {similarity.model}, left out: {', '.join(similarity.left_out)}")
+    return similarity
 
 
 def _print_similarity(similarity: Similarity) -> None:
     """Prints similarity by family, and the nearest elements of some, on stdout."""
-    from cfx.cli.console import print_table
-
     print(f"Mean cosine similarity of species embeddings in {printable(similarity.model)}")
-    families = [
-        {key: f"{value:.2f}" if isinstance(value, float) else value for key, value in row.items()}
-        for row in similarity.families()
-    ]
-    if families:
-        print_table(families)
+    if families := similarity.families():
+        print_table(families, decimals=2)
     nearest = similarity.nearest()
     print("Nearest elements")
     for symbol in filter(nearest.get, WELL_KNOWN):
@@ -214,8 +182,6 @@ def _print_similarity(similarity: Similarity) -> None:
 
 def _print_curves(curves: Curves) -> None:
     """Draws a run on stdout, in colours if that is a terminal."""
-    import shutil
-
     coloured = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if coloured else PLAIN_WIDTH
     print(printable(f"{curves.name}: {curves.headline}"))
@@ -260,20 +226,15 @@ def view(
       cfx view crystals.cif --browser
       cfx view data.csv -n 50 -o some.html
     """
-    from cfx.cli.console import ConsoleReporter
-    from cfx.io.files import check_file
     from cfx.report import write_viewer
 
     page = output or Path(f"{Path(crystals).name.partition('.')[0] or 'crystals'}.html")
     check_file(page, (".html",), force)
-    reporter = ConsoleReporter()
-    shown, total = write_viewer(crystals, page, first, reporter)
-    more = f", the first of {total:,}; -n shows more" if shown == first < total else ""
-    reporter.message(f"{shown:,} crystals{more}: {page}")
+    drawn, total = write_viewer(crystals, page, first, REPORTER)
+    more = f", the first of {total:,}; -n shows more" if drawn == first < total else ""
+    REPORTER.message(f"{drawn:,} crystals{more}: {page}")
     if browser:
-        import webbrowser
-
-        webbrowser.open(page.resolve().as_uri())
+        typer.launch(page.resolve().as_uri())
 
 
 def doctor(as_json: bool = options.JSON) -> None:
@@ -290,7 +251,7 @@ def doctor(as_json: bool = options.JSON) -> None:
 
     found = examine()
     if as_json:
-        values.print_json(found)
+        print_json(found)
     else:
         _print_installation(found)
     if not found["healthy"]:
@@ -298,8 +259,6 @@ def doctor(as_json: bool = options.JSON) -> None:
 
 
 def _print_installation(found: dict[str, Any]) -> None:
-    from cfx.cli.console import print_table, size
-
     print(f"cfx {found['cfx']}, Python {found['python']}\n{found['platform']}")
     print_table(
         [

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from cfx.cli import values
+from cfx.cli.console import FLAGS
 from cfx.config import DataConfig, EvalConfig
 from cfx.config.fields import check_value, kinds_of
 from cfx.errors import UsageError
@@ -35,9 +36,6 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "clip": values.limits,
 }
 """What the text of an option stands for, by the name of its field; tuples of texts are written a,b,c."""
-
-FLAGS: dict[str, str] = {}
-"""Flags of the running command, by the names that the library has for what they say."""
 
 
 def _one_of(*words: str) -> Callable[[str], list[str]]:
@@ -185,29 +183,10 @@ def _flags(parameters: Iterable[Any]) -> dict[str, str]:
     return found
 
 
-def in_flags(text: str) -> str:
-    """A message of the library in the words of the command line: `kl_coef` as --kl-coef, `shard=3/16` as --shard 3/16.
-
-    Names that the running command has no option for stay as they are.
-    """
-
-    def flag(match: re.Match[str]) -> str:
-        name, equals, value = match[1].partition("=")
-        return f"{FLAGS[name]}{' ' * bool(equals)}{value}" if name in FLAGS else match[0]
-
-    return re.sub(r"`([a-z_]+(?:=[^`]*)?)`", flag, text)
-
-
 def named(context: typer.Context) -> set[str]:
     """The flags on a command line."""
-    names = _flags(context.command.params)
-    return {
-        names[parameter.name]
-        for parameter in context.command.params
-        if parameter.name in names
-        and (source := context.get_parameter_source(parameter.name)) is not None
-        and source.name == "COMMANDLINE"
-    }
+    given = {name: context.get_parameter_source(name) for name in context.params if name in FLAGS}
+    return {FLAGS[name] for name, source in given.items() if source is not None and source.name == "COMMANDLINE"}
 
 
 def output(help: str, default: Any = None, stdout: bool = False) -> Any:

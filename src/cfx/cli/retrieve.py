@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cfx.cli import options, values
+from cfx.cli.console import REPORTER, print_columns, print_json, shown, stdout
 from cfx.cli.options import Fields, Given
 from cfx.config import SampleConfig
+from cfx.config.fields import option
 from cfx.config.finetuning import PROPERTY_MODELS
 from cfx.errors import UsageError
-from cfx.reporter import Reporter
+from cfx.io.files import check_file, sole_writer, write_table
+from cfx.runs.curves import COLOURS, SUFFIXES
 
 DRAWN = 1000
 """Crystals drawn from each model where --n does not say."""
 
 FEW = 10
 """Crystals of each model that a terminal shows; -o and --json have all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedBy:
+    """What a command line says of the order of the known crystals."""
+
+    property: str | None = option(
+        None, "What ranks the known crystals: a column of their table, or a prediction: fom, band_gap, dielectric."
+    )
+    top: str = option("10,50,100", "Report how many of the best known crystals were found: among the top 10, 50, 100.")
+    lowest: bool = option(False, "Rank low values of the property best.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictedBy:
+    """What a command line says of the models that predict properties."""
+
+    band_gap: str | None = option(None, f"Predicts band gaps: {PROPERTY_MODELS}", flag="--gap-model")
+    dielectric: str | None = option(
+        None, f"Predicts dielectric constants: {PROPERTY_MODELS}", flag="--dielectric-model"
+    )
 
 
 def retrieve(
@@ -35,22 +61,10 @@ def retrieve(
     crystals: Annotated[
         list[str] | None, typer.Option("--from", help="A file of crystals drawn earlier. May be repeated.")
     ] = None,
-    property: Annotated[
-        str | None,
-        typer.Option(
-            help="What ranks the known crystals: a column of their table, or a prediction: fom, band_gap, dielectric."
-        ),
-    ] = None,
-    top: Annotated[
-        str, typer.Option(help="Report how many of the best known crystals were found: among the top 10, 50, 100.")
-    ] = "10,50,100",
-    lowest: Annotated[bool, typer.Option("--lowest", help="Rank low values of the property best.")] = False,
+    order: Annotated[Given, Fields(RankedBy)],
     space_group: str | None = options.space_groups(),
     request: Annotated[Given, Fields(SampleConfig, "n", "seed", "temperature", shown={"n": DRAWN})],
-    gap_model: Annotated[str | None, typer.Option(help=f"Predicts band gaps: {PROPERTY_MODELS}")] = None,
-    dielectric_model: Annotated[
-        str | None, typer.Option(help=f"Predicts dielectric constants: {PROPERTY_MODELS}")
-    ] = None,
+    predictors: Annotated[Given, Fields(PredictedBy)],
     device: str = options.DEVICE,
     workers: int = options.WORKERS,
     output: Path | None = options.output("A .csv or .parquet file of all known crystals that were found."),
@@ -69,46 +83,44 @@ def retrieve(
       cfx retrieve alex20 run/best --reference data.csv --property fom --sg data:model
       cfx retrieve --from drawn.cif --reference data.csv
     """
-    from cfx.cli.console import ConsoleReporter
-
-    models, crystals = models or [], crystals or []
-    best = _sizes(top)
-    _check(models, crystals, space_group, property, output, plot, force)
+    models, crystals, ranking = models or [], crystals or [], RankedBy(**order)
+    best = _sizes(ranking.top)
+    _check(models, crystals, space_group, ranking.property, output, plot, force)
     asked = functools.partial(SampleConfig, **{"n": DRAWN, **request})
-    reporter = ConsoleReporter()
     if models and space_group is not None:
         values.check_space_groups(space_group)
         asked(space_groups=(1,))  # what is wrong with numbers is found before anything slow starts
-        values.start_jax(reporter)
-    loaded = [values.load(name, reporter) for name in models]
+        values.start_jax()
+    loaded = {name: values.load(name) for name in models}
 
     from cfx.evaluation.setup import check_inputs
-    from cfx.io.files import sole_writer
     from cfx.runs import retrieve as runs
 
-    check_inputs(crystals, reporter)
-    predictors = {"band_gap": gap_model, "dielectric": dielectric_model}
-    predictors = {part: model for part, model in predictors.items() if model is not None}
+    check_inputs(crystals, REPORTER)
     with sole_writer(output), sole_writer(plot):
-        known = runs.read_known(reference, property, lowest, predictors, device, workers or -1, reporter)
+        known = runs.read_known(
+            reference, ranking.property, ranking.lowest, predictors, device, workers or -1, REPORTER
+        )
         found = []
-        for name, model in zip(models, loaded, strict=True):
-            groups, weights = values.drawn_space_groups(str(space_group), model, reporter)  # models have one: _check
-            structures = runs.sample_structures(model, asked(space_groups=groups, weights=weights), reporter)
-            found.append(runs.retrieve(name, structures, known, workers or -1, reporter))
+        for name, model in loaded.items():
+            groups, weights = values.drawn_space_groups(str(space_group), model)  # models have one: _check
+            structures = runs.sample_structures(model, asked(space_groups=groups, weights=weights), REPORTER)
+            found.append(runs.retrieve(name, structures, known, workers or -1, REPORTER))
         for name in crystals:
-            structures = runs.read_structures(name, workers or -1, reporter)
-            found.append(runs.retrieve(name, structures, known, workers or -1, reporter))
-        settings = {}
-        if models:
-            first = asked(space_groups=(1,))
-            settings = {"n": first.n, "space_groups": space_group, "seed": first.seed, "temperature": first.temperature}
-        result = runs.as_result(known, found, best, settings)
-        _write(result, output, plot, reporter)
+            structures = runs.read_structures(name, workers or -1, REPORTER)
+            found.append(runs.retrieve(name, structures, known, workers or -1, REPORTER))
+        result = runs.as_result(known, found, best, _settings(asked, space_group) if models else {})
+        _write(result, output, plot)
     if as_json:
-        values.print_json(result)
+        print_json(result)
     else:
         _print(result)
+
+
+def _settings(asked: Callable[..., SampleConfig], space_group: str | None) -> dict[str, Any]:
+    """How the models drew."""
+    first = asked(space_groups=(1,))
+    return {"n": first.n, "space_groups": space_group, "seed": first.seed, "temperature": first.temperature}
 
 
 def _sizes(text: str) -> list[int]:
@@ -129,8 +141,6 @@ def _check(
     force: bool,
 ) -> None:
     """What can be known to be wrong before anything slow starts."""
-    from cfx.io.files import check_file
-
     names = [*models, *crystals]
     if not names:
         raise UsageError("there is nothing to compare", "name a model, or crystals with --from FILE")
@@ -141,70 +151,55 @@ def _check(
     if not models and space_group is not None:
         raise UsageError("--sg says what models draw, but no model is named", "name a model, or leave out --sg")
     values.check_table(output, force)
-    if plot is not None:
-        from cfx.runs.figures import COLOURS, SUFFIXES
-
-        check_file(plot, SUFFIXES, force)
-        if property is None:
-            raise UsageError(
-                "there is nothing to draw, since nothing is ranked without a property", "name a --property"
-            )
-        if len(names) > len(COLOURS):
-            raise UsageError(f"a figure has at most {len(COLOURS)} curves, not {len(names)}")
+    check_file(plot, SUFFIXES, force)
+    if plot is not None and property is None:
+        raise UsageError("there is nothing to draw, since nothing is ranked without a property", "name a --property")
+    if plot is not None and len(names) > len(COLOURS):
+        raise UsageError(f"a figure has at most {len(COLOURS)} curves, not {len(names)}")
 
 
-def _write(result: dict[str, Any], output: Path | None, plot: Path | None, reporter: Reporter) -> None:
+def _write(result: dict[str, Any], output: Path | None, plot: Path | None) -> None:
     if output is not None:
-        from cfx.io.files import write_table
-
         rows = [{"source": source["name"], **one} for source in result["sources"] for one in source["found"]]
         write_table(output, rows, columns=("source", "rank", "name", "row", "formula", "value", "times"))
-        reporter.message(f"written: {output}")
+        REPORTER.message(f"written: {output}")
     if plot is not None:
         from cfx.runs.figures import save_figure
         from cfx.runs.retrieve import as_curves
 
         save_figure(as_curves(result), plot)
-        reporter.message(f"written: {plot}")
+        REPORTER.message(f"written: {plot}")
 
 
 def _print(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from cfx.cli.console import shown
-
-    console = Console(highlight=False, soft_wrap=True)
-    sources, ranked = result["sources"], result["property"]["name"] is not None
-    table = Table("", *(shown(source["name"]) for source in sources), box=None, pad_edge=False)
-    table.add_row("crystals", *(f"{source['sampled']:,}" for source in sources))
-    table.add_row("of them known", *(f"{source['known']:,}" for source in sources))
-    table.add_row("known crystals found", *(f"{source['distinct']:,}" for source in sources))
+    sources, by, reference = result["sources"], result["property"], result["reference"]
+    rows = {
+        "crystals": [f"{source['sampled']:,}" for source in sources],
+        "of them known": [f"{source['known']:,}" for source in sources],
+        "known crystals found": [f"{source['distinct']:,}" for source in sources],
+    }
     for places in zip(*(source["top"] for source in sources), strict=True):
-        table.add_row(f"of the top {places[0]['k']}", *(f"{place['found']} of {place['of']}" for place in places))
-    console.print(table)
-    reference = result["reference"]
+        rows[f"of the top {places[0]['k']}"] = [f"{place['found']} of {place['of']}" for place in places]
+    print_columns([source["name"] for source in sources], rows)
+    console = stdout()
     console.print(shown(f"reference: {reference['name']}, {reference['crystals']:,} crystals"))
-    if ranked:
-        by = result["property"]
+    if by["name"] is not None:
         console.print(shown(f"ranked by: {by['about']}, {by['best']} first, {reference['ranked']:,} crystals"))
     for source in sources:
         if source["failed"]:
             console.print(f"[yellow]{shown(source['name'])}: {source['failed']:,} could not be compared[/]")
-        _print_found(console, source, ranked, result["property"]["unit"])
+        for line in _found(source, by["name"] is not None, by["unit"]):
+            console.print(shown(line))
 
 
-def _print_found(console, source: dict[str, Any], ranked: bool, unit: str) -> None:
-    from cfx.cli.console import shown
-
+def _found(source: dict[str, Any], ranked: bool, unit: str) -> Iterator[str]:
+    """Lines about the known crystals that a source found."""
     found = source["found"]
-    if not found:
-        console.print("\n" + shown(f"{source['name']}: no known crystal found"))
-        return
     more = f" (the first {FEW} of {len(found)})" if len(found) > FEW else ""
-    console.print("\n" + shown(f"{source['name']}, known crystals found{more}:"))
+    yield ""
+    yield f"{source['name']}, known crystals found{more}:" if found else f"{source['name']}: no known crystal found"
     for one in found[:FEW]:
         place = f"{one['rank'] or '-':>6}  " if ranked else ""
         value = f"  {one['value']:.4g} {unit}".rstrip() if one["value"] is not None else ""
         times = f"  {one['times']} times" if one["times"] > 1 else ""
-        console.print(shown(f"{place}{one['name']}  {one['formula']}{value}{times}"))
+        yield f"{place}{one['name']}  {one['formula']}{value}{times}"

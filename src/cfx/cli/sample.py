@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +12,11 @@ from typing import Annotated
 import typer
 
 from cfx.cli import options, values
+from cfx.cli.console import REPORTER, print_json, print_table
 from cfx.cli.options import Fields, Given
 from cfx.config import SampleConfig
 from cfx.errors import UsageError
+from cfx.io.files import check_file, csv_text, sole_writer, write_table
 
 MOST_GROUPS = 15
 """Space groups that a terminal shows."""
@@ -41,37 +44,31 @@ def sample(
       cfx sample --sg 1-230 -n 230 --elements La,Ni,O --max-atoms 40 -o oxides.zip
       cfx sample --from perovskite.cif --redraw lattice -n 20 -o like-it.extxyz
     """
-    from cfx.cli.console import ConsoleReporter
-
     template, own_group = values.template(arrangement)
     if (space_group is None) == (own_group is None):
         raise UsageError(
             "--sg is required" if own_group is None else "--from uses the space group of its structure",
             "for example --sg 194" if own_group is None else "leave out --sg",
         )
-    reporter = ConsoleReporter()
     asked = functools.partial(SampleConfig, template=template, **request)
     # What is wrong with numbers and combinations is found before anything slow starts.
     first = asked(space_groups=(own_group or 1,))
     if space_group is not None:
         values.check_space_groups(space_group)
 
-    from cfx.io.files import sole_writer
     from cfx.io.outputs import check_output
 
     with sole_writer(output):
         check_output(output, force, first.keep_invalid, resume)
-    values.start_jax(reporter)
+    values.start_jax()
 
     from cfx.runs import sample as runs
 
-    loaded = values.load(model, reporter)
-    groups, weights = (
-        ((own_group,), ()) if space_group is None else values.drawn_space_groups(space_group, loaded, reporter)
-    )
-    result = runs.sample(loaded, asked(space_groups=groups, weights=weights), output, reporter, force, resume)
+    loaded = values.load(model)
+    groups, weights = ((own_group,), ()) if space_group is None else values.drawn_space_groups(space_group, loaded)
+    result = runs.sample(loaded, asked(space_groups=groups, weights=weights), output, REPORTER, force, resume)
     for line in _summary(result, loaded.name, first.seed, output):
-        reporter.message(line)
+        REPORTER.message(line)
 
 
 def _summary(result, model: str, seed: int, output: Path | None) -> list[str]:
@@ -121,55 +118,39 @@ def score(
       cfx score data.csv --model run/best -o scores.csv
       cfx score mp-20:val --model mp20 --summary
     """
-    from cfx.cli.console import ConsoleReporter
-    from cfx.io.files import check_file, sole_writer
-
-    reporter = ConsoleReporter()
     check_file(output, (".csv",), force)
-    values.start_jax(reporter)
+    values.start_jax()
 
     from cfx.runs import sample as runs
 
-    loaded = values.load(model, reporter)
+    loaded = values.load(model)
     with sole_writer(output):
-        scores = runs.score(loaded, Path(data), reporter, symprec, workers or os.cpu_count() or 1)
+        scores = runs.score(loaded, Path(data), REPORTER, symprec, workers or os.cpu_count() or 1)
         rows = scores.summary() if summary else scores.rows()
         _write(rows, output, as_json, _print_summary if summary else _print_rows)
     total = scores.log_prob.total
     mean = f"nll {-total.mean():.3f}" if summary else f"{total.mean():.3f}"
-    reporter.message(f"{len(total)} crystals, {mean} nats each on average by model {loaded.name}")
+    REPORTER.message(f"{len(total)} crystals, {mean} nats each on average by model {loaded.name}")
 
 
 def _write(rows: list[dict], output: Path | None, as_json: bool, print_rows: Callable[[list[dict]], None]) -> None:
     """To a file as CSV; to stdout as JSON if asked, or else, unless there is a file, as a table or CSV."""
-    import sys
-
-    from cfx.io.files import csv_text, write_table
-
     if output is not None:
         write_table(output, rows, decimals=4)
     if as_json:
-        values.print_json(rows)
+        print_json(rows)
     elif output is None and sys.stdout.isatty():
         print_rows(rows)
     elif output is None:
         sys.stdout.write(csv_text(rows, decimals=4))
 
 
-def _four_decimals(row: dict) -> dict:
-    return {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
-
-
 def _print_rows(rows: list[dict]) -> None:
-    from cfx.cli.console import print_table
-
-    print_table([_four_decimals(row) for row in rows])
+    print_table(rows, decimals=4)
 
 
 def _print_summary(records: list[dict]) -> None:
     """A table for each grouping; of the space groups only the most frequent."""
-    from cfx.cli.console import print_table
-
     print("negative log-likelihood (nll), nats per crystal, ± its standard error, and its parts")
     for grouping in dict.fromkeys(record["grouping"] for record in records):
         shown = chosen = [record for record in records if record["grouping"] == grouping]

@@ -5,15 +5,21 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cfx.cli import options, values
+from cfx.cli.console import REPORTER
 from cfx.cli.options import Fields, Given
 from cfx.config import DataConfig, DPOConfig, RewardConfig, RLConfig, SampleConfig, Shape, TrainConfig, finetuning
-from cfx.config.training import PRESETS
+from cfx.config.training import PRESETS, TrainRun, read_toml
 from cfx.errors import DataError, UsageError
+from cfx.reporter import Mute, Reporter
+from cfx.training.run import RunDirectory
+
+if TYPE_CHECKING:
+    from cfx.model import Model
 
 
 def train(
@@ -77,18 +83,12 @@ def train(
 
 
 def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: int, processes) -> None:
-    from cfx.cli.console import ConsoleReporter
-    from cfx.config.training import TrainRun, read_toml
-
-    reporter = ConsoleReporter()
-    values.start_jax(reporter)
+    values.start_jax()
 
     from cfx.data.summary import read
     from cfx.fetch.names import data_path
     from cfx.io.checkpoint import load_checkpoint
-    from cfx.reporter import Mute
-    from cfx.training.devices import join, process_number
-    from cfx.training.run import RunDirectory
+    from cfx.training import devices
     from cfx.training.train import train as learn
 
     files = RunDirectory(run)
@@ -100,12 +100,12 @@ def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: in
     if config.data.train is None:
         raise UsageError("the data to train on is missing", "name a file: cfx train DATA -o RUN")
     config = config.with_whole_paths()
-    start = values.load(config.start, reporter) if config.start and not (resume and files.checkpoints()) else None
+    start = values.load(config.start) if config.start and not (resume and files.checkpoints()) else None
     for name in filter(None, (config.data.train, config.data.validation)):
-        if not data_path(name, reporter).exists():
+        if not data_path(name, REPORTER).exists():
             raise DataError(f"no such file or directory: {name}", "give a file, or a name from cfx fetch --list")
-    if processes is not None and process_number(processes[2]) > 0:
-        reporter = Mute()
+    joins = processes is not None
+    reporter: Reporter = Mute() if joins and devices.process_number(processes[2]) > 0 else REPORTER
     architecture = config.model or (start.config if start else load_checkpoint(files.latest()).config)
 
     def encoded(name: str):
@@ -114,8 +114,8 @@ def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: in
 
     data = encoded(str(config.data.train))
     held_out = encoded(config.data.validation) if config.data.validation else None
-    if processes is not None:
-        join(*processes)
+    if joins:
+        devices.join(*processes)
     result = learn(run, config, data, held_out, reporter, resume, start)
     best = f"{run}/best" if result.best_loss is not None else files.latest()
     reporter.message(f"done: {result.step} steps; sample from it with: cfx sample --model {best} --sg 225 -n 10")
@@ -161,11 +161,8 @@ def rl(
       cfx rl --reward fom --sg 225 --steps 100 -o fom
       cfx rl -o fom --resume
     """
-    from cfx.cli.console import ConsoleReporter
-
-    reporter = ConsoleReporter()
     if resume:
-        _resume(run, options.named(context), reporter)
+        _resume(run, options.named(context))
         return
     if learning.get("algorithm") == "dpo":
         raise UsageError("dpo is a command of its own", "write: cfx dpo --pairs FILE")
@@ -180,9 +177,9 @@ def rl(
         raise UsageError("--from uses the space group of its structure", "leave --sg out")
     groups = space_group or (str(own_group) if own_group else "data:model")
     values.check_space_groups(groups)
-    values.start_jax(reporter)
+    values.start_jax()
     run = run or Path(f"rl-{_slug(rewards.reward)}")
-    _rewarded(run, model, groups, {**drawing, "template": template}, rewards, config, reporter)
+    _rewarded(run, model, groups, {**drawing, "template": template}, rewards, config)
 
 
 def dpo(
@@ -206,26 +203,16 @@ def dpo(
       cfx dpo --pairs pairs.csv --model run/best --epochs 5 --beta 0.2 -o dpo
       cfx dpo -o dpo --resume
     """
-    from cfx.cli.console import ConsoleReporter
-    from cfx.config.finetuning import PairsRun
-    from cfx.training.run import RunDirectory
-
-    reporter = ConsoleReporter()
     if resume:
-        _resume(run, options.named(context), reporter)
+        _resume(run, options.named(context))
         return
     config = DPOConfig(**learning)
     if pairs is None:
         raise UsageError("dpo needs pairs of crystals", "name a file of them with --pairs")
-    values.start_jax(reporter)
-
-    from cfx.rl.preferences import learn_preferences
-
+    values.start_jax()
     RunDirectory(run).check_free()
-    content = PairsRun(model=model, pairs=str(pairs), dpo=config).with_whole_paths()
-    result = learn_preferences(run, content, values.load(model, reporter), reporter)
-    reporter.message(f"{result.pairs} pairs: {100 * result.right:.0f} % moved towards the better crystal")
-    _tell_policy(run, reporter)
+    content = finetuning.PairsRun(model=model, pairs=str(pairs), dpo=config).with_whole_paths()
+    _learn_preferences(run, content, values.load(model))
 
 
 def _slug(text: str) -> str:
@@ -233,74 +220,70 @@ def _slug(text: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in text).strip("-")
 
 
-def _rewarded(run: Path, name: str, space_group: str, drawing: Given, rewards, config: RLConfig, reporter) -> None:
-    from cfx.config.finetuning import RewardRun
-    from cfx.rl.reinforce import fine_tune
-    from cfx.training.run import RunDirectory
-
+def _rewarded(run: Path, name: str, space_group: str, drawing: Given, rewards: RewardConfig, config: RLConfig) -> None:
     RunDirectory(run).check_free()
-    model = values.load(name, reporter)
-    groups, weights = values.drawn_space_groups(space_group, model, reporter)
+    model = values.load(name)
+    groups, weights = values.drawn_space_groups(space_group, model)
     sample = SampleConfig(space_groups=groups, weights=weights, **drawing)
-    content = RewardRun(model=name, sample=sample, reward=rewards, rl=config).with_whole_paths()
-    reward, diversity = _judges(rewards, reporter)
-    result = fine_tune(run, content, model, reward, diversity, reporter)
-    _tell(result, run, sample, reward, reporter)
+    content = finetuning.RewardRun(model=name, sample=sample, reward=rewards, rl=config).with_whole_paths()
+    _fine_tune(run, content, model, rewards)
 
 
-def _judges(rewards: RewardConfig, reporter) -> tuple[Any, Any]:
-    """The reward and what is added to it, ready to evaluate."""
-    from cfx.evaluation.setup import open_hull, read_reference
-    from cfx.rl.named_rewards import load_reward
-    from cfx.rl.rewards import Diversity
-
-    reward = load_reward(rewards, lambda potential: open_hull(rewards.hull, rewards.hull_scale, potential, reporter))
-    reporter.message(f"reward {reward.name}: {reward.about}")
-    known = read_reference(rewards.reference, -1, reporter) if rewards.reference else None
-    return reward, Diversity(rewards.novelty_bonus, rewards.duplicate_penalty, rewards.composition_penalty, known)
-
-
-def _resume(run: Path | None, named: set[str], reporter) -> None:
+def _resume(run: Path | None, named: set[str]) -> None:
     """Continues a run of either command."""
-    from cfx.config.finetuning import PairsRun, read_run
-
     if run is None or "--output" not in named:
         raise UsageError("--resume needs the directory of a run", "name it with -o")
     if others := named - {"--output", "--resume"}:
         raise UsageError(
             "--resume continues with the options of the first run", f"leave out {', '.join(sorted(others))}"
         )
-    values.start_jax(reporter)
+    values.start_jax()
 
     from cfx.model import load_model
 
-    config = read_run(run)
+    config = finetuning.read_run(run)
     # Killed before it had its reference, a run begins with the model that it was given.
     reference = run / "reference"
-    model = load_model(reference) if reference.exists() else values.load(config.model, reporter)
-    if isinstance(config, PairsRun):
-        from cfx.rl.preferences import learn_preferences
+    model = load_model(reference) if reference.exists() else values.load(config.model)
+    if isinstance(config, finetuning.PairsRun):
+        _learn_preferences(run, config, model, resume=True)
+    else:
+        _fine_tune(run, config, model, config.reward, resume=True)
 
-        learn_preferences(run, config, model, reporter, resume=True)
-        _tell_policy(run, reporter)
-        return
+
+def _learn_preferences(run: Path, config: finetuning.PairsRun, model: Model, resume: bool = False) -> None:
+    from cfx.rl.preferences import learn_preferences
+
+    result = learn_preferences(run, config, model, REPORTER, resume)
+    if not resume:
+        REPORTER.message(f"{result.pairs} pairs: {100 * result.right:.0f} % moved towards the better crystal")
+    _tell_policy(run)
+
+
+def _fine_tune(
+    run: Path, config: finetuning.RewardRun, model: Model, rewards: RewardConfig, resume: bool = False
+) -> None:
+    from cfx.evaluation.setup import open_hull, read_reference
+    from cfx.rl.named_rewards import load_reward
     from cfx.rl.reinforce import fine_tune
+    from cfx.rl.rewards import Diversity
 
-    reward, diversity = _judges(config.reward, reporter)
-    result = fine_tune(run, config, model, reward, diversity, reporter, resume=True)
-    _tell(result, run, config.sample, reward, reporter)
-
-
-def _tell(result, run: Path, sample: SampleConfig, reward, reporter) -> None:
-    """Says at the end what became of the reward."""
+    reward: Any = load_reward(
+        rewards, lambda potential: open_hull(rewards.hull, rewards.hull_scale, potential, REPORTER)
+    )
+    REPORTER.message(f"reward {reward.name}: {reward.about}")
+    known = read_reference(rewards.reference, -1, REPORTER) if rewards.reference else None
+    diversity = Diversity(rewards.novelty_bonus, rewards.duplicate_penalty, rewards.composition_penalty, known)
+    result = fine_tune(run, config, model, reward, diversity, REPORTER, resume)
     if result.ended:
-        reporter.warning(f"ended at step {result.step}: {result.ended}")
+        REPORTER.warning(f"ended at step {result.step}: {result.ended}")
     if result.first is not None:
         unit = f" {reward.unit}" if reward.unit else ""
-        reporter.message(f"mean reward {result.first:.3f}{unit} in the first step, {result.last:.3f} in the last")
-    reporter.message(f"{result.best} crystals of highest reward: {run}/best.cif")
-    _tell_policy(run, reporter, "data:model" if sample.weights else values.space_group_text(sample.space_groups))
+        REPORTER.message(f"mean reward {result.first:.3f}{unit} in the first step, {result.last:.3f} in the last")
+    REPORTER.message(f"{result.best} crystals of highest reward: {run}/best.cif")
+    sample = config.sample
+    _tell_policy(run, "data:model" if sample.weights else values.space_group_text(sample.space_groups))
 
 
-def _tell_policy(run: Path, reporter, groups: str = "data:model") -> None:
-    reporter.message(f"sample from the policy with: cfx sample --model {run}/final --sg {groups} -n 10")
+def _tell_policy(run: Path, groups: str = "data:model") -> None:
+    REPORTER.message(f"sample from the policy with: cfx sample --model {run}/final --sg {groups} -n 10")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfx.config import Template
+from cfx.cli.console import REPORTER
+from cfx.config import SYMPREC, Template
 from cfx.config.fields import option
-from cfx.errors import DataError, UsageError
-from cfx.reporter import Reporter
+from cfx.errors import DataError, DependencyError, OutputError, UsageError
+from cfx.io.files import cache_directory, check_file
+from cfx.reporter import interrupted_by_signals
 
 if TYPE_CHECKING:
     from cfx.model import Model
@@ -21,56 +25,37 @@ MOST_SITES = 20
 """Sites of a prototype: what the published models hold."""
 
 
-def print_json(content: Any) -> None:
-    """Prints JSON on stdout."""
-    import json
-
-    print(json.dumps(content, indent=1))
-
-
 def check_table(path: Path | None, force: bool) -> None:
-    """Makes sure that a table can be written; None, for no file, is fine.
+    """Makes sure that a table, .csv or .parquet, can be written; None, for no file, is fine. See `check_file`.
 
     Raises:
-        UsageError: for another ending than .csv and .parquet.
-        OutputError: if it is there and must not be overwritten, or its directory cannot be written.
         DependencyError: for Parquet without pyarrow.
     """
-    from importlib.util import find_spec
-
-    from cfx.errors import DependencyError
-    from cfx.io.files import check_file
-
     check_file(path, (".csv", ".parquet"), force)
     if path is not None and path.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise DependencyError("writing Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'")
 
 
-def start_jax(reporter: Reporter) -> None:
+def start_jax() -> None:
     """Makes matrix products float32 on every device, and keeps compiled programs on disk for the next command."""
     import jax
 
-    from cfx.errors import OutputError
-    from cfx.io.files import cache_directory
-
     jax.config.update("jax_default_matmul_precision", "float32")
-
     try:
         directory = cache_directory("compiled")
     except OutputError as error:
-        reporter.warning(f"{error.message}; every run will compile again ({error.hint})")
+        REPORTER.warning(f"{error.message}; every run will compile again ({error.hint})")
         return
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def load(name: str, reporter: Reporter) -> Model:
+def load(name: str) -> Model:
     """Loads a model, which may have to be fetched first; a signal ends that with one line."""
     from cfx.model import load_model
-    from cfx.reporter import interrupted_by_signals
 
     with interrupted_by_signals(f"stopped loading {name}; run the same command again to go on where it was"):
-        return load_model(name, reporter=reporter)
+        return load_model(name, reporter=REPORTER)
 
 
 def words(text: str | None) -> tuple[str, ...]:
@@ -113,12 +98,8 @@ def space_groups(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
 
 def space_group_text(groups: Sequence[int]) -> str:
     """Space groups as --sg takes them, ranges where there are some: 2,14,62-65."""
-    runs: list[list[int]] = []
-    for group in groups:
-        if runs and group == runs[-1][-1] + 1:
-            runs[-1].append(group)
-        else:
-            runs.append([group])
+    # In a run of consecutive groups, a group less its place is always the same.
+    runs = [[group for _, group in run] for _, run in itertools.groupby(enumerate(groups), lambda one: one[1] - one[0])]
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
@@ -134,7 +115,7 @@ def check_space_groups(text: str) -> None:
         raise UsageError("data: names no data set", "write data:FILE or data:model")
 
 
-def drawn_space_groups(text: str, model: Model, reporter: Reporter) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def drawn_space_groups(text: str, model: Model) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Space groups and weights of a --sg that was checked; of data:NAME, as often as they are in a data set.
 
     Raises:
@@ -145,7 +126,7 @@ def drawn_space_groups(text: str, model: Model, reporter: Reporter) -> tuple[tup
 
     if not text.startswith("data:"):
         return space_groups(text)
-    counts = space_group_counts(model, text.removeprefix("data:"), reporter)
+    counts = space_group_counts(model, text.removeprefix("data:"), REPORTER)
     found = {group: count for group, count in sorted(counts.items()) if count}
     return tuple(found), tuple(float(count) for count in found.values())
 
@@ -223,8 +204,6 @@ def template(given: dict[str, Any]) -> tuple[Template, int | None]:
 
 
 def _sites(path: Path) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[int, ...], ...]]:
-    import json
-
     try:
         content = json.loads(path.read_text())
         species, tied = content.get("atom_mask", []), content.get("constraints", [])
@@ -240,7 +219,6 @@ def _sites(path: Path) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[int, ..
 
 def _prototype(path: Path, sites: Path | None, redraw: tuple[str, ...]) -> tuple[Template, int]:
     from cfx.core.symmetry import LETTERS
-    from cfx.data.encode import SYMPREC
     from cfx.data.read import encode_records, read_records
 
     if unknown := set(redraw) - {"coords", "lattice"}:
@@ -254,21 +232,16 @@ def _prototype(path: Path, sites: Path | None, redraw: tuple[str, ...]) -> tuple
     [crystal] = encode_records(records, SYMPREC, MOST_SITES)
     if isinstance(crystal, str):
         raise DataError(f"cannot use {path} as a prototype: {crystal}")
-    if sites:
-        species, tied = _sites(sites)
-    else:  # sites of one element stay of one element
-        species, groups = (), {}
-        for site, number in enumerate(crystal.species):
-            groups.setdefault(int(number), []).append(site)
-        tied = tuple(tuple(group) for group in groups.values() if len(group) > 1)
+    # Without groups of sites, those of one element stay of one element.
+    elements = crystal.species.tolist()
+    same = (tuple(site for site, other in enumerate(elements) if other == one) for one in dict.fromkeys(elements))
+    species, tied = _sites(sites) if sites else ((), tuple(group for group in same if len(group) > 1))
     found = Template(
         letters=tuple(LETTERS[letter] for letter in crystal.wyckoff),
         species=species,
         tied=tied,
-        frac_coords=()
-        if "coords" in redraw
-        else tuple((float(x), float(y), float(z)) for x, y, z in crystal.frac_coords),
-        lattice=() if "lattice" in redraw else tuple(map(float, crystal.lattice)),
+        frac_coords=() if "coords" in redraw else tuple((x, y, z) for x, y, z in crystal.frac_coords.tolist()),
+        lattice=() if "lattice" in redraw else tuple(crystal.lattice.tolist()),
     )
     return found, int(crystal.space_group)
 

@@ -11,6 +11,10 @@ from cfx.errors import DataError
 
 NATS = "nats per crystal"
 
+SUFFIXES = (".png", ".svg", ".pdf")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+"""Blue, vermilion, green and purple of Okabe and Ito, which colour-blind people can tell apart."""
+
 NAMES = {"wyckoff": "letters", "species": "species", "coords": "coordinates", "lattice": "lattice"}
 """The parts of a loss, as a person reads them."""
 

@@ -13,15 +13,11 @@ from cfx.core.elements import ACTINIDES, FAMILIES, LANTHANIDES, SYMBOLS, group_n
 from cfx.errors import DataError
 from cfx.io.files import replace_atomically
 from cfx.model import Model
-from cfx.runs.curves import Curves, Panel
+from cfx.runs.curves import COLOURS, Curves, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-SUFFIXES = (".png", ".svg", ".pdf")
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-"""Blue, vermilion, green and purple of Okabe and Ito, which colour-blind people can tell apart."""
 
 FEW_POINTS = 60
 """Up to which a curve shows its points."""
