@@ -195,13 +195,13 @@ def run(
 
 
 def import_early() -> None:
-    """Imports what commands need, and cfx but for what loads potentials."""
+    """Imports what commands need, and cfx but for what loads potentials or the hub's client."""
     for name in EARLY:
         importlib.import_module(name)
     import cfx
 
     for module in pkgutil.walk_packages(cfx.__path__, "cfx."):
-        if not module.name.startswith(("cfx.resources", "cfx.predictors.")):
+        if not module.name.startswith(("cfx.resources", "cfx.predictors.", "cfx.fetch.download")):
             importlib.import_module(module.name)
     gc.freeze()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cfx.data.structures import column_names, read_column
+from cfx.data.formats.tables import column_names, read_column
 from cfx.errors import DataError
 
 

@@ -335,4 +335,4 @@ def test_atoms_that_the_multiplicity_tells_apart_stay_apart(point):
     cell = np.array([[6.7, 6.7, 9.97, 90, 90, 120]])
     letter = LETTERS.index("j")
     crystal = CrystalBatch(np.array([194]), cell, np.array([[point]]), np.array([[13]]), np.array([[letter]]))
-    assert len(structure_of_cif(cif_block("Al", crystal, 0, {}))) == 12
+    assert len(structure_of_cif(cif_block("Al", crystal, {}))) == 12

@@ -294,8 +294,8 @@ def test_the_other_process_finished_between_two_looks(data, own_cache, expected,
     """Between our finding nothing and our locking: then there is nothing left to do."""
     load_dataset(data, num_workers=1)
     read_rows.clear()
-    read_state, looks = module.read_state, itertools.count()
-    monkeypatch.setattr(module, "read_state", lambda *where: read_state(*where) if next(looks) else None)
+    read_state, looks = module.store.read_state, itertools.count()
+    monkeypatch.setattr(module.store, "read_state", lambda *where: read_state(*where) if next(looks) else None)
     assert len(load_dataset(data, num_workers=1)) == 7
     assert not read_rows
     assert content(own_cache / "encoded") == expected

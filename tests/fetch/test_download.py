@@ -7,8 +7,8 @@ import pytest
 
 from cfx.errors import NetworkError, OutputError
 from cfx.fetch import download, failures
-from cfx.fetch.download import PIECE, SLOWEST, WINDOW
-from cfx.fetch.failures import ATTEMPTS, CLASSES, FAILURES, PASSING, TooSlow, Unreachable, failure, with_retries
+from cfx.fetch.download import ATTEMPTS, PIECE, SLOWEST, WINDOW, TooSlow, with_retries
+from cfx.fetch.failures import CLASSES, FAILURES, PASSING, Unreachable, failure
 
 URL = "https://host/x"
 
@@ -17,7 +17,7 @@ URL = "https://host/x"
 def waits(monkeypatch) -> list[float]:
     """How long was waited, had there been time."""
     seconds: list[float] = []
-    monkeypatch.setattr(failures.time, "sleep", seconds.append)
+    monkeypatch.setattr(download.time, "sleep", seconds.append)
     return seconds
 
 
@@ -71,7 +71,7 @@ def test_the_table_of_failures(tmp_path):
     for kind in FAILURES:
         error = failure(kind, **facts)
         assert "\n" not in error.message and "{" not in f"{error.message}{error.hint}"
-    assert {*CLASSES, *PASSING, *failures.PASSING_IN_TRANSFER, *failures.STATUSES.values()} <= set(FAILURES)
+    assert {*CLASSES, *PASSING, *failures.PASSING_IN_TRANSFER, *download.STATUSES.values()} <= set(FAILURES)
     assert isinstance(failure("no room", **facts), OutputError) and str(tmp_path) in str(
         failure("no room", **facts).hint
     )

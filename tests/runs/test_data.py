@@ -14,7 +14,7 @@ from pymatgen.symmetry.groups import SpaceGroup
 
 from cfx.core.lattice import CRYSTAL_SYSTEMS
 from cfx.data import dataset, workers
-from cfx.data.summary import read, summarize
+from cfx.data.dataset import read, summarize
 from cfx.errors import DataError
 from cfx.reporter import Interrupted, Silent
 

@@ -61,7 +61,7 @@ def data(
         )
     check_file(failures, (".csv",), force)
 
-    from cfx.data.summary import read, summarize
+    from cfx.data.dataset import read, summarize
 
     with sole_writer(failures):
         dataset = read(data, n_max, REPORTER, symprec, workers or os.cpu_count() or 1)

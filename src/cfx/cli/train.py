@@ -85,7 +85,7 @@ def train(
 def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: int, processes) -> None:
     values.start_jax()
 
-    from cfx.data.summary import read
+    from cfx.data.dataset import read
     from cfx.fetch.names import data_path
     from cfx.io.checkpoint import load_checkpoint
     from cfx.training import devices

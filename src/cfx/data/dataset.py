@@ -1,7 +1,5 @@
 """Encoded data sets: made in parallel, cached by content, mapped into memory, every failure kept with its reason."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import json
@@ -18,27 +16,15 @@ import numpy as np
 
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS
-from cfx.data import lmdb
+from cfx.core.lattice import CRYSTAL_SYSTEMS
+from cfx.data import lmdb, store
 from cfx.data.encode import SYMPREC, EncodedCrystal, EncodingError, encode_structure
 from cfx.data.read import READABLE, read_records
-from cfx.data.store import (
-    CRYSTAL,
-    SITE,
-    Failure,
-    Part,
-    Reason,
-    StoreWriter,
-    count_reasons,
-    describe,
-    exclusive,
-    map_records,
-    pack,
-    publish,
-    read_state,
-)
 from cfx.data.workers import encode_in_parallel
 from cfx.errors import DataError
+from cfx.fetch.names import data_path
 from cfx.io.files import cache_directory, content_digest
+from cfx.reporter import Interrupted, Reporter, StopRequest
 
 ENCODER_VERSION = 3
 """Raised whenever the same input would encode to something else, so that stale caches are not read."""
@@ -90,8 +76,8 @@ class EncodedDataset:
         self.source: str = state["source"]
         self.n_max: int = state["n_max"]
         self.num_failures: int = state["failures"]
-        self._crystals = map_records(directory / "crystals.bin", CRYSTAL, state["crystals"])
-        self._sites = map_records(directory / "sites.bin", SITE, state["sites"])
+        self._crystals = store.map_records(directory / "crystals.bin", store.CRYSTAL, state["crystals"])
+        self._sites = store.map_records(directory / "sites.bin", store.SITE, state["sites"])
 
     def __len__(self) -> int:
         return len(self._crystals)
@@ -131,7 +117,7 @@ class EncodedDataset:
             _digest(self._path, self._symprec, self.n_max, version) for version in older
         )
 
-    def holds_same_crystals(self, other: EncodedDataset) -> bool:
+    def holds_same_crystals(self, other: "EncodedDataset") -> bool:
         """Whether another data set holds the same crystals in the same order, whatever its file is called."""
         if self.digest == other.digest:
             return True
@@ -158,19 +144,19 @@ class EncodedDataset:
         return self.directory / "failures.csv"
 
     @cached_property
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[store.Failure]:
         """The rows that are not crystals; read when first asked for."""
         return list(self._read_failures())
 
-    def reasons(self) -> list[Reason]:
+    def reasons(self) -> list[store.Reason]:
         """Why rows are not crystals, the most frequent reason first; no more than that is kept in memory."""
-        return count_reasons(self._read_failures())
+        return store.count_reasons(self._read_failures())
 
-    def _read_failures(self) -> Iterator[Failure]:
+    def _read_failures(self) -> Iterator[store.Failure]:
         csv.field_size_limit(2**31 - 1)
         with open(self.failures_path, encoding="utf-8", newline="") as file:
             for row, name, reason in itertools.islice(csv.reader(file), 1, None):
-                yield Failure(int(row), name, reason)
+                yield store.Failure(int(row), name, reason)
 
     def space_group_counts(self) -> np.ndarray:
         """int [230], crystals in each space group."""
@@ -226,7 +212,7 @@ def encode(structures: Sequence, symprec: float = SYMPREC, n_max: int = 21) -> E
             results.append(encode_structure(structure, symprec, n_max - 1))
         except EncodingError as error:
             results.append(str(error))
-    part = pack([""] * len(results), results)
+    part = store.pack([""] * len(results), results)
     batch = _gather(part.crystals, part.sites, n_max)
     failures = [(failure.row - 1, failure.reason) for failure in part.failures]
     return Encoded(batch, part.crystals["row"].astype(int) - 1, failures)
@@ -234,8 +220,76 @@ def encode(structures: Sequence, symprec: float = SYMPREC, n_max: int = 21) -> E
 
 def as_batch(crystals: Sequence[EncodedCrystal], n_max: int) -> CrystalBatch:
     """Encoded crystals as a batch (numpy), in their order."""
-    part = pack([""] * len(crystals), list(crystals))
+    part = store.pack([""] * len(crystals), list(crystals))
     return _gather(part.crystals, part.sites, n_max)
+
+
+def read(name: str | Path, n_max: int, reporter: Reporter, symprec: float, workers: int) -> EncodedDataset:
+    """An encoded data set; says how many crystals it holds, and what was skipped and why.
+
+    Args:
+        name: a file, see `load_dataset`; or a data set of the catalog, or hf:datasets/owner/repo/path, which are
+            fetched.
+        n_max: slots of the model.
+        reporter: receives progress and messages.
+        symprec: distance tolerance of the symmetry search, angstrom.
+        workers: processes that encode; -1 for all cores.
+
+    Raises:
+        DataError: if nothing can be read, or no row is a crystal.
+        NetworkError: if it has to be fetched, and cannot be.
+        Interrupted: after a signal; the work so far is kept, and continued by the next call.
+    """
+    path = data_path(name, reporter)
+    source = path.name if path == Path(name) else str(name)
+    with StopRequest() as stop, reporter.progress(f"encoding {source}", None) as progress:
+
+        def update(done: int) -> None:
+            progress.update(done)
+            if stop.signum is not None:
+                message = f"encoding stopped after {done:,} rows; run the same command again to continue"
+                raise Interrupted(stop.signum, message)
+
+        data = load_dataset(path, symprec, n_max, workers, update, source)
+        if stop.signum is not None:
+            raise Interrupted(stop.signum, f"stopped; {source} is encoded")
+    reporter.message(f"{source}: {len(data)} crystals, {data.num_failures} rows skipped")
+    if data.num_failures:
+        reasons = store.describe(data.reasons())
+        reporter.warning(f"skipped {data.num_failures} rows: {reasons}; all are listed in {data.failures_path}")
+    return data
+
+
+def summarize(data: EncodedDataset) -> dict[str, Any]:
+    """What a data set holds, ready for JSON.
+
+    Returns:
+        source, digest, n_max, rows, crystals, skipped; reasons (a list of reason, rows, example); crystals by
+        space_groups, crystal_systems, sites and elements (that they hold; the most frequent first); cache, the
+        directory of the encoded data, and its cache_bytes.
+    """
+    groups, sites = data.space_group_counts(), np.bincount(data.num_sites)
+    elements = data.element_counts()
+    systems, first = {}, 0
+    for name, last in CRYSTAL_SYSTEMS.items():
+        systems[name], first = int(groups[first:last].sum()), last
+    return {
+        "source": data.source,
+        "digest": data.digest,
+        "n_max": data.n_max,
+        "rows": len(data) + data.num_failures,
+        "crystals": len(data),
+        "skipped": data.num_failures,
+        "reasons": [
+            {"reason": reason.text, "rows": reason.rows, "example": reason.example} for reason in data.reasons()
+        ],
+        "space_groups": {int(i) + 1: int(groups[i]) for i in np.flatnonzero(groups)},
+        "crystal_systems": systems,
+        "sites": {int(i): int(sites[i]) for i in np.flatnonzero(sites)},
+        "elements": {SYMBOLS[i]: int(elements[i]) for i in np.argsort(-elements, kind="stable") if elements[i]},
+        "cache": str(data.directory),
+        "cache_bytes": sum(file.stat().st_size for file in data.directory.iterdir()),
+    }
 
 
 def load_dataset(
@@ -269,22 +323,22 @@ def load_dataset(
     digest = _digest(path, symprec, n_max, ENCODER_VERSION)
     directory = cache_directory("encoded") / digest
     partial = directory.with_name(f"{digest}.partial")
-    while (state := read_state(directory, digest)) is None:
-        with exclusive(partial) as ours:
+    while (state := store.read_state(directory, digest)) is None:
+        with store.exclusive(partial) as ours:
             if not ours:  # another process is at it
-                on_progress((read_state(partial, digest) or {"rows": 0})["rows"])
+                on_progress((store.read_state(partial, digest) or {"rows": 0})["rows"])
                 time.sleep(WAIT_SECONDS)
-            elif read_state(directory, digest):  # it has finished between our looks
+            elif store.read_state(directory, digest):  # it has finished between our looks
                 shutil.rmtree(partial)
             else:
                 _encode_into(partial, path, {"digest": digest, **settings}, num_workers, on_progress)
-                publish(partial, directory)
+                store.publish(partial, directory)
     dataset = EncodedDataset(directory, state, path, symprec)
     if not len(dataset):
         if not dataset.num_failures:
             raise DataError(f"{path} holds no crystals", READABLE)
         raise DataError(
-            f"{path}: none of {dataset.num_failures} rows can be used: {describe(dataset.reasons())}",
+            f"{path}: none of {dataset.num_failures} rows can be used: {store.describe(dataset.reasons())}",
             f"all rows and reasons are in {dataset.failures_path}",
         )
     return dataset
@@ -299,7 +353,7 @@ def _digest(path: Path, symprec: float, n_max: int, version: int) -> str:
 def _encode_into(partial: Path, path: Path, settings: dict[str, Any], num_workers: int, on_progress) -> None:
     """Fills a store with the rows that it lacks."""
     try:
-        writer = StoreWriter(partial, settings)
+        writer = store.StoreWriter(partial, settings)
         with closing(_parts(path, settings, num_workers, writer.rows)) as parts:
             committed = time.monotonic()
             for part in parts:
@@ -316,7 +370,7 @@ def _encode_into(partial: Path, path: Path, settings: dict[str, Any], num_worker
         raise
 
 
-def _parts(path: Path, settings: dict[str, Any], num_workers: int, done: int) -> Generator[Part, None, None]:
+def _parts(path: Path, settings: dict[str, Any], num_workers: int, done: int) -> Generator[store.Part, None, None]:
     """The rows of a file after the first `done`."""
     if path.suffix.lower() == ".lmdb":
         return lmdb.read_parts(path, settings["n_max"], done)

@@ -7,8 +7,6 @@ sorted by letter, x, y, z.
 Nothing here imports JAX: worker processes stay small.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Under the keys "0" to "4": space groups [n], lattices [n, 6] in the model frame,
 [n, N] and Wyckoff letters [n, N], with zeros in pads.
 """
 
-from __future__ import annotations
-
 import io
 import subprocess
 import sys

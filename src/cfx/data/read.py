@@ -8,10 +8,7 @@ W and G: lattice, coordinates, atomic numbers and Wyckoff letters of the sites, 
 Every file and row that was given becomes a record. Of what cannot be read, the record says why.
 """
 
-from __future__ import annotations
-
 import codecs
-import csv
 import gzip
 import io
 import re
@@ -20,7 +17,6 @@ import tempfile
 import threading
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -29,22 +25,7 @@ from typing import IO, TYPE_CHECKING, cast
 import numpy as np
 
 from cfx.data.encode import EncodedCrystal, encode_structure
-from cfx.data.formats import MOST_CHARACTERS, Record, rest_is_unreadable
-from cfx.data.formats.cif import cif_records, structure_of_cif
-from cfx.data.formats.frames import (
-    elements,
-    extxyz_records,
-    poscar_records,
-    structure_of_extxyz,
-    structure_of_poscar,
-)
-from cfx.data.formats.tables import (
-    csv_records,
-    jsonl_records,
-    parquet_records,
-    structure_of_dict,
-    structure_of_sites,
-)
+from cfx.data.formats import MOST_CHARACTERS, UNREADABLE, Record, cif, frames, rest_is_unreadable, tables
 from cfx.errors import DataError
 from cfx.io.files import files_below
 
@@ -52,9 +33,6 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 READABLE = "cfx reads .csv, .csv.gz, .jsonl, .parquet, .lmdb, .cif, .extxyz, POSCAR, and directories or zips of them"
-
-UNREADABLE = (OSError, EOFError, UnicodeError, zipfile.BadZipFile, zlib.error, csv.Error, RuntimeError)
-"""What damaged files raise; RuntimeError is zipfile's, on members it cannot decrypt or decompress, and of Parquet."""
 
 SUFFIXES = {
     ".csv": "csv",
@@ -170,7 +148,7 @@ def _parse_file(name: str, file: IO[bytes], depth: int = 0) -> Iterator[Record]:
         return
     if kind == "parquet":
         with _seekable(file) as content:
-            yield from map(_named_on_one_line, parquet_records(name, content))
+            yield from map(_named_on_one_line, tables.parquet_records(name, content))
         return
     # In a CSV, line ends belong to the cells.
     with _Lines(file, _encoding(file), errors=LATIN, newline="\n" if kind == "csv" else None) as lines:
@@ -243,23 +221,23 @@ class _Lines(io.TextIOWrapper):
 
 
 SPLITTERS = {
-    "csv": csv_records,
-    "jsonl": jsonl_records,
-    "cif": cif_records,
-    "extxyz": extxyz_records,
-    "poscar": poscar_records,
+    "csv": tables.csv_records,
+    "jsonl": tables.jsonl_records,
+    "cif": cif.cif_records,
+    "extxyz": frames.extxyz_records,
+    "poscar": frames.poscar_records,
 }
 
-PARSERS: dict[str, Callable[[str], Structure]] = {
-    "json": structure_of_dict,
-    "cif": structure_of_cif,
-    "sites": structure_of_sites,
-    "extxyz": structure_of_extxyz,
-    "poscar": structure_of_poscar,
+PARSERS: dict[str, Callable[[str], "Structure"]] = {
+    "json": tables.structure_of_dict,
+    "cif": cif.structure_of_cif,
+    "sites": tables.structure_of_sites,
+    "extxyz": frames.structure_of_extxyz,
+    "poscar": frames.structure_of_poscar,
 }
 
 
-def parse_structure(record: Record) -> Structure:
+def parse_structure(record: Record) -> "Structure":
     """The pymatgen Structure of a record.
 
     Raises:
@@ -276,7 +254,7 @@ def parse_structure(record: Record) -> Structure:
     structure = PARSERS[kind](text)
     if not abs(structure.lattice.volume) > 1e-6:
         raise ValueError("a cell without volume")
-    elements([getattr(kind, "symbol", str(kind)) for site in structure for kind in site.species])
+    frames.elements([getattr(kind, "symbol", str(kind)) for site in structure for kind in site.species])
     return structure
 
 

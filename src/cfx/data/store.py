@@ -6,8 +6,6 @@ called NAME.partial: files are journals, and dataset.json, replaced after every 
 Nothing here imports JAX.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,14 +1,7 @@
 """Crystals of a file as pymatgen Structures, what their table says besides, and whether they can be judged at all."""
 
-from __future__ import annotations
-
-import csv
-import gzip
 import itertools
-import json
-import math
 import re
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -21,13 +14,11 @@ import numpy as np
 from cfx.core.elements import SYMBOLS
 from cfx.data.encode import DISORDERED
 from cfx.data.formats import Record
-from cfx.data.formats.tables import STRUCTURE_COLUMNS
-from cfx.data.read import READABLE, ROW_SECONDS, UNREADABLE, parse_structure, read_records, reason_of, time_limit
-from cfx.errors import DataError, DependencyError
+from cfx.data.read import READABLE, ROW_SECONDS, parse_structure, read_records, reason_of, time_limit
+from cfx.errors import DataError
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
 
 CHUNK = 64
 """Records that a worker takes at once."""
@@ -133,82 +124,6 @@ def _space_group_asked(record: Record) -> int | None:
     return int(match[1]) if match else None
 
 
-FORMATS = (".csv", ".csv.gz", ".jsonl", ".parquet")
-
-
-def column_names(path: Path) -> list[str]:
-    """Columns of a table without those of structures; none for a file that is not a table.
-
-    Raises:
-        DataError: if it cannot be read.
-    """
-    if not path.name.lower().endswith(FORMATS) or path.is_dir():
-        return []
-    first = next(_rows(path), {})
-    return [name for name in first if name not in STRUCTURE_COLUMNS]
-
-
-def read_column(path: Path, name: str) -> np.ndarray:
-    """A column of a table, float64 [rows], rows as in `inputs.read_records`; NaN where there is no number.
-
-    Raises:
-        DataError: if it cannot be read, has no such column, or no number in it.
-    """
-    columns = column_names(path)
-    if name not in columns:
-        raise DataError(f"{path.name} has no column {name}", f"there are: {', '.join(columns) or 'none'}")
-    values = np.array([_number(row.get(name)) for row in _rows(path, name)], float)
-    if not np.isfinite(values).any():
-        raise DataError(f"the column {name} of {path.name} holds no numbers")
-    return values
-
-
-def _number(value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return math.nan
-    return number if math.isfinite(number) else math.nan
-
-
-def _rows(path: Path, column: str | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of a table as dicts; of Parquet only a column, if it is named."""
-    name = path.name.lower()
-    try:
-        if name.endswith(".parquet"):
-            yield from _parquet_rows(path, column)
-            return
-        open_text = gzip.open if name.endswith(".gz") else open
-        with open_text(path, "rt", encoding="utf-8-sig", newline="") as file:
-            if name.endswith(".jsonl"):
-                yield from map(_json_row, filter(str.strip, file))
-            else:
-                csv.field_size_limit(sys.maxsize)
-                yield from csv.DictReader(file)
-    except (*UNREADABLE, ValueError) as error:
-        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from error
-
-
-def _json_row(line: str) -> dict[str, Any]:
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise ValueError("a line is not a JSON object")
-    return row
-
-
-def _parquet_rows(path: Path, column: str | None) -> Iterator[dict[str, Any]]:
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise DependencyError("reading Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'") from error
-    with ParquetFile(path) as table:
-        if column is None:
-            yield dict.fromkeys(table.schema_arrow.names)
-            return
-        for batch in table.iter_batches(columns=[column]):
-            yield from batch.to_pylist()
-
-
 UNREAD = "could not be read"
 """Why a row without a structure fails."""
 
@@ -219,7 +134,7 @@ MIN_DISTANCE = 0.5
 """Distance that two atoms keep in a valid structure, angstrom (CDVAE). The shortest bond there is, H-H, has 0.74."""
 
 
-def why_malformed(structure: Structure | None) -> str:
+def why_malformed(structure: "Structure | None") -> str:
     """Why a structure cannot be judged; "" if it can.
 
     This is the least that any comparison or search needs. What a potential or property model needs is stricter, see
@@ -241,7 +156,7 @@ def why_malformed(structure: Structure | None) -> str:
     return ""
 
 
-def closest_approach(structure: Structure) -> float:
+def closest_approach(structure: "Structure") -> float:
     """Smallest distance between two atoms of a structure, images of one atom included, in angstrom."""
     distances = structure.distance_matrix
     others = distances[np.triu_indices(len(distances), k=1)]

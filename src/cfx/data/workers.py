@@ -3,8 +3,6 @@
 Workers are fresh processes (loky), never forks of a process that runs JAX. Nothing here imports JAX.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

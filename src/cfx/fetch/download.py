@@ -4,21 +4,27 @@ Bytes gather in a partial file, which a later run goes on with. They stop when t
 when next to nothing comes.
 """
 
-from __future__ import annotations
-
+import contextlib
 import errno
 import glob
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
 
+import httpx
+from huggingface_hub import constants, errors, get_hf_file_metadata, get_session, get_token, hf_hub_url
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, logging
+
+from cfx.catalog import HubAddress
 from cfx.errors import NetworkError
-from cfx.fetch.failures import PASSING, PASSING_IN_TRANSFER, TooSlow, failure, with_retries
-from cfx.fetch.record import Digest, digest_of
+from cfx.fetch.failures import PASSING, PASSING_IN_TRANSFER, failure
+from cfx.fetch.record import Digest, Remote, digest_of, matches
 from cfx.io.files import sync
 
 PIECE = 10 * 2**20
@@ -30,33 +36,72 @@ SLOWEST = 1024
 WINDOW = 3
 """Read time-outs (HF_HUB_DOWNLOAD_TIMEOUT, 10 s by default) over which the speed is measured."""
 
+ATTEMPTS = 4
+"""Attempts in a row that may fail; between them 1, 2 and 4 seconds, or as long as the server asks for."""
+
+LONGEST_WAIT = 60.0
+"""Seconds. A server that asks for more is not asked again."""
+
+STATUSES = {
+    401: "hidden",
+    403: "hidden",
+    404: "missing",
+    429: "crowded",
+    **dict.fromkeys((408, 500, 502, 503, 504), "busy"),
+}
+"""HTTP status -> kind of failure, where no error of the hub's client says it better."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a system says when there is no room."""
 
 OnProgress = Callable[[int, str], None]
 """Called with the bytes so far and a short text, mostly empty."""
 
-Accept = Callable[[Digest], None]
-"""Raises if a content is not acceptable."""
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Remote:
-    """A file that a server offers.
+# What servers say of a file.
 
-    Attributes:
-        url: where.
-        size: bytes, or None if the server does not say.
-        version: changes when the content does, as an ETag.
-        digest: SHA-256 of the content, or git's SHA-1, hexadecimal; None if the server does not say.
-        headers: to be sent along.
+
+def ask_hub(
+    address: HubAddress, revision: str | None = None, token: str | None = None, timeout: float | None = None
+) -> tuple[Remote, str]:
+    """What the hub says of a file, at its commit, which is returned as well.
+
+    Args:
+        address: of the file.
+        revision: branch, tag or commit; by default that of the address, or main.
+        token: of the hub; by default the one that its client knows.
+        timeout: seconds; by default HF_HUB_ETAG_TIMEOUT, or 10.
+
+    Raises:
+        NetworkError: if it cannot be asked, or does not show the file.
+        UsageError: if the token is none.
     """
 
-    url: str
-    size: int | None
-    version: str
-    digest: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a token
+    def url_at(revision: str) -> str:
+        return hf_hub_url(address.repo, address.path, repo_type=address.repo_type, revision=revision)
+
+    timeout = timeout or constants.HF_HUB_ETAG_TIMEOUT
+    headers = build_hf_headers(token=_checked_token(token) or False, library_name="cfx")
+    headers["Accept-Encoding"] = "identity"
+    url = url_at(revision or address.revision or "main")
+    metadata = with_retries(lambda: get_hf_file_metadata(url, headers=headers, token=False, timeout=timeout), url)
+    commit, etag = str(metadata.commit_hash), str(metadata.etag)
+    # Both become names of files. A content is called by its SHA-256 if it is large, or else by git's SHA-1.
+    if not re.fullmatch("[0-9a-f]{40}", commit) or not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", etag):
+        raise failure("no digest", url=url)
+    return Remote(url_at(commit), metadata.size, etag, etag, headers), commit
+
+
+def _checked_token(token: str | None) -> str | None:
+    try:
+        found = ((token if token is not None else get_token()) or "").strip()
+    except OSError as error:
+        raise failure("token", reason=error) from error
+    if not re.fullmatch(r"[\x21-\x7e]*", found):
+        raise failure("token letters")
+    return found or None
 
 
 def ask_web(url: str) -> Remote:
@@ -65,9 +110,6 @@ def ask_web(url: str) -> Remote:
     Raises:
         NetworkError: if it cannot be asked, or has none.
     """
-    from huggingface_hub import get_session
-    from huggingface_hub.utils import hf_raise_for_status
-
     headers = {"Accept-Encoding": "identity"}
 
     def head() -> Remote:
@@ -83,7 +125,10 @@ def ask_web(url: str) -> Remote:
     return with_retries(head, url)
 
 
-def download(remote: Remote, target: Path, accept: Accept, on_progress: OnProgress) -> Digest:
+# The bytes.
+
+
+def download(remote: Remote, target: Path, accept: Callable[[Digest], None], on_progress: OnProgress) -> Digest:
     """Brings a file here, whole and checked, or not at all.
 
     An interrupted download is continued by the next one of the same file.
@@ -91,7 +136,7 @@ def download(remote: Remote, target: Path, accept: Accept, on_progress: OnProgre
     Args:
         remote: what to fetch.
         target: where to; an older file is replaced.
-        accept: called before the content gets its name.
+        accept: called before the content gets its name; raises if it is not acceptable.
         on_progress: called with the bytes so far.
 
     Raises:
@@ -136,9 +181,6 @@ def _check_room(remote: Remote, partial: Path) -> None:
 
 def _transfer(remote: Remote, partial: Path, on_progress: OnProgress) -> None:
     """Appends what a partial file lacks; nothing is kept if it is more or less than was announced."""
-    from huggingface_hub import constants, get_session
-    from huggingface_hub.utils import hf_raise_for_status
-
     with open(partial, "ab") as file:
         done = file.tell()
         if not remote.version or (remote.size is not None and done > remote.size):
@@ -192,7 +234,7 @@ def _pieces(parts: Iterator[bytes]) -> Iterator[bytes]:
     yield bytes(pending)
 
 
-def _check(remote: Remote, partial: Path, accept: Accept) -> Digest:
+def _check(remote: Remote, partial: Path, accept: Callable[[Digest], None]) -> Digest:
     """The digest of what has arrived; what is not as announced, or not acceptable, is removed."""
     digest = digest_of(partial)
     try:
@@ -205,12 +247,99 @@ def _check(remote: Remote, partial: Path, accept: Accept) -> Digest:
     return digest
 
 
-def matches(announced: str | None, digest: Digest, path: Path) -> bool:
-    """Whether a file is what was announced: by its SHA-256, or by its git SHA-1, or by nothing."""
-    if announced is None or len(announced) == 64:
-        return announced in (None, digest.sha256)
-    with open(path, "rb") as file:
-        sha1 = hashlib.sha1(f"blob {digest.size}\0".encode())
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            sha1.update(chunk)
-    return announced == sha1.hexdigest()
+# What is tried again.
+
+
+class TooSlow(Exception):
+    """A server that sends almost no data."""
+
+
+_EXPECTED = (
+    *(errors.HfHubHTTPError, errors.FileMetadataError, errors.OfflineModeIsEnabled),
+    *(httpx.HTTPError, httpx.InvalidURL, TooSlow),
+)
+
+
+def with_retries(
+    action: Callable[[], T],
+    url: str,
+    passing: Mapping[str, str] = PASSING,
+    say: Callable[[str], None] = lambda text: None,
+    done: Callable[[], int] = lambda: 0,
+) -> T:
+    """Does something on the network, again where that may help.
+
+    Args:
+        action: what to do.
+        url: for messages.
+        passing: kinds of failure that are worth another attempt, and what to say of them.
+        say: called before another attempt with why, and when.
+        done: how far the action has come; where it has come further, the count of attempts starts afresh.
+
+    Raises:
+        NetworkError: for everything that huggingface_hub and httpx raise.
+    """
+    try:
+        host = urlsplit(url).netloc
+    except ValueError as error:
+        raise failure("address", url=url) from error
+    try:
+        get_session()  # reads proxies and certificates from the environment, which can be wrong in many ways
+    except (ImportError, ValueError, OSError) as error:
+        raise failure("settings", reason=str(error).splitlines()[0]) from error
+    attempt, before = 0, done()
+    while True:
+        try:
+            with _quiet():
+                return action()
+        except _EXPECTED as error:
+            now = done()
+            attempt, before = (1, now) if now > before else (attempt + 1, before)
+            kind, wait = _kind(error), _wait(error, attempt)
+            facts = {"url": url, "host": host, "status": _status(error), "error": type(error).__name__}
+            if kind not in passing or attempt >= ATTEMPTS or wait > LONGEST_WAIT:
+                raise failure(kind, **facts) from error
+        say(f"{passing[kind].format(**facts)}; trying again in {wait:g} s")
+        time.sleep(wait)
+
+
+def _kind(error: Exception) -> str:
+    """The key in FAILURES of an error of huggingface_hub or httpx."""
+    classes = (
+        (errors.OfflineModeIsEnabled, "offline"),
+        (errors.GatedRepoError, "gated"),
+        (errors.RevisionNotFoundError, "revision"),
+        (errors.EntryNotFoundError, "missing"),
+        (errors.RepositoryNotFoundError, "hidden"),
+        (errors.HfHubHTTPError, STATUSES.get(_status(error) or 0, "refused")),
+        (errors.FileMetadataError, "no hub"),
+        (TooSlow, "slow"),
+        ((httpx.UnsupportedProtocol, httpx.InvalidURL), "address"),
+        (httpx.ProxyError, "proxy"),
+        (httpx.ConnectError, "certificate" if "CERTIFICATE" in str(error) else "unreachable"),
+        (httpx.ConnectTimeout, "unreachable"),
+        (httpx.TimeoutException, "silent"),
+    )
+    return next((kind for known, kind in classes if isinstance(error, known)), "lost")
+
+
+def _status(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _wait(error: Exception, attempt: int) -> float:
+    """Seconds until another attempt makes sense."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    asked = headers.get("Retry-After", "")
+    return float(asked) if asked.isdigit() else 2.0 ** (attempt - 1)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps huggingface_hub's own warnings from the terminal: what matters is told by the error or the progress."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

@@ -1,24 +1,13 @@
 """What can go wrong while fetching: one table of messages and hints, and what is worth another attempt."""
 
-from __future__ import annotations
-
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from collections.abc import Mapping
+from typing import Any
 
 from cfx.errors import CfxError, NetworkError, OutputError, UsageError
-
-T = TypeVar("T")
 
 
 class Unreachable(NetworkError):
     """A server that does not answer, or does not go on answering."""
-
-
-class TooSlow(Exception):
-    """A server that sends almost no data."""
 
 
 _CARRY = "where there is a network: cfx fetch NAME --export DIR; then here: cfx fetch --import DIR"
@@ -106,21 +95,6 @@ PASSING = {
 PASSING_IN_TRANSFER = {"silent": "the server stopped responding", "unreachable": "cannot reach {host}"}
 """Failures that are worth another attempt only if the server has answered before."""
 
-ATTEMPTS = 4
-"""Attempts in a row that may fail; between them 1, 2 and 4 seconds, or as long as the server asks for."""
-
-LONGEST_WAIT = 60.0
-"""Seconds. A server that asks for more is not asked again."""
-
-STATUSES = {
-    401: "hidden",
-    403: "hidden",
-    404: "missing",
-    429: "crowded",
-    **dict.fromkeys((408, 500, 502, 503, 504), "busy"),
-}
-"""HTTP status -> kind of failure, where no error of the hub's client says it better."""
-
 
 def failure(kind: str, **facts: Any) -> CfxError:
     """The error for a kind of failure.
@@ -131,98 +105,3 @@ def failure(kind: str, **facts: Any) -> CfxError:
     """
     message, hint = FAILURES[kind]
     return CLASSES.get(kind, NetworkError)(message.format(**facts), hint and hint.format(**facts))
-
-
-def with_retries(
-    action: Callable[[], T],
-    url: str,
-    passing: Mapping[str, str] = PASSING,
-    say: Callable[[str], None] = lambda text: None,
-    done: Callable[[], int] = lambda: 0,
-) -> T:
-    """Does something on the network, again where that may help.
-
-    Args:
-        action: what to do.
-        url: for messages.
-        passing: kinds of failure that are worth another attempt, and what to say of them.
-        say: called before another attempt with why, and when.
-        done: how far the action has come; where it has come further, the count of attempts starts afresh.
-
-    Raises:
-        NetworkError: for everything that huggingface_hub and httpx raise.
-    """
-    import httpx
-    from huggingface_hub import get_session
-    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, OfflineModeIsEnabled
-
-    expected = (HfHubHTTPError, httpx.HTTPError, httpx.InvalidURL, FileMetadataError, OfflineModeIsEnabled, TooSlow)
-    try:
-        host = urlsplit(url).netloc
-    except ValueError as error:
-        raise failure("address", url=url) from error
-    try:
-        get_session()  # reads proxies and certificates from the environment, which can be wrong in many ways
-    except (ImportError, ValueError, OSError) as error:
-        raise failure("settings", reason=str(error).splitlines()[0]) from error
-    attempt, before = 0, done()
-    while True:
-        try:
-            with _quiet():
-                return action()
-        except expected as error:
-            now = done()
-            attempt, before = (1, now) if now > before else (attempt + 1, before)
-            kind, wait = _kind(error), _wait(error, attempt)
-            facts = {"url": url, "host": host, "status": _status(error), "error": type(error).__name__}
-            if kind not in passing or attempt >= ATTEMPTS or wait > LONGEST_WAIT:
-                raise failure(kind, **facts) from error
-        say(f"{passing[kind].format(**facts)}; trying again in {wait:g} s")
-        time.sleep(wait)
-
-
-def _kind(error: Exception) -> str:
-    """The key in FAILURES of an error of huggingface_hub or httpx."""
-    import httpx
-    from huggingface_hub import errors
-
-    classes = (
-        (errors.OfflineModeIsEnabled, "offline"),
-        (errors.GatedRepoError, "gated"),
-        (errors.RevisionNotFoundError, "revision"),
-        (errors.EntryNotFoundError, "missing"),
-        (errors.RepositoryNotFoundError, "hidden"),
-        (errors.HfHubHTTPError, STATUSES.get(_status(error) or 0, "refused")),
-        (errors.FileMetadataError, "no hub"),
-        (TooSlow, "slow"),
-        ((httpx.UnsupportedProtocol, httpx.InvalidURL), "address"),
-        (httpx.ProxyError, "proxy"),
-        (httpx.ConnectError, "certificate" if "CERTIFICATE" in str(error) else "unreachable"),
-        (httpx.ConnectTimeout, "unreachable"),
-        (httpx.TimeoutException, "silent"),
-    )
-    return next((kind for known, kind in classes if isinstance(error, known)), "lost")
-
-
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _wait(error: Exception, attempt: int) -> float:
-    """Seconds until another attempt makes sense."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    asked = headers.get("Retry-After", "")
-    return float(asked) if asked.isdigit() else 2.0 ** (attempt - 1)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps huggingface_hub's own warnings from the terminal: what matters is told by the error or the progress."""
-    from huggingface_hub.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

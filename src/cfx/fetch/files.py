@@ -8,12 +8,9 @@ under these names (`blobs/`), links them into `snapshots/COMMIT/`, and says in `
 last asked for. A content gets its name, and then its link, only when it has been checked.
 """
 
-from __future__ import annotations
-
 import contextlib
-import dataclasses
+import functools
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,9 +18,8 @@ from pathlib import Path, PurePosixPath
 
 from cfx.catalog import Address, DriveAddress, HubAddress, WebAddress, parse_address, place_of
 from cfx.errors import DataError, NetworkError
-from cfx.fetch.download import Accept, OnProgress, Remote, ask_web, download, matches
-from cfx.fetch.failures import failure, with_retries
-from cfx.fetch.record import Digest, Record, check_same, digest_of, read_records, remember
+from cfx.fetch.failures import failure
+from cfx.fetch.record import Digest, Record, Remote, check_same, digest_of, matches, read_records, remember
 from cfx.io.files import cache_directory, exclusively, held, remove_file
 from cfx.reporter import Reporter
 
@@ -31,12 +27,6 @@ FILES = PurePosixPath("files")
 """Directory of what does not lie in the hub's cache."""
 
 DRIVE_ATTEMPTS = 3
-
-_COMMIT = re.compile("[0-9a-f]{40}")
-_DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
-
-Check = Callable[[Mapping[str, Digest]], None]
-"""Raises if what has come is not what it was before."""
 
 
 @dataclass(frozen=True)
@@ -133,31 +123,30 @@ def _bring(address: Address, known: Record | None, reporter: Reporter, request: 
     """Brings a file or folder here; it must be what is known of it."""
     place = FILES / place_of(address)
     revision = request.revision or (known.commit if known else None)
-
-    def check(files: Mapping[str, Digest]) -> None:
-        check_same(str(address), known.files if known else {}, files)
-
-    def accept(digest: Digest) -> None:
-        check({place.name: digest})
-
+    check = functools.partial(check_same, str(address), known.files if known else {})
     if is_offline():
         found = _take_cached(address, revision) if isinstance(address, HubAddress) and not request.force else None
         if found is None:
             raise failure("not cached", address=address)
         check(found.files)
         return found
+    from cfx.fetch import download  # only now: it imports httpx
+
+    def accept(digest: Digest) -> None:
+        check({place.name: digest})
+
     title = f"fetching {place.name}"
     if isinstance(address, DriveAddress):
         with reporter.progress(title, None):
             return _bring_from_drive(address, request.force or request.is_new, check)
     if isinstance(address, WebAddress):
-        remote = ask_web(address.url)
+        remote = download.ask_web(address.url)
         with reporter.progress(title, remote.size, unit="B") as progress:
-            digest = download(remote, cache_directory() / place, accept, progress.update)
+            digest = download.download(remote, cache_directory() / place, accept, progress.update)
         return Record({place.name: digest}, directory=place.parent.as_posix())
-    remote, commit = ask_hub(address, revision, request.token)
+    remote, commit = download.ask_hub(address, revision, request.token)
     with reporter.progress(title, remote.size, unit="B") as progress:
-        digest = _bring_blob(address, remote, commit, request.force, accept, progress.update)
+        digest = _bring_blob(address, remote, request.force, accept, progress.update)
     _link(address, remote, commit, revision or address.revision or "main")
     return Record({place.name: digest}, commit)
 
@@ -176,53 +165,6 @@ def is_offline() -> bool:
     except ValueError as error:
         raise failure("hub settings", reason=error) from error
     return bool(constants.HF_HUB_OFFLINE)
-
-
-def ask_hub(
-    address: HubAddress, revision: str | None = None, token: str | None = None, timeout: float | None = None
-) -> tuple[Remote, str]:
-    """What the hub says of a file, and its commit.
-
-    Args:
-        address: of the file.
-        revision: branch, tag or commit; by default that of the address, or main.
-        token: of the hub; by default the one that its client knows.
-        timeout: seconds; by default HF_HUB_ETAG_TIMEOUT, or 10.
-
-    Raises:
-        NetworkError: if it cannot be asked, or does not show the file.
-        UsageError: if the token is none.
-    """
-    from huggingface_hub import constants, get_hf_file_metadata
-    from huggingface_hub.utils import build_hf_headers
-
-    timeout = timeout or constants.HF_HUB_ETAG_TIMEOUT
-    headers = build_hf_headers(token=_checked_token(token) or False, library_name="cfx")
-    headers["Accept-Encoding"] = "identity"
-    url = _url(address, revision or address.revision or "main")
-    metadata = with_retries(lambda: get_hf_file_metadata(url, headers=headers, token=False, timeout=timeout), url)
-    commit, etag = str(metadata.commit_hash), str(metadata.etag)
-    if not _COMMIT.fullmatch(commit) or not _DIGEST.fullmatch(etag):  # both become names of files
-        raise failure("no digest", url=url)
-    return Remote(url, metadata.size, etag, etag, headers), commit
-
-
-def _checked_token(token: str | None) -> str | None:
-    from huggingface_hub import get_token
-
-    try:
-        found = ((token if token is not None else get_token()) or "").strip()
-    except OSError as error:
-        raise failure("token", reason=error) from error
-    if not re.fullmatch(r"[\x21-\x7e]*", found):
-        raise failure("token letters")
-    return found or None
-
-
-def _url(address: HubAddress, revision: str) -> str:
-    from huggingface_hub import hf_hub_url
-
-    return hf_hub_url(address.repo, address.path, repo_type=address.repo_type, revision=revision)
 
 
 def _folder(address: HubAddress) -> Path:
@@ -246,16 +188,23 @@ def _cached(address: HubAddress, revision: str | None) -> Path | None:
 def _take_cached(address: HubAddress, revision: str | None) -> Record | None:
     """The record of a file in the hub's cache, whoever put it there, if it is what its name there says."""
     path = _cached(address, revision)
-    if path is None or not _DIGEST.fullmatch(announced := path.resolve().name):
+    if path is None:
         return None
     digest, commit = digest_of(path), path.relative_to(_folder(address) / "snapshots").parts[0]
-    return Record({place_of(address).name: digest}, commit) if matches(announced, digest, path) else None
+    is_whole = matches(path.resolve().name, digest, path)  # what a snapshot links to is called by its digest
+    return Record({place_of(address).name: digest}, commit) if is_whole else None
 
 
 def _bring_blob(
-    address: HubAddress, remote: Remote, commit: str, force: bool, accept: Accept, on_progress: OnProgress
+    address: HubAddress,
+    remote: Remote,
+    force: bool,
+    accept: Callable[[Digest], None],
+    on_progress: Callable[[int, str], None],
 ) -> Digest:
     """Brings a content into the hub's cache, unless it is there, whole, and not to be forced."""
+    from cfx.fetch.download import download
+
     folder = _folder(address)
     blob = folder / "blobs" / remote.version
     # The lock is that of the hub's client; a cache that cannot be written needs none.
@@ -265,7 +214,7 @@ def _bring_blob(
         if blob.exists() and not force and matches(remote.digest, digest := digest_of(blob), blob):
             accept(digest)
             return digest
-        return download(dataclasses.replace(remote, url=_url(address, commit)), blob, accept, on_progress)
+        return download(remote, blob, accept, on_progress)
 
 
 def _link(address: HubAddress, remote: Remote, commit: str, revision: str) -> None:
@@ -284,7 +233,7 @@ def _link(address: HubAddress, remote: Remote, commit: str, revision: str) -> No
             os.replace(fresh, link)
     except OSError as error:
         raise failure("no link", target=link, reason=error.strerror or error) from error
-    if not _COMMIT.fullmatch(revision):
+    if revision != commit:
         with contextlib.suppress(OSError):  # for whoever has no network later; not worth an error
             (folder / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
             (folder / "refs" / revision).write_text(commit)
@@ -293,7 +242,7 @@ def _link(address: HubAddress, remote: Remote, commit: str, revision: str) -> No
 # Google Drive.
 
 
-def _bring_from_drive(address: DriveAddress, anew: bool, check: Check) -> Record:
+def _bring_from_drive(address: DriveAddress, anew: bool, check: Callable[[Mapping[str, Digest]], None]) -> Record:
     """Brings all files of a folder. Google says no digests: what comes first is what must come again."""
     place = FILES / place_of(address)
     directory = cache_directory() / place

@@ -1,7 +1,5 @@
 """Published models: fetched, converted to safetensors once, and found again."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import glob
@@ -18,7 +16,7 @@ from cfx.catalog import AUTO, CATALOG, FALLBACK, Entry, HubAddress, parse_addres
 from cfx.config import ModelConfig
 from cfx.errors import CfxError, CheckpointError, NetworkError, OutputError, UnsafeError
 from cfx.fetch.failures import Unreachable
-from cfx.fetch.files import NORMALLY, Request, ask_hub, fetch_file, find, is_offline, locate, remove_files
+from cfx.fetch.files import NORMALLY, Request, fetch_file, find, is_offline, locate, remove_files
 from cfx.fetch.record import Record, digest_of, forget, read_records, update_records
 from cfx.io import upstream
 from cfx.io.checkpoint import Checkpoint, save_checkpoint
@@ -225,6 +223,8 @@ def _recent_failure(stamp: Path) -> str | None:
 
 def _ask_briefly(address: str) -> None:
     """Asks the hub for a file, for AUTO_SECONDS at most, name lookup included."""
+    from cfx.fetch.download import ask_hub
+
     where = parse_address(address)
     assert isinstance(where, HubAddress)
     errors: list[CfxError | None] = []

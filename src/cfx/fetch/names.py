@@ -4,39 +4,18 @@ An export is a directory with the files, in the places they have below the cache
 must be.
 """
 
-from __future__ import annotations
-
+import functools
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from cfx.catalog import (
-    CATALOG,
-    DATA,
-    HULL,
-    MODEL,
-    Entry,
-    HubAddress,
-    find_part,
-    is_hub_address,
-    parse_address,
-    place_of,
-)
+from cfx import catalog
+from cfx.catalog import DATA, HULL, MODEL, Entry, HubAddress, is_hub_address, parse_address
 from cfx.errors import DataError, OutputError, UsageError
 from cfx.fetch.files import FILES, Request, fetch_file, locate, remove_files
 from cfx.fetch.models import MODELS, fetch_entry, fetch_model
-from cfx.fetch.record import (
-    FILE_NAME,
-    Digest,
-    Record,
-    check_same,
-    digest_of,
-    forget,
-    read_records,
-    update_records,
-    write_records,
-)
+from cfx.fetch.record import FILE_NAME, Record, check_same, digest_of, forget, read_records, update_records
 from cfx.io.files import cache_directory, replace_atomically, resource_directory
 from cfx.reporter import Reporter, interrupted_by_signals
 
@@ -83,7 +62,7 @@ def statuses() -> list[Status]:
         here = _whole(read_records())
     except OutputError:  # no cache directory, and so nothing in it
         here = {}
-    return [_status(entry, here) for entry in CATALOG.values()]
+    return [_status(entry, here) for entry in catalog.CATALOG.values()]
 
 
 def _status(entry: Entry, here: Mapping[str, Record]) -> Status:
@@ -113,7 +92,7 @@ def _best(address: str, here: Mapping[str, Record]) -> Record | None:
 
 def everything() -> list[str]:
     """Names of all that can be fetched."""
-    return [entry.name for entry in CATALOG.values() if entry.files]
+    return [entry.name for entry in catalog.CATALOG.values() if entry.files]
 
 
 def fetch(names: Sequence[str], reporter: Reporter, request: Request) -> dict[str, Path]:
@@ -146,7 +125,7 @@ def _plan(name: str, request: Request, reporter: Reporter) -> tuple[Entry | None
     if is_hub_address(name):
         parse_address(name)
         return None, [name]
-    found = find_part(name)
+    found = catalog.find_part(name)
     if found is None:
         raise UsageError(f"there is nothing named {name!r}", "see cfx fetch --list, or name a file: hf:owner/repo/path")
     entry, part = found
@@ -168,34 +147,20 @@ def _fetch_one(address: str, entry: Entry | None, reporter: Reporter, request: R
     return fetch_file(address, reporter, request)
 
 
-def data_path(name: str | Path, reporter: Reporter) -> Path:
-    """A data set on this machine: a path as it is; a name of the catalog or of the hub, fetched.
+def data_path(name: str | Path, reporter: Reporter, kind: str = DATA) -> Path:
+    """A data set, or hull, on this machine: a path as it is; a name of the catalog or of the hub, fetched.
 
     Raises:
         DataError: if the name is that of something else.
         NetworkError: if it has to be fetched, and cannot be.
     """
-    return _path(name, DATA, "data set", reporter)
-
-
-def hull_path(name: str | Path, reporter: Reporter) -> Path:
-    """The file of a hull on this machine: a path as it is; a name of the catalog or of the hub, fetched.
-
-    Raises:
-        DataError: if the name is that of something else.
-        NetworkError: if it has to be fetched, and cannot be.
-    """
-    return _path(name, HULL, "hull", reporter)
-
-
-def _path(name: str | Path, kind: str, what: str, reporter: Reporter) -> Path:
     text = str(name)
     if is_hub_address(text):
         address = text
-    elif not Path(text).exists() and (found := find_part(text)) is not None:
+    elif not Path(text).exists() and (found := catalog.find_part(text)) is not None:
         entry, part = found
         if entry.kind != kind:
-            raise DataError(f"{text} is not a {what} ({entry.summary})")
+            raise DataError(f"{text} is not a {'data set' if kind == DATA else kind} ({entry.summary})")
         if entry.resource is not None:
             return next(resource_directory(entry).glob("*.npz"))
         address = entry.files[part]
@@ -203,6 +168,10 @@ def _path(name: str | Path, kind: str, what: str, reporter: Reporter) -> Path:
         return Path(name)
     with interrupted_by_signals(f"stopped fetching {text}; run the same command again to go on where it was"):
         return fetch_file(address, reporter)
+
+
+hull_path = functools.partial(data_path, kind=HULL)
+"""The file of a hull on this machine; see `data_path`."""
 
 
 # What was fetched, as a whole.
@@ -223,13 +192,12 @@ def verify(reporter: Reporter) -> list[Checked]:
 
 
 def _compare(key: str, record: Record) -> list[Checked]:
-    return [Checked(key, path, _state(path, record.files[name])) for name, path in locate(key, record).items()]
+    def state(name: str, path: Path | None) -> str:
+        if path is None:
+            return MISSING
+        return OK if digest_of(path) == record.files[name] else DAMAGED
 
-
-def _state(path: Path | None, expected: Digest) -> str:
-    if path is None:
-        return MISSING
-    return OK if digest_of(path) == expected else DAMAGED
+    return [Checked(key, path, state(name, path)) for name, path in locate(key, record).items()]
 
 
 def export(addresses: Collection[str] | None, directory: Path) -> list[str]:
@@ -253,14 +221,14 @@ def export(addresses: Collection[str] | None, directory: Path) -> list[str]:
     chosen = {key: record for key, record in here.items() if key not in converted}
     if not chosen:
         raise DataError("there is nothing to export", "fetch something first: cfx fetch NAME --export DIR")
-    exported = read_records(directory / FILE_NAME)
+    copied: dict[str, Record] = {}
     for key, record in chosen.items():
-        target = record.directory or (FILES / place_of(parse_address(key))).parent.as_posix()
+        target = record.directory or (FILES / catalog.place_of(parse_address(key))).parent.as_posix()
         for name, path in _intact(key, record, locate(key, record)).items():
             _copy(path, directory / target / name)
-        exported[key] = replace(record, directory=target)
-    write_records(exported, directory / FILE_NAME)
-    return list(chosen)
+        copied[key] = replace(record, directory=target)
+    update_records(lambda exported: exported.update(copied), directory / FILE_NAME)
+    return list(copied)
 
 
 def import_files(directory: Path) -> list[str]:

@@ -5,15 +5,13 @@ be the same. Files of the hub have one too. Its own cache knows commits and dige
 move its refs, and it may be emptied, and neither may change what a name means to cfx.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Self
 
 from cfx.catalog import parse_address
 from cfx.errors import DataError, UsageError
@@ -34,6 +32,25 @@ class Digest:
     def __post_init__(self):
         if not re.fullmatch("[0-9a-f]{64}", self.sha256) or type(self.size) is not int or self.size < 0:
             raise ValueError(f"no digest: {self.sha256!r}, {self.size!r}")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file that a server offers.
+
+    Attributes:
+        url: where.
+        size: bytes, or None if the server does not say.
+        version: changes when the content does, as an ETag.
+        digest: SHA-256 of the content, or git's SHA-1, hexadecimal; None if the server does not say.
+        headers: to be sent along.
+    """
+
+    url: str
+    size: int | None
+    version: str
+    digest: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold a token
 
 
 @dataclass(frozen=True)
@@ -69,7 +86,7 @@ class Record:
         return {file.sha256 for file in self.files.values()}
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Record:
+    def from_json(cls, content: dict[str, Any]) -> Self:
         """A record from plain values.
 
         Raises:
@@ -131,12 +148,12 @@ def write_records(records: Mapping[str, Record], path: Path) -> None:
     replace_atomically(path, write)
 
 
-def update_records(change: Callable[[dict[str, Record]], object]) -> None:
-    """Changes the records of the cache; one process at a time, so that none loses those of another."""
+def update_records(change: Callable[[dict[str, Record]], object], path: Path | None = None) -> None:
+    """Changes the records of the cache, or of another file; one process at a time, so that none loses another's."""
     with exclusively("lock"):
-        records = read_records()
+        records = read_records(path)
         change(records)
-        write_records(records, cache_directory() / FILE_NAME)
+        write_records(records, path or cache_directory() / FILE_NAME)
 
 
 def remember(key: str, record: Record) -> None:
@@ -178,3 +195,12 @@ def digest_of(path: Path) -> Digest:
             return Digest(hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
+
+
+def matches(announced: str | None, digest: Digest, path: Path) -> bool:
+    """Whether a file is what was announced: by its SHA-256, or by its git SHA-1, or by nothing."""
+    if announced is None or len(announced) == 64:
+        return announced in (None, digest.sha256)
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.sha1(f"blob {digest.size}\0".encode()))
+    return announced == found.hexdigest()

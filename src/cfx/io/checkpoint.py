@@ -1,7 +1,5 @@
 """Checkpoint directories: params.safetensors, opt_state.safetensors and checkpoint.json, no pickle anywhere."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field

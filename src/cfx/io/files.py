@@ -1,7 +1,5 @@
 """Where cfx keeps files, files and directories that appear whole or not at all, one writer at a time; tables."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import hashlib

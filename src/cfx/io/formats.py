@@ -1,14 +1,12 @@
 """How a crystal is written: CIF, extended XYZ, JSON lines, CSV, POSCAR, and zips of CIF files."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import io
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +44,7 @@ class OutputRecord:
 
 def render_cif(record: OutputRecord) -> str:
     """A CIF block."""
-    return cif_block(record.name, record.crystals, 0, record.remarks)
+    return cif_block(record.name, record.crystals, record.remarks)
 
 
 def render_extxyz(record: OutputRecord) -> str:
@@ -55,7 +53,7 @@ def render_extxyz(record: OutputRecord) -> str:
     return extxyz_frame(record.crystals.to_structures()[0], remarks)
 
 
-def extxyz_frame(structure: Structure, remarks: dict[str, Any]) -> str:
+def extxyz_frame(structure: "Structure", remarks: dict[str, Any]) -> str:
     """A pymatgen Structure as a frame of extended XYZ."""
     import ase.io
 
@@ -147,47 +145,23 @@ FORMATS = {
 """Output formats by suffix; a name without a suffix is a directory of POSCAR files."""
 
 
-def cif_block(name: str, crystals: CrystalBatch, row: int, remarks: dict[str, str | int | float]) -> str:
-    """The CIF block of one crystal.
+CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+SITE = "label type_symbol symmetry_multiplicity Wyckoff_symbol fract_x fract_y fract_z occupancy"
 
-    Args:
-        name: of the data block.
-        crystals: a batch.
-        row: the crystal in it.
-        remarks: written as `_cfx_KEY value`.
-    """
-    group = int(crystals.space_group[row])
-    sites = range(int((crystals.wyckoff[row] > 0).sum()))
-    letters, species = crystals.wyckoff[row], crystals.species[row]
+
+def cif_block(name: str, crystals: CrystalBatch, remarks: Mapping[str, str | int | float]) -> str:
+    """The CIF block of a batch of one crystal, called `name`; remarks are written as `_cfx_KEY value`."""
+    group, letters, species = int(crystals.space_group[0]), crystals.wyckoff[0], crystals.species[0]
     multiplicity = symmetry_table().multiplicity[group - 1, letters]
-    counts = {SYMBOLS[number]: count for number, count in crystals.composition(row).items()}
-    cell = zip(
-        ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"),
-        crystals.lattice[row],
-        strict=True,
-    )
+    counts = {SYMBOLS[number]: count for number, count in crystals.composition(0).items()}
     lines = [f"data_{name}"]
     lines += [f"_cfx_{key} {_value(value)}" for key, value in remarks.items()]
     lines += ["_chemical_formula_sum '" + " ".join(f"{symbol}{n}" for symbol, n in sorted(counts.items())) + "'"]
-    lines += [f"_cell_{key} {float(value):.8f}" for key, value in cell]
-    lines += [_symmetry_text(group)]
-    lines += ["loop_"]
-    lines += [
-        f"_atom_site_{key}"
-        for key in (
-            "label",
-            "type_symbol",
-            "symmetry_multiplicity",
-            "Wyckoff_symbol",
-            "fract_x",
-            "fract_y",
-            "fract_z",
-            "occupancy",
-        )
-    ]
-    for i in sites:
+    lines += [f"_cell_{key} {float(value):.8f}" for key, value in zip(CELL, crystals.lattice[0], strict=True)]
+    lines += [_symmetry_text(group), "loop_", *(f"_atom_site_{key}" for key in SITE.split())]
+    for i in range(int(crystals.num_sites[0])):
         symbol = SYMBOLS[species[i]]
-        x, y, z = _exact(group, int(letters[i]), crystals.frac_coords[row, i])
+        x, y, z = _exact(group, int(letters[i]), crystals.frac_coords[0, i])
         lines += [f"{symbol}{i + 1} {symbol} {multiplicity[i]} {LETTERS[letters[i]]} {x:.10f} {y:.10f} {z:.10f} 1"]
     return "\n".join(lines) + "\n\n"
 
@@ -202,16 +176,14 @@ def _value(value: str | int | float) -> str:
 def _symmetry_text(group: int) -> str:
     rotations, translations = symmetry_table().general_operations(group)
     operations = [operation_text(r, t) for r, t in zip(rotations, translations, strict=True)]
-    lines = [
-        f"_space_group_IT_number {group}",
-        f"_space_group_name_H-M_alt '{symmetry_table().symbol[group - 1]}'",
-    ]
+    lines = [f"_space_group_IT_number {group}", f"_space_group_name_H-M_alt '{symmetry_table().symbol[group - 1]}'"]
     lines += ["loop_", "_space_group_symop_id", "_space_group_symop_operation_xyz"]
     return "\n".join(lines + [f"{i} '{operation}'" for i, operation in enumerate(operations, start=1)])
 
 
 def _exact(group: int, letter: int, point: np.ndarray) -> np.ndarray:
     """The point on its Wyckoff position in float64: 1/3 rather than the nearest float32."""
+    # The position's first operation maps a point of the position to itself: its fixed coordinates become exact.
     rotations, translations = symmetry_table().operations(group, letter)
     exact = rotations[0] @ point.astype(float) + translations[0]
     exact = np.round(exact - np.floor(exact), 10)
@@ -219,14 +191,12 @@ def _exact(group: int, letter: int, point: np.ndarray) -> np.ndarray:
 
 
 def cif_blocks(lines: Iterable[str]) -> Iterator[str]:
-    """The data blocks of a CIF; what stands before the first is left out."""
+    """The blocks of a file that begins with one."""
     block: list[str] = []
     for line in lines:
-        if line.startswith("data_"):
-            if block:
-                yield "".join(block)
-            block = [line]
-        elif block:
-            block.append(line)
+        if block and line.startswith("data_"):
+            yield "".join(block)
+            block = []
+        block.append(line)
     if block:
         yield "".join(block)

@@ -6,8 +6,6 @@ nothing. How much counts is said by a small file beside the journal, replaced af
 the lines themselves where they are JSON. `cfx.io.files.sole_writer` keeps other processes away.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterator

@@ -5,8 +5,6 @@ NAME.partial.json, which says what was asked and how much of the file counts, an
 NAME.partial.kept, the crystals as numbers.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

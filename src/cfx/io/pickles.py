@@ -5,8 +5,6 @@ that names anything else is refused before the thing is imported. It is the unpi
 Python: each opcode is a method, so that what a few bytes ask for can be weighed against the size of the file.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import re
@@ -167,6 +165,7 @@ class RestrictedUnpickler(_library._Unpickler):
         self.metastack, self.stack, self.proto = [], [], 0
         self.append = self.stack.append
         try:
+            # Every opcode can leave an object of a hundred bytes behind: a large file of them would fill the memory.
             for _ in range(MOST_OPCODES):
                 self.dispatch[self.read(1)[0]](self)
         except _library._Stop as stop:
@@ -244,17 +243,7 @@ class RestrictedUnpickler(_library._Unpickler):
 
 
 _DAMAGE = (
-    pickle.UnpicklingError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-    NotImplementedError,
-    struct.error,
-    AssertionError,
+    *(pickle.UnpicklingError, struct.error, EOFError, ValueError, TypeError, LookupError, AttributeError),
+    *(OverflowError, MemoryError, RecursionError, NotImplementedError, AssertionError),
 )
 """What the unpickler raises on bytes that are not a pickle."""

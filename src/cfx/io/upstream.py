@@ -1,7 +1,5 @@
 """Published checkpoints: pickles of {"params": Haiku tree, "opt_state": optax state}, read without trusting them."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

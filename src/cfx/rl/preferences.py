@@ -5,10 +5,8 @@ The likelihood is the published one: pairs come from anywhere, and were not draw
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from cfx.core.batches import Batch, BatchPlan, fill, mean_tokens
 from cfx.core.crystal import CrystalBatch
 from cfx.data.dataset import as_batch
 from cfx.data.encode import SYMPREC
+from cfx.data.formats.tables import read_rows
 from cfx.data.read import Record, encode_records
 from cfx.errors import DataError
 from cfx.model import Model
@@ -162,16 +161,11 @@ def read_pairs(path: Path, n_max: int) -> Pairs:
 
 def _rows(path: Path) -> list[dict]:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                csv.field_size_limit(sys.maxsize)
-                rows = list(csv.DictReader(file))
-            else:
-                rows = [json.loads(line) for line in file if line.strip()]
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"cannot read {path}: {error}", f"write {FORM}") from error
+        rows = list(read_rows(path))
+    except DataError as error:
+        raise DataError(error.message, f"write {FORM}") from error
     for i, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not all(row.get(side) for side in COLUMNS):
+        if not all(row.get(side) for side in COLUMNS):
             raise DataError(f"row {i} of {path} has no chosen and rejected crystal", f"write {FORM}")
     return rows
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import math
 from collections import Counter
 from importlib.metadata import version
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cfx.core.elements import SYMBOLS
+from cfx.data.formats.tables import read_rows
 from cfx.data.structures import load_crystals
 from cfx.errors import DataError
 from cfx.evaluation.hull import Hull, HullInfo, build_table, missing_phases
@@ -124,13 +123,8 @@ def read_formulas(path: Path) -> list[str]:
     Raises:
         DataError: if it cannot be read, or has no such column.
     """
-    open_text = gzip.open if path.suffix == ".gz" else open
-    try:
-        with open_text(path, "rt", encoding="utf-8", newline="") as file:
-            rows = csv.DictReader(file)
-            column = next((name for name in FORMULAS if name in (rows.fieldnames or [])), None)
-            if column is None:
-                raise DataError(f"{path} has no column `formula`", f"or one of: {', '.join(FORMULAS[1:])}")
-            return [row[column] for row in rows if row[column]]
-    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
+    rows = list(read_rows(path))
+    column = next((name for name in FORMULAS if rows and name in rows[0]), None)
+    if column is None:
+        raise DataError(f"{path} has no column `formula`", f"or one of: {', '.join(FORMULAS[1:])}")
+    return [row[column] for row in rows if row[column]]

@@ -157,6 +157,6 @@ def _as_cif(row: dict[str, Any]) -> str:
     if not encoded.failures:
         # The conventional cell may hold several of the cells that were relaxed.
         remarks["energy"] = row["energy_per_atom"] * sum(encoded.batch.composition(0).values())
-        return cif_block(row["name"].replace(" ", "_"), encoded.batch, 0, remarks)
+        return cif_block(row["name"].replace(" ", "_"), encoded.batch, remarks)
     block = str(CifWriter(structure, significant_figures=8)).split("\n", 2)
     return "\n".join([block[1], *(f"_cfx_{key} {json.dumps(str(value))}" for key, value in remarks.items()), block[2]])

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cfx.data.formats.tables import column_names, read_column
 from cfx.data.read import row_names
-from cfx.data.structures import column_names, load_crystals, read_column
+from cfx.data.structures import load_crystals
 from cfx.errors import DataError, UsageError
 from cfx.evaluation.novelty import Reference, find_novel
 from cfx.evaluation.setup import read_reference

@@ -21,9 +21,8 @@ from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import formula
 from cfx.core.lattice import CRYSTAL_SYSTEMS, cell_vectors, is_physical
 from cfx.core.likelihood import LogProb
-from cfx.data.dataset import EncodedDataset
+from cfx.data.dataset import EncodedDataset, read
 from cfx.data.encode import find_space_group
-from cfx.data.summary import read
 from cfx.errors import NumericsError, UsageError
 from cfx.io.files import sole_writer
 from cfx.io.formats import OutputRecord

@@ -1,8 +1,12 @@
 """File formats of crystals: a text stream to records, and a record to a pymatgen Structure, within limits."""
 
-from __future__ import annotations
-
+import csv
+import zipfile
+import zlib
 from typing import NamedTuple
+
+UNREADABLE = (OSError, EOFError, UnicodeError, zipfile.BadZipFile, zlib.error, csv.Error, RuntimeError)
+"""What damaged files raise; RuntimeError is zipfile's, on members it cannot decrypt or decompress, and of Parquet."""
 
 MOST_CHARACTERS = 10_000_000
 """Characters in the text of one crystal, at most."""

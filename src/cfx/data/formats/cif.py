@@ -4,8 +4,6 @@ The reader takes nothing for granted that the file does not say: no operations f
 element for a name that is none, no crystal that lacks elements of its formula.
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections import Counter
@@ -67,7 +65,7 @@ def _blocks(lines: Iterable[str]) -> Iterator[str]:
     yield "".join(block)
 
 
-def structure_of_cif(text: str) -> Structure:
+def structure_of_cif(text: str) -> "Structure":
     """The cell of the one crystal in a CIF, symmetry applied; elements without charges.
 
     Raises:

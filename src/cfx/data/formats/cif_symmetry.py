@@ -5,8 +5,6 @@ A1.4.2.7). A name that fits several settings is decided by the cell, or else by 
 atoms; where neither decides, there is no crystal.
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

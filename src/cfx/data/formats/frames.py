@@ -1,7 +1,5 @@
 """Extended XYZ and POSCAR: frames of atoms, one after the other in a file."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Iterator
@@ -35,7 +33,7 @@ def extxyz_records(name: str, lines: TextIO) -> Iterator[Record]:
 _ENTRY = re.compile(r"""([\w-]+)\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|\S+)""")
 
 
-def structure_of_extxyz(text: str) -> Structure:
+def structure_of_extxyz(text: str) -> "Structure":
     """The cell of a frame.
 
     Raises:
@@ -134,7 +132,7 @@ def _poscar_header(lines: list[str], at: int) -> tuple[int, int] | None:
     return last + 1, sum(counts)
 
 
-def structure_of_poscar(text: str) -> Structure:
+def structure_of_poscar(text: str) -> "Structure":
     """The cell of a POSCAR; elements by their names above the counts, behind the atoms, or in the comment.
 
     Raises:

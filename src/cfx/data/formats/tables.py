@@ -1,15 +1,22 @@
 """Tables of crystals: CSV, JSON lines and Parquet, with a column of CIFs or of pymatgen's dicts, or CrystalFormer's."""
 
-from __future__ import annotations
-
 import ast
 import csv
+import gzip
 import itertools
 import json
+import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TextIO
 
-from cfx.data.formats import MOST_ATOMS, MOST_CHARACTERS, Record
+import numpy as np
+
+from cfx.core.elements import SYMBOLS
+from cfx.core.symmetry import orbit, symmetry_table
+from cfx.data.formats import MOST_ATOMS, MOST_CHARACTERS, UNREADABLE, Record
 from cfx.errors import DataError, DependencyError
 
 if TYPE_CHECKING:
@@ -88,14 +95,10 @@ def jsonl_records(name: str, lines: TextIO) -> Iterator[Record]:
 
 def parquet_records(name: str, file: IO[bytes]) -> Iterator[Record]:
     """The records of a Parquet table, one for every row, read piece by piece."""
-    try:
-        import pyarrow
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise DependencyError("reading Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'") from error
+    pyarrow = _pyarrow()
     try:
         # By default pyarrow reads whole row groups, and keeps them.
-        table = ParquetFile(file, pre_buffer=False, buffer_size=65536)
+        table = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=65536)
         columns = table.schema_arrow.names
         found = _structure_columns(name, columns)
         needed = [*found, *[key for key in ID_COLUMNS if key in columns][:1]]
@@ -107,7 +110,15 @@ def parquet_records(name: str, file: IO[bytes]) -> Iterator[Record]:
         raise RuntimeError(str(error)) from error
 
 
-def structure_of_dict(text: str) -> Structure:
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DependencyError("reading Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'") from error
+    return pyarrow
+
+
+def structure_of_dict(text: str) -> "Structure":
     """The structure of a pymatgen dict; charges and properties are left out.
 
     Raises:
@@ -151,17 +162,13 @@ def _literal(text: str) -> Any:
         raise ValueError("neither JSON nor a printed dict (nan, inf and np.float64(...) are not read)") from error
 
 
-def structure_of_sites(text: str) -> Structure:
+def structure_of_sites(text: str) -> "Structure":
     """The conventional cell that the columns L, X, A, W and G describe.
 
     Raises:
         ValueError: with the reason why there is none.
     """
-    import numpy as np
     from pymatgen.core import Lattice, Structure
-
-    from cfx.core.elements import SYMBOLS
-    from cfx.core.symmetry import orbit, symmetry_table
 
     try:
         lattice, points, numbers, letters, group = (json.loads(cell) for cell in json.loads(text).values())
@@ -180,3 +187,88 @@ def structure_of_sites(text: str) -> Structure:
         return Structure(Lattice.from_parameters(*lattice), species, np.concatenate(coords))
     except (TypeError, LookupError, ValueError, RecursionError, OverflowError) as error:
         raise ValueError(f"not a crystal in the columns L, X, A, W, G: {error}") from error
+
+
+# Whole tables, and their other columns.
+
+TABLES = (".csv", ".csv.gz", ".jsonl", ".parquet")
+
+
+def column_names(path: Path) -> list[str]:
+    """Columns of a table without those of structures; none for a file that is not a table.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    if not path.name.lower().endswith(TABLES) or path.is_dir():
+        return []
+    if path.suffix.lower() == ".parquet":
+        with _reading(path):
+            names = _pyarrow().parquet.read_schema(path).names
+    else:
+        names = next(read_rows(path), {})
+    return [name for name in names if name not in STRUCTURE_COLUMNS]
+
+
+def read_column(path: Path, name: str) -> np.ndarray:
+    """A column of a table, float64 [rows], rows as in `data.read.read_records`; NaN where there is no number.
+
+    Raises:
+        DataError: if it cannot be read, has no such column, or no number in it.
+    """
+    columns = column_names(path)
+    if name not in columns:
+        raise DataError(f"{path.name} has no column {name}", f"there are: {', '.join(columns) or 'none'}")
+    values = np.array([_number(row.get(name)) for row in read_rows(path, [name])], float)
+    if not np.isfinite(values).any():
+        raise DataError(f"the column {name} of {path.name} holds no numbers")
+    return values
+
+
+def _number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a table as dicts: Parquet, JSON lines (.jsonl, .json), or else CSV.
+
+    Args:
+        path: of the file.
+        columns: the only ones that are needed, of Parquet; of other files all are read.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    name = path.name.lower()
+    with _reading(path):
+        if name.endswith(".parquet"):
+            with _pyarrow().parquet.ParquetFile(path) as table:
+                for batch in table.iter_batches(columns=columns):
+                    yield from batch.to_pylist()
+            return
+        open_text = gzip.open if name.endswith(".gz") else open
+        with open_text(path, "rt", encoding="utf-8-sig", newline="") as file:
+            if name.endswith((".jsonl", ".json")):
+                yield from map(_json_row, filter(str.strip, file))
+            else:
+                csv.field_size_limit(sys.maxsize)
+                yield from csv.DictReader(file)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (*UNREADABLE, ValueError) as error:
+        raise DataError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+
+
+def _json_row(line: str) -> dict[str, Any]:
+    row = json.loads(line)
+    if not isinstance(row, dict):
+        raise ValueError("a line is not a JSON object")
+    return row
