@@ -199,12 +199,10 @@ def _gather(crystals: np.ndarray, sites: np.ndarray, num_slots: int) -> CrystalB
 
 
 def encode(structures: Sequence, symprec: float = SYMPREC, n_max: int = 21) -> Encoded:
-    """Encodes pymatgen Structures, or reads why not.
+    """Encodes pymatgen Structures, in any cell, or says why not.
 
-    Args:
-        structures: pymatgen Structures, in any cell.
-        symprec: distance tolerance of the symmetry search, angstrom.
-        n_max: slots of the batch; a crystal may have one site less.
+    `symprec` is the distance tolerance of the symmetry search (angstrom), `n_max` the slots of the batch; a crystal has
+    one site less at most.
     """
     results: list[EncodedCrystal | str] = []
     for structure in structures:
@@ -227,13 +225,8 @@ def as_batch(crystals: Sequence[EncodedCrystal], n_max: int) -> CrystalBatch:
 def read(name: str | Path, n_max: int, reporter: Reporter, symprec: float, workers: int) -> EncodedDataset:
     """An encoded data set; says how many crystals it holds, and what was skipped and why.
 
-    Args:
-        name: a file, see `load_dataset`; or a data set of the catalog, or hf:datasets/owner/repo/path, which are
-            fetched.
-        n_max: slots of the model.
-        reporter: receives progress and messages.
-        symprec: distance tolerance of the symmetry search, angstrom.
-        workers: processes that encode; -1 for all cores.
+    `name` is a file, see `load_dataset` as for the rest; or a data set of the catalog, or hf:datasets/owner/repo/path,
+    which are fetched.
 
     Raises:
         DataError: if nothing can be read, or no row is a crystal.

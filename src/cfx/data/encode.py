@@ -46,12 +46,9 @@ class EncodingError(ValueError):
 
 
 def encode_structure(structure, symprec: float = SYMPREC, max_sites: int = 20) -> EncodedCrystal:
-    """Encodes one ordered pymatgen Structure.
+    """Encodes one ordered pymatgen Structure, in any cell, with at most so many symmetry-inequivalent sites.
 
-    Args:
-        structure: any cell of the crystal.
-        symprec: distance tolerance of the symmetry search, angstrom.
-        max_sites: most symmetry-inequivalent sites.
+    `symprec` is the distance tolerance of the symmetry search, angstrom.
 
     Raises:
         EncodingError: with the reason.
@@ -168,8 +165,8 @@ def _moyo(cell: tuple, symprec: float):
     """moyo's data set in the standard setting, or None where it finds no symmetry."""
     import moyopy
 
-    logging.getLogger("moyo").setLevel(logging.ERROR)
-    logging.getLogger("moyopy").setLevel(logging.ERROR)
+    for name in ("moyo", "moyopy"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     lattice, coords, numbers = (np.asarray(part).tolist() for part in cell)
     try:
         return moyopy.MoyoDataset(
@@ -229,12 +226,8 @@ def _representative(group: int, symbol: str, point: np.ndarray) -> tuple[int, np
     on_position = np.abs(deviation - np.rint(deviation)).sum(1) < ON_POSITION
     if not on_position.any():
         raise EncodingError(f"no point of an orbit lies on Wyckoff position {symbol} of space group {group}")
-    return letter, _on_grid(wrap(projected[int(np.argmax(on_position))]))
-
-
-def _on_grid(point: np.ndarray) -> np.ndarray:
-    """Coordinates a rounding error below 1 become 0."""
-    return np.where(point > 1 - 1e-7, 0.0, point)
+    chosen = wrap(projected[int(np.argmax(on_position))])
+    return letter, np.where(chosen > 1 - 1e-7, 0.0, chosen)  # a rounding error below 1 is 0
 
 
 def _parameters(matrix: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ import numpy as np
 from cfx.core.crystal import CrystalBatch, row_checks
 from cfx.core.lattice import is_physical, to_physical_frame
 from cfx.core.symmetry import symmetry_table, wrap
-from cfx.data.store import CRYSTAL, SITE, Failure, Part, starts
+from cfx.data.encode import EncodedCrystal
+from cfx.data.store import Part, pack
 from cfx.errors import DataError
 from cfx.io import pickles
 
@@ -41,12 +42,7 @@ def data_file(path: Path) -> Path:
 
 
 def read_parts(path: Path, n_max: int, first: int = 0) -> Generator[Part, None, None]:
-    """The crystals of a file after the first `first`, part by part.
-
-    Args:
-        path: file or directory.
-        n_max: slots of the model; a crystal has one site less at most.
-        first: crystals to leave out.
+    """The crystals of a file or directory after the first `first`, part by part; `n_max` as in `load_dataset`.
 
     Raises:
         DataError: if the file is damaged, hostile, or holds something else.
@@ -98,28 +94,19 @@ def _read_values(path: Path) -> list[bytes]:
 def _part(arrays: list[np.ndarray], n_max: int, first: int) -> Part:
     """A slice of the arrays, whose first crystal is number `first` of the file."""
     batch = _batch(*arrays)
-    num_sites, physical = batch.num_sites, is_physical(batch.lattice)
-    checks = {
-        **row_checks(batch),
-        "a lattice that closes no cell": physical,
-    }
+    num_sites = batch.num_sites
+    checks = {**row_checks(batch), "a lattice that closes no cell": is_physical(batch.lattice)}
     reasons = np.full(len(batch), "", object)
     for fault, fine in reversed(checks.items()):
         reasons[~fine] = fault
     for row in np.flatnonzero(num_sites > n_max - 1):
         reasons[row] = f"{num_sites[row]} symmetry-inequivalent sites, more than {n_max - 1}"
-    kept = reasons == ""
-    names = [f"row {first + i + 1}" for i in range(len(batch))]
-    failures = [Failure(int(i) + 1, names[i], reasons[i]) for i in np.flatnonzero(~kept)]
-    crystals = np.zeros(int(kept.sum()), CRYSTAL)
-    crystals["row"], crystals["num_sites"] = np.flatnonzero(kept) + 1, num_sites[kept]
-    crystals["start"] = starts(crystals["num_sites"])
-    crystals["space_group"], crystals["lattice"] = batch.space_group[kept], batch.lattice[kept]
-    filled = (batch.wyckoff > 0) & kept[:, None]
-    sites = np.zeros(int(filled.sum()), SITE)
-    for name in SITE.fields or ():
-        sites[name] = getattr(batch, name)[filled]
-    return Part(len(batch), crystals, sites, [names[i] for i in np.flatnonzero(kept)], failures)
+    columns = (batch.space_group, batch.lattice, batch.wyckoff, batch.species, batch.frac_coords)
+    results = [
+        reason or EncodedCrystal(group, lattice, *(sites[:num] for sites in rest))
+        for reason, num, group, lattice, *rest in zip(reasons, num_sites, *columns, strict=True)
+    ]
+    return pack([f"row {first + i}" for i in range(1, len(batch) + 1)], results)
 
 
 def _batch(space_group, lattice, frac_coords, species, wyckoff) -> CrystalBatch:

@@ -261,8 +261,7 @@ def parse_structure(record: Record) -> "Structure":
 def encode_records(records: Iterable[Record], symprec: float, max_sites: int) -> list[EncodedCrystal | str]:
     """Each record's crystal, or the reason why there is none. Runs in worker processes."""
     results: list[EncodedCrystal | str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         for record in records:
             try:
                 with time_limit(ROW_SECONDS):

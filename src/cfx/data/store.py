@@ -74,7 +74,7 @@ def pack(names: Sequence[str], results: Sequence[EncodedCrystal | str]) -> Part:
     crystals["num_sites"] = [len(crystal.wyckoff) for crystal in found]
     sites = np.zeros(int(crystals["num_sites"].sum()), SITE)
     if found:
-        crystals["start"] = starts(crystals["num_sites"])
+        crystals["start"] = np.cumsum(crystals["num_sites"], dtype=np.int64) - crystals["num_sites"]
         for name in ("space_group", "lattice"):
             crystals[name] = [getattr(crystal, name) for crystal in found]
         for name in SITE.names or ():
@@ -82,12 +82,6 @@ def pack(names: Sequence[str], results: Sequence[EncodedCrystal | str]) -> Part:
         sites["frac_coords"][sites["frac_coords"] >= 1] = 0  # the largest float64 below 1 rounds up
     failures = [Failure(i + 1, names[i], result) for i, result in enumerate(results) if isinstance(result, str)]
     return Part(len(results), crystals, sites, [names[i] for i in kept], failures)
-
-
-def starts(num_sites: np.ndarray) -> np.ndarray:
-    """int [n], where the sites of each crystal start in a file of all sites."""
-    ends = np.cumsum(num_sites, dtype=np.int64)
-    return ends - num_sites
 
 
 class StoreWriter:

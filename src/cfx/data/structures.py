@@ -4,7 +4,7 @@ import itertools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -44,9 +44,7 @@ class Loaded:
 def iterate_crystals(path: Path, num_workers: int = -1) -> Iterator[Loaded]:
     """All crystals of a file, directory or zip, in order; a bad one is a reason, not an error.
 
-    Args:
-        path: see `inputs.read_records`.
-        num_workers: processes; -1 for all cores. A backend set by `joblib.parallel_config` is used.
+    `num_workers` processes parse (-1: one for each core), or what `joblib.parallel_config` has set.
 
     Raises:
         DataError: if the file cannot be read.
@@ -62,12 +60,7 @@ def iterate_crystals(path: Path, num_workers: int = -1) -> Iterator[Loaded]:
 def load_crystals(
     path: Path, num_workers: int = -1, on_progress: Callable[[int], None] = lambda done: None
 ) -> list[Loaded]:
-    """All crystals of a file in memory; see `iterate_crystals`.
-
-    Args:
-        path: of the file.
-        num_workers: processes.
-        on_progress: called with the number of crystals read so far.
+    """All crystals of a file in memory; see `iterate_crystals`. `on_progress` is told how many were read so far.
 
     Raises:
         DataError: if the file cannot be read, or nothing in it is a crystal.
@@ -86,20 +79,18 @@ def load_crystals(
     return loaded
 
 
-def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
-    records = iter(records)
+def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
     while chunk := list(itertools.islice(records, CHUNK)):
         yield chunk
 
 
 def _parse_all(records: list[Record]) -> list[Loaded]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         return [_parse(record) for record in records]
 
 
 def _parse(record: Record) -> Loaded:
-    """The crystal of a record; whatever a parser raises becomes a reason, as in `inputs.encode_records`."""
+    """The crystal of a record; whatever a parser raises becomes a reason, as in `read.encode_records`."""
     asked = _space_group_asked(record)
     try:
         with time_limit(ROW_SECONDS):
@@ -135,13 +126,10 @@ MIN_DISTANCE = 0.5
 
 
 def why_malformed(structure: "Structure | None") -> str:
-    """Why a structure cannot be judged; "" if it can.
+    """Why a structure cannot be judged; "" if it can. None stands for a row that could not be read.
 
     This is the least that any comparison or search needs. What a potential or property model needs is stricter, see
     `cfx.predictors.batching.why_unsuitable`.
-
-    Args:
-        structure: None for a row that could not be read.
     """
     if structure is None:
         return UNREAD

@@ -37,11 +37,9 @@ def encode_in_parallel(
 ) -> Generator[Part, None, None]:
     """Records as parts, in order; closing the iterator ends workers that are not idle.
 
-    Args:
-        records: read while workers encode, a few chunks ahead.
-        symprec: distance tolerance of the symmetry search, angstrom.
-        max_sites: most symmetry-inequivalent sites of a crystal.
-        num_workers: processes; -1 for all cores, 1 for this one.
+    Records are read while workers encode, a few chunks ahead. `symprec` is the distance tolerance of the symmetry
+    search (angstrom), `max_sites` the most symmetry-inequivalent sites of a crystal; `num_workers` processes work, -1
+    for all cores and 1 for this one alone.
 
     Raises:
         DataError: if the records cannot be read.

@@ -129,15 +129,10 @@ def ask_web(url: str) -> Remote:
 
 
 def download(remote: Remote, target: Path, accept: Callable[[Digest], None], on_progress: OnProgress) -> Digest:
-    """Brings a file here, whole and checked, or not at all.
+    """Brings a file here, whole and checked, or not at all; an older file is replaced.
 
-    An interrupted download is continued by the next one of the same file.
-
-    Args:
-        remote: what to fetch.
-        target: where to; an older file is replaced.
-        accept: called before the content gets its name; raises if it is not acceptable.
-        on_progress: called with the bytes so far.
+    An interrupted download is continued by the next one of the same file. `accept` raises if the content is not
+    acceptable, before it gets its name.
 
     Raises:
         NetworkError: if it does not arrive, or is not what the server announced.

@@ -97,11 +97,6 @@ PASSING_IN_TRANSFER = {"silent": "the server stopped responding", "unreachable":
 
 
 def failure(kind: str, **facts: Any) -> CfxError:
-    """The error for a kind of failure.
-
-    Args:
-        kind: key of FAILURES.
-        **facts: what the places in its message and hint stand for.
-    """
+    """The error for a kind of failure, a key of FAILURES; `facts` stand in the places of its message and hint."""
     message, hint = FAILURES[kind]
     return CLASSES.get(kind, NetworkError)(message.format(**facts), hint and hint.format(**facts))

@@ -26,8 +26,6 @@ from cfx.reporter import Reporter
 FILES = PurePosixPath("files")
 """Directory of what does not lie in the hub's cache."""
 
-DRIVE_ATTEMPTS = 3
-
 
 @dataclass(frozen=True)
 class Request:
@@ -89,13 +87,7 @@ def remove_files(paths: Iterable[Path | None]) -> None:
 
 
 def fetch_file(address: str, reporter: Reporter, request: Request = NORMALLY, announce: bool = True) -> Path:
-    """A published file, or folder of Google Drive, on this machine.
-
-    Args:
-        address: where it is published.
-        reporter: receives progress.
-        request: how to fetch it.
-        announce: say so when it has come.
+    """A published file, or folder of Google Drive, on this machine; says so, if `announce`, when it was fetched.
 
     Raises:
         UsageError: if the address is none.
@@ -267,17 +259,15 @@ def _download_folder(folder: str, directory: Path) -> None:
     import requests
     from gdown.exceptions import DownloadError, FileURLRetrievalError
 
-    settings = {"use_cookies": False, "resume": True, "timeout": (10, 30), "retries": DRIVE_ATTEMPTS}
+    settings = {"use_cookies": False, "resume": True, "timeout": (10, 30), "retries": 3}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             gdown.download_folder(id=folder, output=str(directory), quiet=True, **settings)
-    except (DownloadError, FileURLRetrievalError) as error:
-        raise failure("drive", folder=folder, reason=str(error).splitlines()[0]) from error
     except requests.ConnectionError as error:
         raise failure("unreachable", host="drive.google.com") from error
-    except requests.RequestException as error:
-        raise failure("drive", folder=folder, reason=error) from error
+    except (DownloadError, FileURLRetrievalError, requests.RequestException) as error:
+        raise failure("drive", folder=folder, reason=str(error).partition("\n")[0]) from error
     except OSError as error:
         if error.errno is None:  # that of requests, for certificates that are not there
             raise failure("drive settings", reason=error) from error

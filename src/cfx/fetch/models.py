@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +74,8 @@ def fetch_model(
 ) -> Path:
     """The checkpoint directory of a published pickle, fetched and converted where that has not been done yet.
 
-    Args:
-        address: where the pickle is published.
-        reporter: receives progress.
-        request: how to fetch it.
-        entry: of the catalog, if it is there.
-        **settings: what the file does not tell of its architecture, see `read_published`.
+    `entry` is that of the catalog, if there is one; `settings` are what the file does not tell of its architecture, see
+    `read_published`.
 
     Raises:
         NetworkError: if it cannot be fetched.
@@ -188,36 +185,23 @@ def choose_auto(reporter: Reporter) -> str:
 
 def _try_auto(entry: Entry, reporter: Reporter) -> str | None:
     """Fetches a model, or says why not; one that cannot be reached is not tried again for a while."""
-    if _is_here(entry):
+    address, stamp = entry.address, cache_directory() / "unreachable"
+    if (_converted(address, _settings_of(entry, {})) or find(address, read_records().get(address))) is not None:
         fetch_entry(entry, reporter)
         return None
     if is_offline():
         return "HF_HUB_OFFLINE is set"
-    stamp = cache_directory() / "unreachable"
-    if (reason := _recent_failure(stamp)) is not None:
-        return reason
+    with contextlib.suppress(OSError):
+        minutes = (time.time() - stamp.stat().st_mtime) / 60
+        if minutes < AUTO_PAUSE:
+            return f"{minutes:.0f} minutes ago it could not be fetched: {stamp.read_text()}"
     try:
-        _ask_briefly(entry.address)
+        _ask_briefly(address)
         fetch_entry(entry, reporter)
     except Unreachable as error:
         with contextlib.suppress(OSError):
             stamp.write_text(error.message)
         raise
-    return None
-
-
-def _is_here(entry: Entry) -> bool:
-    """Whether a published model can be loaded without a network."""
-    if _converted(entry.address, _settings_of(entry, {})) is not None:
-        return True
-    return find(entry.address, read_records().get(entry.address)) is not None
-
-
-def _recent_failure(stamp: Path) -> str | None:
-    with contextlib.suppress(OSError):
-        minutes = (time.time() - stamp.stat().st_mtime) / 60
-        if minutes < AUTO_PAUSE:
-            return f"{minutes:.0f} minutes ago it could not be fetched: {stamp.read_text()}"
     return None
 
 
@@ -227,18 +211,17 @@ def _ask_briefly(address: str) -> None:
 
     where = parse_address(address)
     assert isinstance(where, HubAddress)
-    errors: list[CfxError | None] = []
+    answer: Future[object] = Future()
 
     def ask() -> None:
         try:
-            ask_hub(where, timeout=AUTO_SECONDS)
-            errors.append(None)
+            answer.set_result(ask_hub(where, timeout=AUTO_SECONDS))
         except CfxError as error:
-            errors.append(error)
+            answer.set_exception(error)
 
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(AUTO_SECONDS)
-    error = errors[0] if errors else Unreachable("the hub does not respond")
-    if error is not None:
-        raise error
+    # A daemon, since nothing can interrupt the lookup of a name, and the process may end before it does.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer.result(AUTO_SECONDS)
+    except TimeoutError:
+        raise Unreachable("the hub does not respond") from None

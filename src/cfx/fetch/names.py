@@ -96,12 +96,7 @@ def everything() -> list[str]:
 
 
 def fetch(names: Sequence[str], reporter: Reporter, request: Request) -> dict[str, Path]:
-    """Fetches things by name.
-
-    Args:
-        names: of the catalog, with or without a part, or hf:owner/repo/path.
-        reporter: receives progress.
-        request: how to fetch them.
+    """Fetches things by name: of the catalog, with or without a part, or hf:owner/repo/path.
 
     Returns:
         Addresses -> where they lie; of a model, its converted checkpoint.
@@ -203,9 +198,7 @@ def _compare(key: str, record: Record) -> list[Checked]:
 def export(addresses: Collection[str] | None, directory: Path) -> list[str]:
     """Copies what was fetched to a directory for machines without a network; of a model, what it was converted to.
 
-    Args:
-        addresses: what to copy; None for all that is here.
-        directory: where to; what an earlier export put there stays.
+    What an earlier export put there stays. `addresses` says what to copy; None is all that is here.
 
     Returns:
         What was copied: addresses, and directories of converted models.

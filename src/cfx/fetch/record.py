@@ -167,12 +167,7 @@ def forget(key: str) -> None:
 
 
 def check_same(what: str, before: Mapping[str, Digest], now: Mapping[str, Digest]) -> None:
-    """Refuses files that are not what they were.
-
-    Args:
-        what: for the message.
-        before: names -> what they were; nothing if they are new.
-        now: what they are.
+    """Refuses files, by name, that are not what they were; nothing was, if they are new. `what` is for the message.
 
     Raises:
         NetworkError: if one was another before, or there are others.

@@ -33,13 +33,9 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint, opt_state: Any = None, dtype: str | None = None) -> None:
-    """Writes a checkpoint directory; it appears whole or not at all.
+    """Writes a checkpoint directory in the place of an older one; it appears whole or not at all.
 
-    Args:
-        path: of the directory; an older one is replaced.
-        checkpoint: what to save.
-        opt_state: optimiser state, any pytree of arrays.
-        dtype: storage type of the parameters, as "float16"; their own by default.
+    `opt_state` is any pytree of arrays, `dtype` the storage type of the parameters, as "float16", if not their own.
 
     Raises:
         OutputError: if it cannot be written.

@@ -193,12 +193,9 @@ def try_lock(path: Path, hint: str) -> int | None:
 
 @contextlib.contextmanager
 def held(path: Path, hint: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """A block in which this process alone has locked a file; it waits for others.
+    """A block in which this process alone has locked a file, which is created and stays; it waits for others.
 
-    Args:
-        path: of the file, which is created and stays.
-        hint: what to do where it cannot be locked.
-        on_wait: called once if another process has it.
+    `hint` says what to do where the file cannot be locked; `on_wait` is called once if another process has it.
 
     Raises:
         OutputError: if the file system cannot lock.
@@ -224,11 +221,9 @@ def exclusively(name: str, on_wait: Callable[[], None] = lambda: None) -> contex
 
 @contextlib.contextmanager
 def sole_writer(path: Path | None, lock: Path | None = None) -> Iterator[None]:
-    """A block in which no other process writes a result; afterwards the lock's file is gone.
+    """A block in which no other process writes a result (None is none); afterwards the lock's file is gone.
 
-    Args:
-        path: of the result; None is none, and free.
-        lock: the lock's file, in a directory that exists; by default PATH.lock.
+    `lock` is that file, in a directory that exists; by default PATH.lock.
 
     Raises:
         OutputError: if another process is at it, or the file system cannot lock.
@@ -251,15 +246,10 @@ def sole_writer(path: Path | None, lock: Path | None = None) -> Iterator[None]:
 
 
 def check_file(path: Path | None, suffixes: Sequence[str], force: bool) -> None:
-    """Makes sure that a file can be written, without loss of an earlier one; None, for no file, is fine.
-
-    Args:
-        path: of the file.
-        suffixes: that it may have.
-        force: whether it may be there already.
+    """Makes sure that a file can be written, without loss of an earlier one unless `force`; None, for no file, is fine.
 
     Raises:
-        UsageError: for another suffix.
+        UsageError: for another suffix than those.
         OutputError: if it is there, or its directory cannot be written.
     """
     if path is None:
@@ -289,16 +279,12 @@ Rows = Sequence[dict[str, Any]]
 
 
 def write_table(path: Path, rows: Rows, columns: Sequence[str] = (), decimals: int | None = None) -> None:
-    """Writes rows of equal keys; None and NaN are empty cells.
+    """Writes rows of equal keys, by default those of the first, to .csv or .parquet; None and NaN are empty cells.
 
-    Args:
-        path: of the file.
-        rows: there is at least one, unless `columns` says what they would have.
-        columns: keys of all rows; by default those of the first.
-        decimals: of floats in a .csv; all there are by default.
+    Of floats, a .csv has all decimals or so many.
 
     Raises:
-        UsageError: for another ending than .csv and .parquet.
+        UsageError: for another ending.
         DependencyError: for Parquet without pyarrow.
         OutputError: if it cannot be written.
     """

@@ -26,13 +26,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, result: Path | None = None, hint: str | None = None):
-        """Nothing is read or written yet.
-
-        Args:
-            path: of the file.
-            result: what errors name instead.
-            hint: what errors propose.
-        """
+        """Nothing is read or written yet. Errors name `result` instead of the file, and propose what `hint` says."""
         self.path, self._result, self._hint = path, result or path, hint
         self.size: int | None = None
         self._has_tail = False
@@ -47,10 +41,8 @@ class Journal:
     def resume(self, size: int, keep: bool = False) -> None:
         """Goes on after so many bytes.
 
-        Args:
-            size: bytes that count.
-            keep: what follows them is left until something else is appended: work that is done again may give the
-                same, and be interrupted again.
+        If `keep`, what follows them is left until something else is appended: work that is done again may give the
+        same, and be interrupted again.
         """
         with writing(self._result, self._hint), open(self.path, "ab") as file:
             if file.tell() < size:
@@ -129,14 +121,10 @@ def partial_of(path: Path) -> Path:
 
 
 def complete(path: Path, write: Callable[[Path], object]) -> None:
-    """Gives a result that is made from its journal its name, and removes what lay beside it.
+    """Gives a result that is made from its journal, by `write`, its name, and removes what lay beside it.
 
     The digest of what takes the name is noted first: a process that was killed before the journal was gone has finished
     all the same.
-
-    Args:
-        path: of the result.
-        write: makes it, under the name that it is given.
     """
     partial = partial_of(path)
 

@@ -16,11 +16,7 @@ Params = dict[str, dict[str, np.ndarray]]
 
 
 def load_pickle(path: Path, name: str | None = None) -> Params:
-    """The parameters of a published checkpoint, by module and name.
-
-    Args:
-        path: of the file.
-        name: what messages call it; by default its path.
+    """The parameters of a published checkpoint, by module and name; messages call the file `name`.
 
     Raises:
         CheckpointError: if the file is damaged or no CrystalFormer checkpoint; UnsafeError if it is hostile.

@@ -126,11 +126,7 @@ def structure_of_dict(text: str) -> "Structure":
     """
     from pymatgen.core import Structure
 
-    return Structure.from_dict(_structure_dict(text))
-
-
-def _structure_dict(text: str) -> dict[str, Any]:
-    """The dict of a pymatgen Structure, from JSON or as Python prints it; nothing in it is evaluated or imported."""
+    # JSON, or as Python prints it. Nothing in it is evaluated or imported: pymatgen sees a new dict of plain values.
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):
@@ -139,9 +135,10 @@ def _structure_dict(text: str) -> dict[str, Any]:
         sites = [
             {"species": [_species(one) for one in site["species"]], "abc": site["abc"]} for site in content["sites"]
         ]
-        return {"lattice": {"matrix": content["lattice"]["matrix"]}, "sites": sites}
+        plain = {"lattice": {"matrix": content["lattice"]["matrix"]}, "sites": sites}
     except (KeyError, TypeError) as error:
         raise ValueError("not a pymatgen Structure dictionary with a lattice and sites") from error
+    return Structure.from_dict(plain)
 
 
 def _species(occupation: dict[str, Any]) -> dict[str, Any]:
@@ -234,11 +231,7 @@ def _number(value: Any) -> float:
 
 
 def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of a table as dicts: Parquet, JSON lines (.jsonl, .json), or else CSV.
-
-    Args:
-        path: of the file.
-        columns: the only ones that are needed, of Parquet; of other files all are read.
+    """Rows of a table as dicts: Parquet, of which only `columns` are read, JSON lines (.jsonl, .json), or else CSV.
 
     Raises:
         DataError: if it cannot be read.
