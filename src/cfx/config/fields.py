@@ -67,6 +67,7 @@ class Config:
     """Base of the configurations: their fields are in their docstrings, and checked when one is made."""
 
     def __init_subclass__(cls) -> None:
+        # This runs before the decorator `dataclass`, which would leave defaults in the place of the fields.
         fields = {name: field for name, field in vars(cls).items() if isinstance(field, dataclasses.Field)}
         cls.__doc__ = "\n    ".join([f"{cls.__doc__}\n\n    Attributes:", *starmap(_described, fields.items()), ""])
 

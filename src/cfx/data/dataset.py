@@ -165,6 +165,7 @@ class EncodedDataset:
     def element_counts(self) -> np.ndarray:
         """int [119], crystals that hold each element, by atomic number."""
         counts = np.zeros(len(SYMBOLS), int)
+        # In pieces, so that no more of the mapped file than that is in memory.
         for first in range(0, len(self), 100_000):
             num_sites = self._crystals["num_sites"][first : first + 100_000]
             start = int(self._crystals["start"][first])
@@ -180,6 +181,7 @@ def _gather(crystals: np.ndarray, sites: np.ndarray, num_slots: int) -> CrystalB
     num_sites = crystals["num_sites"].astype(np.int64)
     if num_sites.max(initial=0) > num_slots:
         raise DataError(f"crystals with {num_sites.max()} sites do not fit {num_slots} slots")
+    # One index [total sites] into the mapped records, in the order in which boolean masks are filled: row by row.
     slots = np.arange(num_slots)
     filled = slots < num_sites[:, None]
     found = sites[(crystals["start"].astype(np.int64)[:, None] + slots)[filled]]

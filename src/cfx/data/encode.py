@@ -136,6 +136,7 @@ def cubic_without_search(cell: tuple, symprec: float) -> EncodedCrystal | None:
     if dataset is None or dataset.number not in CUBIC_HOLOHEDRAL:
         return None
     group = dataset.number
+    # The 48 operations of m-3m without a translation (modulo the lattice) are those of the point at the origin.
     shifts = np.array(dataset.operations.translations)
     if (np.abs(shifts - np.rint(shifts)).max(1) < 1e-4).sum() < 48:
         return None

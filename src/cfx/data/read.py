@@ -275,6 +275,7 @@ def encode_records(records: Iterable[Record], symprec: float, max_sites: int) ->
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Raises TimeoutError inside after some time, in the main thread of a process; elsewhere it limits nothing."""
+    # Only the main thread hears signals, and a process has one such timer, which may be somebody else's.
     if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
         yield
         return

@@ -129,6 +129,7 @@ class StoreWriter:
         Raises:
             OutputError: if it cannot be written.
         """
+        # In this order: what dataset.json counts is on the disk before it says so.
         for journal in self._files.values():
             journal.commit()
         lengths = {name: journal.size for name, journal in self._files.items()}

@@ -58,6 +58,7 @@ def encode_in_parallel(
         initializer=_end_with_parent,
         initargs=(os.getpid(),),
     )
+    # Processes inherit which signals are blocked; those of this pool start here.
     with _signals_blocked():
         parts = cast("Generator[Part, None, None]", parallel(jobs))
     try:

@@ -220,6 +220,7 @@ def _watched(parts: Iterator[bytes], limit: int | None, timeout: float) -> Itera
 
 def _pieces(parts: Iterator[bytes]) -> Iterator[bytes]:
     """Regroups bytes into pieces of one size, and a last piece with the rest."""
+    # A file grows by whole pieces only: one that has grown earns new attempts, and a trickle of bytes must not.
     pending = bytearray()
     for part in parts:
         pending += part

@@ -213,6 +213,7 @@ def _link(address: HubAddress, remote: Remote, commit: str, revision: str) -> No
     """Lets the name of a file in a snapshot mean a content, and a branch the snapshot, as the hub's client does."""
     folder = _folder(address)
     blob, link = folder / "blobs" / remote.version, folder / "snapshots" / commit / address.path
+    # Made beside it and renamed: a link cannot be replaced in one step, and others may be reading it.
     fresh = link.with_name(f"{link.name}.{os.getpid()}.incomplete")
     try:
         if not (link.is_symlink() and link.resolve() == blob.resolve()):

@@ -147,6 +147,7 @@ def _store(
         shutil.rmtree(partial, ignore_errors=True)
     save_checkpoint(directory, checkpoint)
     files = {file.name: digest_of(file) for file in sorted(directory.iterdir())}
+    # First the record changes, then files go: a process that is killed in between leaves waste, and no broken record.
     stale: list[str] = []
 
     def change(records: dict[str, Record]) -> None:

@@ -69,6 +69,7 @@ def content_digest(path: Path, settings: list) -> str:
 def files_below(directory: Path) -> Iterator[Path]:
     """Files of a directory and those below it, in no order, links to directories followed; hidden ones are left out."""
     seen: set[str] = set()
+    # A link may lead to a directory above it, which would never end: each is visited once, by its real path.
     for place, below, names in os.walk(directory, followlinks=True):
         below[:] = [] if os.path.realpath(place) in seen else [name for name in below if not name.startswith(".")]
         if os.path.realpath(place) not in seen:
@@ -142,8 +143,9 @@ def replace_atomically(
         with writing(path, hint):
             path.parent.mkdir(parents=True, exist_ok=True)
             write(fresh)
+            # A file system may put the new name on the disk before the content: a crash would leave it empty.
             for file in (*fresh.iterdir(), fresh) if fresh.is_dir() else (fresh,):
-                sync(file)  # what a crash of the machine must not leave empty
+                sync(file)
             if path.is_dir():  # no directory replaces another: the old one steps aside first
                 old = path.with_name(f"{path.name}.old-{os.getpid()}")
                 os.replace(path, old)

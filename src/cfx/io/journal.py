@@ -53,6 +53,7 @@ class Journal:
 
     def append(self, data: bytes) -> None:
         """Adds data, whole or not at all; it counts once it is committed."""
+        # Without a buffer: what a full disk refuses is cut off below, and nothing is left to be written on closing.
         with writing(self._result, self._hint), open(self.path, "a+b", buffering=0) as file:
             end = file.tell()
             start = end if self.size is None else self.size

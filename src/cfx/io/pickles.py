@@ -193,7 +193,8 @@ class RestrictedUnpickler(_library._Unpickler):
         raise Refused(f"refused a pickle that asks for {module}.{name}; nothing in it was run")
 
     def _call(self) -> None:
-        """REDUCE and NEWOBJ. What is passed again and again, and copied each time, is counted each time."""
+        """REDUCE and NEWOBJ."""
+        # What is passed again and again, and copied each time, is counted each time against the size of the file.
         arguments, function = self.stack.pop(), self.stack[-1]
         known = isinstance(function, _Function) or function is self._opaque_state
         if not known or not isinstance(arguments, tuple):
@@ -222,7 +223,8 @@ class RestrictedUnpickler(_library._Unpickler):
         self._fill([key, value])
 
     def _fill(self, items: list) -> None:
-        """Puts keys and values into the dict on the stack. The hash of nested tuples could take for ever."""
+        """Puts keys and values into the dict on the stack."""
+        # A tuple of two references to a tuple of two references and so on has a hash that takes for ever.
         content = self.stack[-1]
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < 2**31):

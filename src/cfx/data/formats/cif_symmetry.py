@@ -215,6 +215,7 @@ def _fitting(settings: set[int], metric: np.ndarray) -> list[Operations]:
     if best > METRIC_TOLERANCE:
         raise ValueError(f"a cell without the symmetry of space group {_types()[min(settings)].international_short}")
     fitting = [hall for hall in deviation if deviation[hall] < best + 1e-6]
+    # A cell tells axes, not origins: of those settings, the one with the other origin has the same axes.
     first = _types()[fitting[0]].choice
     origins = {first, "2" + first[1:]} if first.startswith("1") else {first}
     return [_of_setting(hall) for hall in fitting if _types()[hall].choice in origins]
