@@ -39,6 +39,7 @@ class Entry:
         citation: what to cite, an arXiv number or DOI.
         files: part -> address. Most entries have one part, named "". Of a data set, the first part is what its bare
             name means; `name:part` names any.
+        former: part -> address at which the same was published before it was renamed.
         size: bytes of all files where somebody published the number, or None.
         config: of a published model, the architecture that its authors state.
         resource: of what comes with cfx, its directory within the package's resources.
@@ -52,6 +53,7 @@ class Entry:
     licence: str
     citation: str
     files: Mapping[str, str] = field(default_factory=dict)
+    former: Mapping[str, str] = field(default_factory=dict)
     size: int | None = None
     config: ModelConfig | None = None
     resource: str | None = None
@@ -62,6 +64,11 @@ class Entry:
     def address(self) -> str:
         """Where its only file is published, or its first."""
         return next(iter(self.files.values()))
+
+    @property
+    def editions(self) -> list[Mapping[str, str]]:
+        """Part -> address, as published now, and as formerly if that was elsewhere."""
+        return [self.files, self.former] if self.former else [self.files]
 
 
 def _published(
@@ -108,8 +115,11 @@ _ENTRIES = (
           "CC-BY-4.0", "doi:10.1063/1.4812323", resource="properties", needs="chgnet"),
     Entry("dielectric", REWARD, "bundled; total dielectric constant, from CHGNet's features",
           "CC-BY-4.0", "doi:10.1038/sdata.2016.134", resource="properties", needs="chgnet"),
-    Entry("megnet-bandgap", REWARD, "band gap, eV (MEGNet-MP-2019.4.1-BandGap-mfi)",
-          "BSD-3-Clause", "doi:10.1038/s43588-020-00002-x", _of_matgl("MEGNet-MP-2019.4.1-BandGap-mfi"),
+    Entry("megnet-bandgap", REWARD, "band gap, eV (MEGNet-BandGap-mfi-MP-2019.4.1)",
+          "BSD-3-Clause", "doi:10.1038/s43588-020-00002-x", _of_matgl("MEGNet-BandGap-mfi-MP-2019.4.1"),
+          _of_matgl("MEGNet-MP-2019.4.1-BandGap-mfi"), needs="matgl"),
+    Entry("m3gnet-eform", REWARD, "formation energy, eV/atom (M3GNet-Eform-MP-2019.4.1)",
+          "BSD-3-Clause", "doi:10.1038/s43588-022-00349-3", _of_matgl("M3GNet-Eform-MP-2019.4.1"),
           needs="matgl"),
     Entry("dielectric-total", REWARD, "total dielectric tensor, of the published figure-of-merit runs",
           "not stated", CRYSTALFORMER_RL, {"": "drive:1hQJD5R0dMJVC3nA1YkSHkCG9s-IAVNnA"}, needs="matgl"),
@@ -138,6 +148,15 @@ def find(name: str, *kinds: str) -> Entry | None:
     """The entry of a name or alias, if there is one and its kind is one of those asked for (by default any)."""
     entry = CATALOG.get(ALIASES.get(name, name))
     return entry if entry is not None and entry.kind in (kinds or KINDS) else None
+
+
+def find_by_repo(repo: str, *kinds: str) -> Entry | None:
+    """The entry of one of these kinds whose files are, or were, in a repository (owner/name) of the hub."""
+    for entry in CATALOG.values():
+        addresses = [parse_address(address) for files in entry.editions for address in files.values()]
+        if entry.kind in kinds and any(isinstance(one, HubAddress) and one.repo == repo for one in addresses):
+            return entry
+    return None
 
 
 def find_part(name: str, *kinds: str) -> tuple[Entry, str] | None:

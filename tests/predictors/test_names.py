@@ -131,7 +131,7 @@ class TestMatgl:
 
     def test_a_name_of_the_catalog_is_called_as_published(self):
         """So that what it was trained on is known, and warned of on somebody else's hull."""
-        from cfx.predictors.matgl import model_name
+        from cfx.predictors.matgl_files import model_name
 
         assert model_name("tensornet") == "TensorNet-PES-MatPES-PBE-2025.2"
         assert "MatPES" in other_method(model_name("tensornet"))

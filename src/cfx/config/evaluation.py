@@ -1,6 +1,7 @@
 """How crystals are judged and relaxed."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from cfx.config.fields import NEGATIVE, NOT_NEGATIVE, POSITIVE, Config, at_least, option
 from cfx.errors import UsageError
@@ -16,6 +17,7 @@ E_HULL_FLOOR = (
     "E_hull below which a crystal counts as a failure, eV/atom: the hull has gaps there.",
     NEGATIVE,
 )
+CORRECTIONS = ("mp2020", "Corrections of raw energies on a corrected hull: mp2020, or published (with a Hubbard U only).")
 DEVICE = ("cpu", "Where potentials and property models run: cpu or cuda.")
 FMAX = (0.05, "Largest force at which a relaxation has converged, eV/angstrom.", POSITIVE)
 STEPS = (500, "Maximum number of steps of a relaxation.")
@@ -32,6 +34,7 @@ class EvalConfig(Config):
     )
     hull_scale: str | None = option(*HULL_SCALE)
     e_hull_floor: float = option(*E_HULL_FLOOR)
+    corrections: Literal["mp2020", "published"] = option(*CORRECTIONS)
     relax: bool = option(False, "Relax the crystals first, and evaluate the relaxed ones.")
     fmax: float = option(*FMAX)
     steps: int = option(*STEPS, at_least(1))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from cfx.config import fields
-from cfx.config.evaluation import DEVICE, E_HULL_FLOOR, HULL_SCALE, POTENTIALS
+from cfx.config.evaluation import CORRECTIONS, DEVICE, E_HULL_FLOOR, HULL_SCALE, POTENTIALS
 from cfx.config.fields import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, Config, at_least, option
 from cfx.config.sampling import SampleConfig, Template
 from cfx.errors import UsageError
@@ -47,6 +47,7 @@ class RewardConfig(Config):
     potential: str = option("chgnet", f"Interatomic potential of ehull, energy and force: {POTENTIALS}")
     hull: str = option("chgnet-mp", "Hull that ehull is measured from: a file or a name (cfx fetch --list).")
     hull_scale: str | None = option(*HULL_SCALE)
+    corrections: Literal["mp2020", "published"] = option(*CORRECTIONS)
     # A crystal without an E_hull counts as one at the limit.
     e_hull_limit: float = option(2.0, "Cap on E_hull, eV/atom; the paper has 10.", POSITIVE)
     e_hull_floor: float = option(*E_HULL_FLOOR)

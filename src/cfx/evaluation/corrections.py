@@ -20,16 +20,27 @@ if TYPE_CHECKING:
 UNCORRECTABLE = (KeyError, ValueError, IndexError)
 """What is raised on crystals that the rules do not foresee, disordered ones among them."""
 
+MP2020, PUBLISHED = "mp2020", "published"
+"""All corrections of 2020; those of the public program of CrystalFormer-RL (arXiv 2504.02367), which leaves crystals
+without a Hubbard U uncorrected, for it does not say of them by which functional they were computed."""
+
 MAX_ATOMS = 20
 """Largest reduced formula whose oxidation states are guessed, as in pymatgen's corrections."""
 
 
-def correct(structure: Structure, energy: float) -> float:
+def correct(structure: Structure, energy: float, corrections: str = MP2020) -> float:
     """The corrected energy (total, eV) of a pymatgen Structure whose energy DFT gives as `energy` (total, eV).
+
+    Args:
+        structure: of an ordered crystal.
+        energy: of all its atoms.
+        corrections: MP2020, or PUBLISHED.
 
     Raises:
         KeyError, ValueError, IndexError: as `correction`.
     """
+    if corrections == PUBLISHED and not hubbard_values(_without_charges(structure).composition):
+        return energy
     return energy + correction(structure)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError, UsageError
-from cfx.evaluation.corrections import UNCORRECTABLE, correct
+from cfx.evaluation.corrections import MP2020, UNCORRECTABLE, correct
 from cfx.evaluation.phases import NoSolution, Phases, Reduced, best_mixture, count_atoms, reduce_counts
 from cfx.predictors.base import SCALES, BatchResult
 
@@ -91,10 +91,11 @@ class Hull:
     Attributes:
         phases: the lowest of each composition.
         info: what the hull is.
+        corrections: what is made of raw energies that are compared with corrected ones, see `evaluation.corrections`.
     """
 
-    def __init__(self, phases: Phases, info: HullInfo):
-        self.phases, self.info = phases, info
+    def __init__(self, phases: Phases, info: HullInfo, corrections: str = MP2020):
+        self.phases, self.info, self.corrections = phases, info, corrections
         self._systems: OrderedDict[tuple[int, ...], _System] = OrderedDict()
         self._formulas: dict[int, str] = {}
 
@@ -108,7 +109,8 @@ class Hull:
 
     def __str__(self) -> str:
         name = " ".join(filter(None, (self.info.name, self.info.version)))
-        return f"{name} ({self.info.potential}, {self.scale}, {len(self.phases):,} phases)"
+        which = "" if self.corrections == MP2020 else f", {self.corrections} corrections of raw energies"
+        return f"{name} ({self.info.potential}, {self.scale}, {len(self.phases):,} phases{which})"
 
     def check_potential(self, scale: str) -> None:
         """Raises UsageError if energies on that scale cannot be compared with this hull."""
@@ -142,7 +144,7 @@ class Hull:
         mixture = self.mixture_at(counts)
         if potential_scale != self.scale:
             try:
-                energy = correct(structure, energy)
+                energy = correct(structure, energy, self.corrections)
             except UNCORRECTABLE as error:
                 raise HullFailure("the MP2020 corrections do not cover it") from error
         return float(energy) / sum(counts.values()) - mixture.energy, mixture

@@ -12,6 +12,7 @@ from cfx.config import SYMPREC, EvalConfig
 from cfx.data.structures import MIN_DISTANCE, MIN_VOLUME, iterate_crystals
 from cfx.errors import DataError
 from cfx.evaluation import validity
+from cfx.evaluation.corrections import MP2020
 from cfx.evaluation.hull import Hull
 from cfx.evaluation.hull_files import read_hull
 from cfx.evaluation.novelty import Reference, cached_reference
@@ -85,12 +86,16 @@ def load_setup(config: EvalConfig, reporter: Reporter) -> EvaluationSetup:
     """
     validity.composition_validity([])  # complains if a library is missing
     potential = load_potential(config.potential, config.device) if config.potential else None
-    hull = open_hull(config.hull, config.hull_scale, potential, reporter) if config.hull and potential else None
+    hull = None
+    if config.hull and potential:
+        hull = open_hull(config.hull, config.hull_scale, potential, reporter, config.corrections)
     reference = read_reference(config.reference, config.workers, reporter) if config.reference else None
     return EvaluationSetup(config, reference, potential, hull)
 
 
-def open_hull(name: str, scale: str | None, potential: Potential, reporter: Reporter) -> Hull:
+def open_hull(
+    name: str, scale: str | None, potential: Potential, reporter: Reporter, corrections: str = MP2020
+) -> Hull:
     """A hull to compare a potential's energies with.
 
     A potential that did not compute the hull has to show that its energies are on the scale that it claims: raw and
@@ -104,6 +109,9 @@ def open_hull(name: str, scale: str | None, potential: Potential, reporter: Repo
     with reporter.progress(f"reading {Path(name).name}", None) as progress:
         hull = read_hull(hull_path(name, reporter), scale, progress.update)
     hull.check_potential(potential.scale)
+    hull.corrections = corrections
+    if corrections != MP2020 and potential.scale == hull.scale:
+        reporter.warning(f"energies of {potential.name} need no corrections: `corrections` changes nothing")
     if hull.info.potential != potential.name:
         _check_comparable(potential, hull, reporter)
     return hull

@@ -10,6 +10,10 @@ class Unreachable(NetworkError):
     """A server that does not answer, or does not go on answering."""
 
 
+class Absent(NetworkError):
+    """What is not where it is said to be published, or not shown to everybody."""
+
+
 _CARRY = "where there is a network: cfx fetch NAME --export DIR; then here: cfx fetch --import DIR"
 _CONTINUE = "run the same command again; it continues where it stopped"
 _TOKEN = "name one with `token` or HF_TOKEN, or run: hf auth login"
@@ -79,6 +83,7 @@ FAILURES = {
 
 CLASSES: Mapping[str, type[CfxError]] = {
     **dict.fromkeys(("proxy", "certificate", "unreachable", "silent", "slow", "lost"), Unreachable),
+    **dict.fromkeys(("hidden", "missing"), Absent),
     **dict.fromkeys(("token", "no room", "no room for a folder", "no link"), OutputError),
     "token letters": UsageError,
 }

@@ -6,14 +6,15 @@ must be.
 
 import functools
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from cfx import catalog
 from cfx.catalog import DATA, HULL, MODEL, Entry, HubAddress, is_hub_address, parse_address
 from cfx.errors import DataError, OutputError, UsageError
-from cfx.fetch.files import FILES, Request, fetch_file, locate, remove_files
+from cfx.fetch.failures import Absent
+from cfx.fetch.files import FILES, NORMALLY, Request, fetch_file, find, locate, remove_files
 from cfx.fetch.models import MODELS, fetch_entry, fetch_model
 from cfx.fetch.record import FILE_NAME, Record, check_same, digest_of, forget, read_records, update_records
 from cfx.io.files import cache_directory, replace_atomically, resource_directory
@@ -70,9 +71,9 @@ def _status(entry: Entry, here: Mapping[str, Record]) -> Status:
         return Status(entry, BUNDLED, sum(file.stat().st_size for file in resource_directory(entry).iterdir()))
     if entry.library is not None:
         return Status(entry, f"by {entry.library}", None)
-    found = [_best(address, here) for address in entry.files.values()]
-    sizes = [record.size for record in found if record is not None]
-    if len(sizes) == len(found):
+    found = [[_best(address, here) for address in files.values()] for files in entry.editions]
+    sizes = max(([record.size for record in edition if record is not None] for edition in found), key=len)
+    if len(sizes) == len(entry.files):
         return Status(entry, CACHED, sum(sizes))
     return Status(entry, PARTLY if sizes else ABSENT, entry.size)
 
@@ -108,18 +109,58 @@ def fetch(names: Sequence[str], reporter: Reporter, request: Request) -> dict[st
     """
     plans = [(name, *_plan(name, request, reporter)) for name in names]
     paths: dict[str, Path] = {}
-    for name, entry, addresses in plans:
+    for name, entry, parts in plans:
         with interrupted_by_signals(f"stopped fetching {name}; run the same command again to go on where it was"):
-            for address in addresses:
-                paths[address] = _fetch_one(address, entry, reporter, request)
+            paths |= _fetch_one(name, entry, parts, reporter, request)
     return paths
 
 
+def fetch_parts(
+    entry: Entry, parts: Sequence[str], reporter: Reporter, request: Request = NORMALLY, announce: bool = True
+) -> dict[str, Path]:
+    """Parts of an entry, all of them as published now or, if they are not there any more, as published formerly.
+
+    Args:
+        entry: of the catalog.
+        parts: which.
+        reporter: receives progress.
+        request: how to fetch them.
+        announce: say so when they have come.
+
+    Returns:
+        Addresses -> where they lie.
+
+    Raises:
+        NetworkError: if something does not arrive.
+    """
+    editions = [[files[part] for part in parts] for files in entry.editions]
+    here = [addresses for addresses in editions if _are_here(addresses)]
+    if here and request == NORMALLY:
+        editions = here
+    errors = []
+    for addresses in editions:
+        try:
+            return {address: fetch_file(address, reporter, request, announce) for address in addresses}
+        except Absent as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def is_here(entry: Entry) -> bool:
+    """Whether all files of an entry are on this machine."""
+    return any(_are_here(files.values()) for files in entry.editions)
+
+
+def _are_here(addresses: Iterable[str]) -> bool:
+    records = read_records()
+    return all(find(address, records.get(address)) is not None for address in addresses)
+
+
 def _plan(name: str, request: Request, reporter: Reporter) -> tuple[Entry | None, list[str]]:
-    """The entry of a name, if it has one, and the addresses to fetch."""
+    """The entry of a name, if it has one, and the parts of it to fetch."""
     if is_hub_address(name):
         parse_address(name)
-        return None, [name]
+        return None, []
     found = catalog.find_part(name)
     if found is None:
         raise UsageError(f"there is nothing named {name!r}", "see cfx fetch --list, or name a file: hf:owner/repo/path")
@@ -128,18 +169,22 @@ def _plan(name: str, request: Request, reporter: Reporter) -> tuple[Entry | None
         reporter.message(f"{name} comes with cfx")
     if entry.library is not None:
         reporter.message(f"{name} comes with {entry.library}, or is fetched by it when it is first used")
-    addresses = [entry.files[part]] if ":" in name else list(entry.files.values())
-    if request.revision and not all(isinstance(parse_address(address), HubAddress) for address in addresses):
+    parts = [part] if ":" in name else list(entry.files)
+    if request.revision and not all(isinstance(parse_address(entry.files[part]), HubAddress) for part in parts):
         raise UsageError(f"{name} has no revisions", "only files on the Hugging Face hub have revisions; use `accept`")
-    return entry, addresses
+    return entry, parts
 
 
-def _fetch_one(address: str, entry: Entry | None, reporter: Reporter, request: Request) -> Path:
-    if entry is not None and entry.kind == MODEL:
-        return fetch_entry(entry, reporter, request)
-    if entry is None and address.endswith(".pkl"):
-        return fetch_model(address, reporter, request)
-    return fetch_file(address, reporter, request)
+def _fetch_one(
+    name: str, entry: Entry | None, parts: Sequence[str], reporter: Reporter, request: Request
+) -> dict[str, Path]:
+    """Addresses -> where they lie, of parts of an entry, or of what a name is the address of."""
+    if entry is None:
+        fetch_it = fetch_model if name.endswith(".pkl") else fetch_file
+        return {name: fetch_it(name, reporter, request)}
+    if entry.kind == MODEL:
+        return {entry.files[part]: fetch_entry(entry, reporter, request) for part in parts}
+    return fetch_parts(entry, parts, reporter, request)
 
 
 def data_path(name: str | Path, reporter: Reporter, kind: str = DATA) -> Path:

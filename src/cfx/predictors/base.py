@@ -32,6 +32,9 @@ OTHER_METHODS = {
 UNITS = {"band_gap": "eV", "dielectric": "", "formation_energy": "eV/atom"}
 """Units of the properties that cfx knows; the values of other properties are taken as numbers without a unit."""
 
+UNNAMED = "property"
+"""The property of a model of which nobody says what it predicts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchResult:

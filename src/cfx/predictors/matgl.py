@@ -1,43 +1,23 @@
-"""Potentials and property models of matgl 4, from the hub or from a directory.
-
-The files hold names of classes, and arguments to make them with. matgl imports and calls whatever they name, so they
-are checked before. Arrays and arguments come through torch's restricted unpickler.
-"""
+"""Potentials and property models of matgl 4, from the hub or from a directory."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib
-import json
-import pickle
-import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cfx.catalog import POTENTIAL, REWARD, HubAddress, find, parse_address
 from cfx.core.elements import SYMBOLS
-from cfx.errors import CheckpointError, DependencyError, NetworkError, UnsafeError, UsageError
-from cfx.fetch.files import fetch_file
-from cfx.predictors.base import UNITS, PropertyBatch, check_device
+from cfx.errors import CheckpointError, DependencyError, UsageError
+from cfx.predictors.base import UNITS, UNNAMED, PropertyBatch, check_device
 from cfx.predictors.batching import BatchedPotential, Batches, Output, explain, reasons_of, why_unsuitable
+from cfx.predictors.matgl_files import AS_IT_IS, FORM, Convention, ModelFiles, conventions_of, find_files, run_by
 from cfx.predictors.self_check import KNOWN_PROPERTIES, check_property
-from cfx.reporter import Silent
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-FILES = ("model.json", "model.pt", "state.pt")
-OWNER = "materialyze"
-"""Owner of the published models on the hub."""
-
-FORM = "say matgl:NAME, a name of huggingface.co/materialyze, or matgl:/directory with model.json"
-HOMES = re.compile(r"matgl\.(models(\._\w+)?|apps\.pes|apps\._pes\w*)")
-"""Modules whose classes a file may name."""
 
 VOIGT = 6
 """Components of a symmetric tensor: xx, yy, zz, and then the others."""
@@ -65,53 +45,136 @@ def load_matgl(text: str, scale: str, device: str) -> BatchedPotential:
     """
     if not text:
         raise UsageError("matgl has many potentials; name one", FORM)
-    loaded, name, is_potential = _load(text, device)
-    if not is_potential:
+    files = _find(text, device)
+    loaded = files.network()
+    if not _is_potential(loaded):
         kind = type(loaded).__name__
         raise CheckpointError(f"{text} is a {kind} that predicts a property, not a potential", FORM)
     if getattr(loaded.model, "include_state", False) or loaded.calc_charge:
         raise CheckpointError(
             f"{text} needs a state or charges in addition to the crystal", "use another potential from matgl"
         )
-    return BatchedPotential(_Model(loaded.to(device).eval(), name, scale), device)
+    return BatchedPotential(_Model(loaded.to(device).eval(), _label(files), scale), device)
 
 
 def load_matgl_property(text: str, property: str, device: str) -> MatglProperty:
     """A property model of matgl that passes the self-check of its property.
 
     Args:
-        text: a published name, as MEGNet-MP-2019.4.1-BandGap-mfi, a name of the catalog, or a directory.
-        property: that it predicts. A dielectric constant is the mean of the first three of six components of a tensor
-            in Voigt's order, or the only number that the model gives.
+        text: a published name, as MEGNet-BandGap-mfi-MP-2019.4.1, a name of the catalog, or a directory.
+        property: that it predicts; "property", where nobody says, is what the file is published as. A dielectric
+            constant is the mean of the first three of six components of a tensor in Voigt's order, or the only number
+            that the model gives.
         device: see `load_property`.
 
     Raises:
         DependencyError, UsageError: without matgl or the device.
-        CheckpointError: for files that are not such a model, or one that misses known crystals.
+        CheckpointError: for files that are not such a model, one that misses known crystals, or one that nothing shows
+            how to read.
         NetworkError: if it cannot be fetched.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that versions differ; the self-check looks at what the model predicts
-        network, name, is_potential = _load(text, device)
-    if is_potential:
+    files = _find(text, device)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")  # that versions differ; the self-check looks at what the model predicts
+        network = files.network()
+    published = files.published()
+    if published is not None and property == UNNAMED:
+        property = published.property
+    if _is_potential(network):
         raise CheckpointError(f"{text} is a potential and does not predict {property}", FORM)
-    model = MatglProperty(network, name, property, device)
-    if property not in KNOWN_PROPERTIES:
-        warnings.warn(f"no crystals are known that would prove a model of {property}: {text} is trusted", stacklevel=2)
-    check_property(model)
-    return model
+    if published is not None and property != published.property:
+        raise CheckpointError(f"{text} predicts {published.property}, not {property}", FORM)
+    trained = _Trained(files, network, property, device)
+    if published is not None:
+        return trained.fittest([published.convention])
+    if property in KNOWN_PROPERTIES:
+        return trained.fittest(conventions_of(network))
+    for warning in caught:
+        warnings.warn(str(warning.message), stacklevel=2)
+    return trained.unproven()
 
 
-def _load(text: str, device: str) -> tuple[Any, str, bool]:
-    """The network of a name or a directory, on the CPU; its name and version; and whether it is a potential."""
+def _find(text: str, device: str) -> ModelFiles:
+    """The files of a name or a directory, if there is a matgl to read them and a device to run on."""
     try:
-        import matgl
-        from matgl.apps.pes import Potential
+        import matgl  # noqa: F401
     except ImportError as error:
         raise DependencyError(f"matgl cannot be imported: {error}", "pip install 'cfx-crystal[matgl]'") from error
     check_device(device)
-    network = load_files(text)
-    return network, f"matgl {matgl.__version__} ({model_name(text)})", isinstance(network, Potential)
+    return find_files(text)
+
+
+def _is_potential(network: Any) -> bool:
+    from matgl.apps.pes import Potential
+
+    return isinstance(network, Potential)
+
+
+def _label(files: ModelFiles, convention: Convention = AS_IT_IS) -> str:
+    """Name and version of a model, and by which convention it is run, unless that is the installed matgl's."""
+    import matgl
+
+    return f"matgl {matgl.__version__} ({', '.join(part for part in (files.name, str(convention)) if part)})"
+
+
+class _Trained(NamedTuple):
+    """A network that may have been trained by one convention or another, for a property."""
+
+    files: ModelFiles
+    network: Any
+    property: str
+    device: str
+
+    def run_by(self, convention: Convention) -> MatglProperty:
+        """The network as a model."""
+        return MatglProperty(
+            run_by(self.network, convention), _label(self.files, convention), self.property, self.device
+        )
+
+    def fittest(self, conventions: Sequence[Convention]) -> MatglProperty:
+        """The model that suits the known crystals best.
+
+        Raises:
+            CheckpointError: what is wrong with the first, if none of them is right.
+        """
+        right, errors = [], []
+        for convention in conventions:
+            try:
+                model = self.run_by(convention)
+                right.append((check_property(model), model))
+            except CheckpointError as error:
+                errors.append(error)
+        if not right:
+            raise errors[0]
+        return min(right, key=lambda one: one[0])[1]
+
+    def unproven(self) -> MatglProperty:
+        """The model as the installed matgl runs it, with a warning that says what another convention would change.
+
+        Raises:
+            CheckpointError: if an earlier version of matgl wrote the files.
+        """
+        if self.files.is_of_earlier_version():
+            raise CheckpointError(
+                f"{self.files.text} was written by another version of matgl, and no crystals are known that would show "
+                f"how to run a model of {self.property}",
+                f"say what it predicts (`property_name`), if it is one of: {', '.join(KNOWN_PROPERTIES)}",
+            )
+        model, *others = [self.run_by(convention) for convention in conventions_of(self.network)]
+        warnings.warn(
+            f"no crystals are known that would prove a model of {self.property}: {self.files.text} is trusted"
+            + (f", but may be of an earlier matgl, as which {_difference(model, others[0])}" if others else ""),
+            stacklevel=3,
+        )
+        return model
+
+
+def _difference(model: MatglProperty, other: MatglProperty) -> str:
+    """Where another model differs most among known crystals."""
+    crystals = [crystal for crystals in KNOWN_PROPERTIES.values() for crystal in crystals]
+    values = [one.evaluate([crystal.structure() for crystal in crystals]).value for one in (model, other)]
+    i = int(np.nanargmax(np.abs(values[1] - values[0])))
+    return f"it would predict {values[1][i]:.3g} instead of {values[0][i]:.3g} for {crystals[i].formula}"
 
 
 class _Model:
@@ -237,135 +300,3 @@ def _elements_and_converter(network) -> tuple[frozenset[int], Callable]:
 
     elements = frozenset(SYMBOLS.index(symbol) for symbol in network.element_types)
     return elements, Structure2Graph(network.element_types, network.cutoff).get_graph
-
-
-def load_files(text: str) -> Any:
-    """The network of a name or a directory, on the CPU.
-
-    Args:
-        text: a directory; a name of the catalog; NAME or OWNER/NAME of the hub.
-
-    Raises:
-        CheckpointError: if the files are not there, damaged, or made by something else.
-        UnsafeError: if they ask for anything but matgl's classes and numbers.
-        NetworkError: if they have to be fetched, and cannot be.
-    """
-    import matgl
-
-    _silence_warp()
-    directory = _directory(text)
-    with _known_globals():
-        _check_classes(directory, text)
-        try:
-            return matgl.load_model(directory)
-        except (ValueError, RuntimeError) as error:
-            # matgl wraps whatever happened; the innermost error says it.
-            while error.__cause__ is not None:
-                error = error.__cause__
-            raise _unreadable(text, error) from error
-
-
-def model_name(text: str) -> str:
-    """What a model is called: its directory, or its repository on the hub."""
-    if (path := Path(text).expanduser()).exists():
-        return path.name
-    entry = find(text, REWARD, POTENTIAL)
-    if entry is not None and isinstance(address := parse_address(entry.address), HubAddress):
-        return address.repo.partition("/")[2]
-    return text
-
-
-def _silence_warp() -> None:
-    """Keeps Warp, with which matgl finds neighbours if it is installed, from writing to stdout, where results go."""
-    with contextlib.suppress(ImportError):
-        import warp
-
-        if hasattr(warp.config, "log_level"):
-            warp.config.log_level = warp.LOG_WARNING
-        else:
-            warp.config.quiet = True
-
-
-def _directory(text: str) -> Path:
-    """Where the three files lie; they are fetched if they are published."""
-    path = Path(text).expanduser()
-    if path.exists() or text.startswith((".", "/", "~")) or text.count("/") > 1:
-        if missing := [name for name in FILES if not (path / name).is_file()]:
-            raise CheckpointError(f"there is no {missing[0]} in {text}", FORM)
-        return path
-    entry = find(text, REWARD, POTENTIAL)
-    repo = text if "/" in text else f"{OWNER}/{text}"
-    addresses = list(entry.files.values()) if entry is not None else [f"hf:{repo}/{name}" for name in FILES]
-    try:
-        paths = [fetch_file(address, Silent(), announce=False) for address in addresses]
-    except NetworkError as error:
-        raise NetworkError(f"matgl cannot find {text}: {error.message}", error.hint or FORM) from error
-    return paths[0].parent if paths[0].is_file() else _only_model(paths[0], text)
-
-
-def _only_model(folder: Path, text: str) -> Path:
-    """Where in a folder there is a model."""
-    places = [file.parent for file in sorted(folder.rglob(FILES[0]))]
-    found = [place for place in places if all((place / name).is_file() for name in FILES)]
-    if len(found) != 1:
-        raise CheckpointError(f"{text} holds {len(found)} models of matgl, not one", FORM)
-    return found[0]
-
-
-@contextlib.contextmanager
-def _known_globals() -> Iterator[None]:
-    """Lets torch rebuild what property models keep besides arrays: how their targets were scaled."""
-    import torch
-    from matgl.data.transformer import LogTransformer, Normalizer
-
-    scalar = np.float64(0).__reduce__()[0]  # numpy's private constructor of pickled scalars
-    known = [Normalizer, LogTransformer, scalar, (scalar, "numpy.core.multiarray.scalar")]
-    with torch.serialization.safe_globals(known):
-        yield
-
-
-def _check_classes(directory: Path, text: str) -> None:
-    """Makes sure that files name no classes but matgl's models."""
-    import torch
-
-    try:
-        content = json.loads((directory / "model.json").read_text(encoding="utf-8"))
-        arguments = torch.load(directory / "model.pt", map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if asked := re.search(r"GLOBAL (\S+)", str(error)):
-            raise UnsafeError(f"{text} asks for {asked[1]}, which is not part of a model", FORM) from error
-        raise _unreadable(text, error) from error
-    except (OSError, ValueError, EOFError, RuntimeError) as error:
-        raise _unreadable(text, error) from error
-    if not isinstance(content, dict) or "@module" not in content:
-        raise CheckpointError(f"{text} is not a model of matgl", FORM)
-    for module, name in (*_classes({key: content.get(key) for key in ("@module", "@class")}), *_classes(arguments)):
-        if not _is_model(module, name):
-            raise UnsafeError(f"{text} asks for {module}.{name}, which is not a model of matgl", FORM)
-
-
-def _classes(content: Any) -> Iterator[tuple[str, str]]:
-    """Classes that the content of a file names, at any depth."""
-    if isinstance(content, dict):
-        if "@module" in content:
-            yield str(content["@module"]), str(content.get("@class"))
-        for value in content.values():
-            yield from _classes(value)
-    elif isinstance(content, list | tuple):
-        for value in content:
-            yield from _classes(value)
-
-
-def _is_model(module: str, name: str) -> bool:
-    from matgl.utils.io import IOMixIn
-
-    if not HOMES.fullmatch(module):
-        return False
-    public = "matgl.models" if module.startswith("matgl.models") else "matgl.apps.pes"
-    found = getattr(importlib.import_module(public), name, None)
-    return isinstance(found, type) and issubclass(found, IOMixIn)
-
-
-def _unreadable(text: str, error: BaseException) -> CheckpointError:
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return CheckpointError(f"matgl cannot load {text}: {reason}", FORM)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,8 @@ def load_orb(text: str, device: str) -> BatchedPotential:
     """An Orb model; its energies are raw.
 
     Args:
-        text: NAME, /path/to/weights, NAME:/path/to/weights, or "" for the default. Names may have - or _.
+        text: NAME, /path/to/weights, NAME:/path/to/weights, or "" for the default. Names may have - or _. A file that
+            begins with the name of a published model, as they do where they are published, is taken for that model.
         device: see `load_potential`.
 
     Raises:
@@ -44,7 +45,7 @@ def load_orb(text: str, device: str) -> BatchedPotential:
         from orb_models.forcefield import pretrained
     except ImportError as error:
         raise DependencyError(f"Orb cannot be imported: {error}", "pip install 'cfx-crystal[orb]'") from error
-    name, path = _name_and_path(text)
+    name, path = _name_and_path(text, pretrained.ORB_PRETRAINED_MODELS)
     published = {
         known: function
         for known, function in pretrained.ORB_PRETRAINED_MODELS.items()
@@ -58,11 +59,17 @@ def load_orb(text: str, device: str) -> BatchedPotential:
     return BatchedPotential(_Model(loaded, label, device), device)
 
 
-def _name_and_path(text: str) -> tuple[str, Path | None]:
+def _name_and_path(text: str, known: Iterable[str]) -> tuple[str, Path | None]:
     name, colon, path = text.partition(":")
     if not colon and ("/" in name or "\\" in name or Path(name).suffix):
-        name, path = "", name
+        name, path = _named_by_file(Path(name), known), name
     return name.replace("_", "-") or DEFAULT, Path(path) if path else None
+
+
+def _named_by_file(path: Path, known: Iterable[str]) -> str:
+    """The longest known name that a file's begins with, as orb-v2 of orb-v2-20241011.ckpt; "" if there is none."""
+    words = f"{path.stem.lower().replace('_', '-')}-"
+    return max((name for name in known if words.startswith(f"{name}-")), key=len, default="")
 
 
 def _load(function, path: Path | None, device: str):

@@ -45,17 +45,20 @@ def check_energy_scale(potential: Potential) -> bool:
     return bool(batch.ok.any())
 
 
-def check_property(model: PropertyModel) -> None:
+def check_property(model: PropertyModel) -> float:
     """Compares a property model with the known crystals of its property, if there are any.
 
     Crystals with elements that the model does not know are left out.
+
+    Returns:
+        The largest miss, as a share of the tolerance.
 
     Raises:
         CheckpointError: if it misses one of them, or can evaluate none.
     """
     crystals = KNOWN_PROPERTIES.get(model.property, ())
     if not crystals:
-        return
+        return 0.0
     batch = model.evaluate([crystal.structure() for crystal in crystals])
     if not batch.ok.any():
         raise CheckpointError(
@@ -76,6 +79,7 @@ def check_property(model: PropertyModel) -> None:
             "known crystals",
             HINT,
         )
+    return worst
 
 
 Sites = tuple[tuple[str, tuple[float, float, float]], ...]
