@@ -127,3 +127,15 @@ def test_oxidation_states_of_known_crystals():
     small = [text for text in formulas if len(Composition(text)) > 1 and Composition(text).num_atoms <= 12]
     for formula in random.Random(0).sample(small, 600):
         assert likeliest_states(Composition(formula)) == guessed(formula), formula
+
+
+@pytest.mark.parametrize(("structure", "corrected"), [(HEMATITE, True), (MUSTARD, False), (rutile("Ti", "O"), False)])
+def test_published_corrections_are_what_pymatgen_makes_of_entries_without_a_run_type(structure, corrected):
+    """The public program states a run type where there is a Hubbard U only; pymatgen leaves other entries alone."""
+    hubbards = hubbard_values(structure.composition)
+    parameters = {"hubbards": hubbards, "run_type": "GGA+U"} if hubbards else {"hubbards": {}}
+    entry = ComputedStructureEntry(structure, -20.0, parameters=parameters)
+    MaterialsProject2020Compatibility(check_potcar=False).process_entries(entry, clean=True)
+    assert correct(structure, -20.0, "published") == pytest.approx(entry.energy, abs=1e-9)
+    assert (entry.energy != -20.0) == corrected
+    assert correct(structure, -20.0) != -20.0

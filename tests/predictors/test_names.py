@@ -93,6 +93,18 @@ class TestOrb:
         assert ORB in load_potential(f"orb:{ORB.replace('-', '_')}:{weights}").name
         assert "orb-v3-conservative-inf-mpa" in load_potential(f"orb:{weights}").name
 
+    def test_a_file_is_what_it_is_called(self, tmp_path):
+        """As orb-models names the files that it downloads."""
+        weights = orb_weights(tmp_path)
+        for file in (f"{ORB}-20250404.ckpt", f"{ORB.replace('-', '_')}.ckpt"):
+            renamed = weights.rename(tmp_path / file)
+            assert f"({ORB}, {file})" in load_potential(f"orb:{renamed}").name
+            weights = renamed
+        with pytest.raises(CheckpointError, match="not weights of orb_v2"):
+            load_potential(f"orb:{weights.rename(tmp_path / 'orb-v2-20241011.ckpt')}")
+        with pytest.raises(UsageError, match="no Orb potential orb-v3-conservative-omol"):
+            load_potential(f"orb:{tmp_path / 'orb-v3-conservative-omol-20250820.ckpt'}")
+
     def test_weights_of_another_model_or_none_at_all(self, tmp_path):
         weights = orb_weights(tmp_path)
         text = tmp_path / "text.ckpt"

@@ -268,9 +268,10 @@ def _fine_tune(
     from cfx.rl.reinforce import fine_tune
     from cfx.rl.rewards import Diversity
 
-    reward: Any = load_reward(
-        rewards, lambda potential: open_hull(rewards.hull, rewards.hull_scale, potential, REPORTER)
-    )
+    def hull_for(potential):
+        return open_hull(rewards.hull, rewards.hull_scale, potential, REPORTER, rewards.corrections)
+
+    reward: Any = load_reward(rewards, hull_for)
     REPORTER.message(f"reward {reward.name}: {reward.about}")
     known = read_reference(rewards.reference, -1, REPORTER) if rewards.reference else None
     diversity = Diversity(rewards.novelty_bonus, rewards.duplicate_penalty, rewards.composition_penalty, known)

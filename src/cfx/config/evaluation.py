@@ -17,7 +17,10 @@ E_HULL_FLOOR = (
     "E_hull below which a crystal counts as a failure, eV/atom: the hull has gaps there.",
     NEGATIVE,
 )
-CORRECTIONS = ("mp2020", "Corrections of raw energies on a corrected hull: mp2020, or published (with a Hubbard U only).")
+CORRECTIONS = (
+    "mp2020",
+    "Corrections of raw energies on a corrected hull: mp2020, or published (with a Hubbard U only).",
+)
 DEVICE = ("cpu", "Where potentials and property models run: cpu or cuda.")
 FMAX = (0.05, "Largest force at which a relaxation has converged, eV/angstrom.", POSITIVE)
 STEPS = (500, "Maximum number of steps of a relaxation.")
