@@ -159,6 +159,13 @@ def as_bytes(value) -> np.ndarray:
     return np.frombuffer(json.dumps(value).encode(), np.uint8)
 
 
+def test_arrays_larger_than_their_file_are_not_read(tmp_path, monkeypatch):
+    path = change_table(tmp_path / "bomb.hull.npz", energies=np.zeros(2_000_000))
+    monkeypatch.setattr(np, "load", None)
+    with pytest.raises(DataError, match=r"declares 160\d+ bytes in a file of \d{5}"):
+        read_hull(path)
+
+
 DAMAGE = {
     "no energies": {"energies": None},
     "pickles": {"ids": np.array([{"a": 1}] * 11, dtype=object)},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from cfx.cli.console import REPORTER
 from cfx.config import SYMPREC, Template
 from cfx.config.fields import option
 from cfx.errors import DataError, DependencyError, OutputError, UsageError
-from cfx.io.files import cache_directory, check_file
+from cfx.io.files import cache_directory, check_file, parse_json
 from cfx.reporter import interrupted_by_signals
 
 if TYPE_CHECKING:
@@ -205,7 +204,7 @@ def template(given: dict[str, Any]) -> tuple[Template, int | None]:
 
 def _sites(path: Path) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[int, ...], ...]]:
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text())
         species, tied = content.get("atom_mask", []), content.get("constraints", [])
         for lists, kind in ((species, str), (tied, int)):
             if not all(isinstance(one, list) and all(type(item) is kind for item in one) for one in lists):

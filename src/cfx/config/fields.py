@@ -133,6 +133,20 @@ def from_dict(cls: type, values: dict[str, Any], base: Any = None) -> Any:
     return cls(**values) if base is None else dataclasses.replace(base, **values)
 
 
+def parse_toml(text: str) -> dict[str, Any]:
+    """What a TOML text of a user says.
+
+    Raises:
+        ValueError: if it is not TOML, or nested too deeply.
+    """
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def without_none(value: Any) -> Any:
     """A copy of a value that TOML can hold: without None, and with lists for tuples."""
     if isinstance(value, dict):

@@ -1,7 +1,6 @@
 """What a fine-tuning run is asked to do: its parts, presets, and how that is written down."""
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -214,7 +213,7 @@ def read_run(path: Path) -> RewardRun | PairsRun:
         UsageError: if it is not a run of cfx rl.
     """
     try:
-        content = tomllib.loads((path / "config.toml").read_text())
+        content = fields.parse_toml((path / "config.toml").read_text(encoding="utf-8"))
         return PairsRun.of(content) if "dpo" in content else RewardRun.of(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is not a run of cfx rl: {error}", "name the directory given with -o") from error

@@ -1,7 +1,6 @@
 """What a model is, and how it is trained: architecture, training, presets, the file that says all of it."""
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -197,9 +196,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         UsageError: if it cannot be read, or holds anything else.
     """
     try:
-        with open(path, "rb") as file:
-            content = tomllib.load(file)
-    except (OSError, ValueError, RecursionError) as error:
+        content = fields.parse_toml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the configuration {path}: {error}") from error
     try:
         for key, value in content.items():

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cfx.data.encode import EncodedCrystal
-from cfx.io.files import sync, try_lock, writing
+from cfx.io.files import parse_json, sync, try_lock, writing
 from cfx.io.journal import Journal, write_state
 
 FORMAT = 1
@@ -142,7 +142,7 @@ class StoreWriter:
 def read_state(directory: Path, digest: str) -> dict[str, Any] | None:
     """What dataset.json says, or None where there is no store of that digest or it is damaged."""
     try:
-        state = json.loads((directory / "dataset.json").read_text())
+        state = parse_json((directory / "dataset.json").read_text())
         lengths = dict(state["bytes"])
         expected = {"crystals.bin": state["crystals"] * CRYSTAL.itemsize, "sites.bin": state["sites"] * SITE.itemsize}
         whole = all((directory / name).stat().st_size >= lengths[name] for name in FILES)

@@ -17,7 +17,7 @@ from cfx.errors import DataError, UsageError
 from cfx.evaluation.entries import ComputedEntry, read_entries
 from cfx.evaluation.hull import Hull, HullInfo, check_scale
 from cfx.evaluation.phases import STRUCTURE, Phases, Reduced, reduce_counts
-from cfx.io.files import replace_atomically
+from cfx.io.files import parse_json, replace_atomically
 
 FORMAT = "cfx hull 2"
 """What the header of a table says it is."""
@@ -30,6 +30,9 @@ COLUMNS = {"sizes": "u1", "species": "u1", "counts": "i4", "energies": "f8"}
 
 ARRAYS = {"header": "u1", "ids": "u1", "origins": "u1", **COLUMNS}
 """Arrays of a table and their types; header and ids are JSON in UTF-8, origins places in a list of the header."""
+
+MOST_COMPRESSION = 100
+"""How many times smaller than its arrays a table may be; those of hulls are 5 to 30 times."""
 
 UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error, MemoryError)
 """What damaged tables raise; ValueError is numpy's, on pickles among others, and json's."""
@@ -98,10 +101,9 @@ def _to_bytes(value: object) -> np.ndarray:
 def _read_table(path: Path, scale: str | None) -> Hull:
     hint = "a compact table is written by cfx; write it again"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ARRAYS if name in file or name != "origins"}
-        header = json.loads(arrays["header"].tobytes())
-        ids = json.loads(arrays["ids"].tobytes())
+        arrays = _read_arrays(path)
+        header = parse_json(arrays["header"].tobytes())
+        ids = parse_json(arrays["ids"].tobytes())
         if header["format"] == WITHOUT_ORIGINS:
             header["origins"], arrays["origins"] = [STRUCTURE], np.zeros(len(ids), "<u1")
         elif header["format"] != FORMAT:
@@ -118,6 +120,16 @@ def _read_table(path: Path, scale: str | None) -> Hull:
         raise UsageError(f"{path} holds energies on the scale {info.scale}, not {scale}", "leave the scale out")
     columns = {name: arrays[name] for name in COLUMNS}
     return Hull(Phases(**columns, ids=[str(name) for name in ids], origins=origins), info)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a table. A file of a few bytes can declare, and hold, arrays that no memory does."""
+    with zipfile.ZipFile(path) as archive:
+        declared = sum(member.file_size for member in archive.infolist())
+        if declared > MOST_COMPRESSION * path.stat().st_size:
+            raise ValueError(f"it declares {declared} bytes in a file of {path.stat().st_size}")
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in ARRAYS if name in file or name != "origins"}
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], ids: object) -> None:

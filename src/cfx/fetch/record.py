@@ -16,7 +16,7 @@ from typing import Any, Self
 from cfx.catalog import parse_address
 from cfx.errors import DataError, UsageError
 from cfx.fetch.failures import failure
-from cfx.io.files import cache_directory, exclusively, replace_atomically
+from cfx.io.files import cache_directory, exclusively, parse_json, replace_atomically
 
 FILE_NAME = "fetched.json"
 FORMAT = 1
@@ -115,7 +115,7 @@ def read_records(path: Path | None = None) -> dict[str, Record]:
     """
     path = path or cache_directory() / FILE_NAME
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_text())
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']} is from another version of cfx")
         records = {key: Record.from_json(record) for key, record in content["records"].items()}

@@ -12,7 +12,7 @@ import numpy as np
 from cfx.config import ModelConfig, from_dict
 from cfx.core.network import check_shapes
 from cfx.errors import CheckpointError, UsageError
-from cfx.io.files import replace_atomically
+from cfx.io.files import parse_json, replace_atomically
 
 FORMAT_VERSION = 1
 
@@ -65,10 +65,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     path = Path(path)
     try:
-        content = json.loads((path / "checkpoint.json").read_text())
+        content = parse_json((path / "checkpoint.json").read_text())
     except FileNotFoundError:
         raise CheckpointError(f"{path} is not a checkpoint directory (checkpoint.json is missing)") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}/checkpoint.json: {error}") from error
     if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
         raise CheckpointError(f"{path} has an unknown checkpoint format", "a newer version of cfx may read it")

@@ -66,6 +66,18 @@ def content_digest(path: Path, settings: list) -> str:
     return digest.hexdigest()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text that came from elsewhere says.
+
+    Raises:
+        ValueError: if it is not JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def files_below(directory: Path) -> Iterator[Path]:
     """Files of a directory and those below it, in no order, links to directories followed; hidden ones are left out."""
     seen: set[str] = set()

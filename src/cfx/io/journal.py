@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cfx.errors import DataError, OutputError
-from cfx.io.files import content_digest, remove_file, replace_atomically, sync, writing
+from cfx.io.files import content_digest, parse_json, remove_file, replace_atomically, sync, writing
 
 
 class Journal:
@@ -103,7 +103,7 @@ class JsonLines(Journal):
                         return
                     end += len(line)
                     try:
-                        yield end, json.loads(line)
+                        yield end, parse_json(line)
                     except ValueError as error:
                         raise DataError(f"line {number} of {self.path} is damaged: {error}") from error
         except OSError as error:

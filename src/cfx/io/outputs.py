@@ -5,7 +5,6 @@ NAME.partial.json, which says what was asked and how much of the file counts, an
 NAME.partial.kept, the crystals as numbers.
 """
 
-import json
 import re
 import shutil
 import sys
@@ -16,7 +15,7 @@ import numpy as np
 
 from cfx.core.crystal import CrystalBatch
 from cfx.errors import OutputError, UsageError
-from cfx.io.files import check_directory, sync, writing
+from cfx.io.files import check_directory, parse_json, sync, writing
 from cfx.io.formats import FORMATS, OutputRecord, render_cif
 from cfx.io.journal import Journal, check_unfinished, partial_of, remove_partial, write_state
 
@@ -117,7 +116,7 @@ class GrowingOutput:
             self.begin()
             return {}
         try:
-            state = json.loads(self._state.read_text())
+            state = parse_json(self._state.read_text())
             request, size, progress = (state[key] for key in ("request", "size", "progress"))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise OutputError(f"cannot continue {self.partial}: {error}", "start again with `force`") from error

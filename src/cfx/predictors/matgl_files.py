@@ -14,7 +14,6 @@ import contextlib
 import copy
 import importlib
 import inspect
-import json
 import pickle
 import re
 import shutil
@@ -32,6 +31,7 @@ from cfx.errors import CheckpointError, NetworkError, UnsafeError
 from cfx.fetch.files import fetch_file
 from cfx.fetch.names import fetch_parts
 from cfx.fetch.record import digest_of
+from cfx.io.files import parse_json
 from cfx.reporter import Silent
 
 FILES = ("model.json", "model.pt", "state.pt")
@@ -192,7 +192,7 @@ class ModelFiles:
 
     def is_of_earlier_version(self) -> bool:
         """Whether a version number or an argument shows that an earlier matgl wrote them; if not, it still may have."""
-        content = json.loads((self.directory / "model.json").read_text(encoding="utf-8"))
+        content = parse_json((self.directory / "model.json").read_text(encoding="utf-8"))
         return any(map(_is_of_earlier_version, _described(content)))
 
     def network(self) -> Any:
@@ -319,7 +319,7 @@ def _check_classes(directory: Path, text: str) -> None:
     import torch
 
     try:
-        content = json.loads((directory / "model.json").read_text(encoding="utf-8"))
+        content = parse_json((directory / "model.json").read_text(encoding="utf-8"))
         arguments = torch.load(directory / "model.pt", map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if asked := re.search(r"GLOBAL (\S+)", str(error)):

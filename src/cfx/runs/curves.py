@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cfx.errors import DataError
+from cfx.io.files import parse_json
 
 NATS = "nats per crystal"
 
@@ -103,7 +103,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 def _parse(text: str) -> dict[str, Any] | None:
     try:
-        line = json.loads(text)
+        line = parse_json(text)
     except ValueError:
         return None
     whole = isinstance(line, dict) and isinstance(line.get("step"), int)

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from abc import ABC, abstractmethod
@@ -20,7 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from cfx.config.training import TrainRun, read_toml
 from cfx.errors import CheckpointError, OutputError, UsageError
-from cfx.io.files import replace_atomically, sole_writer, writing
+from cfx.io.files import parse_json, replace_atomically, sole_writer, writing
 from cfx.io.journal import JsonLines
 from cfx.reporter import Interrupted, Progress, Reporter, StopRequest
 
@@ -187,7 +186,7 @@ class RunDirectory:
 def _step(line: bytes) -> float:
     """The step of a line of metrics; infinite for one that is none."""
     try:
-        return json.loads(line)["step"]
+        return parse_json(line)["step"]
     except (ValueError, TypeError, KeyError):
         return math.inf
 

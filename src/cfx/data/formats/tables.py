@@ -18,6 +18,7 @@ from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import orbit, symmetry_table
 from cfx.data.formats import MOST_ATOMS, MOST_CHARACTERS, UNREADABLE, Record
 from cfx.errors import DataError, DependencyError
+from cfx.io.files import parse_json
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -78,9 +79,9 @@ def jsonl_records(name: str, lines: TextIO) -> Iterator[Record]:
     filled = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
     for i, (number, line) in enumerate(filled, start=1):
         try:
-            content = json.loads(line)
+            content = parse_json(line)
             record = _record(content, i, [column for column in STRUCTURE_COLUMNS if column in content])
-        except (ValueError, TypeError, LookupError, RecursionError):
+        except (ValueError, TypeError, LookupError):
             record = Record(f"row {i}", "unreadable", f"line {number} is not JSON with a `cif` or `structure`")
         found = found or record.format != "unreadable"
         held.append(record)
@@ -128,8 +129,8 @@ def structure_of_dict(text: str) -> "Structure":
 
     # JSON, or as Python prints it. Nothing in it is evaluated or imported: pymatgen sees a new dict of plain values.
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = parse_json(text)
+    except ValueError:
         content = _literal(text)
     try:
         sites = [
@@ -168,7 +169,7 @@ def structure_of_sites(text: str) -> "Structure":
     from pymatgen.core import Lattice, Structure
 
     try:
-        lattice, points, numbers, letters, group = (json.loads(cell) for cell in json.loads(text).values())
+        lattice, points, numbers, letters, group = (parse_json(cell) for cell in parse_json(text).values())
         if group not in range(1, 231):
             raise ValueError(f"there is no space group {group}")
         if len(letters) * 192 > MOST_ATOMS:
@@ -182,7 +183,7 @@ def structure_of_sites(text: str) -> "Structure":
             coords.append(orbit(group, letter, np.array(point, float)))
             species += [SYMBOLS[number]] * len(coords[-1])
         return Structure(Lattice.from_parameters(*lattice), species, np.concatenate(coords))
-    except (TypeError, LookupError, ValueError, RecursionError, OverflowError) as error:
+    except (TypeError, LookupError, ValueError, OverflowError) as error:
         raise ValueError(f"not a crystal in the columns L, X, A, W, G: {error}") from error
 
 
@@ -261,7 +262,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _json_row(line: str) -> dict[str, Any]:
-    row = json.loads(line)
+    row = parse_json(line)
     if not isinstance(row, dict):
         raise ValueError("a line is not a JSON object")
     return row
