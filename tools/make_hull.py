@@ -1,137 +1,257 @@
-"""Makes the bundled hull `chgnet-mp`: CHGNet energies of Materials Project crystals, the lowest of each composition.
+"""Makes the bundled hull `chgnet-mp` from energies of crystals, which tools/hull_energies.py computes.
 
-    python tools/make_hull.py mp20_subset_train.csv.gz mpts52_subset.csv.gz --elements MP-PBE-Element-Refs.json.gz
+    python tools/make_hull.py near energies.jsonl --within 0.05 > near.txt
+    python tools/make_hull.py table energies.jsonl volume.jsonl --published mp_near_hull.csv.gz mp20_subset_train.csv.gz
+    python tools/make_hull.py check mp20_subset_val.csv.gz --energies val.jsonl --published mp_near_hull.csv.gz
+    python tools/make_hull.py hide 1000 energies.jsonl volume.jsonl --published ... --crystals val.jsonl
 
-Minutes on two cores. `--check mp20_subset_val.csv.gz --list mp_near_hull.csv.gz` prints the figures of its card, from
-the hull as it was written: which phases of the list it lacks, and its E_hull against the published one of crystals that
-it was not made from.
+`table` keeps the lowest energy of each composition. Phases that are published with a formation energy and without a
+structure get an energy by composition, on the scale of the potential: from another crystal of the composition whose
+energy is known both ways, or from energies of the elements that are fitted to all crystals whose energy is known both
+ways. `check` prints the figures of the hull's card, `hide` what energies by composition do to energies above the hull.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
 import json
-import tempfile
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pymatgen.core import Composition
+
+from cfx.core.elements import SYMBOLS
+from cfx.evaluation.hull import Hull, HullInfo
+from cfx.evaluation.hull_files import read_hull, write_hull
+from cfx.evaluation.phases import STRUCTURE, Phases, Reduced, count_atoms, reduce_counts
 
 RESOURCES = Path(__file__).resolve().parents[1] / "src" / "cfx" / "resources"
 TARGET = RESOURCES / "hulls" / "chgnet-mp" / "chgnet-mp.hull.npz"
+POTENTIAL = "chgnet 0.4.2 (0.3.0)"
+csv.field_size_limit(sys.maxsize)
 
-YTTERBIUM = 5.4862
-"""Lattice parameter of face-centred cubic ytterbium, angstrom, which the list of elements lacks."""
+COMPOSITION, VOLUME = "composition", "volume relaxed"
+"""Origins, beside STRUCTURE: a published formation energy; a structure at the volume of the lowest energy."""
+
+ROUNDS, SMALLEST_RESIDUAL, PRIOR = 20, 0.02, 1e-3
+"""Of the fit of elements' energies: least squares reweighted towards absolute deviations, which outliers move less; the
+prior holds elements that hardly occur at their own energy."""
+
+
+@dataclass(frozen=True)
+class Energy:
+    """The energy of a crystal by the potential, eV/atom."""
+
+    id: str
+    composition: Reduced
+    energy: float
+    origin: str
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("crystals", type=Path, nargs="*")
-    arguments.add_argument("--elements", type=Path, help="element -> its structures, as JSON")
-    arguments.add_argument("--check", type=Path, help="crystals with a column e_above_hull")
-    arguments.add_argument("--list", type=Path, help="phases that a hull should have: a column formula")
-    arguments.add_argument("--hull", type=Path, default=TARGET)
+    commands = arguments.add_subparsers(required=True)
+    near = command(commands, "near", write_near)
+    near.add_argument("energies", type=Path, nargs="+")
+    near.add_argument("--within", type=float, default=0.05, help="eV/atom above the hull")
+    table = command(commands, "table", make_table)
+    table.add_argument("energies", type=Path, nargs="+")
+    checked = command(commands, "check", check)
+    checked.add_argument("crystals", type=Path, help="with a column e_above_hull")
+    checked.add_argument("--energies", type=Path, required=True, help="of these crystals")
+    hidden = command(commands, "hide", hide)
+    hidden.add_argument("count", type=int)
+    hidden.add_argument("energies", type=Path, nargs="+")
+    hidden.add_argument("--crystals", type=Path, required=True, help="energies of crystals to judge")
+    for one in (table, hidden, checked):
+        one.add_argument("--published", type=Path, nargs="+", required=True, help="formation energies; first the list")
+    for one in (table, checked):
+        one.add_argument("--hull", type=Path, default=TARGET)
     options = arguments.parse_args()
-    if options.crystals:
-        make(options.crystals, options.elements, options.hull)
-    figures = {}
-    if options.list:
-        figures |= count_missing(options.hull, options.list)
-    if options.check:
-        figures |= compare(options.hull, options.check, options.list)
+    options.run(options)
+
+
+def command(commands: Any, name: str, function: Any) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name)
+    parser.set_defaults(run=function)
+    return parser
+
+
+def write_near(options: argparse.Namespace) -> None:
+    """Prints the names of the crystals within some distance of their own hull."""
+    rows = read_energies(options.energies)
+    hull = to_hull(rows)
+    for row in rows:
+        if row.energy - hull.energy_at(dict(row.composition)) <= options.within:
+            print(row.id)
+
+
+def make_table(options: argparse.Namespace) -> None:
+    """Writes the hull."""
+    rows = read_energies(options.energies)
+    filled = by_composition(rows, *(read_published(path) for path in options.published))
+    write_hull(options.hull, to_hull(rows + filled))
+    print(read_hull(options.hull), options.hull.stat().st_size, "bytes", file=sys.stderr)
+
+
+def check(options: argparse.Namespace) -> None:
+    """Prints what the hull holds and lacks, and its E_hull of crystals against a published column, as JSON."""
+    hull = read_hull(options.hull)
+    listed = read_published(options.published[0])
+    phases = {composition for composition, _ in listed.values()}
+    held = {hull.phases.composition(row) for row in range(len(hull.phases))}
+    with gzip.open(options.crystals, "rt") as file:
+        published = {row["material_id"]: float(row["e_above_hull"]) for row in csv.DictReader(file)}
+    own = [row for row in read_energies([options.energies]) if row.id in published]
+    origin = {hull.phases.composition(row): hull.phases.origins[row] for row in range(len(hull.phases))}
+    distance = np.array([row.energy - hull.energy_at(dict(row.composition)) for row in own])
+    # A crystal that is on the hull is 0 away from it, however far it is below the other phases.
+    error = np.maximum(distance, 0) - np.array([published[row.id] for row in own])
+    by_own = np.array([origin.get(row.composition) == COMPOSITION for row in own])
+    figures = {
+        "hull": str(hull),
+        "listed compositions": len(phases),
+        "missing": len(phases - held),
+        "origins": {name: hull.phases.origins.count(name) for name in sorted(set(hull.phases.origins))},
+        "all": summary(error),
+        "held by composition": summary(error[by_own]),
+        "others": summary(error[~by_own]),
+        "below the hull by more than 0.1": int((distance < -0.1).sum()),
+    }
     print(json.dumps(figures, indent=1))
 
 
-def make(crystals: Sequence[Path], elements: Path, target: Path) -> None:
-    """Writes the hull."""
-    from cfx.cli.console import ConsoleReporter
-    from cfx.runs.hull import build
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as directory:
-        # Named like its source, for the hull says what it was made from.
-        terminals = Path(directory) / elements.name.replace(".json.gz", ".jsonl")
-        content = json.loads(gzip.decompress(elements.read_bytes()))
-        with open(terminals, "w") as file:
-            for symbol, found in content.items():
-                for number, structure in enumerate(found["structure"]):
-                    file.write(json.dumps({"id": f"{symbol}-{number}", "structure": structure}) + "\n")
-            if "Yb" not in content:
-                file.write(json.dumps({"id": "Yb-fcc", "structure": ytterbium().as_dict()}) + "\n")
-        names = [str(path) for path in (*crystals, terminals)]
-        hull = build(names, "chgnet", target, "chgnet-mp", "cpu", -1, ConsoleReporter())
-    print(hull)
-
-
-def ytterbium():
-    """The crystal of the element, as a pymatgen Structure."""
-    from pymatgen.core import Lattice, Structure
-
-    lattice = Lattice.cubic(YTTERBIUM)
-    return Structure.from_spacegroup("Fm-3m", lattice, ["Yb"], [[0, 0, 0]]).get_primitive_structure()
-
-
-def count_missing(hull: Path, listed: Path) -> dict:
-    """How many phases of a list the hull lacks, by number of elements and in all."""
-    from collections import Counter
-
-    from pymatgen.core import Composition
-
-    from cfx.evaluation.hull import missing_phases
-    from cfx.evaluation.hull_files import read_hull
-    from cfx.runs.hull import read_formulas
-
-    formulas = read_formulas(listed)
-    phases = {Composition(formula).reduced_formula for formula in formulas}
-    missing = missing_phases(read_hull(hull), formulas)
-    kinds = [Counter(len(Composition(formula)) for formula in some) for some in (phases, missing)]
-    by_size = {size: f"{kinds[1][size]} of {kinds[0][size]}" for size in sorted(kinds[0])}
-    return {"list": len(phases), "missing": len(missing), "missing by number of elements": by_size}
+def hide(options: argparse.Namespace) -> None:
+    """Prints what changes if known compositions have an energy by composition only, or none at all."""
+    rows = read_energies(options.energies)
+    published = [read_published(path) for path in options.published]
+    whole = by_composition(rows, *published)
+    phases = sorted({row.composition for row in rows} & {composition for composition, _ in published[0].values()})
+    phases = [composition for composition in phases if len(composition) > 1]
+    chosen = np.random.default_rng(0).choice(len(phases), options.count, replace=False)
+    taken = {phases[i] for i in chosen}
+    left = [row for row in rows if row.composition not in taken]
+    hulls = {
+        "whole": to_hull(rows + whole),
+        "filled": to_hull(left + by_composition(left, *published)),
+        "empty": to_hull(left + [row for row in whole if row.composition not in taken]),
+    }
+    difference = [
+        hulls["filled"].phases.energies[row] - hulls["whole"].phases.energies[row]
+        for row in range(len(hulls["whole"].phases))
+        if hulls["whole"].phases.composition(row) in taken
+    ]
+    figures: dict[str, Any] = {
+        "hidden": len(taken),
+        "filled energy less computed energy": summary(np.array(difference)),
+    }
+    own = read_energies([options.crystals])
+    at = {name: np.array([hull.energy_at(dict(row.composition)) for row in own]) for name, hull in hulls.items()}
+    touched = np.array([any(set(dict(phase)) <= set(dict(row.composition)) for phase in taken) for row in own])
+    for name in ("filled", "empty"):
+        figures[f"E_hull on the {name} hull less that on the whole one"] = summary((at["whole"] - at[name])[touched])
+    print(json.dumps(figures, indent=1))
 
 
-def compare(hull: Path, crystals: Path, listed: Path | None) -> dict:
-    """E_hull of CHGNet on the hull against a published column, eV/atom."""
-    import numpy as np
-    import pandas as pd
-    from pymatgen.core import Composition, Structure
-
-    from cfx.evaluation.hull import missing_phases
-    from cfx.evaluation.hull_files import read_hull
-    from cfx.predictors.load import load_potential
-    from cfx.runs.hull import read_formulas
-
-    table, phases = pd.read_csv(crystals), read_hull(hull)
-    structures = [Structure.from_str(cif, fmt="cif") for cif in table.cif]
-    energies = load_potential("chgnet").evaluate(structures, forces=False).energy
-    # A crystal that is on the hull is 0 away from it, however far it is below the other phases.
-    found = np.maximum(phases.evaluate(structures, energies, "mp2020").e_above_hull, 0)
-    error = found - table.e_above_hull.to_numpy()
-    figures = {"all": _figures(error)}
-    if listed is not None:
-        lacking = missing_phases(phases, read_formulas(listed))
-        systems = [frozenset(map(str, Composition(formula).elements)) for formula in lacking]
-        covered = np.array([_covered(structure, systems) for structure in structures])
-        figures["no listed phase of its elements is missing"] = _figures(error[covered])
-    return figures
+def read_energies(paths: Iterable[Path]) -> list[Energy]:
+    """All energies of files of tools/hull_energies.py."""
+    rows = []
+    for path in paths:
+        for line in open(path, encoding="utf-8"):  # noqa: SIM115
+            row = json.loads(line)
+            if "energy" in row:
+                origin = VOLUME if "scale" in row else STRUCTURE
+                rows.append(Energy(row["id"], reduced(row["formula"]), row["energy"], origin))
+    return rows
 
 
-def _figures(error) -> dict:
-    import numpy as np
+def read_published(path: Path) -> dict[str, tuple[Reduced, float]]:
+    """Material -> composition and formation energy (eV/atom), where both are there."""
+    found = {}
+    with gzip.open(path, "rt", newline="") as file:
+        for row in csv.DictReader(file):
+            formula = row.get("pretty_formula") or row.get("formula")
+            if not formula and "cif" in row:
+                formula = row["cif"].split("_chemical_formula_sum")[1].split("\n")[0].strip(" '")
+            if formula and row["formation_energy_per_atom"]:
+                found[row["material_id"]] = (reduced(formula), float(row["formation_energy_per_atom"]))
+    return found
 
-    error = error[np.isfinite(error)]
-    spread = error.std(ddof=1) / np.sqrt(len(error))
+
+def reduced(formula: str) -> Reduced:
+    return reduce_counts(count_atoms(Composition(formula)))
+
+
+def by_composition(rows: Sequence[Energy], *published: dict[str, tuple[Reduced, float]]) -> list[Energy]:
+    """Energies of the phases of the first list that have no structure, on the scale of the potential."""
+    known = {name: energy for table in published for name, (_, energy) in table.items()}
+    lowest: dict[str, Energy] = {}
+    for row in rows:
+        if row.id not in lowest or row.energy < lowest[row.id].energy:
+            lowest[row.id] = row
+    both = [row for row in lowest.values() if row.id in known]
+    elements = fit_elements(both, [known[row.id] for row in both])
+    polymorphs: dict[Reduced, list[float]] = {}
+    for row in both:
+        polymorphs.setdefault(row.composition, []).append(row.energy - known[row.id])
+    filled = []
+    for name, (composition, energy) in published[0].items():
+        if name not in lowest:
+            # What the potential is off by in one crystal of a composition, it mostly is in another.
+            offset = np.median(polymorphs.get(composition, [fractions(composition) @ elements]))
+            filled.append(Energy(name, composition, energy + float(offset), COMPOSITION))
+    return filled
+
+
+def fractions(composition: Reduced) -> np.ndarray:
+    """float64 [elements], atomic fractions by atomic number."""
+    found = np.zeros(len(SYMBOLS))
+    for z, n in composition:
+        found[z] = n
+    return found / found.sum()
+
+
+def fit_elements(rows: Sequence[Energy], published: Sequence[float]) -> np.ndarray:
+    """Energies of the elements, eV/atom, [atomic number], that bring formation energies nearest to published ones."""
+    x = np.stack([fractions(row.composition) for row in rows])
+    y = np.array([row.energy for row in rows]) - published
+    own = np.zeros(len(SYMBOLS))
+    for row in rows:
+        if len(row.composition) == 1:
+            z = row.composition[0][0]
+            own[z] = min(own[z], row.energy)
+    weights, found = np.ones(len(y)), own
+    for _ in range(ROUNDS):
+        a = x * weights[:, None]
+        found = np.linalg.solve(a.T @ x + PRIOR * np.eye(x.shape[1]), a.T @ y + PRIOR * own)
+        weights = 1 / np.maximum(np.abs(y - x @ found), SMALLEST_RESIDUAL)
+    return found
+
+
+def to_hull(rows: Sequence[Energy]) -> Hull:
+    """The hull of the lowest energy of each composition."""
+    columns = zip(*((row.composition, row.energy, row.id, row.origin) for row in rows), strict=True)
+    phases = Phases.lowest(*columns)
+    crystals = len({row.id for row in rows if row.origin != COMPOSITION})
+    made = f"{crystals:,} crystals of the Materials Project and WBM; see its card"
+    return Hull(phases, HullInfo("chgnet-mp", "mp2020", POTENTIAL, "2", made))
+
+
+def summary(error: np.ndarray) -> dict[str, float]:
     return {
-        "crystals": len(error),
+        "number": len(error),
         "mean absolute error": round(float(np.abs(error).mean()), 4),
         "median absolute error": round(float(np.median(np.abs(error))), 4),
         "bias": round(float(error.mean()), 4),
-        "standard error of the bias": round(float(spread), 4),
+        "standard error of the bias": round(float(error.std(ddof=1) / np.sqrt(len(error))), 4),
+        "largest": round(float(np.abs(error).max()), 4),
     }
-
-
-def _covered(structure, missing: list[frozenset[str]]) -> bool:
-    """Whether no missing phase is made of a crystal's elements."""
-    own = frozenset(map(str, structure.composition.elements))
-    return not any(system <= own for system in missing)
 
 
 if __name__ == "__main__":
