@@ -244,6 +244,8 @@ def to_hull(rows: Sequence[Energy]) -> Hull:
 
 
 def summary(error: np.ndarray) -> dict[str, float]:
+    if len(error) < 2:
+        return {"number": len(error)}
     return {
         "number": len(error),
         "mean absolute error": round(float(np.abs(error).mean()), 4),

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.core import Composition, Element, Lattice, Structure
 
 from cfx.config import EvalConfig
+from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError
 from cfx.evaluation.hull import HullInfo, build_table
 from cfx.evaluation.hull_files import read_hull
@@ -25,7 +30,60 @@ def test_every_element_of_the_bundled_hull_has_a_phase_of_its_own(bundled):
     assert bundled.scale == "mp2020"
     assert without_terminal(bundled) == []
     assert len(bundled.phases.terminals) == 89
-    assert len(bundled.phases) > 24_000
+    assert len(bundled.phases) > 45_000
+    assert set(bundled.phases.origins) == {"structure", "composition"}
+
+
+OXIDES = {"CaO": (4.81, 0), "ScO": (4.45, 0.05), "YO": (4.88, 0.1), "GaO": (4.6, 0.3), "LaO": (5.15, 0.05)}
+"""Rock salts: lattice parameter (angstrom) and least E_hull. All but CaO lose against their sesquioxides."""
+HALIDES = {"KF": (5.34, 0), "RbF": (5.65, 0), "LiCl": (5.13, 0), "MgF": (4.6, 0.5), "ZnCl": (5.4, 0.3)}
+
+
+@pytest.fixture(scope="module")
+def rock_salts(bundled) -> dict[str, float]:
+    """Formula -> energy above the bundled hull, eV/atom, by CHGNet."""
+    pytest.importorskip("chgnet")
+    from cfx.predictors.load import load_potential
+
+    wanted = OXIDES | HALIDES
+    crystals = [
+        Structure.from_spacegroup(
+            "Fm-3m", Lattice.cubic(a), [str(one) for one in Composition(formula)], [[0] * 3, [0.5] * 3]
+        )
+        for formula, (a, _) in wanted.items()
+    ]
+    energies = load_potential("chgnet").evaluate(crystals, forces=False).energy
+    return dict(zip(wanted, bundled.evaluate(crystals, energies, "mp2020").e_above_hull, strict=True))
+
+
+@pytest.mark.parametrize("formula", [*OXIDES, *HALIDES])
+def test_rock_salts_that_have_competitors_are_not_stable(rock_salts, formula):
+    """Where the sesquioxide or dihalide was missing, they lay 1 to 3 eV/atom below the hull."""
+    least = (OXIDES | HALIDES)[formula][1]
+    assert abs(rock_salts[formula]) < 0.02 if least == 0 else rock_salts[formula] > least
+
+
+@pytest.mark.skipif("CFX_DATA" not in os.environ, reason="needs mp_near_hull.csv.gz under CFX_DATA")
+def test_the_bundled_hull_lacks_no_phase_of_the_list():
+    """31,071 compositions that the Materials Project has within 0.025 eV/atom of its hull."""
+    listed = Path(os.environ["CFX_DATA"]) / "mp_near_hull.csv.gz"
+    assert describe("chgnet-mp", None, listed, Mute())["missing"] == []
+
+
+def test_distances_to_the_bundled_hull_are_those_of_pymatgen(bundled):
+    rng = np.random.default_rng(0)
+    for system in ["Ca-O", "Y-O", "Cs-Zn-F", "Fe-Li-O-P", "Al-Cu-Ni", "Cl-K-Mg"]:
+        numbers = sorted(Element(symbol).Z for symbol in system.split("-"))
+        diagram = PhaseDiagram([to_entry(bundled, row) for row in bundled.phases.within(numbers)])
+        for counts in rng.integers(1, 7, (20, len(numbers))).tolist():
+            composition = Composition(dict(zip([SYMBOLS[z] for z in numbers], counts, strict=True)))
+            expected = diagram.get_hull_energy_per_atom(composition)
+            assert bundled.energy_at(dict(zip(numbers, counts, strict=True))) == pytest.approx(expected, abs=1e-6)
+
+
+def to_entry(hull, row: int) -> PDEntry:
+    composition = Composition({SYMBOLS[z]: n for z, n in hull.phases.composition(row)})
+    return PDEntry(composition, composition.num_atoms * hull.phases.energies[row])
 
 
 def test_the_bundled_hull_is_that_of_chgnet(bundled):

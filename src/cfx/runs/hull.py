@@ -107,6 +107,7 @@ def describe(name: str, scale: str | None, reference: Path | None, reporter: Rep
         "provenance": hull.info.provenance,
         "phases": len(hull.phases),
         "phases_by_number_of_elements": {str(size): elements[size] for size in sorted(elements)},
+        "phases_by_origin_of_energy": dict(sorted(Counter(hull.phases.origins).items())),
         "elements": len(hull.phases.terminals),
         "elements_without_a_pure_phase": without_terminal(hull),
     }
