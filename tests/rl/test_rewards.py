@@ -7,7 +7,10 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from cfx.config import RewardConfig
+from cfx.core.elements import SYMBOLS
+from cfx.evaluation.hull import Hull
 from cfx.evaluation.hull_files import read_hull
+from cfx.evaluation.phases import Phases
 from cfx.fetch.names import hull_path
 from cfx.predictors.base import Potential
 from cfx.reporter import Mute
@@ -38,6 +41,13 @@ def hull_of(potential: Potential):
     return read_hull(hull_path("chgnet-mp", Mute()), None)
 
 
+def hull_of_elements(potential: Potential):
+    hull = hull_of(potential)
+    terminals = hull.phases.terminals
+    names = [SYMBOLS[z] for z in terminals]
+    return Hull(Phases.lowest([((z, 1),) for z in terminals], terminals.values(), names), hull.info)
+
+
 def evaluate(name: str, **options):
     return load_reward(RewardConfig(reward=name, **options), hull_of).evaluate(CRYSTALS)
 
@@ -59,13 +69,13 @@ def test_ehull_is_minus_the_height_up_to_the_limit():
 
 
 def test_what_lies_far_below_all_known_phases_is_not_believed():
-    """The bundled hull knows no compound of sodium and fluorine, which is what a policy finds out first."""
+    """A hull that knows no compound of sodium and fluorine: what a policy finds out first."""
     salt = rock_salt("Na", "F", 4.7)
-    reward = load_reward(RewardConfig(reward="ehull"), hull_of)
+    reward = load_reward(RewardConfig(reward="ehull"), hull_of_elements)
     batch = reward.evaluate([salt])
     assert not batch.ok[0] and batch.reasons == ["more than 0.2 eV/atom below all known phases"]
     assert batch.metrics["E_hull (eV/atom)"][0] < -1
-    believed = load_reward(RewardConfig(reward="ehull", e_hull_floor=-10.0), hull_of).evaluate([salt])
+    believed = load_reward(RewardConfig(reward="ehull", e_hull_floor=-10.0), hull_of_elements).evaluate([salt])
     assert believed.ok[0] and believed.value[0] > 1
 
 
