@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import gzip
+import json
 import os
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from cfx.errors import UsageError
-from cfx.predictors.bundled import evaluate_all
+from cfx.predictors.bundled import SOFT_POLAR, evaluate_all, is_soft_polar
 from cfx.predictors.load import load_property
 
 pytest.importorskip("chgnet", reason="chgnet is not installed")
@@ -180,3 +182,35 @@ def test_error_on_published_crystals(band_gap):
     wide = batch.std > np.median(batch.std)
     assert error[wide].mean() > 2 * error[~wide].mean()
     assert batch.outside.mean() < 0.05
+
+
+SOFT = {
+    "rutile": (TEXTBOOK["TiO2"], True),
+    "strontium titanate": (cubic("Pm-3m", 3.945, ("Sr", ORIGIN), ("Ti", HALF), ("O", (0.5, 0.5, 0))), True),
+    "altaite": (cubic("Fm-3m", 6.56, ("Pb", ORIGIN), ("Te", HALF)), True),
+    "titanium monoxide": (cubic("Fm-3m", 4.2, ("Ti", ORIGIN), ("O", HALF)), False),
+    "periclase": (TEXTBOOK["MgO"], False),
+    "copper": (TEXTBOOK["Cu"], False),
+    "nothing": (None, None),
+}
+
+
+def test_soft_polar_crystals_are_flagged():
+    batch = load_bundled("dielectric").evaluate([structure for structure, _ in SOFT.values()])
+    expected = [np.nan if soft is None else float(soft) for _, soft in SOFT.values()]
+    np.testing.assert_array_equal(batch.parts[SOFT_POLAR], expected)
+    assert load_bundled("band_gap").evaluate([TEXTBOOK["TiO2"]]).parts == {}
+
+
+@pytest.mark.integration
+@pytest.mark.skipif("CFX_DATA" not in os.environ, reason="CFX_DATA is not set")
+def test_ions_of_soft_polar_crystals_make_most_of_the_constant():
+    """Of Petousis' crystals: a rule that finds most of those with large contributions of the ions, and few others."""
+    with gzip.open(Path(os.environ["CFX_DATA"]) / "dielectric_constant.csv.gz", "rt", newline="") as file:
+        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+    poscars = [ast.literal_eval(row["meta"])["poscar"] for row in rows]
+    numbers = [np.array(Structure.from_str(poscar, fmt="poscar").atomic_numbers) for poscar in poscars]
+    soft = np.array([is_soft_polar(one) for one in numbers])
+    ionic = [np.trace(json.loads(row["e_total"])) / 3 - np.trace(json.loads(row["e_electronic"])) / 3 for row in rows]
+    large = np.array(ionic) > 30
+    assert soft.mean() < 0.1 and soft[large].mean() > 0.7 and large[~soft].mean() < 0.01

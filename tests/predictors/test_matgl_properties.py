@@ -290,24 +290,47 @@ import sys, warnings
 warnings.simplefilter("ignore")
 from cfx.predictors.load import load_property
 for name in sys.argv[1:]:
-    print(load_property("band_gap", "matgl:" + name).name)
+    print(load_property("band_gap", name if name == "auto" else "matgl:" + name).name)
 """
+NOW, FORMERLY = "MEGNet-BandGap-mfi-MP-2019.4.1", "MEGNet-MP-2019.4.1-BandGap-mfi"
 
 
-def test_published_models_are_fetched_by_name(internet, gap_directory, tmp_path):
-    files = {file.name: file.read_bytes() for file in gap_directory.iterdir()}
-    published = "MEGNet-MP-2019.4.1-BandGap-mfi"
-    internet.repos = {f"materialyze/{published}": Repo({COMMITS[0]: files}), "friend/gaps": Repo({COMMITS[0]: files})}
+@pytest.fixture
+def load_gaps(internet, tmp_path):
+    """load_gaps(*names, **variables): names of the models that a process loads, with caches of this test."""
     environment = {key: value for key, value in os.environ.items() if key not in ("HF_TOKEN", "HF_ENDPOINT")}
     environment |= internet.environment() | {"HF_HOME": str(tmp_path / "hf"), "CFX_CACHE": str(tmp_path / "cfx")}
-    names = [published, "megnet-bandgap", "friend/gaps"]
-    command = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run([*command, *names], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    labels = [published, published, "friend/gaps"]
-    assert done.stdout.split("\n")[:3] == [f"matgl {matgl.__version__} ({label})" for label in labels]
+
+    def load(*names: str, **variables: str) -> list[str]:
+        command = [sys.executable, "-c", SCRIPT, *names]
+        done = subprocess.run(command, env=environment | variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return load
+
+
+def test_published_models_are_fetched_by_name(internet, gap_directory, load_gaps):
+    files = {file.name: file.read_bytes() for file in gap_directory.iterdir()}
+    internet.repos = {f"materialyze/{FORMERLY}": Repo({COMMITS[0]: files}), "friend/gaps": Repo({COMMITS[0]: files})}
+    labels = [FORMERLY, FORMERLY, "friend/gaps"]
+    loaded = load_gaps(FORMERLY, "megnet-bandgap", "friend/gaps")
+    assert loaded == [f"matgl {matgl.__version__} ({label})" for label in labels]
     asked = len(internet.log)
-    offline = environment | {"HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([*command, names[1]], env=offline, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    load_gaps("megnet-bandgap", HF_HUB_OFFLINE="1")
     assert len(internet.log) == asked
+
+
+def test_a_name_of_the_past_means_what_it_is_called_now(internet, gap_directory, load_gaps):
+    files = {file.name: file.read_bytes() for file in gap_directory.iterdir()}
+    internet.repos = {f"materialyze/{name}": Repo({COMMITS[0]: files}) for name in (NOW, FORMERLY)}
+    expected = f"matgl {matgl.__version__} ({NOW})"
+    assert load_gaps("megnet-bandgap", FORMERLY, f"materialyze/{FORMERLY}", NOW) == [expected] * 4
+    assert not internet.asked(FORMERLY)
+
+
+def test_what_is_at_hand_is_used_unasked(internet, gap_directory, load_gaps):
+    files = {file.name: file.read_bytes() for file in gap_directory.iterdir()}
+    internet.repos = {f"materialyze/{NOW}": Repo({COMMITS[0]: files})}
+    before, _, after = load_gaps("auto", "megnet-bandgap", "auto")
+    assert before.startswith("cfx band_gap ") and after == f"matgl {matgl.__version__} ({NOW})"

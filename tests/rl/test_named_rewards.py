@@ -8,7 +8,7 @@ from pymatgen.core import Lattice, Structure
 
 from cfx.config import RewardConfig, Shape
 from cfx.errors import DependencyError, UsageError
-from cfx.rl.named_rewards import load_reward, parse_rewards
+from cfx.rl.named_rewards import choose_models, load_reward, parse_rewards
 from cfx.rl.rewards import Diversity, WeightedSum, make_batch, shape_values
 
 
@@ -130,3 +130,10 @@ def test_penalties_for_a_repeated_structure_and_a_repeated_composition():
     np.testing.assert_allclose(taken_off(duplicate_penalty=1, composition_penalty=0.3), [0, 1.3, 0.3, 0, 0, 0])
     np.testing.assert_allclose(taken_off(duplicate_penalty=None), [0, 8, 0, 0, 0, 0])  # as a failure
     np.testing.assert_allclose(taken_off(duplicate_penalty=None, composition_penalty=0.3), [0, 8.3, 0.3, 0, 0, 0])
+
+
+def test_a_run_records_which_models_auto_means():
+    """A model that is fetched later must not change the reward of a run that is resumed."""
+    chosen = choose_models(RewardConfig(reward="fom", dielectric_model="matgl:/some/model"))
+    assert (chosen.gap_model, chosen.dielectric_model) == ("bundled", "matgl:/some/model")
+    assert RewardConfig().gap_model == RewardConfig().dielectric_model == "auto"

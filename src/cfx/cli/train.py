@@ -221,7 +221,10 @@ def _slug(text: str) -> str:
 
 
 def _rewarded(run: Path, name: str, space_group: str, drawing: Given, rewards: RewardConfig, config: RLConfig) -> None:
+    from cfx.rl.named_rewards import choose_models
+
     RunDirectory(run).check_free()
+    rewards = choose_models(rewards)
     model = values.load(name)
     groups, weights = values.drawn_space_groups(space_group, model)
     sample = SampleConfig(space_groups=groups, weights=weights, **drawing)

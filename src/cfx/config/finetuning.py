@@ -11,7 +11,7 @@ from cfx.config.fields import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, Config, 
 from cfx.config.sampling import SampleConfig, Template
 from cfx.errors import UsageError
 
-PROPERTY_MODELS = "bundled, matgl:NAME or matgl:/directory."
+PROPERTY_MODELS = "bundled, matgl:NAME, matgl:/directory, or auto: published if it is here, else bundled."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +50,8 @@ class RewardConfig(Config):
     # A crystal without an E_hull counts as one at the limit.
     e_hull_limit: float = option(2.0, "Cap on E_hull, eV/atom; the paper has 10.", POSITIVE)
     e_hull_floor: float = option(*E_HULL_FLOOR)
-    gap_model: str = option("bundled", f"Predicts band gaps, for gap and fom: {PROPERTY_MODELS}")
-    dielectric_model: str = option(
-        "bundled", f"Predicts dielectric constants, for dielectric and fom: {PROPERTY_MODELS}"
-    )
+    gap_model: str = option("auto", f"Predicts band gaps, for gap and fom: {PROPERTY_MODELS}")
+    dielectric_model: str = option("auto", f"Predicts dielectric constants, for dielectric and fom: {PROPERTY_MODELS}")
     property_name: str = option("property", "What the model of property:MODEL predicts.")
     target: float | None = option(None, "Target value of a property; by default, larger is better.")
     distance: Literal["square", "absolute"] = option("square", "Distance from `target`: square or absolute.")

@@ -165,8 +165,9 @@ def label(model: PropertyModel) -> str:
 
 
 def predictions(model: PropertyModel, batch: PropertyBatch) -> dict[str, np.ndarray]:
-    """The values of a batch and their standard deviations, by label: float64 [n]."""
-    return {label(model): np.asarray(batch.value, float), f"{label(model)}, std": np.asarray(batch.std, float)}
+    """The values of a batch, their standard deviations and what they were made of, by label: float64 [n]."""
+    values = {label(model): np.asarray(batch.value, float), f"{label(model)}, std": np.asarray(batch.std, float)}
+    return values | batch.parts
 
 
 def load_attribute(text: str, not_named: str, hint: str) -> Any:

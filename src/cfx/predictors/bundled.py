@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from cfx.core.elements import SYMBOLS, likeliest_states
 from cfx.errors import CheckpointError
 from cfx.predictors.base import UNITS, PropertyBatch, PropertyModel, predictions
 from cfx.predictors.batching import reasons_of
@@ -50,6 +51,15 @@ WIDEST = 10.0
 
 LOG_WIDTHS = (-6, 3)
 """Bounds of the logarithms of the widths, in training too."""
+
+SOFT_CATIONS = {
+    **{"Ti": 4, "V": 5, "Nb": 5, "Ta": 5, "Mo": 6, "W": 6},  # an empty d shell: the second-order Jahn-Teller effect
+    **{"In": 1, "Tl": 1, "Ge": 2, "Sn": 2, "Pb": 2, "Sb": 3, "Bi": 3},  # a lone pair of s electrons
+}
+"""Cations, by oxidation state, that like to leave the centre of their anions."""
+
+SOFT_POLAR = "soft polar"
+"""The part of a prediction that says whether a crystal may be softer than a model of the dielectric constant knows."""
 
 
 def load_bundled(property: str, device: str = "cpu") -> BundledModel:
@@ -97,8 +107,27 @@ class BundledModel:
         reasons = reasons_of(found)
         ok = np.array([not reason for reason in reasons], bool)
         value, std, outside = np.full(len(ok), np.nan), np.full(len(ok), np.nan), np.zeros(len(ok), bool)
-        value[ok], std[ok], outside[ok] = self._head.predict([one for one in found if not isinstance(one, str)])
-        return PropertyBatch(value=value, std=std, outside=outside, reasons=reasons)
+        features = [one for one in found if not isinstance(one, str)]
+        value[ok], std[ok], outside[ok] = self._head.predict(features)
+        parts = {}
+        if self.property == "dielectric":
+            parts[SOFT_POLAR] = np.full(len(ok), np.nan)
+            parts[SOFT_POLAR][ok] = [is_soft_polar(one.numbers) for one in features]
+        return PropertyBatch(value=value, std=std, outside=outside, reasons=reasons, parts=parts)
+
+
+def is_soft_polar(numbers: np.ndarray) -> bool:
+    """Whether ions of these atomic numbers, int [atoms], may have a polar mode that makes most of the constant.
+
+    The total dielectric constant of such crystals (rutile, titanates, halides of lead and thallium) can be ten times
+    that of others that look alike. There are few among the data, for the softest are unstable where nothing moves:
+    what is predicted is likely to be too low.
+    """
+    from pymatgen.core import Composition
+
+    symbols, counts = np.unique(np.array(SYMBOLS)[numbers], return_counts=True)
+    states = likeliest_states(Composition(dict(zip(symbols.tolist(), counts.tolist(), strict=True))))
+    return any(states.get(symbol) == state for symbol, state in SOFT_CATIONS.items())
 
 
 def evaluate_all(models: Sequence[PropertyModel], structures: Sequence[Structure | None]) -> list[PropertyBatch]:
@@ -267,10 +296,8 @@ def load_head(path: Path) -> Head:
 class FigureOfMerit:
     """Total dielectric constant times band gap, eV, as a `PropertyModel` (2504.02367, "Dielectric figure of merit").
 
-    A crystal unlike all that the model of the gap has learnt from is worth nothing: high predictions are cheapest to
-    find where a model knows nothing. It is no failure, for a third of what a small model draws is like that. (Half of
-    all known crystals are unlike the few data of the dielectric models, so that their standard deviations are among the
-    parts instead.)
+    A crystal unlike all that one of the models has learnt from is worth nothing: high predictions are cheapest to find
+    where a model knows nothing. It is no failure, for much of what a small model draws is like that.
     """
 
     property, unit = "figure_of_merit", "eV"
@@ -284,14 +311,15 @@ class FigureOfMerit:
         """See `PropertyModel`; `parts` has both predictions, too."""
         gap, dielectric = evaluate_all(self._models, structures)
         # A metal has no gap; small negative predictions are that.
-        value = np.where(gap.outside, 0.0, np.maximum(gap.value, 0) * np.maximum(dielectric.value, 0))
+        outside, ok = gap.outside | dielectric.outside, gap.ok & dielectric.ok
+        value = np.where(outside, 0.0, np.maximum(gap.value, 0) * np.maximum(dielectric.value, 0))
         parts = {
             "figure of merit (eV)": value,
-            "unlike known crystals": np.where(gap.ok, gap.outside, np.nan).astype(float),
+            "unlike known crystals": np.where(ok, outside, np.nan).astype(float),
         }
         for model, batch in zip(self._models, (gap, dielectric), strict=True):
             parts |= predictions(model, batch)
         reasons = [one or other for one, other in zip(gap.reasons, dielectric.reasons, strict=True)]
-        value = np.where(gap.ok & dielectric.ok, value, np.nan)
+        value = np.where(ok, value, np.nan)
         std = np.full(len(structures), np.nan)
-        return PropertyBatch(reasons=reasons, value=value, std=std, outside=gap.outside, parts=parts)
+        return PropertyBatch(reasons=reasons, value=value, std=std, outside=outside, parts=parts)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cfx.catalog import CATALOG
 from cfx.errors import UsageError
+from cfx.fetch.names import is_here
 from cfx.predictors.base import SCALES, Potential, PropertyModel, load_attribute, to_atoms
 from cfx.predictors.batching import BatchedPotential, Output
 
@@ -18,11 +21,15 @@ if TYPE_CHECKING:
 
 POTENTIAL_NAMES = "chgnet; orb, orb:NAME or orb:/path/to/weights; matgl:NAME or matgl:/directory; ase:MODULE:FACTORY"
 
-PROPERTY_NAMES = "bundled; matgl:NAME or matgl:/directory"
+PROPERTY_NAMES = "auto; bundled; matgl:NAME or matgl:/directory"
 
 BUNDLED = ("band_gap", "dielectric")
 """Properties with a bundled model: the band gap, eV, as PBE gives it; the mean eigenvalue (trace / 3) of the total
 dielectric tensor, that of electrons and ions."""
+
+
+PUBLISHED = {"band_gap": "megnet-bandgap", "dielectric": "dielectric-total"}
+"""Names, in the catalog, of published models that are used where they are at hand."""
 
 
 def load_potential(text: str, device: str = "cpu") -> Potential:
@@ -66,7 +73,7 @@ def load_property(property: str, text: str = "bundled", device: str = "cpu") -> 
 
     Args:
         property: `band_gap`, `dielectric`, or any other that a model named in `text` predicts.
-        text: `bundled`, `matgl:NAME` or `matgl:/directory`.
+        text: `auto`, `bundled`, `matgl:NAME` or `matgl:/directory`.
         device: `cpu`, `cuda` or `cuda:N`.
 
     Raises:
@@ -76,6 +83,7 @@ def load_property(property: str, text: str = "bundled", device: str = "cpu") -> 
         NetworkError: for weights that cannot be downloaded.
     """
     _let_threads_sleep()
+    text = choose_property_model(property) if text == "auto" else text
     kind, _, rest = text.partition(":")
     if kind == "matgl" and rest:
         from cfx.predictors.matgl import load_matgl_property
@@ -90,6 +98,14 @@ def load_property(property: str, text: str = "bundled", device: str = "cpu") -> 
     from cfx.predictors.bundled import load_bundled
 
     return load_bundled(property, device)
+
+
+def choose_property_model(property: str) -> str:
+    """What `auto` means here and now: a published model that is on this machine, or else the bundled one."""
+    name = PUBLISHED.get(property)
+    if name is not None and importlib.util.find_spec("matgl") is not None and is_here(CATALOG[name]):
+        return f"matgl:{name}"
+    return "bundled"
 
 
 def _let_threads_sleep() -> None:

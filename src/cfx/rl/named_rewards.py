@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
@@ -40,6 +41,15 @@ def load_reward(config: RewardConfig, open_hull: Callable[[Potential], Hull]) ->
     """
     parts = tuple((_load(name, config, open_hull), weight) for name, weight in parse_rewards(config.reward))
     return WeightedSum(parts, config.shape)
+
+
+def choose_models(config: RewardConfig) -> RewardConfig:
+    """The configuration with what `auto` means here and now, so that a run is resumed with the models it began with."""
+    from cfx.predictors.load import choose_property_model
+
+    names = {"gap_model": "band_gap", "dielectric_model": "dielectric"}
+    chosen = {name: choose_property_model(part) for name, part in names.items() if getattr(config, name) == "auto"}
+    return dataclasses.replace(config, **chosen)
 
 
 def parse_rewards(text: str) -> list[tuple[str, float]]:

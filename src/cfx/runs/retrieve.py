@@ -173,7 +173,7 @@ def _load_model(property: str, models: dict[str, str], device: str) -> PropertyM
     from cfx.predictors.bundled import FigureOfMerit
     from cfx.predictors.load import load_property
 
-    loaded = {part: load_property(part, models.get(part, "bundled"), device) for part in sorted(_parts(property))}
+    loaded = {part: load_property(part, models.get(part, "auto"), device) for part in sorted(_parts(property))}
     if property == FIGURE_OF_MERIT:
         return FigureOfMerit(loaded["band_gap"], loaded["dielectric"])
     return loaded[property]
@@ -181,16 +181,24 @@ def _load_model(property: str, models: dict[str, str], device: str) -> PropertyM
 
 def _predict(property: str, model: PropertyModel, about: str, crystals: Reference, reporter: Reporter) -> np.ndarray:
     """The property of every crystal [n], NaN where there is none."""
-    value = np.full(len(crystals), np.nan)
+    from cfx.predictors.bundled import SOFT_POLAR
+
+    value, soft = np.full(len(crystals), np.nan), 0
     with StopRequest() as stop, reporter.progress(f"predicting {about}", len(crystals)) as progress:
         for first in range(0, len(crystals), CHUNK):
             chunk = range(first, min(first + CHUNK, len(crystals)))
-            value[first : first + CHUNK] = model.evaluate([crystals.structure(i) for i in chunk]).value
+            batch = model.evaluate([crystals.structure(i) for i in chunk])
+            value[first : first + CHUNK] = batch.value
+            soft += int(np.nansum(batch.parts.get(SOFT_POLAR, 0.0)))
             progress.update(chunk.stop)
             if stop.signum is not None and chunk.stop < len(crystals):
                 raise Interrupted(stop.signum, "stopped while properties of known crystals were predicted")
     if missing := int(np.isnan(value).sum()):
         reporter.warning(f"{missing:,} of {len(crystals):,} known crystals have no {property} and are not ranked")
+    if soft:
+        reporter.warning(
+            f"{soft:,} of {len(crystals):,} known crystals are soft polar: predicted constants are too low"
+        )
     return value
 
 
