@@ -120,6 +120,8 @@ class TestWhatAConventionMeans:
         np.testing.assert_array_equal(outputs(network, oxides), before)
         assert np.abs(changed - before).max() > 1e-5
         assert conventions_of(network) == (AS_IT_IS, EARLIER)
+        assert conventions_of(megnet(niters_set2set=2)) == (AS_IT_IS, EARLIER)
+        assert conventions_of(megnet(niters_set2set=3)) == (AS_IT_IS, EARLIER, BOTH_FAULTS)
         assert conventions_of(torch.nn.Linear(1, 1)) == (AS_IT_IS,)
 
 
@@ -187,6 +189,14 @@ class TestWhichConvention:
         monkeypatch.setattr(matgl_files, "PUBLISHED", {digest: Published("band_gap", EARLIER)})
         with pytest.raises(CheckpointError, match="mispredicts"):
             load_property("band_gap", f"matgl:{faulty}")
+
+    def test_conventions_that_known_crystals_cannot_tell_apart_are_named(self, tmp_path):
+        """In crystals of one kind of site, sources and targets are alike."""
+        torch.manual_seed(0)
+        network = TransformedTargetModel(megnet(element_types=("Cu",)), Normalizer(0.0, 0.01))
+        network.save(tmp_path)
+        with pytest.warns(UserWarning, match=r"known crystals suit .* and .* summed at targets\); the first is used"):
+            assert "targets" not in load_property("band_gap", f"matgl:{tmp_path}").name
 
     def test_without_either_the_difference_is_told(self, faulty):
         with pytest.warns(

@@ -31,6 +31,9 @@ FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, Asse
 SAME = 1e-3
 """Relative difference that the order of sums in a batch may make to a prediction."""
 
+ALIKE = 0.05
+"""Difference between largest misses of known crystals, as a share of the tolerance, that tells nothing."""
+
 
 def load_matgl(text: str, scale: str, device: str) -> BatchedPotential:
     """A potential of matgl.
@@ -132,7 +135,7 @@ class _Trained(NamedTuple):
         )
 
     def fittest(self, conventions: Sequence[Convention]) -> MatglProperty:
-        """The model that suits the known crystals best.
+        """The model that suits the known crystals best; with a warning if another does so as well.
 
         Raises:
             CheckpointError: what is wrong with the first, if none of them is right.
@@ -146,7 +149,10 @@ class _Trained(NamedTuple):
                 errors.append(error)
         if not right:
             raise errors[0]
-        return min(right, key=lambda one: one[0])[1]
+        (miss, model), *others = sorted(right, key=lambda one: one[0])
+        if others and others[0][0] < miss + ALIKE:
+            warnings.warn(f"known crystals suit {model.name} and {others[0][1].name}; the first is used", stacklevel=3)
+        return model
 
     def unproven(self) -> MatglProperty:
         """The model as the installed matgl runs it, with a warning that says what another convention would change.

@@ -102,7 +102,10 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
 
 def conventions_of(network: Any) -> tuple[Convention, ...]:
     """By which conventions a network may have been trained, the installed matgl's first."""
-    return CONVENTIONS.get(type(_inner(network)).__name__, (AS_IT_IS,))
+    inner = _inner(network)
+    stated = getattr(getattr(inner, "node_s2s", None), "n_iters", None)
+    possible = CONVENTIONS.get(type(inner).__name__, (AS_IT_IS,))
+    return tuple(one for one in possible if one.iterations is None or one.iterations != stated)
 
 
 def run_by(network: Any, convention: Convention) -> Any:
