@@ -199,14 +199,19 @@ def test_no_cell_is_a_formula(cfx, tmp_path, first):
         ("score", "crystals.jsonl", "--model", "mini", "--workers", 1, "-o"),
         ("retrieve", "--from", "crystals.jsonl", "--reference", "crystals.jsonl", "--workers", 1, "-o"),
         ("data", "crystals.jsonl", "--workers", 1, "--failures"),
+        ("hull", "build", "crystals.jsonl", "--potential", EMT, "--workers", 1, "-o"),
+        ("view", "crystals.jsonl", "-o"),
+        ("plot", "embeddings", "mini", "-o"),
+        ("eval", "crystals.jsonl", "--workers", 1, "--html"),
     ],
 )
 def test_two_writers_of_a_table(cfx, tmp_path, words):
     write(tmp_path / "crystals.jsonl", cu3au=CU3AU)
-    with sole_writer(tmp_path / "table.csv"):
-        assert_one_line(cfx(*words, "table.csv"), 8, "table.csv is being written by another process")
-    assert cfx(*words, "table.csv").returncode == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["crystals.jsonl", "table.csv"]
+    name = "table" + {"hull": ".npz", "view": ".html", "plot": ".svg", "eval": ".html"}.get(words[0], ".csv")
+    with sole_writer(tmp_path / name):
+        assert_one_line(cfx(*words, name), 8, f"{name} is being written by another process")
+    assert cfx(*words, name).returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["crystals.jsonl", name]
 
 
 KILLED = """
@@ -281,3 +286,36 @@ def test_the_list_without_a_usable_cache(cfx_after, tmp_path, cache):
 def test_a_working_directory_that_was_deleted(cfx_after, arguments):
     lines = "import os\nos.mkdir('gone')\nos.chdir('gone')\nos.rmdir(os.getcwd())\n"
     assert_one_line(cfx_after(lines, *arguments), 8, "working directory")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("data", "in.csv", "--workers", 1, "--failures", "./in.csv"),
+        ("eval", "other.jsonl", "in.csv", "--workers", 1, "-o", "in.csv"),
+        ("eval", "other.jsonl", "--reference", "in.csv", "--workers", 1, "-o", "link.csv"),
+        ("relax", "other.jsonl", "--potential", EMT, "-o", "other.jsonl"),
+        ("retrieve", "--from", "in.csv", "--reference", "other.jsonl", "-o", "in.csv"),
+        ("sample", "--model", "mini", "--from", "one.cif", "-o", "one.cif"),
+    ],
+)
+def test_an_input_is_never_overwritten(cfx, tmp_path, words):
+    """Not even if that is meant to happen to the output."""
+    write(tmp_path / "other.jsonl", cu3au=CU3AU)
+    CU3AU.to(tmp_path / "one.cif")
+    (tmp_path / "in.csv").write_text(f'id,cif\na,"{CU3AU.to(fmt="cif")}"\n')
+    (tmp_path / "link.csv").symlink_to("in.csv")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert_one_line(cfx(*words, "--force"), 2, "is an input")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_tables_lose_nothing_where_there_is_little_room(cfx_after, tmp_path):
+    """A pipe has no width; a terminal that is narrow breaks words."""
+    write(tmp_path / "crystals.jsonl", cu3au=CU3AU, salt=SALT)
+    tables = [cfx_after("", *PRINTING["eval"], COLUMNS=columns).stdout for columns in ("1", "20", "200")]
+    assert tables[0] == tables[1] == tables[2] and "2 of 2)" in tables[0]
+    terminal = cfx_after("", *PRINTING["eval"], COLUMNS="24", FORCE_COLOR="1", NO_COLOR="1").stdout
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal).splitlines()
+    assert "…" not in terminal and len(plain[0]) <= 24
+    assert all(letter in "".join(plain) for letter in ("100.0 %", "crystals"))

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from cfx.errors import DataError, OutputError, UsageError
-from cfx.io.files import held, sole_writer, try_lock
+from cfx.io import files
+from cfx.io.files import claimed, held, sole_writer, try_lock
 from cfx.io.journal import Journal, JsonLines, check_unfinished, write_state
 from cfx.io.outputs import check_output
 
@@ -146,6 +147,22 @@ def test_one_writer(tmp_path):
         with sole_writer(tmp_path / "out.cif"):
             assert (tmp_path / "out.cif.lock").exists()
         assert not list(tmp_path.iterdir())
+
+
+def test_what_another_process_has_just_finished_is_not_overwritten(tmp_path, monkeypatch):
+    """It had its name before we had the lock."""
+    table = tmp_path / "table.csv"
+
+    def finished_first(path, hint):
+        table.write_text("theirs")
+        return try_lock(path, hint)
+
+    monkeypatch.setattr(files, "try_lock", finished_first)
+    with pytest.raises(OutputError, match="exists"), claimed(table, [".csv"], force=False):
+        pytest.fail("overwritten")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+    with claimed(table, [".csv"], force=True):
+        assert (tmp_path / "table.csv.lock").exists()
 
 
 @pytest.mark.parametrize("name", ["", "."])

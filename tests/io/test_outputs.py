@@ -439,13 +439,44 @@ def test_what_cannot_be_continued_is_said(tmp_path):
     output = GrowingOutput(tmp_path / "out.cif", {"n": 1})
     output.begin()
     state = tmp_path / "out.cif.partial.json"
-    state.write_text(json.dumps({"request": {"n": 1}, "size": 100, "progress": {}}))
+    content = json.loads(state.read_text())
+    state.write_text(json.dumps(content | {"count": 1, "size": 100}))
     with pytest.raises(OutputError, match="shorter than it was"):
         output.resume()
-    for damaged in ("{", "[]", "{}"):
+    foreign = [content | change for change in ({"size": "1"}, {"request": 3}, {"progress": []}, {"kept": None})]
+    for damaged in ("{", "[]", "{}", *map(json.dumps, foreign)):
         state.write_text(damaged)
         with pytest.raises(OutputError, match="cannot continue"):
             output.resume()
     state.unlink()
     with pytest.raises(OutputError, match="cannot continue"):
         output.resume()
+
+
+@pytest.mark.parametrize("ending", ["", ".kept"])
+@pytest.mark.parametrize("name", ["out.cif", "out.jsonl", "out.csv"])
+def test_what_was_changed_since_is_not_continued(tmp_path, records, name, ending):
+    """A byte of a crystal, and what is not of ours at all, in a file that is as long as it was."""
+    output = GrowingOutput(tmp_path / name, REQUEST, keep=True)
+    output.begin()
+    output.write(records[:5], {})
+    file = tmp_path / f"{name}.partial{ending}"
+    before = file.read_bytes()
+    for changed in (b"x" * len(before), before[:-9] + bytes([before[-9] ^ 1]) + before[-8:]):
+        file.write_bytes(changed)
+        with pytest.raises(OutputError, match="not as it was written") as error:
+            GrowingOutput(tmp_path / name, REQUEST, keep=True).resume()
+        assert "`force`" in error.value.hint and file.read_bytes() == changed
+    file.write_bytes(before)
+    again = GrowingOutput(tmp_path / name, REQUEST, keep=True)
+    again.resume()
+    assert again.count == 5
+
+
+def test_a_poscar_that_is_missing_is_noticed(tmp_path, records):
+    output = GrowingOutput(tmp_path / "out", REQUEST)
+    output.begin()
+    output.write(records[:5], {})
+    (tmp_path / "out.partial" / "gen_3.vasp").unlink()
+    with pytest.raises(OutputError, match="holds 4 crystals, but 5 were written"):
+        GrowingOutput(tmp_path / "out", REQUEST).resume()

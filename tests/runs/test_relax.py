@@ -13,6 +13,7 @@ from ase.calculators.emt import EMT
 from pymatgen.core import Lattice, Structure
 
 from cfx.config import RelaxConfig
+from cfx.errors import DataError, UsageError
 from cfx.predictors.base import to_atoms
 from cfx.reporter import Mute
 from cfx.runs.relax import relax_file
@@ -44,11 +45,11 @@ def source(tmp_path_factory):
     return path
 
 
-def relaxed(source, path) -> list[dict]:
+def relaxed(source, path, reporter=None, resume=False) -> list[dict]:
     settings = RelaxConfig(
         source=str(source), potential="ase:ase.calculators.emt:EMT", fmax=0.05, steps=60, fix_symmetry=True
     )
-    return relax_file(settings, path, "cpu", 1, Mute())
+    return relax_file(settings, path, "cpu", 1, reporter or Mute(), resume=resume)
 
 
 def emt_energy(structure: Structure) -> float:
@@ -97,3 +98,53 @@ def test_the_space_group_of_a_frame_is_the_one_found(source, tmp_path):
         frame.calc = EMT()
         assert energy == pytest.approx(frame.get_potential_energy(), abs=1e-4)
         assert np.isfinite(frame.info["energy_per_atom"])
+
+
+class Dying(Mute):
+    """The power fails after two crystals."""
+
+    def update(self, done: float, text: str = "") -> None:
+        if done == 2:
+            raise SystemExit
+
+
+@pytest.fixture
+def interrupted(source, tmp_path):
+    """What an interrupted session left: settings and two rows."""
+    with pytest.raises(SystemExit):
+        relaxed(source, tmp_path / "out.jsonl", Dying())
+    return tmp_path / "out.jsonl.partial"
+
+
+def test_a_file_is_known_by_its_crystals(source, interrupted, tmp_path, monkeypatch):
+    """Under another name it is continued, with other crystals it is not: rows would be of crystals that are gone."""
+    kept, lines = interrupted.read_bytes(), source.read_text().splitlines(keepends=True)
+    changes = (lines[::-1], lines[1:], [lines[0].replace("fcc", "other"), *lines[1:]], [*lines[:3], lines[2]])
+    for changed in changes:
+        (tmp_path / "in.jsonl").write_text("".join(changed))
+        with pytest.raises(UsageError, match="source"):
+            relaxed(tmp_path / "in.jsonl", tmp_path / "out.jsonl", resume=True)
+        assert interrupted.read_bytes() == kept
+    (tmp_path / "in.jsonl").write_text("".join(lines))
+    monkeypatch.chdir(tmp_path)
+    assert [row["name"] for row in relaxed("in.jsonl", tmp_path / "out.jsonl", resume=True)] == list(CRYSTALS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[]",
+        "1",
+        "{}",
+        '{"row": 1}',
+        lambda row: row | {"row": 4},
+        lambda row: row | {"row": "1"},
+        lambda row: row | {"x": 0},
+    ],
+)
+def test_rows_that_are_none_are_not_continued(source, interrupted, tmp_path, line):
+    header, first, second = interrupted.read_text().splitlines()
+    text = line if isinstance(line, str) else json.dumps(line(json.loads(second)))
+    interrupted.write_text("\n".join([header, first, text]) + "\n")
+    with pytest.raises(DataError, match=r"line 3 of .*partial is damaged"):
+        relaxed(source, tmp_path / "out.jsonl", resume=True)

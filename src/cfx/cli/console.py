@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -21,9 +21,13 @@ from cfx.errors import OutputError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Column, Table
 
 CLOSED_PIPE = 128 + 13
 """The exit code where nobody reads any more, as a shell gives it for SIGPIPE."""
+
+UNBOUNDED = 10_000
+"""Columns that no table needs."""
 
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines where stderr is not a terminal."""
@@ -112,10 +116,11 @@ def stderr() -> Console:
 
 
 def stdout() -> Console:
-    """The console that results go to: as they are, however wide the terminal."""
+    """The console that results go to: as they are, however wide the terminal. A file or a pipe has no width at all."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=UNBOUNDED)
 
 
 def say(text: str, label: str = "") -> None:
@@ -130,24 +135,33 @@ def print_json(content: Any) -> None:
 
 def print_table(rows: Sequence[Mapping[str, object]], decimals: int | None = None) -> None:
     """Prints rows of equal keys as a table on stdout, floats with so many decimals."""
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(*rows[0])
-    for row in rows:
-        values = (f"{one:.{decimals}f}" if decimals and isinstance(one, float) else one for one in row.values())
-        table.add_row(*map(shown, values))
-    Console().print(table)
+    def text(value: object) -> str:
+        return f"{value:.{decimals}f}" if decimals and isinstance(value, float) else str(value)
+
+    _print(Table(*_columns(rows[0])), ([text(value) for value in row.values()] for row in rows))
 
 
 def print_columns(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
     """Prints a table without lines on stdout: a title over each column, a name before each row."""
     from rich.table import Table
 
-    table = Table("", *map(shown, titles), box=None, pad_edge=False)
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
-    stdout().print(table)
+    table = Table(*_columns(["", *titles]), box=None, pad_edge=False)
+    _print(table, ([name, *cells] for name, cells in rows.items()))
+
+
+def _columns(titles: Iterable[str]) -> Iterator[Column]:
+    """Columns that break words where a terminal is too narrow, and leave no character out."""
+    from rich.table import Column
+
+    return (Column(shown(title), overflow="fold") for title in titles)
+
+
+def _print(table: Table, rows: Iterable[Sequence[str]]) -> None:
+    for row in rows:
+        table.add_row(*map(shown, row))
+    stdout().print(table, soft_wrap=False)
 
 
 class ConsoleReporter:

@@ -15,7 +15,7 @@ from cfx.cli.console import REPORTER, print_columns, print_json, printable, show
 from cfx.cli.options import Fields, Given
 from cfx.config import EvalConfig, RelaxConfig
 from cfx.errors import DependencyError, NetworkError
-from cfx.io.files import check_file, replace_atomically, sole_writer, write_table
+from cfx.io.files import TABLES, check_file, claimed, replace_atomically, write_table
 
 WORDS = {
     "avg_structure_validity": "valid structure",
@@ -90,7 +90,7 @@ def evaluate(
     from cfx.runs import evaluate as runs
 
     check_inputs(files, REPORTER)
-    with sole_writer(records), sole_writer(html), _cluster(scheduler):
+    with claimed(records, TABLES, force), claimed(html, (".html",), force), _cluster(scheduler):
         setup = load_setup(config, REPORTER)
         result = runs.as_result([runs.evaluate(name, setup, REPORTER) for name in files])
         _write(result, records, html)
@@ -226,12 +226,11 @@ def build_hull(
       cfx hull build relaxed.jsonl --potential chgnet -o known.npz
       cfx hull build a.csv b.cif --potential orb:orb-v3-conservative-inf-omat --device cuda -o known.npz
     """
-    check_file(output, (".npz",), force)
-
-    from cfx.runs.hull import build
-
     title = name or output.name.removesuffix(".npz").removesuffix(".hull")
-    hull = build(structures, potential, output, title, device, workers or -1, REPORTER)
+    with claimed(output, (".npz",), force):
+        from cfx.runs.hull import build
+
+        hull = build(structures, potential, output, title, device, workers or -1, REPORTER)
     REPORTER.message(f"{hull}: {output}")
 
 

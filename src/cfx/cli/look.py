@@ -14,7 +14,7 @@ import typer
 from cfx.cli import options, values
 from cfx.cli.console import REPORTER, print_json, print_table, printable, shown, size, stdout
 from cfx.errors import UsageError
-from cfx.io.files import check_file, sole_writer, write_table
+from cfx.io.files import claimed, write_table
 from cfx.runs.curves import SUFFIXES, Curves, Panel, read_run
 
 if TYPE_CHECKING:
@@ -59,11 +59,9 @@ def data(
         raise UsageError(
             f"--n-max {n_max} is not a number of slots", "write one from 2 to 255; published models have 21"
         )
-    check_file(failures, (".csv",), force)
+    with claimed(failures, (".csv",), force):
+        from cfx.data.dataset import read, summarize
 
-    from cfx.data.dataset import read, summarize
-
-    with sole_writer(failures):
         dataset = read(data, n_max, REPORTER, symprec, workers or os.cpu_count() or 1)
         if failures is not None:
             write_table(failures, [one._asdict() for one in dataset.failures], ("row", "name", "reason"))
@@ -140,24 +138,22 @@ def plot(
       cfx plot run -o curves.svg
       cfx plot embeddings mini --json
     """
-    check_file(output, SUFFIXES, force)
-    if what == "embeddings":
-        subject = _similarity(model or "auto")
-    elif model is not None or as_json:
+    if what != "embeddings" and (model is not None or as_json):
         raise UsageError(f"{'a model' if model else '--json'} is only for embeddings", "write: cfx plot embeddings")
-    else:
-        subject = read_run(Path(what))
-    if output is not None:
-        from cfx.runs.figures import save_figure
+    with claimed(output, SUFFIXES, force):
+        subject = _similarity(model or "auto") if what == "embeddings" else read_run(Path(what))
+        if output is not None:
+            from cfx.runs.figures import save_figure
 
-        save_figure(subject, output)
-        REPORTER.message(f"written: {output}")
-    elif isinstance(subject, Curves):
-        _print_curves(subject)
-    elif not as_json:
-        _print_similarity(subject)
-    if as_json and not isinstance(subject, Curves):
+            save_figure(subject, output)
+            REPORTER.message(f"written: {output}")
+    if isinstance(subject, Curves):
+        if output is None:
+            _print_curves(subject)
+    elif as_json:
         print(json.dumps(subject.as_json()))
+    elif output is None:
+        _print_similarity(subject)
 
 
 def _similarity(name: str) -> Similarity:
@@ -229,8 +225,8 @@ def view(
     from cfx.report import write_viewer
 
     page = output or Path(f"{Path(crystals).name.partition('.')[0] or 'crystals'}.html")
-    check_file(page, (".html",), force)
-    drawn, total = write_viewer(crystals, page, first, REPORTER)
+    with claimed(page, (".html",), force):
+        drawn, total = write_viewer(crystals, page, first, REPORTER)
     more = f", the first of {total:,}; -n shows more" if drawn == first < total else ""
     REPORTER.message(f"{drawn:,} crystals{more}: {page}")
     if browser:

@@ -6,9 +6,11 @@ puts an option for each field into the signature that Typer reads, and gives the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -36,6 +38,12 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "clip": values.limits,
 }
 """What the text of an option stands for, by the name of its field; tuples of texts are written a,b,c."""
+
+READ = ("reference", "validation", "pairs", "prototype", "crystals", "sites", "config")
+"""Options that name files to read, as all arguments may."""
+
+WRITTEN: list[Any] = []
+"""Options that name files to write."""
 
 
 def _one_of(*words: str) -> Callable[[str], list[str]]:
@@ -151,11 +159,14 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
     """What Typer can call: options in the place of dictionaries, and FLAGS of the command while it runs."""
     signature = inspect.signature(function, eval_str=True)
     groups = {name: found for name, one in signature.parameters.items() if (found := _fields(one))}
+    written = [name for name, one in signature.parameters.items() if any(one.default is option for option in WRITTEN)]
 
     @functools.wraps(function)
     def run(context: typer.Context, **found: Any) -> None:
         FLAGS.clear()
         FLAGS.update(_flags(context.command.params))
+        arguments = {parameter.name for parameter in context.command.params if parameter.param_type_name == "argument"}
+        _check_apart([found[name] for name in written], [found[name] for name in {*arguments, *READ} & found.keys()])
         if "context" in signature.parameters:
             found["context"] = context
         given = {name: fields.take(found) for name, fields in groups.items()}
@@ -168,6 +179,16 @@ def as_command(function: Callable[..., None]) -> Callable[..., None]:
     vars(run)["__signature__"] = inspect.Signature(keywords)
     run.__annotations__ = {one.name: one.annotation for one in keywords}
     return run
+
+
+def _check_apart(outputs: list[Path | None], inputs: list[Any]) -> None:
+    """Refuses an output that is an input, too: --force would destroy it."""
+    names = [name for one in inputs for name in (one if isinstance(one, (list, tuple)) else [one]) if name]
+    for path in filter(None, outputs):
+        for name in names:
+            with contextlib.suppress(OSError, ValueError):  # what is no file
+                if os.path.samefile(path, name):
+                    raise UsageError(f"{path} is an input and cannot be the output", "choose another name")
 
 
 def _fields(parameter: inspect.Parameter) -> Fields | None:
@@ -215,7 +236,8 @@ def writes(*names: str, help: str, default: Any = None, stdout: bool = False) ->
             return None
         return path if path is None else followed(path)
 
-    return typer.Option(default, *names, help=help, callback=check)
+    WRITTEN.append(typer.Option(default, *names, help=help, callback=check))
+    return WRITTEN[-1]
 
 
 def space_groups(shown: str = "") -> Any:

@@ -17,7 +17,7 @@ from cfx.config import SampleConfig
 from cfx.config.fields import option
 from cfx.config.finetuning import PROPERTY_MODELS
 from cfx.errors import UsageError
-from cfx.io.files import check_file, sole_writer, write_table
+from cfx.io.files import TABLES, check_file, claimed, write_table
 from cfx.runs.curves import COLOURS, SUFFIXES
 
 DRAWN = 1000
@@ -97,7 +97,7 @@ def retrieve(
     from cfx.runs import retrieve as runs
 
     check_inputs(crystals, REPORTER)
-    with sole_writer(output), sole_writer(plot):
+    with claimed(output, TABLES, force), claimed(plot, SUFFIXES, force):
         known = runs.read_known(
             reference, ranking.property, ranking.lowest, predictors, device, workers or -1, REPORTER
         )

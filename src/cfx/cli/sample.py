@@ -16,7 +16,7 @@ from cfx.cli.console import REPORTER, print_json, print_table
 from cfx.cli.options import Fields, Given
 from cfx.config import SampleConfig
 from cfx.errors import UsageError
-from cfx.io.files import check_file, csv_text, sole_writer, write_table
+from cfx.io.files import claimed, csv_text, sole_writer, write_table
 
 MOST_GROUPS = 15
 """Space groups that a terminal shows."""
@@ -118,13 +118,12 @@ def score(
       cfx score data.csv --model run/best -o scores.csv
       cfx score mp-20:val --model mp20 --summary
     """
-    check_file(output, (".csv",), force)
-    values.start_jax()
+    with claimed(output, (".csv",), force):
+        values.start_jax()
 
-    from cfx.runs import sample as runs
+        from cfx.runs import sample as runs
 
-    loaded = values.load(model)
-    with sole_writer(output):
+        loaded = values.load(model)
         scores = runs.score(loaded, Path(data), REPORTER, symprec, workers or os.cpu_count() or 1)
         rows = scores.summary() if summary else scores.rows()
         _write(rows, output, as_json, _print_summary if summary else _print_rows)

@@ -14,7 +14,7 @@ from cfx.cli.console import REPORTER
 from cfx.config import SYMPREC, Template
 from cfx.config.fields import option
 from cfx.errors import DataError, DependencyError, OutputError, UsageError
-from cfx.io.files import cache_directory, check_file, parse_json
+from cfx.io.files import TABLES, cache_directory, check_file, parse_json
 from cfx.reporter import interrupted_by_signals
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def check_table(path: Path | None, force: bool) -> None:
     Raises:
         DependencyError: for Parquet without pyarrow.
     """
-    check_file(path, (".csv", ".parquet"), force)
+    check_file(path, TABLES, force)
     if path is not None and path.suffix == ".parquet" and find_spec("pyarrow") is None:
         raise DependencyError("writing Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'")
 

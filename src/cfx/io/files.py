@@ -17,6 +17,9 @@ from typing import Any
 from cfx.catalog import Entry
 from cfx.errors import DataError, DependencyError, OutputError, UsageError
 
+TABLES = (".csv", ".parquet")
+"""Suffixes of tables."""
+
 POLL_SECONDS = 0.05
 """Between two attempts to get a lock that another process holds."""
 
@@ -257,6 +260,17 @@ def sole_writer(path: Path | None, lock: Path | None = None) -> Iterator[None]:
     finally:
         remove_file(lock)  # while it is locked: whoever opened it before finds that its name is gone
         os.close(handle)
+
+
+@contextlib.contextmanager
+def claimed(path: Path | None, suffixes: Sequence[str], force: bool) -> Iterator[None]:
+    """A block in which this process alone writes a file; see `sole_writer` and `check_file`, which is asked inside.
+
+    Before, another process could still finish the file.
+    """
+    with sole_writer(path):
+        check_file(path, suffixes, force)
+        yield
 
 
 def check_file(path: Path | None, suffixes: Sequence[str], force: bool) -> None:

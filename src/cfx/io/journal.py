@@ -8,13 +8,17 @@ the lines themselves where they are JSON. `cfx.io.files.sole_writer` keeps other
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from cfx.errors import DataError, OutputError
 from cfx.io.files import content_digest, parse_json, remove_file, replace_atomically, sync, writing
+
+PIECE = 1 << 20
+"""Bytes that are read at once."""
 
 
 class Journal:
@@ -23,30 +27,36 @@ class Journal:
     Attributes:
         path: of the file.
         size: its bytes so far; None as long as it was neither begun nor resumed: then it goes on where it ends.
+        crc: CRC-32 of these bytes.
     """
 
     def __init__(self, path: Path, result: Path | None = None, hint: str | None = None):
         """Nothing is read or written yet. Errors name `result` instead of the file, and propose what `hint` says."""
         self.path, self._result, self._hint = path, result or path, hint
         self.size: int | None = None
+        self.crc = 0
         self._has_tail = False
 
     def begin(self, header: bytes = b"") -> None:
         """Starts anew, with a header."""
         with writing(self._result, self._hint):
             self.path.write_bytes(b"")
-        self.size, self._has_tail = 0, False
+        self.size, self.crc, self._has_tail = 0, 0, False
         self.append(header)
 
-    def resume(self, size: int, keep: bool = False) -> None:
+    def resume(self, size: int, keep: bool = False, crc: int | None = None) -> None:
         """Goes on after so many bytes.
 
         If `keep`, what follows them is left until something else is appended: work that is done again may give the
-        same, and be interrupted again.
+        same, and be interrupted again. If `crc` is known, bytes with another one are refused.
         """
-        with writing(self._result, self._hint), open(self.path, "ab") as file:
+        with writing(self._result, self._hint), open(self.path, "a+b") as file:
             if file.tell() < size:
                 raise OutputError(f"{self.path} is shorter than it was", "start again with `force`")
+            file.seek(0)
+            self.crc = _crc(file, size)
+            if crc not in (None, self.crc):
+                raise OutputError(f"{self.path} is not as it was written", "start again with `force`")
             if not keep:
                 file.truncate(size)
         self.size, self._has_tail = size, keep
@@ -60,7 +70,7 @@ class Journal:
             if end > start and self._has_tail:
                 file.seek(start)
                 if file.read(len(data)) == data:
-                    self.size = start + len(data)
+                    self._count(start, data)
                     return
                 file.truncate(start)
             elif end != start:
@@ -73,12 +83,23 @@ class Journal:
                 with suppress(OSError):
                     file.truncate(start)
                 raise
-        self.size = start + len(data)
+        self._count(start, data)
+
+    def _count(self, start: int, data: bytes) -> None:
+        self.size, self.crc = start + len(data), zlib.crc32(data, self.crc)
 
     def commit(self) -> None:
         """Brings what was appended to the disk."""
         with writing(self._result, self._hint):
             sync(self.path)
+
+
+def _crc(file: BinaryIO, size: int) -> int:
+    """CRC-32 of the next `size` bytes."""
+    crc = 0
+    while size > 0 and (piece := file.read(min(size, PIECE))):
+        crc, size = zlib.crc32(piece, crc), size - len(piece)
+    return crc
 
 
 class JsonLines(Journal):

@@ -21,6 +21,9 @@ from cfx.io.journal import Journal, check_unfinished, partial_of, remove_partial
 
 _POSCAR = re.compile(r"gen_(\d+)\.vasp")
 
+STATE = {"request": dict, "count": int, "size": int, "crc": int, "kept": int, "kept_crc": int, "progress": dict}
+"""What NAME.partial.json holds, and of which type."""
+
 
 class Output(Protocol):
     """Where crystals go."""
@@ -115,11 +118,8 @@ class GrowingOutput:
         if not (self._state.exists() or self.partial.exists()):
             self.begin()
             return {}
-        try:
-            state = parse_json(self._state.read_text())
-            request, size, progress = (state[key] for key in ("request", "size", "progress"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OutputError(f"cannot continue {self.partial}: {error}", "start again with `force`") from error
+        state = self._read_state()
+        request, size, count = (state[key] for key in ("request", "size", "count"))
         if request != self.request:
             keys = sorted(self.request.keys() | request.keys())
             different = [key for key in keys if request.get(key) != self.request.get(key)]
@@ -127,20 +127,31 @@ class GrowingOutput:
                 f"{self.partial} was made with a different {', '.join(different)}",
                 "repeat the first command with `resume`, or start again with `force`",
             )
-        if size <= len(self.format.header):
+        if not count:
             self._start()
-            return progress
+            return state["progress"]
         if self._blocks is not None:
-            self._blocks.resume(size)
+            self._blocks.resume(size, crc=state["crc"])
         else:
             with writing(self.path):
                 for file in self.partial.iterdir():
                     if (match := _POSCAR.fullmatch(file.name)) and int(match[1]) >= size:
                         file.unlink()
         if self._keep:
-            self._kept.resume(state.get("kept", 0))
-        self.count = self._found()
-        return progress
+            self._kept.resume(state["kept"], crc=state["kept_crc"])
+        self.count = count
+        self._check_count()
+        return state["progress"]
+
+    def _read_state(self) -> dict[str, Any]:
+        """What `_save` has written."""
+        try:
+            state = parse_json(self._state.read_text())
+            if wrong := [key for key, kind in STATE.items() if not isinstance(state[key], kind)]:
+                raise ValueError(f"{self._state} does not tell its {wrong[0]}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OutputError(f"cannot continue {self.partial}: {error}", "start again with `force`") from error
+        return state
 
     def write(self, records: list[OutputRecord], progress: dict[str, Any]) -> None:
         """Adds crystals to the partial output."""
@@ -182,25 +193,29 @@ class GrowingOutput:
             OutputError: if there are not as many as were written.
         """
         with writing(self.path):
-            if (found := self._found()) != self.count:
-                raise OutputError(
-                    f"{self.partial} holds {found} crystals, but {self.count} were written", "start again with `force`"
-                )
+            self._check_count()
             if self.path.is_dir():
                 shutil.rmtree(self.path)
             self.format.complete(self.partial, self.path)
         remove_partial(self.path)
 
-    def _found(self) -> int:
-        """Crystals in the partial output."""
+    def _check_count(self) -> None:
+        """Counts the crystals in the partial output."""
         if self.format.start is None:
-            return sum(1 for _ in self.partial.glob("gen_*.vasp"))
-        with open(self.partial, "rb") as file:
-            return sum(line.startswith(self.format.start) for line in file)
+            found = sum(1 for _ in self.partial.glob("gen_*.vasp"))
+        else:
+            with open(self.partial, "rb") as file:
+                found = sum(line.startswith(self.format.start) for line in file)
+        if found != self.count:
+            raise OutputError(
+                f"{self.partial} holds {found} crystals, but {self.count} were written", "start again with `force`"
+            )
 
     def _save(self, size: int | None, progress: dict[str, Any]) -> None:
         """Says what counts: bytes of the files, or POSCAR files."""
-        state = {"request": self.request, "size": size, "kept": self._kept.size, "progress": progress}
+        crc = 0 if self._blocks is None else self._blocks.crc
+        kept = {"kept": self._kept.size or 0, "kept_crc": self._kept.crc}
+        state = {"request": self.request, "count": self.count, "size": size, "crc": crc, **kept, "progress": progress}
         write_state(self._state, state)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import warnings
@@ -12,7 +13,7 @@ from typing import Any
 from cfx.config import RelaxConfig
 from cfx.data.dataset import encode
 from cfx.data.structures import Loaded, load_crystals
-from cfx.errors import OutputError, UsageError
+from cfx.errors import DataError, OutputError, UsageError
 from cfx.evaluation.matching import rms_displacement
 from cfx.evaluation.validity import find_space_groups
 from cfx.fetch.names import data_path
@@ -24,6 +25,12 @@ from cfx.predictors.relax import Relaxed, relax
 from cfx.reporter import Interrupted, Reporter, StopRequest
 
 SUFFIXES = (".jsonl", ".extxyz", ".cif")
+
+COLUMNS = (
+    *("name", "formula", "energy", "energy_per_atom", "converged", "steps", "fmax", "rmsd", "space_group"),
+    *("reason", "cif"),
+)
+"""What is known of a relaxed crystal."""
 
 
 def relax_file(
@@ -67,7 +74,7 @@ def _relax(
 ) -> list[dict[str, Any]]:
     potential = load_potential(settings.potential, device)
     crystals = load_crystals(data_path(settings.source, reporter), workers)
-    header = {**asdict(settings), "model": potential.name, "crystals": len(crystals)}
+    header = {**asdict(settings), "source": _digest(crystals), "model": potential.name, "crystals": len(crystals)}
     journal = JsonLines(partial_of(target), hint="free disk space, then use `resume`")
     rows = _resumed(journal, header) if resume else {}
     if not rows:
@@ -99,6 +106,20 @@ def _relax(
     return ordered
 
 
+def _digest(crystals: list[Loaded]) -> str:
+    """SHA-256 of names and structures: the file that they come from may change, and may have several names."""
+    digest = hashlib.sha256()
+    for one in crystals:
+        known = one.structure
+        cell = known and [
+            known.lattice.matrix.tolist(),
+            known.frac_coords.tolist(),
+            [site.species_string for site in known],
+        ]
+        digest.update(repr([one.name, cell]).encode(errors="backslashreplace"))
+    return digest.hexdigest()
+
+
 def _resumed(journal: JsonLines, header: dict[str, Any]) -> dict[int, dict[str, Any]]:
     """Rows of an interrupted run; the journal goes on after them."""
     if not journal.path.exists():
@@ -106,12 +127,20 @@ def _resumed(journal: JsonLines, header: dict[str, Any]) -> dict[int, dict[str, 
     lines = list(journal.read())
     if not lines:
         return {}
-    if lines[0][1] != header:
+    before = lines[0][1]
+    if before != header:
+        different = [key for key, value in header.items() if not isinstance(before, dict) or before.get(key) != value]
         raise UsageError(
-            f"{journal.path} was started with different settings", "use the same settings, or start again with `force`"
+            f"{journal.path} was started with different settings ({', '.join(different)})",
+            "use the same settings and crystals, or start again with `force`",
         )
+    rows = {}
+    for number, (_, row) in enumerate(lines[1:], start=2):
+        if not isinstance(row, dict) or row.keys() != {"row", *COLUMNS} or row["row"] not in range(header["crystals"]):
+            raise DataError(f"line {number} of {journal.path} is damaged", "start again with `force`")
+        rows[row.pop("row")] = row
     journal.resume(lines[-1][0])
-    return {row.pop("row"): row for _, row in lines[1:]}
+    return rows
 
 
 def _row(one: Loaded, result: Relaxed) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from cfx.core.lattice import CRYSTAL_SYSTEMS, cell_vectors, is_physical
 from cfx.core.likelihood import LogProb
 from cfx.data.dataset import EncodedDataset, read
 from cfx.data.encode import find_space_group
-from cfx.errors import NumericsError, UsageError
+from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.files import sole_writer
 from cfx.io.formats import OutputRecord
 from cfx.io.outputs import GrowingOutput, Output, StandardOutput, check_output
@@ -226,6 +226,8 @@ def _open(
         target.begin()
         return target, SampleResult(), Resumed()
     result = SampleResult.of(target.resume())
+    if result.num_crystals != target.count:
+        raise OutputError(f"cannot continue {target.partial}: its count is damaged", "start again with `force`")
     kept = target.kept(result.num_crystals, model.config.n_max) if request.unique and result.num_crystals else None
     batches = tuple(kept[row : row + 1] for row in range(len(kept))) if kept is not None else ()
     return target, result, Resumed(result.num_crystals, result.rejected, batches, result.exhausted)
