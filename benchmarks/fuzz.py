@@ -1,4 +1,6 @@
-"""Mutated files of every format, read in limited processes: python benchmarks/fuzz.py --pickles 5000 --others 500.
+"""Mutated files of every format, read in limited processes.
+
+    python benchmarks/fuzz.py [--pickles 5000] [--others 500] [--seed 0] [--only csv,zip] [--json FILE]
 
 Counts what must not happen: hangs, memory, crashes, errors that are not cfx's own, code that runs. Seeded; the same
 numbers give the same files.
@@ -21,6 +23,9 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from record import add_json, keep  # noqa: E402  (children start with a safe path)
 
 SECONDS, MEGABYTES = 10, 500
 FORMATS = {"pkl": "model.pkl", "cif": "a.cif", "poscar": "POSCAR", "extxyz": "a.extxyz", "jsonl": "a.jsonl"}
@@ -133,12 +138,12 @@ def _write(path: Path, content: bytes) -> Path:
     return path
 
 
-def fuzz(kind: str, count: int, batch: int = 250) -> tuple[Counter[str], list[str]]:
+def fuzz(kind: str, count: int, first: int = 0, batch: int = 250) -> tuple[Counter[str], list[str]]:
     """Numbers of faults by kind, and their lines; a process that ends early is a crash."""
     faults: Counter[str] = Counter()
     lines: list[str] = []
-    for seed in range(0, count, batch):
-        size = min(batch, count - seed)
+    for seed in range(first, first + count, batch):
+        size = min(batch, first + count - seed)
         with tempfile.TemporaryDirectory() as directory:
             command = [sys.executable, "-P", os.path.abspath(__file__), "--child", kind, str(seed), str(size)]
             with subprocess.Popen(
@@ -163,18 +168,23 @@ def _limited() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pickles", type=int, default=5000)
     parser.add_argument("--others", type=int, default=500)
-    parser.add_argument("--child", nargs=3)
-    options = parser.parse_args()
-    if options.child:
-        child(options.child[0], int(options.child[1]), int(options.child[2]))
+    parser.add_argument("--seed", type=int, default=0, help="of the first file; every further one adds 1")
+    parser.add_argument("--only", default=",".join(FORMATS), help="formats: a,b,c")
+    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
+    add_json(parser)
+    asked = parser.parse_args()
+    if asked.child:
+        child(asked.child[0], int(asked.child[1]), int(asked.child[2]))
         return
-    for kind in FORMATS:
-        faults, lines = fuzz(kind, options.pickles if kind == "pkl" else options.others)
-        counts = {name: faults[name] for name in ("file", "hang", "memory", "crash", "traceback", "code")}
-        print(kind, counts, *lines[:20], sep="\n  ", flush=True)
+    figures = {}
+    for kind in asked.only.split(","):
+        faults, lines = fuzz(kind, asked.pickles if kind == "pkl" else asked.others, asked.seed)
+        figures[kind] = {name: faults[name] for name in ("file", "hang", "memory", "crash", "traceback", "code")}
+        print(kind, figures[kind], *lines[:20], sep="\n  ", flush=True)
+    keep(figures, asked)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from cfx.fetch.names import data_path
 from cfx.io.files import cache_directory, content_digest
 from cfx.reporter import Interrupted, Reporter, StopRequest
 
-ENCODER_VERSION = 3
+ENCODER_VERSION = 4
 """Raised whenever the same input would encode to something else, so that stale caches are not read."""
 
 COMMIT_SECONDS = 1.0

@@ -4,6 +4,7 @@ The reader takes nothing for granted that the file does not say: no operations f
 element for a name that is none, no crystal that lacks elements of its formula.
 """
 
+import io
 import itertools
 import re
 from collections import Counter
@@ -15,7 +16,7 @@ import numpy as np
 from cfx.core.elements import SYMBOLS
 from cfx.data.encode import DISORDERED
 from cfx.data.formats import MOST_ATOMS, MOST_CHARACTERS, Record, rest_is_unreadable
-from cfx.data.formats.cif_symmetry import Operations, operations
+from cfx.data.formats.cif_symmetry import Operations, operations, why_undecided
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -29,8 +30,17 @@ SAME_ATOM = 0.05
 FORMULA_TOLERANCE = 0.02
 """Largest relative deviation of the numbers of atoms from a formula's."""
 
+LONGEST = 1e5
+"""Edge of a cell at most, in angstrom."""
+
+FARTHEST = 1e4
+"""Fractional coordinates at most; those of larger numbers have lost their digits."""
+
 CELL = [f"_cell_{part}" for part in ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")]
 COORDINATES = [f"_atom_site_fract_{axis}" for axis in "xyz"]
+
+READ = ("_cell_", "_atom_site_", "_symmetry_", "_space_group_", "_chemical_formula_")
+"""How tags begin whose values must not contradict each other."""
 
 _BLOCK = re.compile(r"\s*\ufeff?\s*data_", re.IGNORECASE)
 _SITES = re.compile(r"_atom_site[_.](fract|cartn|label|type_symbol)", re.IGNORECASE)
@@ -50,16 +60,25 @@ def cif_records(name: str, lines: Iterable[str]) -> Iterator[Record]:
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[str]:
-    """A file cut where a line says data_, in any case, and not within a text between semicolons."""
-    block, size, in_text = [], 0, False
-    for line in lines:
+    """A file cut where a line says data_, in any case, and not within a text between semicolons.
+
+    A text that never ends is none: the lines after its first one are looked at again.
+    """
+    ahead, lines = list[str](), iter(lines)
+    block, size, text_starts = list[str](), 0, None
+    while (line := ahead.pop() if ahead else next(lines, None)) is not None or text_starts is not None:
+        if line is None or (text_starts is not None and size > MOST_CHARACTERS):
+            ahead += reversed(block[text_starts:] + ([line] if line else []))
+            del block[text_starts:]
+            size, text_starts = sum(map(len, block)), None
+            continue
         if line.startswith(";"):
-            in_text = not in_text
-        elif not in_text and _BLOCK.match(line):
+            text_starts = len(block) + 1 if text_starts is None else None
+        elif text_starts is None and _BLOCK.match(line):
             yield "".join(block)
             block, size = [], 0
         size += len(line)
-        if size > MOST_CHARACTERS:
+        if size > MOST_CHARACTERS and text_starts is None:
             raise ValueError(f"a block of more than {MOST_CHARACTERS:,} characters")
         block.append(line)
     yield "".join(block)
@@ -73,7 +92,7 @@ def structure_of_cif(text: str) -> "Structure":
     """
     from pymatgen.core import Lattice, Structure
 
-    blocks = [block for block in _blocks(text.splitlines(keepends=True)) if _SITES.search(block)]
+    blocks = [block for block in _blocks(io.StringIO(text, newline=None)) if _SITES.search(block)]
     if len(blocks) != 1:
         raise ValueError(f"{len(blocks)} crystals in one CIF" if blocks else "a CIF without atoms")
     data = _values(blocks[0])
@@ -84,20 +103,20 @@ def structure_of_cif(text: str) -> "Structure":
         raise ValueError("hydrogen atoms that are attached to others, without coordinates")
     formula = _formula(data)
     sites = _ordered_sites(data, formula)
-    candidates = operations(data, lattice.matrix @ lattice.matrix.T)
-    if max(len(group.translations) for group in candidates) * len(sites) > MOST_ATOMS:
+    groups = operations(data, lattice.matrix @ lattice.matrix.T)
+    if max(len(group.translations) for group in groups) * len(sites) > MOST_ATOMS:
         raise ValueError(f"{len(sites)} sites with too many operations: more than {MOST_ATOMS:,} atoms")
-    cells = [[(site, _images(point, group, lattice.matrix, site[1])) for site, point in sites] for group in candidates]
+    cells = [[(site, _images(point, group, lattice.matrix, site[1])) for site, point in sites] for group in groups]
     cells = cells if len(cells) == 1 else [cell for cell in cells if _has_said_number(cell, data, formula)]
     if len(cells) != 1:
-        raise ValueError(
-            "a space group with two origin choices, and the file does not say which: write :1 or :2 after its symbol"
-        )
+        raise ValueError(why_undecided(groups))
     [cell] = cells
+    if [len(group.translations) for group in groups] == [1] and any((number or 1) > 1 for (_, number), _ in cell):
+        raise ValueError("no symmetry operations, and sites that stand for several atoms")
     counts = Counter[str]()
     for (symbol, _), points in cell:
         counts[symbol] += len(points)
-    _check_formula(counts, formula)
+    _check_formula(counts, formula, data)
     species = [symbol for (symbol, _), points in cell for _ in points]
     # Sorted as pymatgen sorts the atoms of a CIF, so that equal files keep giving equal bits.
     return Structure(lattice, species, np.concatenate([points for _, points in cell])).get_sorted_structure()
@@ -114,6 +133,7 @@ def _values(block: str) -> dict[str, list[str]]:
     data: dict[str, list[str]] = {}
     loop: list[str] | None = None
     filled, tag = 0, None
+    repeated: dict[str, list[str]] = {}
     for match in _TOKEN.finditer(block.lstrip("\ufeff")):
         kind, value = match.lastgroup, match[match.lastgroup or 0]
         word = value.lower().replace(".", "_") if kind == "bare" and value[0] in "_dDlLsSgG" else ""
@@ -127,8 +147,8 @@ def _values(block: str) -> dict[str, list[str]]:
             else:
                 loop = None
                 tag = word
-            if word in data and word in (*CELL, *COORDINATES):
-                raise ValueError(f"{word} occurs twice")
+            if word in data:
+                repeated[word] = data[word]
             data[word] = []
         elif loop:
             data[loop[filled % len(loop)]].append(value)
@@ -136,6 +156,9 @@ def _values(block: str) -> dict[str, list[str]]:
         elif tag is not None:
             data[tag].append(value)
             tag = None
+    for word, earlier in repeated.items():
+        if word.startswith(READ) and data[word] != earlier:
+            raise ValueError(f"{word[:40]} occurs twice, with different values")
     return data
 
 
@@ -144,10 +167,9 @@ def _number(text: str) -> float | None:
     text = text.strip()
     if text in ("?", ".", ""):
         return None
-    value = float(re.sub(r"\(.*", "", text)) if len(text) < 60 else np.nan
-    if not np.isfinite(value):
+    if len(text) > 60 or not re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d{1,2})?(\(\d*\))?", text, re.IGNORECASE):
         raise ValueError(f"{text[:30]} is not a number")
-    return value
+    return float(text.partition("(")[0])
 
 
 def _cell(data: dict[str, list[str]]) -> list[float]:
@@ -155,7 +177,7 @@ def _cell(data: dict[str, list[str]]) -> list[float]:
     found = [value for value in values if value is not None]
     if len(found) < len(CELL):
         raise ValueError(f"no {CELL[values.index(None)]}")
-    if min(found[:3]) <= 0 or not all(0 < angle < 180 for angle in found[3:]):
+    if not all(0 < length < LONGEST for length in found[:3]) or not all(0 < angle < 180 for angle in found[3:]):
         raise ValueError("lengths or angles that do not form a cell")
     return found
 
@@ -165,7 +187,7 @@ Formula = dict[str, float]
 
 def _formula(data: dict[str, list[str]]) -> Formula | None:
     """Atoms by element of _chemical_formula_sum; None without one that can be read."""
-    text = next(iter(data.get("_chemical_formula_sum", ())), "?")
+    text = next(iter(data.get(FORMULAS[0], ())), "?")
     parts = re.findall(r"([A-Z][a-z]?)(\d*\.?\d*)\s*", text)
     if "".join(symbol + number for symbol, number in parts) != "".join(text.split()):
         return None
@@ -175,9 +197,18 @@ def _formula(data: dict[str, list[str]]) -> Formula | None:
     return {symbol: count for symbol, count in formula.items() if count} if set(formula) <= set(SYMBOLS) else None
 
 
+FORMULAS = ("_chemical_formula_sum", "_chemical_formula_moiety", "_chemical_formula_structural")
+
+
+def _names_hydrogen(data: dict[str, list[str]]) -> bool:
+    """Whether a formula of any kind, as "Ca (O H)2" or "C4 H6, 2(D2 O)", has hydrogen in it."""
+    return any(re.search(r"[HD](?![a-z])", text) for tag in FORMULAS for text in data.get(tag, ()))
+
+
 def _element(word: str) -> str | None:
-    """The element that a word as "Na", "NA" or "Na1+" names by itself."""
-    letters = re.match(r"[A-Za-z]*", word)[0].capitalize()  # pyright: ignore[reportOptionalSubscript]  (it always fits)
+    """The element that a word as "Na", "NA" or "Na1+" names by itself; none for "Na.5K.5"."""
+    match = re.fullmatch(r"([A-Za-z]+)[\d.+()-]*", word)
+    letters = match[1].capitalize() if match else ""
     letters = {"D": "H", "T": "H"}.get(letters, letters)
     return letters if letters in SYMBOLS[1:] else None
 
@@ -203,7 +234,7 @@ def _ordered_sites(data: dict[str, list[str]], formula: Formula | None) -> list[
         raise ValueError("atoms without fractional coordinates")
     count = len(data[COORDINATES[0]])
     symbols, labels = data.get("_atom_site_type_symbol"), data.get("_atom_site_label")
-    optional = {tag: data.get(tag, ["."] * count) for tag in ("_atom_site_occupancy", *MULTIPLICITIES)}
+    optional = {tag: data.get(tag, ["."] * count) for tag in OPTIONAL}
     columns = [
         symbols or labels or [],
         labels or symbols or [],
@@ -212,10 +243,11 @@ def _ordered_sites(data: dict[str, list[str]], formula: Formula | None) -> list[
     ]
     if any(len(column) != count for column in columns) or not count:
         raise ValueError("atoms without elements, or rows of different lengths")
+    _refuse_alternatives(zip(optional["_atom_site_disorder_assembly"], optional["_atom_site_disorder_group"], strict=True))
     sites = []
-    for named, label, *place, occupancy, multiplicity, other in zip(*columns, strict=True):
+    for named, label, *place, occupancy, flag, _, _, multiplicity, other in zip(*columns, strict=True):
         share = _number(occupancy)
-        if share == 0:
+        if share == 0 or flag.lower() == "dum":
             continue
         point = [_third(_number(text), text) for text in place]
         if None in point:
@@ -225,6 +257,8 @@ def _ordered_sites(data: dict[str, list[str]], formula: Formula | None) -> list[
             raise ValueError(f"{named[:20]} is not an element")
         if share is not None and abs(share - 1) > 1e-8:
             raise ValueError(DISORDERED)
+        if max(map(abs, point)) > FARTHEST:
+            raise ValueError(f"the atom {label[:20]} is more than {FARTHEST:g} cells away")
         number = _number(multiplicity) if multiplicity not in "?." else _number(other)
         sites.append(((symbol, number), np.array(point)))
     if not sites:
@@ -232,7 +266,25 @@ def _ordered_sites(data: dict[str, list[str]], formula: Formula | None) -> list[
     return sites
 
 
-MULTIPLICITIES = ("_atom_site_symmetry_multiplicity", "_atom_site_site_symmetry_multiplicity")
+def _refuse_alternatives(groups: Iterable[tuple[str, str]]) -> None:
+    """Refuses sites of which one or the other is there, whatever their occupancy says.
+
+    A group with a minus sign is an alternative to its own images.
+    """
+    alternatives: dict[str, set[str]] = {}
+    for assembly, group in groups:
+        if group not in ("?", ".", "0"):
+            alternatives.setdefault(assembly, set()).add(group)
+    if any(len(found) > 1 or min(found).startswith("-") for found in alternatives.values()):
+        raise ValueError(DISORDERED)
+
+
+OPTIONAL = [
+    f"_atom_site_{name}"
+    for name in ("occupancy", "calc_flag", "disorder_assembly", "disorder_group")
+    + ("symmetry_multiplicity", "site_symmetry_multiplicity")
+]
+"""Columns of sites that may be missing."""
 
 
 def _third(value: float | None, text: str) -> float | None:
@@ -283,12 +335,16 @@ def _has_said_number(cell: list[tuple[Site, np.ndarray]], data: dict[str, list[s
     units = _number(next(iter(data.get("_cell_formula_units_z", ())), "?"))
     if not units or not formula:
         return False
-    return sum(len(points) for _, points in cell) == round(units * sum(formula.values()))
+    # pymatgen gives the atoms of the cell as the formula, and Z as what is common to their numbers.
+    whole = units > 1 and all(count % units == 0 for count in formula.values())
+    return sum(len(points) for _, points in cell) == round((1 if whole else units) * sum(formula.values()))
 
 
-def _check_formula(counts: Counter[str], formula: Formula | None) -> None:
+def _check_formula(counts: Counter[str], formula: Formula | None, data: dict[str, list[str]]) -> None:
     """Refuses a crystal that lacks atoms of its formula, hydrogen most of all, which X-rays hardly see."""
     if formula is None:
+        if "H" not in counts and _names_hydrogen(data):
+            raise ValueError("H has no sites although a formula names it")
         return
     for these, those, what in ((formula, counts, "no sites"), (counts, formula, "sites, and no place in the formula")):
         if missing := sorted(set(these) - set(those)):
