@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from record import add_json, keep  # noqa: E402  (children start with a safe path)
+from record import add_json, keep
 
 SECONDS, MEGABYTES = 10, 500
 FORMATS = {"pkl": "model.pkl", "cif": "a.cif", "poscar": "POSCAR", "extxyz": "a.extxyz", "jsonl": "a.jsonl"}

@@ -30,7 +30,9 @@ def metric(setting: int) -> np.ndarray:
 
 def as_set(rotations: np.ndarray, translations: np.ndarray) -> frozenset:
     shifts = np.rint(translations * 24).astype(int) % 24
-    return frozenset((tuple(turn.ravel()), tuple(shift)) for turn, shift in zip(rotations.astype(int), shifts))
+    return frozenset(
+        (tuple(turn.ravel()), tuple(shift)) for turn, shift in zip(rotations.astype(int), shifts, strict=True)
+    )
 
 
 def found(setting: int, **said: str) -> list[frozenset]:

@@ -243,7 +243,9 @@ def _ordered_sites(data: dict[str, list[str]], formula: Formula | None) -> list[
     ]
     if any(len(column) != count for column in columns) or not count:
         raise ValueError("atoms without elements, or rows of different lengths")
-    _refuse_alternatives(zip(optional["_atom_site_disorder_assembly"], optional["_atom_site_disorder_group"], strict=True))
+    _refuse_alternatives(
+        zip(optional["_atom_site_disorder_assembly"], optional["_atom_site_disorder_group"], strict=True)
+    )
     sites = []
     for named, label, *place, occupancy, flag, _, _, multiplicity, other in zip(*columns, strict=True):
         share = _number(occupancy)
