@@ -21,7 +21,7 @@ def salt(more: str = "", sites: str = SALT, column: str = "occupancy", head: str
 
 
 def why(text: str) -> str:
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=r".") as error:
         structure_of_cif(text)
     return str(error.value)
 
