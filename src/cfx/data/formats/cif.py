@@ -282,9 +282,12 @@ def _refuse_alternatives(groups: Iterable[tuple[str, str]]) -> None:
 
 
 OPTIONAL = [
-    f"_atom_site_{name}"
-    for name in ("occupancy", "calc_flag", "disorder_assembly", "disorder_group")
-    + ("symmetry_multiplicity", "site_symmetry_multiplicity")
+    "_atom_site_occupancy",
+    "_atom_site_calc_flag",
+    "_atom_site_disorder_assembly",
+    "_atom_site_disorder_group",
+    "_atom_site_symmetry_multiplicity",
+    "_atom_site_site_symmetry_multiplicity",
 ]
 """Columns of sites that may be missing."""
 
