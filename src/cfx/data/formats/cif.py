@@ -251,18 +251,19 @@ def _ordered_sites(data: dict[str, list[str]], formula: Formula | None) -> list[
         share = _number(occupancy)
         if share == 0 or flag.lower() == "dum":
             continue
-        point = [_third(_number(text), text) for text in place]
-        if None in point:
+        known = [(value, text) for text in place if (value := _number(text)) is not None]
+        if len(known) < 3:
             raise ValueError(f"the atom {label[:20]} has no coordinates")
+        point = np.array([_third(value, text) for value, text in known])
         symbol = _element(named) if symbols else _element_of_label(named, formula)
         if symbol is None:
             raise ValueError(f"{named[:20]} is not an element")
         if share is not None and abs(share - 1) > 1e-8:
             raise ValueError(DISORDERED)
-        if max(map(abs, point)) > FARTHEST:
+        if np.abs(point).max() > FARTHEST:
             raise ValueError(f"the atom {label[:20]} is more than {FARTHEST:g} cells away")
         number = _number(multiplicity) if multiplicity not in "?." else _number(other)
-        sites.append(((symbol, number), np.array(point)))
+        sites.append(((symbol, number), point))
     if not sites:
         raise ValueError("no atoms")
     return sites
@@ -292,10 +293,8 @@ OPTIONAL = [
 """Columns of sites that may be missing."""
 
 
-def _third(value: float | None, text: str) -> float | None:
+def _third(value: float, text: str) -> float:
     """The third or sixth that a coordinate stands for, as 1.6667 does for 5/3; otherwise the coordinate."""
-    if value is None:
-        return None
     thirds = round(3 * value)
     # pymatgen's tolerance, which it applies between 0 and 1 only.
     if thirds % 3 and abs((abs(value) % 1) / (abs(thirds) % 3 / 3) - 1) <= 1.001e-4:
