@@ -25,8 +25,8 @@ from cfx.core.likelihood import init_params
 from cfx.data.dataset import load_dataset
 from cfx.model import load_model
 from cfx.rl.reinforce import LENGTHS
-from cfx.training.learner import ppo_gradient, score
-from cfx.training.objectives import PPOBatch
+from cfx.training.learner import loss_gradient, score
+from cfx.training.objectives import PPOBatch, ppo_loss
 
 
 def seconds(run) -> float:
@@ -56,7 +56,7 @@ def measure(params, config: ModelConfig, crystals) -> dict[str, float]:
             rollout = PPOBatch(*(np.zeros(len(rows), np.float32),) * 3)
             part = crystals.take(rows, batch.slots)
             coefs = (np.float32(0.1), np.float32(0.2))
-            jax.block_until_ready(ppo_gradient(params, part, weight, rollout, None, *coefs, config=config))
+            jax.block_until_ready(loss_gradient(ppo_loss, params, config, part, weight, rollout, None, *coefs))
 
     found = {"scoring": seconds(scoring), "gradients": seconds(gradients)}
     for name in PRESETS:

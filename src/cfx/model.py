@@ -97,14 +97,10 @@ class Model:
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.
 
-        Args:
-            batch: crystals in any number of slots up to n_max; plain arrays will do.
-            request: whose constraints, temperature and top-p are in force; with a formula, its space groups must be
-                those of the crystals.
-            batch_size: crystals scored at once, if they have 5 sites; more of shorter ones, fewer of longer ones.
+        The constraints, temperature and top-p of the request are in force; with a formula, its space groups must be
+        those of the crystals. See `log_prob` for the rest.
 
         Raises:
-            DataError: if they are not crystals that the model can read.
             UsageError: if the request cannot be met.
         """
         in_force = prepare(request, self.config).policy

@@ -4,8 +4,6 @@ The page is drawn by the scripts in resources/report. What comes from the data r
 character means anything to HTML, and a content security policy lets nothing run but those scripts.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import html
@@ -17,29 +15,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cfx.core import Structure
 from cfx.data.structures import load_crystals
 from cfx.evaluation.validity import find_space_groups
 from cfx.fetch.names import data_path
 from cfx.io.files import replace_atomically
 from cfx.reporter import Reporter
 
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
 SCRIPTS = (
-    "base.js",
-    "facts.js",
-    "summary.js",
-    "charts.js",
-    "distributions.js",
-    "elements.js",
-    "table.js",
-    "scene.js",
-    "viewer.js",
-    "gallery.js",
-    "report.js",
+    *("base", "facts", "summary", "charts", "distributions", "elements"),
+    *("table", "scene", "viewer", "gallery", "report"),
 )
 """Scripts of the page, in order: each uses what earlier ones define."""
 
@@ -165,7 +152,7 @@ def _script_json(data: Any) -> str:
 def _page(data: Mapping[str, Any], title: str) -> str:
     """The template with everything in its place."""
     style = _resource("style.css")
-    script = "\n".join(_resource(name) for name in SCRIPTS)
+    script = "\n".join(_resource(f"{name}.js") for name in SCRIPTS)
     parts = {
         "TITLE": html.escape(title).encode("utf-8", "replace").decode(),
         "POLICY": f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; "
@@ -202,7 +189,6 @@ def write_viewer(name: str, output: Path, first: int, reporter: Reporter) -> tup
         name: of a file, directory or zip, or of a data set.
         output: where the page goes.
         first: how many crystals, at most.
-        reporter: receives progress.
 
     Raises:
         DataError: if none can be read.

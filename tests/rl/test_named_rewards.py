@@ -9,7 +9,7 @@ from pymatgen.core import Lattice, Structure
 from cfx.config import RewardConfig, Shape
 from cfx.errors import DependencyError, UsageError
 from cfx.rl.named_rewards import choose_models, load_reward, parse_rewards
-from cfx.rl.rewards import Diversity, WeightedSum, make_batch, shape_values
+from cfx.rl.rewards import Diversity, make_batch, shape_values, weighted_sum
 
 
 class Constant:
@@ -86,7 +86,7 @@ def test_one_s_own_reward(tmp_path, monkeypatch):
 
 
 def test_sums_need_all_their_parts():
-    both = WeightedSum(((Constant(2.0, "one"), 1.0), (Constant(5.0, "two"), -0.5)))
+    both = weighted_sum(((Constant(2.0, "one"), 1.0), (Constant(5.0, "two"), -0.5)))
     batch = both.evaluate(["crystal", None])
     np.testing.assert_allclose(batch.value, [-0.5, np.nan])
     assert batch.ok.tolist() == [True, False]

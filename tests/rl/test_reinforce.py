@@ -18,7 +18,7 @@ from cfx.model import Model, load_model
 from cfx.reporter import Mute
 from cfx.rl import reinforce as rl_module
 from cfx.rl.reinforce import fine_tune
-from cfx.rl.rewards import Diversity, RewardBatch, WeightedSum, make_batch
+from cfx.rl.rewards import Diversity, RewardBatch, make_batch, weighted_sum
 from cfx.rl.rollout import step_request
 
 pytestmark = pytest.mark.integration
@@ -56,7 +56,7 @@ REWARDS = dict(zip(ELEMENTS, (0.0, 0.5, 1.0, 1.5), strict=True))
 
 
 def run_it(path, model, rl, sample=ONE_SITE, reward=None, diversity=None, resume=False):
-    parts = WeightedSum(((reward or Lookup(REWARDS), 1.0),))
+    parts = weighted_sum(((reward or Lookup(REWARDS), 1.0),))
     config = RewardRun(model="tiny", sample=sample, reward=RewardConfig(reward="lookup"), rl=rl)
     return fine_tune(path, config, model, parts, diversity or Diversity(), Mute(), resume)
 
@@ -416,5 +416,5 @@ def test_a_reward_below_that_of_a_failure_is_warned_of_once(tiny, tmp_path):
             reward=RewardConfig(reward="lookup"),
             rl=RLConfig(steps=2, batch_size=32),
         )
-        fine_tune(run, config, tiny, WeightedSum(((Lookup(table), 1.0),)), Diversity(), said)
+        fine_tune(run, config, tiny, weighted_sum(((Lookup(table), 1.0),)), Diversity(), said)
         assert sum("below the -5 that a failure counts as" in text for text in said.warnings) == times

@@ -1,7 +1,5 @@
 """The command line: parse, call a run, print. Commands import what they need when they run."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

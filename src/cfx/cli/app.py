@@ -1,7 +1,5 @@
 """The application: its commands, and the one place where exceptions become exit codes."""
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import os

@@ -1,7 +1,5 @@
 """cfx eval, cfx relax and cfx hull: what crystals are worth, at which minimum, and measured against which phases."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,40 +15,25 @@ from cfx.config import EvalConfig, RelaxConfig
 from cfx.errors import DependencyError, NetworkError
 from cfx.io.files import TABLES, check_file, claimed, replace_atomically, write_table
 
-WORDS = {
-    "avg_structure_validity": "valid structure",
-    "avg_comp_validity": "valid composition",
-    "avg_structure_comp_validity": "both valid",
-    "frac_space_group_as_asked": "space group as asked",
-    "frac_unique_structures": "unique",
-    "frac_novel_structures": "novel",
-    "frac_novel_unique_structures": "novel and unique",
-    "frac_stable_structures": "metastable (0.1 eV/atom)",
-    "frac_novel_unique_stable_structures": "S.U.N. at 0.1 eV/atom",
-    "frac_on_hull_structures": "stable (on the hull)",
-    "frac_novel_unique_on_hull_structures": "S.U.N. at 0 eV/atom",
-    "frac_below_floor_structures": "below the floor (hull or potential wrong)",
-    "avg_energy_above_hull_per_atom": "energy above hull",
-    "avg_rmsd_from_relaxation": "RMSD to relaxed",
-    "wdist_density": "distance of densities",
-    "wdist_num_elements": "distance of numbers of elements",
+METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "avg_structure_validity": ("valid structure", ()),
+    "avg_comp_validity": ("valid composition", ()),
+    "avg_structure_comp_validity": ("both valid", ()),
+    "frac_space_group_as_asked": ("space group as asked", ()),
+    "frac_unique_structures": ("unique", ()),
+    "frac_novel_structures": ("novel", ("reference",)),
+    "frac_novel_unique_structures": ("novel and unique", ("reference",)),
+    "frac_stable_structures": ("metastable (0.1 eV/atom)", ("potential", "hull")),
+    "frac_novel_unique_stable_structures": ("S.U.N. at 0.1 eV/atom", ("reference", "potential", "hull")),
+    "frac_on_hull_structures": ("stable (on the hull)", ("potential", "hull")),
+    "frac_novel_unique_on_hull_structures": ("S.U.N. at 0 eV/atom", ("reference", "potential", "hull")),
+    "frac_below_floor_structures": ("below the floor (hull or potential wrong)", ("potential", "hull")),
+    "avg_energy_above_hull_per_atom": ("energy above hull", ("potential", "hull")),
+    "avg_rmsd_from_relaxation": ("RMSD to relaxed", ("potential", "relax")),
+    "wdist_density": ("distance of densities", ("reference",)),
+    "wdist_num_elements": ("distance of numbers of elements", ("reference",)),
 }
-"""Metrics as a person reads them, in this order."""
-
-NEEDS = {
-    "frac_novel_structures": ("reference",),
-    "frac_novel_unique_structures": ("reference",),
-    "frac_stable_structures": ("potential", "hull"),
-    "frac_novel_unique_stable_structures": ("reference", "potential", "hull"),
-    "frac_on_hull_structures": ("potential", "hull"),
-    "frac_novel_unique_on_hull_structures": ("reference", "potential", "hull"),
-    "frac_below_floor_structures": ("potential", "hull"),
-    "avg_energy_above_hull_per_atom": ("potential", "hull"),
-    "avg_rmsd_from_relaxation": ("potential", "relax"),
-    "wdist_density": ("reference",),
-    "wdist_num_elements": ("reference",),
-}
-"""Options without which a metric is not evaluated."""
+"""Metrics in the order in which they are shown: as a person reads them, and the options that they need."""
 
 FEW_REASONS = 8
 """Reasons of each file that are shown; -o and --json have all."""
@@ -132,7 +115,7 @@ def _write(result: dict[str, Any], records: Path | None, html: Path | None) -> N
 
 
 def _print(files: Sequence[dict[str, Any]], config: EvalConfig) -> None:
-    found = {words: [file["summary"].get(metric) for file in files] for metric, words in WORDS.items()}
+    found = {words: [file["summary"].get(metric) for file in files] for metric, (words, _) in METRICS.items()}
     rows = {"crystals": [f"{file['crystals']:,}" for file in files]}
     rows |= {words: list(map(_value, metrics)) for words, metrics in found.items() if any(metrics)}
     print_columns([file["name"] for file in files], rows)
@@ -150,9 +133,9 @@ def _print(files: Sequence[dict[str, Any]], config: EvalConfig) -> None:
 def _not_evaluated(files: Sequence[dict[str, Any]], config: EvalConfig) -> Iterator[str]:
     """What no file has, by the options that would give it."""
     missing: dict[str, list[str]] = defaultdict(list)
-    for metric, words in WORDS.items():
+    for metric, (words, needs) in METRICS.items():
         if not any(file["summary"].get(metric) for file in files):
-            lacking = [f"--{option}" for option in NEEDS.get(metric, ()) if not getattr(config, option)]
+            lacking = [f"--{option}" for option in needs if not getattr(config, option)]
             missing[" without " * bool(lacking) + ", ".join(lacking)].append(words)
     for without, metrics in missing.items():
         yield f"not evaluated{without}: {'; '.join(metrics)}"

@@ -76,10 +76,8 @@ def fetch(
     names = names or []
     asked = [show, verify, take is not None, bool(names) or everything or export is not None]
     if sum(asked) != 1 or (names and everything):
-        raise UsageError(
-            "there are no names to fetch" if not any(asked) else "these options cannot be combined",
-            "for example: cfx fetch alex20, or cfx fetch --list",
-        )
+        wrong = "these options cannot be combined" if any(asked) else "there are no names to fetch"
+        raise UsageError(wrong, "for example: cfx fetch alex20, or cfx fetch --list")
     if request and not (names or everything):
         raise UsageError(
             "--force, --revision, --accept and --token need names to fetch", "for example: cfx fetch alex20 --force"

@@ -110,10 +110,7 @@ def _group_name(space_group: int) -> str:
 
 
 def plot(
-    what: Annotated[
-        str,
-        typer.Argument(help="The directory of a run, or its metrics.jsonl; or the word: embeddings."),
-    ],
+    what: Annotated[str, typer.Argument(help="The directory of a run, or its metrics.jsonl; or the word: embeddings.")],
     model: Annotated[
         str | None,
         typer.Argument(

@@ -4,8 +4,6 @@ A command takes a dictionary for each configuration that it fills, `Annotated[Gi
 puts an option for each field into the signature that Typer reads, and gives the command what stood on the line.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

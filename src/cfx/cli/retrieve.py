@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,9 +17,13 @@ from cfx.cli.options import Fields, Given
 from cfx.config import SampleConfig
 from cfx.config.fields import option
 from cfx.config.finetuning import PROPERTY_MODELS
+from cfx.core import Structure
 from cfx.errors import UsageError
 from cfx.io.files import TABLES, check_file, claimed, write_table
 from cfx.runs.curves import COLOURS, SUFFIXES
+
+if TYPE_CHECKING:
+    from cfx.model import Model
 
 DRAWN = 1000
 """Crystals drawn from each model where --n does not say."""
@@ -55,8 +60,7 @@ def retrieve(
     ] = None,
     *,
     reference: Annotated[
-        str,
-        typer.Option(help=f"Known crystals: {options.DATA_HELP}", autocompletion=options.COMPLETIONS["reference"]),
+        str, typer.Option(help=f"Known crystals: {options.DATA_HELP}", autocompletion=options.COMPLETIONS["reference"])
     ],
     crystals: Annotated[
         list[str] | None, typer.Option("--from", help="A file of crystals drawn earlier. May be repeated.")
@@ -87,8 +91,8 @@ def retrieve(
     best = _sizes(ranking.top)
     _check(models, crystals, space_group, ranking.property, output, plot, force)
     asked = functools.partial(SampleConfig, **{"n": DRAWN, **request})
-    if models and space_group is not None:
-        values.check_space_groups(space_group)
+    if models:
+        values.check_space_groups(str(space_group))
         asked(space_groups=(1,))  # what is wrong with numbers is found before anything slow starts
         values.start_jax()
     loaded = {name: values.load(name) for name in models}
@@ -97,24 +101,25 @@ def retrieve(
     from cfx.runs import retrieve as runs
 
     check_inputs(crystals, REPORTER)
+    processes, by = workers or -1, (ranking.property, ranking.lowest)
     with claimed(output, TABLES, force), claimed(plot, SUFFIXES, force):
-        known = runs.read_known(
-            reference, ranking.property, ranking.lowest, predictors, device, workers or -1, REPORTER
-        )
-        found = []
-        for name, model in loaded.items():
-            groups, weights = values.drawn_space_groups(str(space_group), model)  # models have one: _check
-            structures = runs.sample_structures(model, asked(space_groups=groups, weights=weights), REPORTER)
-            found.append(runs.retrieve(name, structures, known, workers or -1, REPORTER))
-        for name in crystals:
-            structures = runs.read_structures(name, workers or -1, REPORTER)
-            found.append(runs.retrieve(name, structures, known, workers or -1, REPORTER))
+        known = runs.read_known(reference, *by, predictors, device, processes, REPORTER)
+        drawn = ((name, _drawn(model, str(space_group), asked)) for name, model in loaded.items())
+        read = ((name, runs.read_structures(name, processes, REPORTER)) for name in crystals)
+        found = [runs.retrieve(name, some, known, processes, REPORTER) for name, some in itertools.chain(drawn, read)]
         result = runs.as_result(known, found, best, _settings(asked, space_group) if models else {})
         _write(result, output, plot)
     if as_json:
         print_json(result)
     else:
         _print(result)
+
+
+def _drawn(model: Model, space_group: str, asked: Callable[..., SampleConfig]) -> list[Structure]:
+    from cfx.runs.retrieve import sample_structures
+
+    groups, weights = values.drawn_space_groups(space_group, model)
+    return sample_structures(model, asked(space_groups=groups, weights=weights), REPORTER)
 
 
 def _settings(asked: Callable[..., SampleConfig], space_group: str | None) -> dict[str, Any]:

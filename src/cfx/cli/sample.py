@@ -1,7 +1,5 @@
 """cfx sample and cfx score: crystals on request, and how likely given ones are."""
 
-from __future__ import annotations
-
 import functools
 import os
 import sys

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -274,7 +274,7 @@ def _fine_tune(
     def hull_for(potential):
         return open_hull(rewards.hull, rewards.hull_scale, potential, REPORTER, rewards.corrections)
 
-    reward: Any = load_reward(rewards, hull_for)
+    reward = load_reward(rewards, hull_for)
     REPORTER.message(f"reward {reward.name}: {reward.about}")
     known = read_reference(rewards.reference, -1, REPORTER) if rewards.reference else None
     diversity = Diversity(rewards.novelty_bonus, rewards.duplicate_penalty, rewards.composition_penalty, known)

@@ -8,11 +8,19 @@ numpy's, `AnyArray` either. A name of an axis means the same everywhere; "..." a
     W  letters, the pad included  S  species, the pad included    D  size of the model
     E  elements of a formula      R  rows of a data set           M  points or operations of an orbit
 
+Where nothing else is said, `params` are the weights of the network, `config` is its architecture, and `rng_key` is a
+random key, in every function here and in `cfx.sampling`.
+
 `tests/core/test_annotations.py` runs tests with all of them checked.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure as Structure
+else:
+    Structure = Any  # pymatgen takes half a second to import, and is needed by what makes structures only
 
 AnyArray = Any
 """An array of JAX or of numpy. No union of both, so that reading a chemical symbol does not import JAX."""

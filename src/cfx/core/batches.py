@@ -3,11 +3,9 @@
 Batches hold about equally many tokens: those of short crystals have more rows than those of long ones.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, overload, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Integer
@@ -20,6 +18,9 @@ SLOT_BUCKETS = (2, 3, 4, 5, 6, 7, 9, 11, 14, 17, 21)
 
 ROW_MULTIPLE = 8
 """Rows of a batch that has at least as many, so that the same batches divide among 2, 4 or 8 devices."""
+
+
+Slots = TypeVar("Slots", int, np.ndarray)
 
 
 @runtime_checkable
@@ -81,6 +82,7 @@ class BatchPlan:
             seed: shuffles rows and batches; None keeps the order of the data.
             epoch: each has its own shuffle.
         """
+        # A generator for each epoch: a resumed run asks for the one that it is in, without drawing those before it.
         rng = None if seed is None else np.random.default_rng([seed, epoch])
         order = np.arange(len(self.slots)) if rng is None else rng.permutation(len(self.slots))
         batches = []
@@ -98,11 +100,7 @@ def bucket_slots(
     return lengths[np.searchsorted(lengths, np.asarray(num_sites) + 1)]
 
 
-@overload
-def num_tokens(slots: int) -> int: ...
-@overload
-def num_tokens(slots: Integer[np.ndarray, " R"]) -> Integer[np.ndarray, " R"]: ...
-def num_tokens(slots):
+def num_tokens(slots: Slots) -> Slots:
     """Tokens that the network computes of crystals in so many slots: the last slot's letter is the last."""
     return TOKENS_PER_SITE * (slots - 1) + 1
 
@@ -123,6 +121,7 @@ def fill(batch: Batch, multiple: int = 1) -> tuple[Integer[np.ndarray, " B"], Fl
 
     Rows that only fill up repeat the first one and weigh nothing.
     """
+    # A real crystal, not zeros: what fills up must not make a nan, whose gradient no weight of 0 would take away.
     size = -(-batch.size // multiple) * multiple
     rows = np.concatenate([batch.rows, np.full(size - len(batch.rows), batch.rows[0])])
     return rows, (np.arange(size) < len(batch.rows)).astype(np.float32)

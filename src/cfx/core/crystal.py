@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from cfx.core import AnyArray
+from cfx.core import AnyArray, Structure
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, orbit, symmetry_table
 from cfx.errors import DataError
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 
 @jax.tree_util.register_dataclass

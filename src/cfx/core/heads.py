@@ -3,8 +3,6 @@
 Logits that come out of here are log-probabilities: masked entries are -inf and the rest sums to one.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax
@@ -100,4 +98,5 @@ def lattice_mixture(row: Float[AnyArray, "... output_size"], config: ModelConfig
 
 def normalise(logits: Float[AnyArray, "... n"], mask: Bool[AnyArray, "... n"]) -> Float[Array, "... n"]:
     """Log-softmax over the entries where `mask` is True; -inf elsewhere."""
+    # -inf and not merely a large number: it survives every temperature, and gives a probability of exactly 0.
     return jax.nn.log_softmax(jnp.where(mask, logits, -jnp.inf), axis=-1)

@@ -5,8 +5,6 @@ Model frame: a, b, c divided by the cube root of the number of atoms in the cell
 inside the likelihood and the decoder.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

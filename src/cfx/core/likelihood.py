@@ -1,7 +1,5 @@
 """The published log-probability of crystals under a model (2403.15734, Eq. 1)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +55,7 @@ class OutputRows(NamedTuple):
 
     def after(self, kind: str) -> Float[Array, "B slots output_size"]:
         """Rows after the tokens of a kind: N after letters, N - 1 after others, which the last slot does not have."""
+        # Tokens of a kind are TOKENS_PER_SITE apart: a strided slice, where an index would gather.
         return self.rows[:, network.TOKEN_KINDS.index(kind) :: network.TOKENS_PER_SITE]
 
     def for_lattice(self, batch: CrystalBatch) -> Float[Array, "B output_size"]:
@@ -105,10 +104,7 @@ def log_prob(
     """Published log-probability of each crystal, nats.
 
     Args:
-        params: of the network.
-        config: its architecture.
         batch: B crystals; the last slot of each must be a pad.
-        rng_key: for dropout.
         dropout: rates; none outside training.
     """
     raw = output_rows(params, config, batch, rng_key, dropout)
@@ -146,9 +142,6 @@ def coords_log_prob(
     """Log-density, in the angles, of coordinates.
 
     Args:
-        raw: rows of the network.
-        config: the architecture.
-        batch: the crystals.
         counted: the coordinates that count.
         adapt: what is done to each mixture of the model.
     """

@@ -8,8 +8,6 @@ projected values, and the input is num_heads * key_size / model_size times narro
 configuration). The projections of values and output are multiplied first, which saves another quarter of the products.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import haiku as hk
@@ -59,7 +57,6 @@ def embed_token(
     """Tokens of one kind, embedded.
 
     Args:
-        config: the architecture.
         kind: one of TOKEN_KINDS.
         space_group: 1 to 230, broadcast to `value`.
         value: letter, atomic number or fractional coordinate.
@@ -101,7 +98,6 @@ def transformer(
     """Runs the blocks over embedded tokens, each attending to itself and to those before it.
 
     Args:
-        config: the architecture.
         tokens: embedded.
         dropout: rates; a Haiku RNG is needed where they are not zero.
 
@@ -181,6 +177,7 @@ def merge_values(
 
 def parameter_shapes(config: ModelConfig) -> dict[tuple[str, str], tuple[int, ...]]:
     """Shape of every parameter by (module, name), as `transformer`, `first_letter` and the embeddings create them."""
+    # Written out: to trace the network for its shapes takes a good part of a second of every command's start.
     size, embed, layers = config.model_size, config.embed_size, config.num_layers
     heads = (config.num_heads, config.key_size)
     width, hidden, features = config.num_heads * config.key_size, config.widening * size, 2 * config.num_frequencies

@@ -4,8 +4,6 @@ Letters are numbers: 0 is a pad, a = 1, ..., z = 26, A = 27. "Op 0" is the first
 a representative of an orbit is a point that op 0 maps to itself.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from importlib.resources import files

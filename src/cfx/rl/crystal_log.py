@@ -3,8 +3,6 @@
 A resumed run reads from it what it had learnt of rewards, so that every reward is computed once.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +14,7 @@ from cfx.evaluation.matching import find_duplicates
 from cfx.io.files import replace_atomically
 from cfx.io.formats import OutputRecord, render_cif
 from cfx.io.journal import JsonLines
-from cfx.rl.rollout import RewardCache, Rollout, arrangement, fingerprint, primitive_cells
+from cfx.rl.rollout import SHARES, RewardCache, Rollout, arrangement, fingerprint, primitive_cells
 
 NOT_CIF = re.compile(r"[^A-Za-z0-9]+")
 """What a name in a CIF cannot have."""
@@ -89,7 +87,7 @@ class CrystalLog:
             parts = {
                 name: np.nan if part is None else float(part)
                 for name, part in line["parts"].items()
-                if name not in ("valid", "unique", "novel")
+                if name not in SHARES
             }
             key, known = fingerprint(crystals, 0), (value, line["reason"], parts)
             if line["step"] > step:

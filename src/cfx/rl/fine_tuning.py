@@ -1,7 +1,5 @@
 """The loop of fine-tuning: a policy that starts as a model, and the directory with that model as the reference."""
 
-from __future__ import annotations
-
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -35,15 +33,7 @@ class FineTuning(Loop[PolicyState]):
     config: RLConfig | DPOConfig
 
     def __init__(self, run: Path, run_config: RewardRun | PairsRun, model: Model, reporter: Reporter, num_steps: int):
-        """Nothing is read or written yet.
-
-        Args:
-            run: directory.
-            run_config: what the run does.
-            model: that it starts from.
-            reporter: receives progress.
-            num_steps: of the whole run.
-        """
+        """Nothing is read or written yet."""
         self.reference, self._run_config = model, run_config
         super().__init__(RunDirectory(run), reporter, num_steps, self.config.checkpoint_steps)
 

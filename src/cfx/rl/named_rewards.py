@@ -1,46 +1,53 @@
-"""Rewards by name: from interatomic potentials, from property models, or from outside cfx."""
+"""Rewards by name: from interatomic potentials, from property models, or from outside cfx.
 
-from __future__ import annotations
+Each has a function that loads what the reward needs, and says of crystals what they are worth.
+"""
 
 import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cfx.config import RewardConfig
+from cfx.core import Structure
 from cfx.errors import UsageError
 from cfx.evaluation.hull import Hull
 from cfx.predictors import bundled
 from cfx.predictors.base import Potential, PotentialBatch, PropertyModel, label, load_attribute, predictions
-from cfx.rl.rewards import Reward, RewardBatch, WeightedSum, make_batch
+from cfx.predictors.load import load_potential, load_property
+from cfx.rl.rewards import NamedReward, Reward, RewardBatch, make_batch, weighted_sum
 
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
+Structures = Sequence[Structure | None]
+"""Crystals, None where a lattice closes no cell."""
+
+OpenHull = Callable[[Potential], Hull]
+"""Gives the hull for energies of a potential."""
 
 GROUP = "cfx.rewards"
 """Entry points of other packages: name = module:Class."""
 
-NAMES = ("ehull", "fom", "gap", "dielectric", "property:MODEL", "force", "energy")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
+STRESS_WEIGHT = 10.0
+"""How many eV/angstrom of force 1 eV/angstrom^3 of stress counts as."""
 
-def load_reward(config: RewardConfig, open_hull: Callable[[Potential], Hull]) -> WeightedSum:
-    """The reward of a configuration.
+FORCE_LIMIT = 20.0
+"""Above which a force counts no further, eV/angstrom; so does a stress above FORCE_LIMIT / STRESS_WEIGHT."""
 
-    Args:
-        config: which, and its parts.
-        open_hull: gives the hull for energies of a potential, when a reward needs one.
+
+def load_reward(config: RewardConfig, open_hull: OpenHull) -> NamedReward:
+    """The reward of a configuration; `open_hull` is called where a reward needs a hull.
 
     Raises:
         UsageError: for a reward that does not exist, or lacks something.
         DependencyError: for a library that is not there.
         CheckpointError: for a model that is not there, or predicts what is known to be wrong.
     """
-    parts = tuple((_load(name, config, open_hull), weight) for name, weight in parse_rewards(config.reward))
-    return WeightedSum(parts, config.shape)
+    parts = [(_load(name, config, open_hull), weight) for name, weight in parse_rewards(config.reward)]
+    return weighted_sum(parts, config.shape)
 
 
 def choose_models(config: RewardConfig) -> RewardConfig:
@@ -73,45 +80,16 @@ def parse_rewards(text: str) -> list[tuple[str, float]]:
     return found
 
 
-def _load(name: str, config: RewardConfig, open_hull: Callable[[Potential], Hull]) -> Reward:
-    if name in ("ehull", "energy", "force"):
-        return _from_potential(name, config, open_hull)
-    if name in ("fom", "gap", "dielectric") or name.startswith("property:"):
-        return _from_properties(name, config)
+def _load(name: str, config: RewardConfig, open_hull: OpenHull) -> Reward:
+    if loader := LOADERS.get("property:MODEL" if name.startswith("property:") else name):
+        return loader(name, config, open_hull)
     registered = {point.name: point for point in entry_points(group=GROUP)}
     if name in registered:
         return _checked(name, registered[name].load())
     if ":" in name:
         return _checked(name, load_attribute(name, f"{name} does not name a class", "write MODULE:CLASS"))
     others = f", {', '.join(sorted(registered))}" if registered else ""
-    raise UsageError(f"there is no reward called {name}", f"there are: {', '.join(NAMES)}{others}; or MODULE:CLASS")
-
-
-def _from_potential(name: str, config: RewardConfig, open_hull: Callable[[Potential], Hull]) -> Reward:
-    from cfx.predictors.load import load_potential
-
-    potential = load_potential(config.potential, config.device)
-    if name != "ehull":
-        return (Energy if name == "energy" else Force)(potential)
-    return EHull(potential, open_hull(potential), config.e_hull_limit, config.e_hull_floor)
-
-
-def _from_properties(name: str, config: RewardConfig) -> Reward:
-    from cfx.predictors.load import load_property
-
-    def gap():
-        return load_property("band_gap", config.gap_model, config.device)
-
-    def dielectric():
-        return load_property("dielectric", config.dielectric_model, config.device)
-
-    if name == "fom":
-        return FigureOfMerit(bundled.FigureOfMerit(gap(), dielectric()))
-    if name in ("gap", "dielectric"):
-        return Property(name, gap() if name == "gap" else dielectric(), config.target, config.distance)
-    path = name.removeprefix("property:")
-    model = load_property(config.property_name, path if path.startswith("matgl:") else f"matgl:{path}", config.device)
-    return Property(name, model, config.target, config.distance)
+    raise UsageError(f"there is no reward called {name}", f"there are: {', '.join(LOADERS)}{others}; or MODULE:CLASS")
 
 
 def _checked(name: str, found: Any) -> Reward:
@@ -128,78 +106,50 @@ def _checked(name: str, found: Any) -> Reward:
     return reward
 
 
-STRESS_WEIGHT = 10.0
-"""How many eV/angstrom of force 1 eV/angstrom^3 of stress counts as."""
-
-FORCE_LIMIT = 20.0
-"""Above which a force counts no further, eV/angstrom; so does a stress above FORCE_LIMIT / STRESS_WEIGHT."""
-
-
-class EHull:
+def _ehull(name: str, config: RewardConfig, open_hull: OpenHull) -> NamedReward:
     """Minus the energy above the hull of the crystal as it is, eV/atom (2504.02367, Section "Reward").
 
     A crystal far below all known phases is a failure: a policy finds the gaps of a hull, and what a potential gets
     wrong, faster than stable crystals.
     """
+    potential, limit, floor = load_potential(config.potential, config.device), config.e_hull_limit, config.e_hull_floor
+    hull = open_hull(potential)
 
-    name, unit = "ehull", "eV/atom"
-    kl_coef = 0.1
-
-    def __init__(self, potential: Potential, hull: Hull, limit: float, floor: float):
-        """Rewards between -limit and -floor, eV/atom; failures score worst."""
-        self.about = f"energies by {potential.name}, above the hull {hull}, from {floor:g} up to {limit:g} eV/atom"
-        self.failure = -limit
-        self._potential, self._hull, self._limit, self._floor = potential, hull, limit, floor
-
-    def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
-        """See `Reward`."""
-        batch = self._potential.evaluate(structures, forces=False)
+    def evaluate(structures: Structures) -> RewardBatch:
+        batch = potential.evaluate(structures, forces=False)
         judged = [one if ok else None for one, ok in zip(structures, batch.ok, strict=True)]
-        heights = self._hull.evaluate(judged, batch.energy.tolist(), self._potential.scale)
-        reasons = [one or other for one, other in zip(batch.reasons, heights.reasons, strict=True)]
-        under = f"more than {-self._floor:g} eV/atom below all known phases"
+        found = hull.evaluate(judged, batch.energy.tolist(), potential.scale)
+        height, under = found.e_above_hull, f"more than {-floor:g} eV/atom below all known phases"
         reasons = [
-            reason or (under if height < self._floor else "")
-            for reason, height in zip(reasons, heights.e_above_hull, strict=True)
+            of_energy or of_hull or (under if low else "")
+            for of_energy, of_hull, low in zip(batch.reasons, found.reasons, height < floor, strict=True)
         ]
-        value = np.clip(-heights.e_above_hull, -self._limit, -self._floor)
-        metrics = {"E_hull (eV/atom)": heights.e_above_hull, "energy (eV/atom)": _per_atom(batch, structures)}
-        return make_batch(value, reasons, metrics)
+        metrics = {"E_hull (eV/atom)": height, "energy (eV/atom)": _per_atom(batch, structures)}
+        return make_batch(np.clip(-height, -limit, -floor), reasons, metrics)
+
+    about = f"energies by {potential.name}, above the hull {hull}, from {floor:g} up to {limit:g} eV/atom"
+    return NamedReward(name, about, "eV/atom", -limit, evaluate)
 
 
-class Energy:
+def _energy(name: str, config: RewardConfig, open_hull: OpenHull) -> NamedReward:
     """Minus the energy, eV/atom, on the potential's own scale."""
+    potential = load_potential(config.potential, config.device)
 
-    name, unit = "energy", "eV/atom"
-    kl_coef = 0.1
-    failure = 0.0
-
-    def __init__(self, potential: Potential):
-        self.about = f"energies by {potential.name}"
-        self._potential = potential
-
-    def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
-        """See `Reward`."""
-        batch = self._potential.evaluate(structures, forces=False)
+    def evaluate(structures: Structures) -> RewardBatch:
+        batch = potential.evaluate(structures, forces=False)
         energy = _per_atom(batch, structures)
         return make_batch(-energy, batch.reasons, {"energy (eV/atom)": energy})
 
+    return NamedReward(name, f"energies by {potential.name}", "eV/atom", 0.0, evaluate)
 
-class Force:
+
+def _force(name: str, config: RewardConfig, open_hull: OpenHull) -> NamedReward:
     """Minus the logarithm of mean force plus weighted mean stress, clipped: how close a crystal is to a minimum."""
+    potential = load_potential(config.potential, config.device)
 
-    name, unit = "force", ""
-    kl_coef = 0.1
-    failure = -float(np.log(FORCE_LIMIT + FORCE_LIMIT))
-
-    def __init__(self, potential: Potential):
-        self.about = f"forces and stresses by {potential.name}"
-        self._potential = potential
-
-    def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
-        """See `Reward`."""
-        batch = self._potential.evaluate(structures, forces=True)
-        force, stress = np.full(len(structures), np.nan), np.full(len(structures), np.nan)
+    def evaluate(structures: Structures) -> RewardBatch:
+        batch = potential.evaluate(structures, forces=True)
+        force, stress = np.full((2, len(structures)), np.nan)
         for i, forces in enumerate(batch.forces):
             if forces is not None:
                 force[i] = np.minimum(np.linalg.norm(forces, axis=1), FORCE_LIMIT).mean()
@@ -209,48 +159,78 @@ class Force:
         metrics = {"mean force (eV/angstrom)": force, "mean stress (eV/angstrom^3)": stress}
         return make_batch(value, batch.reasons, metrics)
 
+    worst = -float(np.log(FORCE_LIMIT + FORCE_LIMIT))
+    return NamedReward(name, f"forces and stresses by {potential.name}", "", worst, evaluate)
 
-def _per_atom(batch: PotentialBatch, structures: Sequence[Structure | None]) -> np.ndarray:
+
+def _per_atom(batch: PotentialBatch, structures: Structures) -> np.ndarray:
     """Energies in eV/atom, float64 [n]; NaN where there is none."""
     return batch.energy / np.array([np.nan if one is None else len(one) for one in structures], float)
 
 
-class Property:
-    """A property itself, or how close it comes to a target."""
+def _gap(name: str, config: RewardConfig, open_hull: OpenHull) -> NamedReward:
+    return _property(name, _gap_model(config), config)
 
-    def __init__(self, name: str, model: PropertyModel, target: float | None = None, distance: str = "square"):
-        """A reward of that name: the property, or minus its distance (square or absolute) from the target."""
-        self.name, self._model, self._target, self._distance = name, model, target, distance
-        self.about = f"{label(model)} by {model.name}" + ("" if target is None else f", aiming at {target:g}")
-        squared = target is not None and distance == "square"
-        self.unit = f"({model.unit})^2" if squared and model.unit else model.unit
-        self.kl_coef = 0.1
-        # A crystal without a value counts as one that has none of the property, or is ten units from the target.
-        self.failure = 0.0 if target is None else -(100.0 if squared else 10.0)
 
-    def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
-        """See `Reward`."""
-        batch = self._model.evaluate(structures)
+def _dielectric(name: str, config: RewardConfig, open_hull: OpenHull) -> NamedReward:
+    return _property(name, _dielectric_model(config), config)
+
+
+def _own_property(name: str, config: RewardConfig, open_hull: OpenHull) -> NamedReward:
+    path = name.removeprefix("property:")
+    path = path if path.startswith("matgl:") else f"matgl:{path}"
+    return _property(name, load_property(config.property_name, path, config.device), config)
+
+
+def _gap_model(config: RewardConfig) -> PropertyModel:
+    return load_property("band_gap", config.gap_model, config.device)
+
+
+def _dielectric_model(config: RewardConfig) -> PropertyModel:
+    return load_property("dielectric", config.dielectric_model, config.device)
+
+
+def _property(name: str, model: PropertyModel, config: RewardConfig) -> NamedReward:
+    """A property itself, or minus its distance, squared or absolute, from a target."""
+    target, squared = config.target, config.distance == "square"
+    about = f"{label(model)} by {model.name}"
+    if target is None:
+        # A crystal without a value counts as one that has none of the property.
+        unit, failure = model.unit, 0.0
+    else:
+        # A crystal without a value counts as one ten units from the target.
+        about, failure = f"{about}, aiming at {target:g}", -(100.0 if squared else 10.0)
+        unit = f"({model.unit})^2" if squared and model.unit else model.unit
+
+    def evaluate(structures: Structures) -> RewardBatch:
+        batch = model.evaluate(structures)
         value = np.asarray(batch.value, float)
-        if self._target is not None:
-            off = value - self._target
-            value = -(off**2) if self._distance == "square" else -np.abs(off)
-            value = np.maximum(value, self.failure)
-        return make_batch(value, batch.reasons, predictions(self._model, batch))
+        if target is not None:
+            off = np.abs(value - target)
+            value = np.maximum(-(off**2) if squared else -off, failure)
+        return make_batch(value, batch.reasons, predictions(model, batch))
+
+    return NamedReward(name, about, unit, failure, evaluate)
 
 
-class FigureOfMerit:
+def _figure_of_merit(name: str, config: RewardConfig, open_hull: OpenHull) -> NamedReward:
     """The dielectric figure of merit, see `predictors.bundled`."""
+    model = bundled.FigureOfMerit(_gap_model(config), _dielectric_model(config))
 
-    name, unit = "fom", "eV"
-    kl_coef = 1.0
-    failure = 0.0
-
-    def __init__(self, model: PropertyModel):
-        self.about = model.name
-        self._model = model
-
-    def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
-        """See `Reward`."""
-        batch = self._model.evaluate(structures)
+    def evaluate(structures: Structures) -> RewardBatch:
+        batch = model.evaluate(structures)
         return make_batch(batch.value, batch.reasons, batch.parts)
+
+    return NamedReward(name, model.name, "eV", 0.0, evaluate, kl_coef=1.0)
+
+
+LOADERS: dict[str, Callable[[str, RewardConfig, OpenHull], NamedReward]] = {
+    "ehull": _ehull,
+    "fom": _figure_of_merit,
+    "gap": _gap,
+    "dielectric": _dielectric,
+    "property:MODEL": _own_property,
+    "force": _force,
+    "energy": _energy,
+}
+"""All rewards of cfx."""

@@ -3,8 +3,6 @@
 The likelihood is the published one: pairs come from anywhere, and were not drawn in a known order of sites.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter
@@ -15,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cfx.config.finetuning import DPOConfig, PairsRun
+from cfx.core import Params
 from cfx.core.batches import Batch, BatchPlan, fill, mean_tokens
 from cfx.core.crystal import CrystalBatch
 from cfx.data.dataset import as_batch
@@ -25,7 +24,8 @@ from cfx.errors import DataError
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.rl.fine_tuning import FineTuning, watched_means
-from cfx.training.learner import Gradient, PolicyState, dpo_gradient
+from cfx.training.learner import Gradient, PolicyState, loss_gradient
+from cfx.training.objectives import dpo_loss
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,12 @@ class _Preferences(FineTuning):
             self.sums.clear()
         return state
 
-    def _gradient(self, params: Any, batch: Batch) -> Gradient:
+    def _gradient(self, params: Params, batch: Batch) -> Gradient:
         rows, weight = fill(batch)
-        chosen, rejected = self.reference_log_prob
-        return dpo_gradient(
-            params,
-            (self.pairs.chosen.take(rows, batch.slots), self.pairs.rejected.take(rows, batch.slots)),
-            weight,
-            (chosen[rows], rejected[rows]),
-            np.float32(self.config.beta),
-            config=self.reference.config,
-        )
+        pairs = tuple(side.take(rows, batch.slots) for side in (self.pairs.chosen, self.pairs.rejected))
+        reference = tuple(log_prob[rows] for log_prob in self.reference_log_prob)
+        beta = np.float32(self.config.beta)
+        return loss_gradient(dpo_loss, params, self.reference.config, pairs, weight, reference, beta)
 
     def saved(self, done: int) -> dict[str, Any]:
         """See `FineTuning`."""
@@ -145,14 +140,12 @@ def read_pairs(path: Path, n_max: int) -> Pairs:
         encode_records([_record(row, i, side) for i, row in enumerate(rows, 1)], SYMPREC, n_max - 1) for side in COLUMNS
     ]
     failures, better, worse = [], [], []
-    for number, (chosen, rejected) in enumerate(zip(*sides, strict=True), 1):
-        if isinstance(chosen, str):
-            failures.append((number, f"chosen: {chosen}"))
-        if isinstance(rejected, str):
-            failures.append((number, f"rejected: {rejected}"))
-        if not isinstance(chosen, str) and not isinstance(rejected, str):
-            better.append(chosen)
-            worse.append(rejected)
+    for number, pair in enumerate(zip(*sides, strict=True), 1):
+        reasons = [f"{side}: {one}" for side, one in zip(COLUMNS, pair, strict=True) if isinstance(one, str)]
+        failures += [(number, reason) for reason in reasons]
+        if not reasons:
+            better.append(pair[0])
+            worse.append(pair[1])
     if not better:
         why = f": row {failures[0][0]}, {failures[0][1]}" if failures else ""
         raise DataError(f"{path} holds no pair of crystals{why}", f"write {FORM}")

@@ -4,8 +4,6 @@ A step draws crystals from the policy, rewards them, and makes some updates on t
 stays the reference that the KL term holds it to, also of a run that is resumed.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 from collections import Counter
@@ -24,10 +22,10 @@ from cfx.reporter import Reporter
 from cfx.rl.crystal_log import CrystalLog
 from cfx.rl.fine_tuning import FineTuning, watched_means
 from cfx.rl.rewards import Diversity, Reward
-from cfx.rl.rollout import Baseline, Rollout, roll_out
+from cfx.rl.rollout import SHARES, Baseline, Rollout, roll_out
 from cfx.sampling.request import prepare
-from cfx.training.learner import Gradient, PolicyState, add, ppo_gradient, score
-from cfx.training.objectives import PPOBatch, group_advantage
+from cfx.training.learner import Gradient, PolicyState, add, loss_gradient, score
+from cfx.training.objectives import PPOBatch, group_advantage, ppo_loss
 
 QUANTILES = (0.1, 0.5, 0.9)
 
@@ -68,11 +66,8 @@ def fine_tune(
     Args:
         run: directory; must be new or empty unless `resume`. It gets config.toml, metrics.jsonl, crystals.jsonl,
             checkpoints/, reference/ (the model it started from), final/ (the policy) and best.cif.
-        config: what to do.
         model: where the policy starts; not read when resuming, where RUN/reference says it.
-        reward: what makes a crystal good.
         diversity: what is added to it.
-        reporter: receives progress.
         resume: continue from the latest checkpoint.
 
     Raises:
@@ -177,6 +172,7 @@ class _Reinforcement(FineTuning):
     ) -> tuple[PolicyState, dict[str, float]]:
         """The inner epochs on one rollout, and means of what was watched in the last of them."""
         config = self.config
+        # Scored by the kernel that learns: the decoder's own numbers differ in the last digits, and ratios begin at 1.
         old, reference = (self._score(params, crystals) for params in (state.params, self.reference.params))
         known = PPOBatch(advantage, old, reference)
         rng = np.random.default_rng([config.seed, step])
@@ -214,15 +210,10 @@ class _Reinforcement(FineTuning):
 
         def one(batch: Batch) -> Gradient:
             rows, weight = fill(batch)
-            return ppo_gradient(
-                params,
-                crystals.take(rows, batch.slots),
-                weight,
-                PPOBatch(*(values[rows] for values in known)),
-                self.policy,
-                np.float32(self.kl_coef),
-                np.float32(self.config.clip_range),
-                config=self.reference.config,
+            own = PPOBatch(*(values[rows] for values in known))
+            part, coefs = crystals.take(rows, batch.slots), (self.kl_coef, self.config.clip_range)
+            return loss_gradient(
+                ppo_loss, params, self.reference.config, part, weight, own, self.policy, *map(np.float32, coefs)
             )
 
         return functools.reduce(add, map(one, self._plan(crystals).epoch()))
@@ -237,10 +228,8 @@ class _Reinforcement(FineTuning):
             line[f"reward_q{100 * quantile:.0f}"] = float(np.quantile(rollout.value[ok], quantile))
         line["failures"] = 1 - float(ok.mean())
         line["reasons"] = dict(rollout.failures.most_common(3))
-        line |= {name: float(rollout.metrics[name].mean()) for name in ("valid", "unique")}
-        if "novel" in rollout.metrics:
-            line["novel"] = float(rollout.metrics["novel"].mean())
-        parts = {name: values for name, values in rollout.metrics.items() if name not in ("valid", "unique", "novel")}
+        line |= {name: float(rollout.metrics[name].mean()) for name in SHARES if name in rollout.metrics}
+        parts = {name: values for name, values in rollout.metrics.items() if name not in SHARES}
         line["parts"] = {name: float(np.nanmean(v)) for name, v in parts.items() if np.isfinite(v).any()}
         line["entropy"] = rollout.entropy
         return line | {"cached": rollout.cached, "kl_coef": self.kl_coef}

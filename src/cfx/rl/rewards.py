@@ -1,20 +1,19 @@
 """What a reward is, and rewards made of rewards: shaped, summed, with what novelty and repetition add."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from cfx.config import Shape
+from cfx.config.finetuning import UNSHAPED, Shape
+from cfx.core import Structure
 from cfx.errors import CfxError, RewardError
 from cfx.evaluation.matching import find_duplicates
 from cfx.evaluation.novelty import Reference, find_novel
 
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
+DEFAULT_KL_COEF = 0.1
+"""tau of rewards whose values are of order 1."""
 
 NO_STRUCTURE = "its lattice closes no cell"
 """Why a crystal without a structure has no reward."""
@@ -54,9 +53,21 @@ class Reward(Protocol):
     kl_coef: float
     failure: float
 
-    def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
+    def evaluate(self, structures: Sequence[Structure | None], /) -> RewardBatch:
         """The rewards of crystals; one that cannot be evaluated gets a reason and leaves the others alone."""
         ...
+
+
+@dataclass
+class NamedReward:
+    """A `Reward` made of a function."""
+
+    name: str
+    about: str
+    unit: str
+    failure: float
+    evaluate: Callable[[Sequence[Structure | None]], RewardBatch]
+    kl_coef: float = DEFAULT_KL_COEF
 
 
 def make_batch(value: np.ndarray, reasons: Sequence[str], metrics: dict[str, np.ndarray] | None = None) -> RewardBatch:
@@ -127,60 +138,38 @@ def shape_values(value: np.ndarray, shape: Shape) -> np.ndarray:
     return value
 
 
-@dataclass(frozen=True)
-class WeightedSum:
+def weighted_sum(parts: Sequence[tuple[Reward, float]], shape: Shape = UNSHAPED) -> NamedReward:
     """A sum of shaped rewards; a crystal is ok if all of them have a value for it.
 
-    Attributes:
-        parts: (reward, weight).
+    Args:
+        parts: rewards and their weights.
         shape: of each reward's values, before the weight.
     """
 
-    parts: tuple[tuple[Reward, float], ...]
-    shape: Shape = field(default_factory=Shape)
-
-    @property
-    def name(self) -> str:
-        """The names and weights of the parts, as written on the command line."""
-        return ",".join(reward.name + (f":{weight:g}" if weight != 1 else "") for reward, weight in self.parts)
-
-    @property
-    def about(self) -> str:
-        """What computes the parts."""
-        if len(self.parts) == 1:
-            return self.parts[0][0].about
-        return "; ".join(f"{reward.name}: {reward.about}" for reward, _ in self.parts)
-
-    @property
-    def unit(self) -> str:
-        """Unit of the value: the reward's own if there is only one, unweighted and unshaped."""
-        plain = len(self.parts) == 1 and self.parts[0][1] == 1 and self.shape == Shape(clip=self.shape.clip)
-        return self.parts[0][0].unit if plain else ""
-
-    @property
-    def kl_coef(self) -> float:
-        """The default tau: that of the parts, weighted; shaped values are of order 1."""
-        if self.shape.log1p or self.shape.threshold is not None:
-            return 0.1
-        return sum(abs(weight) * reward.kl_coef for reward, weight in self.parts)
-
-    @property
-    def failure(self) -> float:
-        """What a crystal counts as that any of the parts has no value for."""
-        return sum(float(shape_values(np.array(reward.failure), self.shape)) * weight for reward, weight in self.parts)
-
-    def evaluate(self, structures: Sequence[Structure | None]) -> RewardBatch:
-        """See `Reward`."""
+    def evaluate(structures: Sequence[Structure | None]) -> RewardBatch:
         total, reasons, metrics = np.zeros(len(structures)), [""] * len(structures), {}
-        for reward, weight in self.parts:
+        for reward, weight in parts:
             batch = evaluate_checked(reward, structures)
             checked = make_batch(batch.value, batch.reasons)
-            total = total + weight * shape_values(checked.value, self.shape)
+            total = total + weight * shape_values(checked.value, shape)
             reasons = [one or other for one, other in zip(reasons, checked.reasons, strict=True)]
             metrics |= batch.metrics
-            if len(self.parts) > 1:
+            if len(parts) > 1:
                 metrics[f"{reward.name} reward"] = checked.value
         return make_batch(total, reasons, metrics)
+
+    [(first, weight), *others] = parts
+    keeps_unit = not others and weight == 1 and shape == Shape(clip=shape.clip)
+    # Shaped values are of order 1, whatever the unit was.
+    of_order_one = shape.log1p or shape.threshold is not None
+    return NamedReward(
+        name=",".join(reward.name + (f":{weight:g}" if weight != 1 else "") for reward, weight in parts),
+        about="; ".join(f"{reward.name}: {reward.about}" for reward, _ in parts) if others else first.about,
+        unit=first.unit if keeps_unit else "",
+        failure=sum(float(shape_values(np.array(reward.failure), shape)) * weight for reward, weight in parts),
+        evaluate=evaluate,
+        kl_coef=DEFAULT_KL_COEF if of_order_one else sum(abs(weight) * reward.kl_coef for reward, weight in parts),
+    )
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,26 @@
 """A rollout: crystals drawn from the policy, and what they are worth."""
 
-from __future__ import annotations
-
 import dataclasses
-import functools
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cfx.config import RLConfig, SampleConfig
+from cfx.core import Structure
 from cfx.core.crystal import CrystalBatch, concatenate
 from cfx.core.lattice import is_physical
+from cfx.core.symmetry import symmetry_table
 from cfx.evaluation.validity import structure_validity
 from cfx.model import Model
 from cfx.rl.rewards import NO_STRUCTURE, Diversity, Reward, make_batch
 from cfx.sampling.request import PreparedRequest
 
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
+SHARES = ("valid", "unique", "novel")
+"""What metrics say of a crystal beside the parts of its reward: 0 or 1, so that means are shares."""
 
 SYMPREC = 1e-3
 """Tolerance of the search for the primitive cell, angstrom."""
@@ -99,9 +98,8 @@ class RewardCache:
         reasons = [
             reason if one is not None else NO_STRUCTURE for reason, one in zip(batch.reasons, structures, strict=True)
         ]
-        batch = make_batch(
-            batch.value, reasons, batch.metrics
-        )  # somebody else's reward may say ok to a value that is not a number
+        # Somebody else's reward may say ok to a value that is not a number.
+        batch = make_batch(batch.value, reasons, batch.metrics)
         for i, key in enumerate(keys):
             parts = {name: float(values[i]) for name, values in batch.metrics.items()}
             self.known[key] = (float(batch.value[i]), batch.reasons[i], parts)
@@ -139,6 +137,7 @@ def step_request(request: SampleConfig, config: RLConfig, step: int) -> SampleCo
     Unphysical draws stay: they are failures. With grpo, crystals i * group_size to (i + 1) * group_size - 1 share
     their space group.
     """
+    # Mixed from both, so that neighbouring steps and runs share no seed; 63 bits are what a request's seed holds.
     seed = int(np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0] >> 1)
     change: dict[str, Any] = {"n": config.batch_size, "seed": seed, "keep_invalid": True}
     if config.algorithm == "grpo":
@@ -188,19 +187,12 @@ def primitive_cells(crystals: CrystalBatch) -> list[Structure | None]:
 
     A potential needs a quarter of the time for a face-centred crystal so.
     """
-    rows = np.flatnonzero(is_physical(np.asarray(crystals.lattice)))
+    rows, table = np.flatnonzero(is_physical(np.asarray(crystals.lattice))), symmetry_table()
     structures: list[Structure | None] = [None] * len(crystals)
     for row, structure in zip(rows, crystals[rows].to_structures() if len(rows) else [], strict=True):
-        structures[row] = _primitive(structure) if _is_centred(int(crystals.space_group[row])) else structure
+        centred = table.num_lattice_points(int(crystals.space_group[row])) > 1
+        structures[row] = _primitive(structure) if centred else structure
     return structures
-
-
-@functools.cache
-def _is_centred(space_group: int) -> bool:
-    """Whether the conventional cell of a space group holds several lattice points."""
-    from pymatgen.symmetry.groups import sg_symbol_from_int_number
-
-    return sg_symbol_from_int_number(space_group)[0] != "P"
 
 
 def _primitive(structure: Structure) -> Structure:

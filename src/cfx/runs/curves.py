@@ -1,7 +1,6 @@
 """The metrics of a run as curves: what there is to draw, not how."""
 
-from __future__ import annotations
-
+import functools
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,11 +106,8 @@ def _parse(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     whole = isinstance(line, dict) and isinstance(line.get("step"), int)
-    return (
-        line
-        if whole and any(isinstance(line.get(kind), dict) for kind in ("train", "validation", "rl", "dpo"))
-        else None
-    )
+    holds_metrics = whole and any(isinstance(line.get(kind), dict) for kind in ("train", "validation", "rl", "dpo"))
+    return line if holds_metrics else None
 
 
 def training_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
@@ -122,11 +118,7 @@ def training_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
     """
     axis = "epoch" if lines[-1].get("epoch", 0) >= 1 else "step"
 
-    def series(label: str, part: str, key: str) -> Series:
-        values = [(line.get(axis, 0), (line.get(part) or {}).get(key)) for line in lines]
-        points = [(x, y) for x, y in values if y is not None]
-        return Series(label, [x for x, _ in points], [y for _, y in points])
-
+    series = functools.partial(_series, lines, axis)
     train, validation = series("training", "train", "loss"), series("validation", "validation", "loss")
     if not train.x:
         raise DataError(f"the metrics of {name} hold no training loss", "cfx plot draws the runs of cfx train")
@@ -141,7 +133,7 @@ def training_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
         Panel("Norm of the gradient", NATS, (series("norm", "train", "grad_norm"),), log=True),
     ]
     headline = f"lowest {source.label} loss {best:.2f} at {axis} {x:g}; metrics up to step {lines[-1]['step']}"
-    return Curves(name, axis, tuple(filter(None, map(_without_empty, panels))), headline)
+    return Curves(name, axis, _with_points(panels), headline)
 
 
 def reward_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
@@ -153,14 +145,7 @@ def reward_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
     kind = "rl" if "rl" in lines[0] else "dpo"
 
     def series(label: str, *keys: str, factor: float = 1.0) -> Series:
-        points = []
-        for line in lines:
-            value: Any = line.get(kind, {})
-            for key in keys:
-                value = value.get(key) if isinstance(value, dict) else None
-            if isinstance(value, (int, float)):
-                points.append((line["step"], factor * value))
-        return Series(label, [x for x, _ in points], [y for _, y in points])
+        return _series(lines, "step", label, kind, *keys, factor=factor)
 
     if kind == "dpo":
         panels = [
@@ -170,7 +155,7 @@ def reward_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
             ),
             Panel("Margin", "nats", (series("margin", "margin"),), wide=True),
         ]
-        return Curves(name, "step", tuple(filter(None, map(_without_empty, panels))), f"{lines[-1]['step']} updates")
+        return Curves(name, "step", _with_points(panels), f"{lines[-1]['step']} updates")
     last = lines[-1]["rl"]
     parts = [part for part in last["parts"] if not part.endswith(", std")]
     quantiles = [series(f"{q} % of the crystals below", f"reward_q{q}") for q in (10, 50, 90)]
@@ -193,11 +178,26 @@ def reward_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
     ]
     first = lines[0]["rl"]["reward"]
     headline = f"mean reward {first:.3f} at step {lines[0]['step']}, {last['reward']:.3f} at step {lines[-1]['step']}"
-    return Curves(name, "step", tuple(filter(None, map(_without_empty, panels))), headline)
+    return Curves(name, "step", _with_points(panels), headline)
 
 
-def _without_empty(panel: Panel) -> Panel | None:
-    """A panel without the series that have no points; None if there are no others."""
-    kept = tuple(series for series in panel.series if series.x)
-    log = panel.log and all(y > 0 for series in kept for y in series.y)
-    return replace(panel, series=kept, log=log) if kept else None
+def _series(lines: list[dict[str, Any]], axis: str, label: str, *keys: str, factor: float = 1.0) -> Series:
+    """What stands under some keys in each line that has it."""
+    points = []
+    for line in lines:
+        value: Any = line
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, (int, float)):
+            points.append((line.get(axis, 0), factor * value))
+    return Series(label, [x for x, _ in points], [y for _, y in points])
+
+
+def _with_points(panels: list[Panel]) -> tuple[Panel, ...]:
+    """Panels without the series that have no points, and without the panels that have no others."""
+    found = []
+    for panel in panels:
+        if kept := tuple(series for series in panel.series if series.x):
+            log = panel.log and all(y > 0 for series in kept for y in series.y)
+            found.append(replace(panel, series=kept, log=log))
+    return tuple(found)

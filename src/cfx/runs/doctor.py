@@ -1,7 +1,5 @@
 """What is here to work with: versions, devices, cache, and what is missing for which command."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

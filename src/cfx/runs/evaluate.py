@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from cfx.core import Structure
 from cfx.data.structures import Loaded, load_crystals
 from cfx.evaluation import matching, novelty, summary, validity
 from cfx.evaluation.hull import HullBatch
@@ -19,9 +20,6 @@ from cfx.evaluation.setup import Energy, EvaluationSetup, energies_as_they_are, 
 from cfx.fetch.names import data_path
 from cfx.report import GALLERY, as_drawn
 from cfx.reporter import Interrupted, Reporter, StopRequest
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 Update = Callable[[int], None]
 Step = Callable[[str, int | None], AbstractContextManager[Update]]

@@ -101,7 +101,6 @@ def _draw_panel(axes: Axes, panel: Panel, x_label: str) -> None:
 
 def draw_similarity(similarity: Similarity) -> Figure:
     """A heat map of elements by group, white where embeddings are at right angles."""
-    import numpy as np
     from matplotlib.figure import Figure
 
     others = similarity.matrix[~np.eye(len(similarity.numbers), dtype=bool)]
@@ -110,13 +109,8 @@ def draw_similarity(similarity: Similarity) -> Figure:
     axes = figure.add_axes((0.06, 0.06, 0.81, 0.81 * 10 / 9.8))
     picture = axes.imshow(similarity.matrix, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     _draw_elements(axes, similarity)
-    figure.text(
-        0.06,
-        0.963,
-        f"Similarity of elements in {'/'.join(Path(similarity.model).parts[-2:])}",
-        fontsize=14,
-        fontweight="bold",
-    )
+    title = f"Similarity of elements in {'/'.join(Path(similarity.model).parts[-2:])}"
+    figure.text(0.06, 0.963, title, fontsize=14, fontweight="bold")
     figure.text(0.06, 0.927, "cosine similarity of their embeddings, elements by group", fontsize=10)
     bar = figure.colorbar(picture, cax=figure.add_axes((0.5, 0.93, 0.37, 0.012)), orientation="horizontal")
     bar.ax.grid(False)

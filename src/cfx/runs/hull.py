@@ -1,7 +1,5 @@
 """Hulls: building one from crystals with a potential, and what one holds."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from importlib.metadata import version
@@ -32,12 +30,8 @@ def build(
 
     Args:
         names: files or data sets.
-        potential: see `load_potential`.
         target: where the table goes.
         title: what the hull is called.
-        device: of the potential.
-        workers: processes that read.
-        reporter: receives progress.
 
     Raises:
         DataError: if no crystal has an energy.
@@ -91,7 +85,6 @@ def describe(name: str, scale: str | None, reference: Path | None, reporter: Rep
         name: a file, or a name of the catalog.
         scale: of its energies, where the file does not say.
         reference: a .csv with a column `formula`, of phases that it should have.
-        reporter: receives progress.
 
     Raises:
         DataError: if a file cannot be read.

@@ -1,7 +1,5 @@
 """Relaxing the crystals of a file: each result is kept as soon as it is there, and the rest can be done later."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -47,9 +45,6 @@ def relax_file(
     Args:
         settings: how.
         target: a .jsonl, .extxyz or .cif file; until it is complete, results are in TARGET.partial.
-        device: of the potential.
-        workers: processes that read.
-        reporter: receives progress.
         force: overwrite the target, or an unfinished run.
         resume: go on with TARGET.partial.
 

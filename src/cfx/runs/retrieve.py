@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cfx.config import SampleConfig
+from cfx.core import Structure
 from cfx.data.formats.tables import column_names, read_column
 from cfx.data.read import row_names
 from cfx.data.structures import load_crystals
@@ -24,9 +25,6 @@ from cfx.reporter import Interrupted, Reporter, StopRequest
 from cfx.runs.curves import Curves, Panel, Series
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
-    from cfx.config import SampleConfig
     from cfx.model import Model
 
 FIGURE_OF_MERIT = "fom"
@@ -74,11 +72,6 @@ class Known:
     crystals: Reference
     ranking: Ranking
 
-    @cached_property
-    def ranked(self) -> int:
-        """How many crystals have a value."""
-        return int((self.ranking.rank > 0).sum())
-
 
 @dataclass(frozen=True)
 class Retrieved:
@@ -107,9 +100,6 @@ def read_known(
         property: a column of the file, or else one of PREDICTED; None to rank by nothing.
         lowest: the lowest value is the best.
         models: property -> model, as in `load_property`; one that is named here is used whatever columns there are.
-        device: of the models.
-        workers: processes that read.
-        reporter: receives progress.
 
     Raises:
         DataError: if it cannot be read, or has no such column.
@@ -124,7 +114,8 @@ def read_known(
     path = data_path(name, reporter)
     if property is None:
         crystals = read_reference(name, workers, reporter)
-        return Known(name, path, crystals, _ranking(None, "", "", lowest, np.full(len(crystals), np.nan)))
+        value = np.full(len(crystals), np.nan)
+        return Known(name, path, crystals, Ranking(None, "", "", lowest, value, rank(value, lowest)))
     if not path.exists():
         raise DataError(f"no such file or directory: {path}")
     values_of, about, unit = _source(path, property, models, device, reporter)
@@ -132,7 +123,7 @@ def read_known(
     value = values_of(crystals)
     if not np.isfinite(value).any():
         raise DataError(f"no crystal of {name} has a {property}")
-    return Known(name, path, crystals, _ranking(property, about, unit, lowest, value))
+    return Known(name, path, crystals, Ranking(property, about, unit, lowest, value, rank(value, lowest)))
 
 
 def _source(
@@ -151,10 +142,6 @@ def _source(
         f"{path.name} has no column {property}",
         f"there are: {', '.join([*columns, *PREDICTED])} (the last {len(PREDICTED)} are predicted)",
     )
-
-
-def _ranking(property: str | None, about: str, unit: str, lowest: bool, value: np.ndarray) -> Ranking:
-    return Ranking(property, about, unit, lowest, value, rank(value, lowest))
 
 
 def rank(value: np.ndarray, lowest: bool) -> np.ndarray:
@@ -266,7 +253,7 @@ def as_result(
     names = row_names(known.path, rows) if rows else {}
     return {
         "version": version("cfx-crystal"),
-        "reference": {"name": known.name, "crystals": len(known.crystals), "ranked": known.ranked},
+        "reference": {"name": known.name, "crystals": len(known.crystals), "ranked": int((ranking.rank > 0).sum())},
         "property": {
             "name": ranking.property,
             "about": ranking.about,
@@ -291,15 +278,12 @@ def as_result(
 
 def _tops(one: Retrieved, ranking: Ranking, best: Sequence[int]) -> list[dict[str, int]]:
     """How many of the best k crystals were found; of equal ones at the end all count."""
-    places = ranking.rank[sorted(one.times)]
-    return [
-        {
-            "k": k,
-            "found": int(((places > 0) & (places <= k)).sum()),
-            "of": int(((ranking.rank > 0) & (ranking.rank <= k)).sum()),
-        }
-        for k in best
-    ]
+
+    def among(places: np.ndarray, k: int) -> int:
+        return int(((places > 0) & (places <= k)).sum())
+
+    found = ranking.rank[sorted(one.times)]
+    return [{"k": k, "found": among(found, k), "of": among(ranking.rank, k)} for k in best]
 
 
 def _found(one: Retrieved, known: Known, names: dict[int, str]) -> list[dict[str, Any]]:

@@ -104,10 +104,7 @@ def sample(
     Where none is to be repeated, the result has fewer than were wanted if the space groups give no more new ones.
 
     Args:
-        model: to draw from.
-        request: what to draw.
         output: a file or directory, or None for stdout.
-        reporter: receives progress.
         force: overwrite `output`.
         resume: continue OUTPUT.partial.
         clock: seconds, by which a long wait for a crystal is reported.
@@ -246,7 +243,7 @@ def _records(model: Model, request: SampleConfig, draws: Draws, result: SampleRe
     records = []
     for row, job in enumerate(draws.jobs):
         crystals = draws.crystals[row : row + 1]
-        found = find_space_group(_conventional_cell(crystals, 0)) if is_physical(crystals.lattice)[0] else None
+        found = find_space_group(_conventional_cell(crystals)) if is_physical(crystals.lattice)[0] else None
         result.asked[job.space_group] += 1
         if found == job.space_group:
             result.as_asked += 1
@@ -270,11 +267,10 @@ def _records(model: Model, request: SampleConfig, draws: Draws, result: SampleRe
     return records
 
 
-def _conventional_cell(crystals: CrystalBatch, row: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Row vectors (angstrom), coordinates [n, 3] and atomic numbers [n] of all atoms of one crystal."""
-    coords, site = crystals.atoms(row)
-    vectors = cell_vectors(np.asarray(crystals.lattice[row : row + 1], float))[0]
-    return vectors, coords, crystals.species[row][site].tolist()
+def _conventional_cell(crystal: CrystalBatch) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Row vectors (angstrom), coordinates [n, 3] and atomic numbers [n] of all atoms of a batch of one."""
+    coords, site = crystal.atoms(0)
+    return cell_vectors(np.asarray(crystal.lattice, float))[0], coords, crystal.species[0][site].tolist()
 
 
 @dataclass(frozen=True)

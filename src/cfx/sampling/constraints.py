@@ -5,8 +5,6 @@ so far, never on later ones, so that decoder and likelihood apply the same funct
 the likelihood to every prefix of a crystal.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -188,7 +186,6 @@ def species_mask(
     """Species that a site may take.
 
     Args:
-        constraints: of the request.
         space_group: 1 to 230.
         before: the sites before it.
         letter: of the site; not a pad.
@@ -245,6 +242,7 @@ def _formula_choices(
 
     without = fewest(missing)
     chosen = fewest(missing - size[..., None, None]) + 1
+    # For each element chosen: what all need without the choice, with its own need replaced by that after it.
     total = without.sum(-1, keepdims=True) - without + chosen
     slots_left = constraints.max_sites - before.slot
     fits = (total <= slots_left[..., None, None, None]) & within & (jnp.asarray(formula.counts) > 0)

@@ -24,21 +24,10 @@ from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import LogProb, lattice_log_prob, pick, von_mises_log_prob
 from cfx.core.symmetry import symmetry_table, wrap
 from cfx.sampling import incremental
+from cfx.sampling import policy as distributions
 from cfx.sampling.constraints import prefix
 from cfx.sampling.incremental import Weights
-from cfx.sampling.policy import (
-    Policy,
-    crystal_keys,
-    draw_categorical,
-    draw_coordinate,
-    draw_lattice,
-    fold_each,
-    joint_lattice_log_prob,
-    restrict_letters,
-    restrict_species,
-    sharpen_coordinate,
-    sharpen_lattice,
-)
+from cfx.sampling.policy import Policy
 
 
 @jax.tree_util.register_dataclass
@@ -118,15 +107,10 @@ def start(
     """New crystals with their first letter, in slots with room for one token.
 
     Args:
-        weights: of the network.
-        config: its architecture.
-        rng_key: of the request.
         number: which crystal of the request each is.
         attempt: which attempt at it.
-        space_group: of each.
-        policy: what is in force.
     """
-    keys = crystal_keys(rng_key, number, attempt)
+    keys = distributions.crystal_keys(rng_key, number, attempt)
     slots = idle_slots(config, len(number), 1)
     slots = dataclasses.replace(slots, keys=jax.random.key_data(keys), age=jnp.zeros_like(slots.age))
     slots = _set(slots, crystals={"space_group": space_group})
@@ -166,14 +150,14 @@ def finish(config: ModelConfig, slots: Slots, policy: Policy) -> Drawn:
     """Finished crystals with their lattices, drawn from the row after the pad; the slots need no cache."""
     drawn, group, num_atoms = slots.drawn, slots.drawn.crystals.space_group, slots.drawn.crystals.num_atoms
     mixture = heads.lattice_mixture(slots.row, config)
-    sharpened = sharpen_lattice(policy, mixture)
-    value = draw_lattice(_token_keys(slots), sharpened)
+    sharpened = distributions.sharpen_lattice(policy, mixture)
+    value = distributions.draw_lattice(_token_keys(slots), sharpened)
     forced, kept = jnp.asarray(False), policy.constraints.prototype
     if kept is not None:
         forced, lattices = jnp.asarray(kept.keep_lattice), jnp.broadcast_to(jnp.asarray(kept.lattice), value.shape)
         value = jnp.where(forced, lattice.to_model_frame(lattices, num_atoms, jnp), value)
     physical = lattice.impose_family(lattice.to_physical_frame(value, num_atoms, jnp), group, jnp)
-    joint = joint_lattice_log_prob(sharpened, value, group)
+    joint = distributions.joint_lattice_log_prob(sharpened, value, group)
     return Drawn(
         dataclasses.replace(drawn.crystals, lattice=physical),
         dataclasses.replace(drawn.log_prob, lattice=lattice_log_prob(mixture, value, group)),
@@ -194,7 +178,7 @@ def take_over(target: Slots, source: Slots, rows: Int[Array, " n"], slots: Int[A
 
 
 def _token_keys(slots: Slots) -> Key[Array, " B"]:
-    return fold_each(jax.random.wrap_key_data(slots.keys), slots.age)
+    return distributions.fold_each(jax.random.wrap_key_data(slots.keys), slots.age)
 
 
 def _show(weights: Weights, config: ModelConfig, slots: Slots, token: Float[Array, "B D"]) -> Slots:
@@ -228,6 +212,7 @@ def _at(here: Bool[Array, "... n"], values: Shaped[Array, "B n"]) -> Shaped[Arra
 
 def _draw_letter(weights: Weights, config: ModelConfig, policy: Policy, keys: Key[Array, " B"], slots: Slots) -> Told:
     crystals = slots.drawn.crystals
+    # A letter is the first token of its site, and depends on that of the site before.
     last = _at(jnp.roll(_here(config, slots), -1, axis=1), crystals.wyckoff)
     log_probs = heads.next_letter_logits(slots.row, crystals.space_group, last, config.num_letters)
     return _take_letter(weights, config, policy, keys, log_probs, slots)
@@ -243,8 +228,8 @@ def _take_letter(
 ) -> Told:
     drawn, crystals = slots.drawn, slots.drawn.crystals
     group = crystals.space_group
-    allowed = restrict_letters(policy, log_probs, group, prefix(crystals, config.num_species))
-    letter = draw_categorical(keys, allowed)
+    allowed = distributions.restrict_letters(policy, log_probs, group, prefix(crystals, config.num_species))
+    letter = distributions.draw_categorical(keys, allowed)
     slots = _set(
         slots,
         {"wyckoff": jnp.where(_here(config, slots), letter[:, None], crystals.wyckoff)},
@@ -261,8 +246,8 @@ def _draw_species(weights: Weights, config: ModelConfig, policy: Policy, keys: K
     log_probs = heads.species_logits(slots.row, letter, config.num_species)
     # The site has its letter and no species yet: it is the slot that the prefix ends before.
     before = prefix(dataclasses.replace(crystals, wyckoff=jnp.where(here, 0, crystals.wyckoff)), config.num_species)
-    allowed = restrict_species(policy, log_probs, crystals, before, letter)
-    species = draw_categorical(keys, allowed)
+    allowed = distributions.restrict_species(policy, log_probs, crystals, before, letter)
+    species = distributions.draw_categorical(keys, allowed)
     slots = _set(
         slots,
         {"species": jnp.where(here, species[:, None], crystals.species)},
@@ -278,13 +263,14 @@ def _draw_coordinate(
     drawn, crystals, here = slots.drawn, slots.drawn.crystals, _here(config, slots)
     group, letter, is_axis = crystals.space_group, _at(here, crystals.wyckoff), jnp.arange(3) == axis
     mixture = heads.coordinate_mixture(slots.row, config)
-    sharpened = sharpen_coordinate(policy, mixture)
+    sharpened = distributions.sharpen_coordinate(policy, mixture)
     point = jnp.where(here[..., None], crystals.frac_coords, 0).sum(1)
-    point = jnp.where(is_axis, draw_coordinate(keys, sharpened)[:, None], point)
+    point = jnp.where(is_axis, distributions.draw_coordinate(keys, sharpened)[:, None], point)
     kept = policy.constraints.prototype
     if kept is not None:
         own = jnp.where(here[..., None], jnp.asarray(kept.frac_coords), 0).sum(1)
         point = jnp.where(jnp.asarray(kept.keep_coords) & is_axis, own, point)
+    # Coordinates still to come are 0 here; op 0 ties a coordinate to earlier ones only, so they do not matter.
     value = jnp.where(is_axis, project(group, letter, point), 0).sum(1)
     table = symmetry_table()
     is_free, is_drawn = (

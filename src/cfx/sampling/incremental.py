@@ -5,8 +5,6 @@ only; the value and output projections are multiplied into one matrix beforehand
 cache of its own, since a scan would copy every layer's keys at every token.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax
@@ -88,6 +86,8 @@ def prepare(params: Params, config: ModelConfig) -> Weights:
 
 def empty_cache(config: ModelConfig, num_slots: int, capacity: int, dtype: DTypeLike = jnp.float32) -> Cache:
     """A cache that nothing was written to."""
+    # A token's inputs serve in place of its values, which are num_heads * key_size wide where inputs are model_size:
+    # of the published architecture, 1,024 and 64. Keys have to be kept by head, since they are rotated.
     keys, inputs = (num_slots, config.num_heads, capacity, config.key_size), (num_slots, capacity, config.model_size)
     return Cache(
         tuple(jnp.zeros(keys, dtype) for _ in range(config.num_layers)),
@@ -101,8 +101,6 @@ def extend(
     """Shows every slot its next token.
 
     Args:
-        weights: of the network.
-        config: its architecture.
         token: embedded.
         cache: with the tokens before it.
         age: how many tokens of its own each slot has seen, fewer than the cache's capacity.

@@ -9,8 +9,6 @@ crystals. This crystal and those after it then go to other space groups. It is d
 come out, so that it too depends on the request alone.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence

@@ -6,8 +6,6 @@ temperature and bias, restricted to what its constraints allow; where the masks 
 their own, the chain leads to the model's conditional one. The lattice is drawn anew at the end.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import operator
@@ -24,19 +22,10 @@ from cfx.core.batches import bucket_slots
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import log_prob, output_rows
 from cfx.core.symmetry import wrap
+from cfx.sampling import policy as distributions
 from cfx.sampling.constraints import Constraints, satisfied, unconstrained
 from cfx.sampling.decode import Drawn, project
-from cfx.sampling.policy import (
-    Policy,
-    Sharpness,
-    crystal_keys,
-    draw_categorical,
-    draw_lattice,
-    fold_each,
-    policy_log_prob,
-    sharpen_lattice,
-    split_each,
-)
+from cfx.sampling.policy import Policy, Sharpness
 from cfx.sampling.pools import Job
 
 SHIFT = 0.02
@@ -94,7 +83,7 @@ def _policy(target: Target, config: ModelConfig) -> Policy:
 
 
 def _log_target(target: Target, config: ModelConfig, crystals: CrystalBatch) -> Float[Array, " B"]:
-    parts = policy_log_prob(target.params, config, crystals, _policy(target, config))
+    parts = distributions.policy_log_prob(target.params, config, crystals, _policy(target, config))
     allowed = satisfied(target.constraints, crystals, jnp)
     return jnp.where(allowed, parts.wyckoff + parts.species + parts.coords, -jnp.inf)
 
@@ -111,14 +100,12 @@ def step(keys: Key[Array, " B"], state: State, target: Target, config: ModelConf
         keys: random keys, one a chain.
         state: where they are.
         target: what they sample.
-        config: the architecture.
     """
-    kind_keys, site_keys, move_keys, accept_keys = split_each(keys, 4)
+    kind_keys, site_keys, move_keys, accept_keys = distributions.split_each(keys, 4)
     crystals = state.crystals
     kind = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(kind_keys)
     sites = jax.vmap(lambda key, n: jax.random.randint(key, (2,), 0, n))(site_keys, crystals.num_sites)
-    moves = (_substitute, _exchange, _jump, _nudge)
-    proposals = [move(move_keys, crystals, sites, target.constraints) for move in moves]
+    proposals = _proposals(move_keys, crystals, sites, target.constraints)
 
     def choose(*leaves: Array) -> Array:
         return jnp.stack(leaves, axis=1)[jnp.arange(len(kind)), kind]
@@ -127,11 +114,32 @@ def step(keys: Key[Array, " B"], state: State, target: Target, config: ModelConf
     new = _log_target(target, config, proposed)
     # From outside of what is allowed any step inside is taken, where the plain difference could be nan.
     ratio = jnp.where(state.log_prob == -jnp.inf, jnp.where(new > -jnp.inf, jnp.inf, -jnp.inf), new - state.log_prob)
+    # Never exactly 0, whose logarithm would accept whatever the constraints allow.
     accepted = jnp.log(jax.vmap(lambda key: jax.random.uniform(key, minval=1e-37))(accept_keys)) < ratio
     merged = jax.tree.map(
         lambda ours, theirs: jnp.where(accepted.reshape(-1, *[1] * (ours.ndim - 1)), theirs, ours), crystals, proposed
     )
     return State(merged, jnp.where(accepted, new, state.log_prob)), Info(accepted, kind < 2)
+
+
+def _proposals(
+    keys: Key[Array, " B"], crystals: CrystalBatch, sites: Int[Array, "B 2"], constraints: Constraints
+) -> list[CrystalBatch]:
+    """Every chain after each of the moves: another species, two exchanged, a point anywhere, a point nearby."""
+    site, other = sites[:, 0], sites[:, 1]
+    allowed = jnp.asarray(constraints.allowed_species)[site].at[:, 0].set(False)
+    drawn = distributions.draw_categorical(keys, jnp.where(allowed, 0.0, -jnp.inf))
+    own, others = (jnp.take_along_axis(crystals.species, sites[:, i, None], axis=1)[:, 0] for i in (0, 1))
+    exchanged = _put_species(_put_species(crystals, constraints, site, others), constraints, other, own)
+    anywhere = jax.vmap(lambda key: jax.random.uniform(key, (3,)))(keys)
+    point = jnp.take_along_axis(crystals.frac_coords, sites[:, :1, None], axis=1)[:, 0]
+    nearby = point + SHIFT * jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
+    # One key serves all four, since only one of them is made.
+    return [
+        _put_species(crystals, constraints, site, drawn),
+        exchanged,
+        *(_put_point(crystals, constraints, site, to) for to in (anywhere, nearby)),
+    ]
 
 
 def _put_species(
@@ -141,37 +149,6 @@ def _put_species(
     origin = jnp.asarray(constraints.tied_to)[: crystals.num_slots]
     same = (origin == origin[site][:, None]) & (crystals.wyckoff > 0)
     return dataclasses.replace(crystals, species=jnp.where(same, species[:, None], crystals.species))
-
-
-def _substitute(
-    keys: Key[Array, " B"], crystals: CrystalBatch, sites: Int[Array, "B 2"], constraints: Constraints
-) -> CrystalBatch:
-    allowed = jnp.asarray(constraints.allowed_species)[sites[:, 0]].at[:, 0].set(False)
-    species = draw_categorical(keys, jnp.where(allowed, 0.0, -jnp.inf))
-    return _put_species(crystals, constraints, sites[:, 0], species)
-
-
-def _exchange(
-    keys: Key[Array, " B"], crystals: CrystalBatch, sites: Int[Array, "B 2"], constraints: Constraints
-) -> CrystalBatch:
-    one, other = (jnp.take_along_axis(crystals.species, sites[:, i, None], axis=1)[:, 0] for i in (0, 1))
-    once = _put_species(crystals, constraints, sites[:, 0], other)
-    return _put_species(once, constraints, sites[:, 1], one)
-
-
-def _jump(
-    keys: Key[Array, " B"], crystals: CrystalBatch, sites: Int[Array, "B 2"], constraints: Constraints
-) -> CrystalBatch:
-    to = jax.vmap(lambda key: jax.random.uniform(key, (3,)))(keys)
-    return _put_point(crystals, constraints, sites[:, 0], to)
-
-
-def _nudge(
-    keys: Key[Array, " B"], crystals: CrystalBatch, sites: Int[Array, "B 2"], constraints: Constraints
-) -> CrystalBatch:
-    point = jnp.take_along_axis(crystals.frac_coords, sites[:, :1, None], axis=1)[:, 0]
-    to = point + SHIFT * jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
-    return _put_point(crystals, constraints, sites[:, 0], to)
 
 
 def _put_point(
@@ -194,14 +171,14 @@ def _run(
 
     def body(i: Int[Array, ""], carry: tuple[State, Float[Array, " B"]]) -> tuple[State, Float[Array, " B"]]:
         state, accepted = carry
-        state, info = step(fold_each(keys, i), state, target, config)
+        state, info = step(distributions.fold_each(keys, i), state, target, config)
         return state, accepted + info.accepted
 
     start = (init(target, config, crystals), jnp.zeros(len(crystals)))
     state, accepted = jax.lax.fori_loop(0, num_steps, body, start)
-    crystals = _redraw_lattice(target, config, fold_each(keys, num_steps), state.crystals)
+    crystals = _redraw_lattice(target, config, distributions.fold_each(keys, num_steps), state.crystals)
     in_force = Policy(target.constraints, Sharpness(target.sharpness.temperature, 1.0))
-    parts = policy_log_prob(target.params, config, crystals, in_force)
+    parts = distributions.policy_log_prob(target.params, config, crystals, in_force)
     return Drawn(crystals, log_prob(target.params, config, crystals), parts), accepted / num_steps
 
 
@@ -209,8 +186,8 @@ def _redraw_lattice(
     target: Target, config: ModelConfig, keys: Key[Array, " B"], crystals: CrystalBatch
 ) -> CrystalBatch:
     row = output_rows(target.params, config, crystals).for_lattice(crystals)
-    mixture = sharpen_lattice(_policy(target, config), heads.lattice_mixture(row, config))
-    value = lattice.to_physical_frame(draw_lattice(keys, mixture), crystals.num_atoms, jnp)
+    mixture = distributions.sharpen_lattice(_policy(target, config), heads.lattice_mixture(row, config))
+    value = lattice.to_physical_frame(distributions.draw_lattice(keys, mixture), crystals.num_atoms, jnp)
     cell = lattice.impose_family(value, crystals.space_group, jnp)
     if target.constraints.prototype is not None:
         cell = jnp.where(jnp.asarray(target.constraints.prototype.keep_lattice), crystals.lattice, cell)
@@ -224,11 +201,8 @@ def refine(
 
     Args:
         target: what to sample.
-        config: the architecture.
-        rng_key: of the request.
         jobs: the draws that made the crystals; their random numbers depend on these alone.
         drawn: the crystals (numpy).
-        num_steps: moves.
 
     Returns:
         The crystals (numpy, n_max slots) with new lattices and log-probabilities (the policy's without top-p), and the
@@ -257,4 +231,4 @@ def refine(
 
 @jax.jit
 def _chain_keys(rng_key: Key[Array, ""], numbers: Integer[Array, "B 2"]) -> Key[Array, " B"]:
-    return fold_each(crystal_keys(rng_key, numbers[:, 0], numbers[:, 1]), REFINE_STREAM)
+    return distributions.fold_each(distributions.crystal_keys(rng_key, numbers[:, 0], numbers[:, 1]), REFINE_STREAM)

@@ -9,8 +9,6 @@ Draws take one key a row. A row's draw depends on its own key and on nothing els
 same in a batch of 7 and in one of 256.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 
@@ -117,6 +115,7 @@ def nucleus(log_probs: Float[AnyArray, "... n"], top_p: Float[AnyArray, ""] | fl
     """Log-probabilities with all but the likeliest entries that reach `top_p` set to -inf."""
     ordered = jnp.sort(log_probs, axis=-1, descending=True)
     probs = jnp.exp(ordered)
+    # An entry stays if those before it do not reach top_p: so the one that reaches it stays, and the first always.
     num_kept = (jnp.cumsum(probs, axis=-1) - probs < top_p).sum(-1, keepdims=True)
     least = jnp.take_along_axis(ordered, jnp.maximum(num_kept - 1, 0), axis=-1)
     above, equal = log_probs > least, log_probs == least
@@ -133,17 +132,10 @@ def joint_lattice_log_prob(
     return logsumexp(mixture.logits + jnp.where(free[:, None], each, 0.0).sum(-1), axis=-1)
 
 
-def policy_log_prob(
-    params: Params,
-    config: ModelConfig,
-    batch: CrystalBatch,
-    policy: Policy,
-) -> LogProb:
+def policy_log_prob(params: Params, config: ModelConfig, batch: CrystalBatch, policy: Policy) -> LogProb:
     """Log-probability of drawing each crystal, nats, in the order of its sites.
 
     Args:
-        params: of the network.
-        config: its architecture.
         batch: B crystals as drawn; the last slot of each is a pad.
         policy: what was in force.
     """
@@ -219,6 +211,7 @@ def von_mises(keys: Key[Array, " B"], kappa: Float[Array, " B"]) -> Float[Array,
     root = jnp.sqrt(1 + 4 * kappa**2)
     r = 1 + root
     one_minus_rho = (jnp.sqrt(2 * r) - 1 - 1 / (2 * kappa + root)) / (2 * kappa)
+    # Best and Fisher's r less 1, by a form without a difference of nearly equal numbers at either end.
     excess = jnp.where(kappa > 0.1, one_minus_rho**2 / (2 * (1 - one_minus_rho)), 1 / kappa - 1)
 
     def propose(state):
@@ -246,6 +239,7 @@ def crystal_keys(
     rng_key: Key[Array, ""], number: Integer[AnyArray, " B"], attempt: Integer[AnyArray, " B"]
 ) -> Key[Array, " B"]:
     """Keys of attempts at the crystals of a request, by their numbers."""
+    # Two folds: a fold takes 32 bits, too few for a number and an attempt in one.
     return fold_each(jax.vmap(jax.random.fold_in, (None, 0))(rng_key, number), attempt)
 
 

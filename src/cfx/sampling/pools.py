@@ -7,6 +7,7 @@ never attends over a long cache. New crystals are started a batch at a time and 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -68,18 +69,11 @@ class _Pool:
         self.config, self.num_slots, self.capacity = config, num_slots, capacity
         self.jobs: dict[int, Job] = {}
         self.ages = np.zeros(num_slots, int)
-        self._slots: Slots | None = None
 
-    @property
+    @functools.cached_property
     def slots(self) -> Slots:
         """The slots on the device, allocated when they are first needed."""
-        slots = self._slots or decode.idle_slots(self.config, self.num_slots, self.capacity)
-        self._slots = slots
-        return slots
-
-    @slots.setter
-    def slots(self, slots: Slots) -> None:
-        self._slots = slots
+        return decode.idle_slots(self.config, self.num_slots, self.capacity)
 
     @property
     def taken(self) -> list[int]:
@@ -128,10 +122,6 @@ class Decoder:
         """Prepares to draw.
 
         Args:
-            weights: of the network.
-            config: its architecture.
-            policy: what is in force.
-            rng_key: of the request.
             batch_size: slots of the first pool, MIN_SLOTS or more; memory grows with it and with nothing else.
             device: where to draw; JAX's first device by default.
         """

@@ -1,7 +1,5 @@
 """A request made ready for a model: its constraints, and whether any crystal can meet them."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence

@@ -11,23 +11,17 @@ from dataclasses import dataclass, field
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
 
 from cfx.config import ModelConfig, SampleConfig
-from cfx.core import Params
+from cfx.core import Params, elements, lattice
 from cfx.core.crystal import CrystalBatch
-from cfx.core.elements import lowest_terms
-from cfx.core.lattice import is_physical
-from cfx.core.likelihood import LogProb
 from cfx.data.structures import closest_approach
 from cfx.errors import DependencyError
-from cfx.sampling import incremental
+from cfx.sampling import incremental, mcmc
 from cfx.sampling.constraints import Constraints, satisfied
 from cfx.sampling.decode import Drawn
-from cfx.sampling.incremental import Weights
 from cfx.sampling.ledger import Ledger, together
-from cfx.sampling.mcmc import Target, refine
-from cfx.sampling.policy import Policy, request_key
+from cfx.sampling.policy import request_key
 from cfx.sampling.pools import Decoder, Device, Finished, Job
 from cfx.sampling.request import PreparedRequest, another_group, prepare, space_group_of
 
@@ -38,31 +32,19 @@ BATCH_SIZES = {"cpu": (64, 128), "gpu": (64, 512, 2048), "tpu": (64, 512, 2048)}
 class Decoders:
     """A decoder on each device, and a thread for each where there are several."""
 
-    def __init__(
-        self,
-        weights: Weights,
-        config: ModelConfig,
-        policy: Policy,
-        rng_key: Key[Array, ""],
-        num_crystals: int,
-        batch_size: int | None = None,
-    ):
+    def __init__(self, make: Callable[[int, Device], Decoder], num_crystals: int, batch_size: int | None = None):
         """Prepares to draw.
 
         Args:
-            weights: of the network.
-            config: its architecture.
-            policy: what is in force.
-            rng_key: of the request.
+            make: a decoder with so many slots on a device.
             num_crystals: how many are wanted; decides the batch size where none is given.
             batch_size: crystals under way on each device.
         """
-        self.devices = jax.local_devices()
+        self.make, self.devices = make, jax.local_devices()
         self.sizes = BATCH_SIZES.get(self.devices[0].platform, BATCH_SIZES["gpu"])
         self.notes: list[str] = []
         wanted = -(-num_crystals // len(self.devices))
         self.batch_size = batch_size or next((size for size in self.sizes if size >= wanted), self.sizes[-1])
-        self.make: Callable[[int, Device], Decoder] = functools.partial(Decoder, weights, config, policy, rng_key)
         self.changed = threading.Condition()  # holds the ledger's lock, and tells of new work
 
     def work(self, ledger: Ledger) -> Iterator[Finished]:
@@ -138,13 +120,10 @@ class Decoders:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Some crystals of a request, in order.
+class Draws(Drawn):
+    """Some crystals of a request (numpy), in order.
 
     Attributes:
-        crystals: B of them (numpy).
-        log_prob: their published log-probability.
-        policy_log_prob: the log-probability of the draws, under the request's constraints and sharpness.
         jobs: number, attempt and space group of each.
         rejected: how many attempts at the crystals of the request so far did not count, by reason.
         accepted_moves: share of the Monte Carlo moves accepted so far; None without refinement.
@@ -152,9 +131,6 @@ class Draws:
         notes: what the user should know of the devices.
     """
 
-    crystals: CrystalBatch
-    log_prob: LogProb
-    policy_log_prob: LogProb
     jobs: list[Job]
     rejected: Counter[str]
     accepted_moves: float | None = None
@@ -191,9 +167,6 @@ def draw(
     """The crystals of a request, in order, as they are ready: fewer than were wanted if no space group gives new ones.
 
     Args:
-        params: of the network.
-        config: its architecture.
-        request: what to draw.
         prepared: the same, if it was prepared already.
         resumed: what an earlier session has written already.
         stop: asked after every step; True ends the crystals here.
@@ -203,10 +176,40 @@ def draw(
         UsageError: if the request cannot be met.
         NumericsError: if the model gives no acceptable crystal.
     """
-    prepared, resumed = prepared or prepare(request, config), resumed or Resumed()
-    numbers = range(request.numbers.start + resumed.num_crystals, request.numbers.stop)
+    prepared = prepared or prepare(request, config)
+    ledger = _open_ledger(request, prepared, resumed or Resumed())
+    policy, key = prepared.policy, request_key(request.seed)
+    with jax.default_matmul_precision("float32"):
+        weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)
+    target, moves = mcmc.Target(weights.params, prepared.constraints, policy.sharpness), np.zeros(2)
+    make = functools.partial(Decoder, weights, config, policy, key)
+    decoders = Decoders(make, len(request.numbers), request.batch_size)
+    for jobs, drawn in decoders.work(ledger):
+        if drawn is not None and request.refine:
+            with jax.default_matmul_precision("float32"):
+                drawn, shares = mcmc.refine(target, config, key, jobs, drawn, request.refine)
+            moves += (shares.sum(), len(shares))
+        with decoders.changed:
+            if drawn is not None:
+                ledger.put(jobs, drawn)
+            accepted = list(ledger.release())
+            ended = ledger.ended
+            decoders.changed.notify_all()
+        if accepted:
+            batch, rate = together(accepted), float(moves[0] / moves[1]) if request.refine else None
+            parts = (batch.crystals, batch.log_prob, batch.policy_log_prob, [each.job for each in accepted])
+            yield Draws(*parts, Counter(ledger.rejected), rate, ended, tuple(decoders.notes))
+        with decoders.changed:
+            ledger.give_up()
+            watch(ledger)
+        if stop():
+            return
+
+
+def _open_ledger(request: SampleConfig, prepared: PreparedRequest, resumed: Resumed) -> Ledger:
+    """The ledger of the crystals that are left to draw."""
     ledger = Ledger(
-        numbers,
+        range(request.numbers.start + resumed.num_crystals, request.numbers.stop),
         space_group_of(request, prepared.impossible),
         functools.partial(_judge, request, prepared.constraints),
         _Fingerprint if request.unique else None,
@@ -217,39 +220,7 @@ def draw(
     ledger.rejected.update(resumed.rejected)
     for crystals in resumed.kept:
         ledger.remember(crystals)
-    policy, key = prepared.policy, request_key(request.seed)
-    with jax.default_matmul_precision("float32"):
-        weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)
-    target, moves = Target(weights.params, prepared.constraints, policy.sharpness), np.zeros(2)
-    decoders = Decoders(weights, config, policy, key, len(request.numbers), request.batch_size)
-    for jobs, drawn in decoders.work(ledger):
-        if drawn is not None and request.refine:
-            with jax.default_matmul_precision("float32"):
-                drawn, shares = refine(target, config, key, jobs, drawn, request.refine)
-            moves += (shares.sum(), len(shares))
-        with decoders.changed:
-            if drawn is not None:
-                ledger.put(jobs, drawn)
-            accepted = list(ledger.release())
-            ended = ledger.ended
-            decoders.changed.notify_all()
-        if accepted:
-            batch = together(accepted)
-            yield Draws(
-                batch.crystals,
-                batch.log_prob,
-                batch.policy_log_prob,
-                [each.job for each in accepted],
-                Counter(ledger.rejected),
-                float(moves[0] / moves[1]) if request.refine else None,
-                ended,
-                tuple(decoders.notes),
-            )
-        with decoders.changed:
-            ledger.give_up()
-            watch(ledger)
-        if stop():
-            return
+    return ledger
 
 
 def _judge(request: SampleConfig, constraints: Constraints, drawn: Drawn) -> list[str | None]:
@@ -258,7 +229,7 @@ def _judge(request: SampleConfig, constraints: Constraints, drawn: Drawn) -> lis
     finite = np.isfinite(crystals.frac_coords).all((1, 2)) & np.isfinite(crystals.lattice).all(1)
     faults = {"numbers that are not finite": ~finite, "against the constraints": ~satisfied(constraints, crystals)}
     if not request.keep_invalid:
-        faults["unphysical lattice"] = ~is_physical(crystals.lattice)
+        faults["unphysical lattice"] = ~lattice.is_physical(crystals.lattice)
     reasons = [next((fault for fault, rows in faults.items() if rows[row]), None) for row in range(len(drawn))]
     if request.min_distance and not request.keep_invalid:
         for row in (row for row, reason in enumerate(reasons) if reason is None):
@@ -272,9 +243,9 @@ class _Fingerprint:
     """Tells crystals apart by composition first and by pymatgen's StructureMatcher then."""
 
     def __init__(self, crystals: CrystalBatch):
-        self.key = tuple(sorted(lowest_terms(crystals.composition(0)).items()))
+        self.key = tuple(sorted(elements.lowest_terms(crystals.composition(0)).items()))
         # A lattice that closes no cell makes no structure, and is like no other.
-        self._structure = crystals.to_structures()[0] if is_physical(crystals.lattice)[0] else None
+        self._structure = crystals.to_structures()[0] if lattice.is_physical(crystals.lattice)[0] else None
 
     def same(self, other: _Fingerprint) -> bool:
         from cfx.evaluation.matching import same_crystal

@@ -3,13 +3,12 @@
 Parameters are on every device. XLA adds the collectives; nothing else of a run knows how many devices there are.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cfx.core.batches import Batch, Crystals, fill
@@ -71,6 +70,7 @@ class Devices:
         """A batch and the weights of its rows, spread over the devices; a process reads its own rows only."""
         rows, weight = fill(batch, self.count)
         size, per_process = len(rows), len(rows) // jax.process_count()
+        # Weights are of all rows, so every process fills up the same way, and each then reads only what it computes.
         own = slice(jax.process_index() * per_process, (jax.process_index() + 1) * per_process)
         local = data.take(rows[own], batch.slots), weight[own]
         return jax.tree.map(lambda leaf: self._place(self._rows, leaf, (size, *leaf.shape[1:])), local)
@@ -82,13 +82,9 @@ class Devices:
         """Whether a flag is set in any process; all must ask."""
         if jax.process_count() == 1:
             return flag
-        from jax.experimental import multihost_utils
-
         return bool(multihost_utils.process_allgather(np.array(flag)).any())
 
     def wait(self, name: str) -> None:
         """Waits for the other processes to come to the point of that name."""
         if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
             multihost_utils.sync_global_devices(name)

@@ -4,8 +4,6 @@ Only the first depends on the length of a batch, and is compiled for each length
 loss, and in what an update keeps beside the weights.
 """
 
-from __future__ import annotations
-
 import functools
 import operator
 from collections.abc import Callable
@@ -21,8 +19,7 @@ from cfx.core import AnyArray, Params
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import PARTS
 from cfx.core.network import Dropout
-from cfx.sampling.policy import Policy
-from cfx.training.objectives import PPOBatch, dpo_loss, likelihood, negative_log_likelihood, ppo_loss
+from cfx.training.objectives import likelihood, negative_log_likelihood
 
 PRECISIONS = {"float32": "float32", "bfloat16": "BF16_BF16_F32"}
 """JAX's names of how matrix products are computed; by itself it would take less than float32 on some GPUs."""
@@ -161,39 +158,13 @@ def gradient(
     return found._replace(sums={**found.sums, "crystals": weight.sum()})
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def ppo_gradient(
-    params: Params,
-    batch: CrystalBatch,
-    weight: Float[AnyArray, " B"],
-    rollout: PPOBatch,
-    policy: Policy | None,
-    kl_coef: Float[AnyArray, ""] | float,
-    clip_range: Float[AnyArray, ""] | float,
-    *,
-    config: ModelConfig,
-) -> Gradient:
-    """Gradient of `ppo_loss` of a batch."""
-    return _differentiate(ppo_loss, params, config, batch, weight, rollout, policy, kl_coef, clip_range)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def dpo_gradient(
-    params: Params,
-    pairs: tuple[CrystalBatch, CrystalBatch],
-    weight: Float[AnyArray, " B"],
-    reference: tuple[Float[AnyArray, " B"], Float[AnyArray, " B"]],
-    beta: Float[AnyArray, ""] | float,
-    *,
-    config: ModelConfig,
-) -> Gradient:
-    """Gradient of `dpo_loss` of pairs."""
-    return _differentiate(dpo_loss, params, config, pairs, weight, reference, beta)
-
-
-def _differentiate(loss: Callable[..., Any], params: Params, *arguments: Any) -> Gradient:
-    (_, sums), params_gradient = jax.value_and_grad(loss, has_aux=True)(params, *arguments)
+def _differentiate(loss: Callable[..., Any], params: Params, config: ModelConfig, *arguments: Any) -> Gradient:
+    (_, sums), params_gradient = jax.value_and_grad(loss, has_aux=True)(params, config, *arguments)
     return Gradient(params_gradient, sums)
+
+
+loss_gradient = jax.jit(_differentiate, static_argnums=(0, 2))
+"""Gradient of one of the summed losses of `objectives`, which is given its own arguments."""
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -223,6 +194,7 @@ def update(
     optimizer = _training_optimizer(train, num_steps)
     params, opt_state, norm = _descend(optimizer, state.params, state.opt_state, total.params, crystals_per_step)
     loss = sum(total.sums[name] for name in PARTS)
+    # After a bad step `state.step` stays behind for good: without the host's knowing, no later update is made.
     good = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.step == step)
     average = state.average
     if average is not None:

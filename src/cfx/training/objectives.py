@@ -1,7 +1,5 @@
 """What training and fine-tuning minimise: the likelihood, PPO with its advantages, and DPO."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax
@@ -34,12 +32,8 @@ def negative_log_likelihood(
     """Weighted sum of -log p over crystals, and of its parts, nats (2403.15734, Eq. 2).
 
     Args:
-        params: of the network.
-        config: its architecture.
         batch: B crystals.
         weight: 0 for rows that only fill the batch.
-        rng_key: for dropout.
-        dropout: rates.
     """
     parts = log_prob(params, config, batch, rng_key, dropout).parts()
     sums = {name: -_weighted_sum(value, weight) for name, value in parts.items()}
@@ -93,6 +87,7 @@ def ppo_terms(
     bounded = jnp.clip(ratio, 1 - clip_range, 1 + clip_range)
     watched = {
         "kl_reference": kl,
+        # Unbiased, since E_old[ratio] = 1, with far less spread than -log_ratio, and no crystal makes it negative.
         "kl_old": ratio - 1 - log_ratio,
         "clipped": (jnp.abs(ratio - 1) > clip_range).astype(jnp.float32),
     }
@@ -167,8 +162,6 @@ def dpo_loss(
     """The weighted sum of the losses of B pairs.
 
     Args:
-        params: of the network.
-        config: its architecture.
         pairs: the better crystals, and the worse ones.
         weight: 0 for rows that only fill the batch.
         reference: log-probabilities of both under the reference policy, nats.

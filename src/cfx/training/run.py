@@ -7,17 +7,16 @@
 - reference/, final/: of fine-tuning, the model that it started from, and the policy.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from cfx.config.training import TrainRun, read_toml
+from cfx.config import PairsRun, RewardRun, TrainRun
+from cfx.config.training import read_toml
 from cfx.errors import CheckpointError, OutputError, UsageError
 from cfx.io.files import parse_json, replace_atomically, sole_writer, writing
 from cfx.io.journal import JsonLines
@@ -25,14 +24,6 @@ from cfx.reporter import Interrupted, Progress, Reporter, StopRequest
 
 BEGUN = ("config", "checkpoints", "reference", "lock")
 """What may lie in the directory of a run that was killed before its first checkpoint: names up to their first dot."""
-
-
-class RunConfig(Protocol):
-    """What a run does: a `TrainRun`, `RewardRun` or `PairsRun`."""
-
-    def tables(self) -> dict[str, Any]:
-        """The configuration as nested dictionaries that TOML can hold."""
-        ...
 
 
 class RunDirectory:
@@ -72,14 +63,13 @@ class RunDirectory:
             self._check_free()
 
     def _check_free(self) -> None:
-        if self.path.exists() and (
-            not self.path.is_dir()
-            or self.checkpoints()
-            or any(entry.name.split(".")[0] not in BEGUN for entry in self.path.iterdir())
-        ):
+        if not self.path.exists():
+            return
+        is_begun = self.path.is_dir() and all(entry.name.split(".")[0] in BEGUN for entry in self.path.iterdir())
+        if not is_begun or self.checkpoints():
             raise UsageError(f"{self.path} is not empty", "continue it with `resume`, or choose another directory")
 
-    def create(self, config: RunConfig) -> None:
+    def create(self, config: TrainRun | RewardRun | PairsRun) -> None:
         """Makes the directory and writes the configuration.
 
         Raises:
@@ -95,8 +85,8 @@ class RunDirectory:
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self.tidy()
-        fresh = self.path / "config.toml.new"
-        replace_atomically(self.path / "config.toml", lambda path: path.write_bytes(text), fresh)
+        file = self.path / "config.toml"
+        replace_atomically(file, lambda path: path.write_bytes(text), file.with_name("config.toml.new"))
 
     def config(self) -> TrainRun:
         """The configuration that the run was started with.
@@ -128,8 +118,7 @@ class RunDirectory:
         Raises:
             CheckpointError: if there is none.
         """
-        paths = self.checkpoints()
-        if not paths:
+        if not (paths := self.checkpoints()):
             raise CheckpointError(f"{self.path} holds no checkpoint to resume from", "start it again without `resume`")
         return paths[-1]
 
@@ -210,14 +199,7 @@ class Loop(ABC, Generic[State]):
     ended = ""
 
     def __init__(self, files: RunDirectory, reporter: Reporter, num_steps: int, checkpoint_steps: int):
-        """Nothing is read or written yet.
-
-        Args:
-            files: of the run.
-            reporter: receives progress.
-            num_steps: of the whole run.
-            checkpoint_steps: steps between two checkpoints.
-        """
+        """A run of `num_steps` steps, with a checkpoint every `checkpoint_steps`; nothing is read or written yet."""
         self.files, self.reporter = files, reporter
         self.num_steps, self.checkpoint_steps = num_steps, checkpoint_steps
 

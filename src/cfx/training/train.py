@@ -1,7 +1,5 @@
 """Training: equal batches for every epoch, metrics and checkpoints on the way, and a resume that changes nothing."""
 
-from __future__ import annotations
-
 import functools
 import math
 import time
@@ -26,19 +24,9 @@ from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.model import Model
 from cfx.reporter import Reporter, StopRequest
+from cfx.training import learner
 from cfx.training.devices import Devices
-from cfx.training.learner import (
-    Gradient,
-    TrainState,
-    add,
-    choose_precision,
-    gradient,
-    init_state,
-    learning_rate_schedule,
-    loss_sums,
-    no_totals,
-    update,
-)
+from cfx.training.learner import Gradient, TrainState
 from cfx.training.run import Loop, RunDirectory
 
 LOOK_STEPS = 10
@@ -78,10 +66,7 @@ def train(
 
     Args:
         run: directory; must be new or empty unless `resume`.
-        config: what to do.
-        data: to train on.
         validation: to choose the best epoch by; None keeps the last.
-        reporter: receives progress.
         resume: continue from the latest checkpoint in `run`.
         start: the model of `config.start`; not needed to resume.
 
@@ -112,7 +97,7 @@ class _Training(Loop[TrainState]):
         self.devices = Devices()
         self.dropout_key = jax.random.key(train.seed)
         self.dropout = Dropout(train.dropout, train.attention_dropout)
-        self.precision = choose_precision(train.precision)
+        self.precision = learner.choose_precision(train.precision)
         self.validation_loss: float | None = None
         self.best_loss: float | None = None
         self.best_step: int | None = None
@@ -122,11 +107,7 @@ class _Training(Loop[TrainState]):
             "space_groups": {str(i + 1): int(n) for i, n in enumerate(data.space_group_counts()) if n},
             "elements": {SYMBOLS[i]: int(n) for i, n in enumerate(data.element_counts()) if n},
         }
-        self.settings = {
-            **config.tables(),
-            "data": data.provenance,
-            "validation": validation and validation.provenance,
-        }
+        self.settings = {**config.tables(), "data": data.provenance, "validation": validation and validation.provenance}
 
     def execute(self, resume: bool) -> TrainResult:
         """Trains from the beginning, or from the latest checkpoint, to the last step."""
@@ -154,9 +135,9 @@ class _Training(Loop[TrainState]):
     def step(self, state: TrainState, step: int) -> TrainState:
         """An update, and what is told of it now and then."""
         gradients = (self._gradient(state, step, i, batch) for i, batch in enumerate(self._batches(step)))
-        total = functools.reduce(add, gradients)
+        total = functools.reduce(learner.add, gradients)
         mean = np.float32(len(self.data) / self.steps_per_epoch)
-        state = update(state, total, np.int32(step), mean, train=self.config, num_steps=self.num_steps)
+        state = learner.update(state, total, np.int32(step), mean, train=self.config, num_steps=self.num_steps)
         done = step + 1
         end_of_epoch = done % self.steps_per_epoch == 0
         logs = end_of_epoch or done % self.config.log_steps == 0
@@ -173,15 +154,10 @@ class _Training(Loop[TrainState]):
 
     def _gradient(self, state: TrainState, step: int, number: int, batch: Batch) -> Gradient:
         crystals, weight = self.devices.take(self.data, batch)
+        # From the number of the batch in the whole run, so that a resumed run drops the same entries.
         key = jax.random.fold_in(self.dropout_key, step * self.config.accumulate + number)
-        return gradient(
-            state.params,
-            crystals,
-            weight,
-            key,
-            config=self.model,
-            dropout=self.dropout,
-            precision=self.precision,
+        return learner.gradient(
+            state.params, crystals, weight, key, config=self.model, dropout=self.dropout, precision=self.precision
         )
 
     def stopping(self, stop: StopRequest, done: int) -> bool:
@@ -238,7 +214,8 @@ class _Training(Loop[TrainState]):
     def _log(self, state: TrainState, done: int, end_of_epoch: bool) -> TrainState:
         """Writes a line of metrics, with the validation loss at the end of an epoch; totals begin anew."""
         means = self._means(state.totals)
-        means["learning_rate"] = float(np.asarray(learning_rate_schedule(self.config, self.num_steps)(done - 1)))
+        schedule = learner.learning_rate_schedule(self.config, self.num_steps)
+        means["learning_rate"] = float(np.asarray(schedule(done - 1)))
         line: dict[str, Any] = {"step": done, "epoch": done / self.steps_per_epoch, "train": means}
         self.epoch_losses.append((means["loss"], float(state.totals["crystals"])))
         if end_of_epoch and self.validation is not None:
@@ -250,7 +227,7 @@ class _Training(Loop[TrainState]):
         if "validation" in line:
             self._keep_best(state, done, line["validation"]["loss"])
         self.clock, self.crystals_before = time.perf_counter(), 0.0
-        return state._replace(totals=self.devices.replicate(no_totals()))
+        return state._replace(totals=self.devices.replicate(learner.no_totals()))
 
     def _tell_epoch(self, done: int, line: dict[str, Any]) -> None:
         """Says the mean losses of an epoch, or of what this process has seen of it."""
@@ -268,11 +245,9 @@ class _Training(Loop[TrainState]):
         scores = np.asarray(model.log_prob(self.data.take(rows, self.data.n_max)).total)
         lines = [f"{self.data.names[row]},{score:.4f}\n" for row, score in zip(rows, scores, strict=True)]
         names = [self.data.names[row] for row in rows[np.argsort(np.where(np.isnan(scores), -np.inf, scores))[:3]]]
-        where = ""
-        if self.devices.writes and self._attempt(
-            lambda: self.files.write(f"failed_step_{step + 1}.csv", "name,log_prob\n" + "".join(lines))
-        ):
-            where = f", all in {self.files.path}/failed_step_{step + 1}.csv"
+        table, text = f"failed_step_{step + 1}.csv", "name,log_prob\n" + "".join(lines)
+        written = self.devices.writes and self._attempt(lambda: self.files.write(table, text))
+        where = f", all in {self.files.path}/{table}" if written else ""
         last = self.files.latest()
         raise NumericsError(
             f"the loss or its gradient is not finite at step {step + 1}; the {len(rows)} crystals of its batch (the "
@@ -289,23 +264,17 @@ class _Training(Loop[TrainState]):
         if self.start is not None:
             self.model = self.start.config
             params = jax.tree.map(np.asarray, self.start.params)
-            self._add_what_was_seen(self.start)
+            # It has not forgotten the elements that it knew, as far as its checkpoint says.
+            seen, known = self.seen.pop("elements"), self.start.info.get("elements")
+            if known is not None:
+                self.seen["elements"] = dict(Counter(seen) + Counter(known))
         else:
             assert self.run_config.model is not None, "a run that starts from no model has an architecture"
             self.model = self.run_config.model
             params = init_params(self.model, jax.random.key(self.config.seed))
-        state = self.devices.replicate(init_state(params, self.config, self.num_steps))
+        state = self.devices.replicate(learner.init_state(params, self.config, self.num_steps))
         self.save(state, 0, final=True)
         return state
-
-    def _add_what_was_seen(self, start: Model) -> None:
-        """A model that is trained further has not forgotten the elements it knew, as far as its checkpoint says."""
-        known = start.info.get("elements")
-        if known is None:
-            del self.seen["elements"]
-        else:
-            counts = Counter(self.seen["elements"]) + Counter(known)
-            self.seen["elements"] = dict(counts)
 
     def restore(self) -> tuple[TrainState, int]:
         """Restores the latest checkpoint after checking that the settings are those of the first run."""
@@ -313,7 +282,7 @@ class _Training(Loop[TrainState]):
         checkpoint = load_checkpoint(path)
         self._check_settings(checkpoint.info["run"])
         self.model = checkpoint.config
-        state = init_state(jax.tree.map(np.asarray, checkpoint.params), self.config, self.num_steps)
+        state = learner.init_state(jax.tree.map(np.asarray, checkpoint.params), self.config, self.num_steps)
         opt_state, average = load_opt_state(path, (state.opt_state, state.average))
         step, totals = checkpoint.info["step"], checkpoint.info["totals"]
         self.best_loss = checkpoint.info["best_validation_loss"]
@@ -401,6 +370,6 @@ def mean_loss(
     """Mean loss and its parts over a data set, nats a crystal, without dropout."""
     devices = devices or Devices()
     batches = scoring_plan(data, data.n_max, batch_size).epoch()
-    kept = [loss_sums(params, *devices.take(data, batch), config=model) for batch in batches]
+    kept = [learner.loss_sums(params, *devices.take(data, batch), config=model) for batch in batches]
     parts = {name: sum(float(sums[name]) for sums in kept) / len(data) for name in PARTS}
     return {"loss": sum(parts.values()), **parts}
