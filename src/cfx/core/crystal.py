@@ -87,13 +87,8 @@ class CrystalBatch:
             leaf = np.asarray(leaf)[:, :num_slots]
             return np.pad(leaf, [(0, 0), (0, max(extra, 0))] + [(0, 0)] * (leaf.ndim - 2))
 
-        return CrystalBatch(
-            np.asarray(self.space_group),
-            np.asarray(self.lattice),
-            fit(self.frac_coords),
-            fit(self.species),
-            fit(self.wyckoff),
-        )
+        whole = (np.asarray(self.space_group), np.asarray(self.lattice))
+        return CrystalBatch(*whole, fit(self.frac_coords), fit(self.species), fit(self.wyckoff))
 
     def take(self, rows: Int[np.ndarray, " rows"], num_slots: int) -> CrystalBatch:
         """The crystals of these rows in another number of slots (numpy)."""

@@ -6,6 +6,7 @@ a representative of an orbit is a point that op 0 maps to itself.
 
 import functools
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib.resources import files
 from typing import Any
 
@@ -97,13 +98,10 @@ def operation_text(rotation: npt.ArrayLike, translation: npt.ArrayLike) -> str:
         text = ""
         for factor, axis in zip(row, "xyz", strict=True):
             if factor:
-                text += (
-                    ("-" if factor < 0 else "+" if text else "") + (f"{abs(factor)}*" if abs(factor) > 1 else "") + axis
-                )
+                sign, times = "-" if factor < 0 else "+" if text else "", f"{abs(factor)}*" if abs(factor) > 1 else ""
+                text += f"{sign}{times}{axis}"
         if shift or not text:
-            divisor = np.gcd(shift, 24)
-            fraction = f"{shift // divisor}/{24 // divisor}" if shift % 24 else f"{shift // 24}"
-            text += ("+" if text else "") + fraction
+            text += ("+" if text else "") + str(Fraction(int(shift), 24))
         terms.append(text)
     return ", ".join(terms)
 

@@ -12,15 +12,7 @@ from cfx.config import ModelConfig, SampleConfig, Template
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, symmetry_table
 from cfx.errors import UsageError
-from cfx.sampling.constraints import (
-    MOST_ATOMS,
-    MOST_UNITS,
-    Constraints,
-    Formula,
-    Prototype,
-    make_formula,
-    unconstrained,
-)
+from cfx.sampling.constraints import MOST_ATOMS, MOST_UNITS, Constraints, Prototype, make_formula, unconstrained
 from cfx.sampling.policy import Policy, Sharpness
 
 RADIOACTIVE = frozenset({43, 61, *range(84, 119)})
@@ -146,35 +138,24 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
     Raises:
         UsageError: if it contradicts itself, or asks for more than the model's slots hold.
     """
-    built = unconstrained(config)
-    allowed = np.broadcast_to(allowed_elements(request, config.num_species), built.allowed_species.shape).copy()
-    bias, required = built.species_bias.copy(), built.required.copy()
+    built = unconstrained(config)  # new arrays, which are narrowed in place
+    built.allowed_species[:] = allowed_elements(request, config.num_species)
     for symbol, value in request.bias:
-        bias[atomic_number(symbol)] = value
-    required[[atomic_number(symbol) for symbol in request.require]] = True
-    letters, tied = built.allowed_letters.copy(), built.tied_to.copy()
+        built.species_bias[atomic_number(symbol)] = value
+    built.required[[atomic_number(symbol) for symbol in request.require]] = True
     if request.max_sites is not None:
         if len(request.template.letters) > request.max_sites:
             raise UsageError(
                 f"the template has {len(request.template.letters)} sites, more than {request.max_sites}",
                 "allow more with `max_sites`",
             )
-        letters[request.max_sites :, 1:] = False
-    _apply_template(request.template, letters, allowed, tied)
-    built = dataclasses.replace(
-        built,
-        allowed_letters=letters,
-        allowed_species=allowed,
-        tied_to=tied,
-        species_bias=bias,
-        required=required,
-        max_atoms=_max_atoms(request, built),
-        prototype=_prototype(request.template, config.n_max),
-    )
-    if required.sum() > built.max_sites:
+        built.allowed_letters[request.max_sites :, 1:] = False
+    _apply_template(request.template, built.allowed_letters, built.allowed_species, built.tied_to)
+    prototype = _prototype(request.template, config.n_max)
+    built = dataclasses.replace(built, max_atoms=_max_atoms(request, built), prototype=prototype)
+    if (needed := built.required.sum()) > built.max_sites:
         raise UsageError(
-            f"{required.sum()} required elements do not fit {built.max_sites} sites",
-            "require fewer, or allow more sites",
+            f"{needed} required elements do not fit {built.max_sites} sites", "require fewer, or allow more sites"
         )
     if request.formula:
         counts = {atomic_number(symbol): count for symbol, count in request.formula}
@@ -268,14 +249,16 @@ def why_impossible(constraints: Constraints, space_group: int) -> str | None:
     if constraints.formula is not None:
         counts = np.asarray(constraints.formula.counts)
         most = int(min(most, MOST_UNITS * counts.sum(), MOST_ATOMS * counts.sum() // counts.max()))
-        if not _formula_can_be_met(constraints.formula, constraints, space_group, most):
+        if not _formula_can_be_met(constraints, space_group, most):
             limits = f"{constraints.max_sites} sites and {most} atoms in its conventional cell"
             return f"no combination of letters of {name} gives that composition within {limits}"
     return None
 
 
-def _formula_can_be_met(formula: Formula, constraints: Constraints, space_group: int, most: int) -> bool:
+def _formula_can_be_met(constraints: Constraints, space_group: int, most: int) -> bool:
     """Looks for a way to spread letters over elements, slot by slot, as the decoder would, within `most` atoms."""
+    formula = constraints.formula
+    assert formula is not None, "asked of compositions only"
     table = symmetry_table()
     size, fixed = table.multiplicity[space_group - 1], table.is_fixed[space_group - 1]
     letters = np.asarray(constraints.allowed_letters)[:, : int(table.last_letter[space_group - 1]) + 1]
