@@ -20,17 +20,15 @@ import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, cast
 
 import numpy as np
 
+from cfx.core import Structure
 from cfx.data.encode import EncodedCrystal, encode_structure
 from cfx.data.formats import MOST_CHARACTERS, UNREADABLE, Record, cif, frames, rest_is_unreadable, tables
 from cfx.errors import DataError
 from cfx.io.files import files_below
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 READABLE = "cfx reads .csv, .csv.gz, .jsonl, .parquet, .lmdb, .cif, .extxyz, POSCAR, and directories or zips of them"
 

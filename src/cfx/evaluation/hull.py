@@ -10,18 +10,15 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cfx.core import Structure
 from cfx.core.elements import SYMBOLS
 from cfx.errors import DataError, UsageError
 from cfx.evaluation.corrections import MP2020, UNCORRECTABLE, correct
 from cfx.evaluation.phases import NoSolution, Phases, Reduced, best_mixture, count_atoms, reduce_counts
 from cfx.predictors.base import SCALES, BatchResult
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 SYSTEMS = 1024
 """Most chemical systems whose phases a hull keeps in memory."""

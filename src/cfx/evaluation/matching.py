@@ -7,8 +7,6 @@ numbers of atoms apart without a comparison, as StructureMatcher would. The comp
 earlier crystal, or the known one, comes first.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 import warnings
@@ -16,17 +14,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from cfx.core import Structure
 from cfx.core.elements import SYMBOLS, lowest_terms
 from cfx.data.structures import why_malformed
 from cfx.errors import CfxError
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
 
 TOLERANCE = 0.25
 """How far (angstrom, along an axis) pymatgen lets atoms be off a translation of a smaller cell."""

@@ -1,21 +1,17 @@
 """Many crystals through a model in batches of even size, so that one that breaks the model breaks nothing else."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from cfx.core import Structure
 from cfx.core.elements import SYMBOLS
 from cfx.data.structures import MIN_DISTANCE, closest_approach
 from cfx.errors import CfxError
 from cfx.predictors.base import PotentialBatch
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 Result = TypeVar("Result")
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cfx.config import SYMPREC
+from cfx.core import Structure
 from cfx.predictors.base import Potential
 from cfx.predictors.batching import why_unsuitable
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 CRYSTALS_AT_ONCE = 64
 """Under way together by default; a crystal that is finished makes room for the next."""

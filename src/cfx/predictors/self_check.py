@@ -3,19 +3,14 @@
 Upgrades of libraries have changed the predictions of published models without a word.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
+from cfx.core import Structure
 from cfx.errors import CheckpointError
 from cfx.predictors.base import Potential, PropertyModel
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 ENERGY_TOLERANCE = 0.3
 """eV/atom. Potentials trained on Materials Project's data are within 0.15 on the known crystals."""

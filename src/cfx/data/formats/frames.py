@@ -3,15 +3,13 @@
 import itertools
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import numpy as np
 
+from cfx.core import Structure
 from cfx.core.elements import SYMBOLS
 from cfx.data.formats import MOST_ATOMS, MOST_CHARACTERS, Record
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 
 def extxyz_records(name: str, lines: TextIO) -> Iterator[Record]:

@@ -10,18 +10,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TextIO
+from typing import IO, Any, TextIO
 
 import numpy as np
 
+from cfx.core import Structure
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import orbit, symmetry_table
 from cfx.data.formats import MOST_ATOMS, MOST_CHARACTERS, UNREADABLE, Record
 from cfx.errors import DataError, DependencyError
 from cfx.io.files import parse_json
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 ID_COLUMNS = ("material_id", "id", "name")
 STRUCTURE_COLUMNS = {"cif": "cif", "structure": "json", "cif_string": "cif"}
