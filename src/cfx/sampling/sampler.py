@@ -197,8 +197,8 @@ def draw(
             decoders.changed.notify_all()
         if accepted:
             batch, rate = together(accepted), float(moves[0] / moves[1]) if request.refine else None
-            parts = (batch.crystals, batch.log_prob, batch.policy_log_prob, [each.job for each in accepted])
-            yield Draws(*parts, Counter(ledger.rejected), rate, ended, tuple(decoders.notes))
+            done, rejected, notes = [each.job for each in accepted], Counter(ledger.rejected), tuple(decoders.notes)
+            yield Draws(batch.crystals, batch.log_prob, batch.policy_log_prob, done, rejected, rate, ended, notes)
         with decoders.changed:
             ledger.give_up()
             watch(ledger)
