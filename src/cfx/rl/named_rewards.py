@@ -17,7 +17,7 @@ from cfx.errors import UsageError
 from cfx.evaluation.hull import Hull
 from cfx.predictors import bundled
 from cfx.predictors.base import Potential, PotentialBatch, PropertyModel, label, load_attribute, predictions
-from cfx.predictors.load import load_potential, load_property
+from cfx.predictors.load import choose_property_model, load_potential, load_property
 from cfx.rl.rewards import NamedReward, Reward, RewardBatch, make_batch, weighted_sum
 
 Structures = Sequence[Structure | None]
@@ -52,8 +52,6 @@ def load_reward(config: RewardConfig, open_hull: OpenHull) -> NamedReward:
 
 def choose_models(config: RewardConfig) -> RewardConfig:
     """The configuration with what `auto` means here and now, so that a run is resumed with the models it began with."""
-    from cfx.predictors.load import choose_property_model
-
     names = {"gap_model": "band_gap", "dielectric_model": "dielectric"}
     chosen = {name: choose_property_model(part) for name, part in names.items() if getattr(config, name) == "auto"}
     return dataclasses.replace(config, **chosen)
