@@ -44,7 +44,8 @@ def render_report(result: Mapping[str, Any]) -> str:
     """The page of an evaluation.
 
     Args:
-        result: {"version": text, "files": [{name, crystals, settings, summary, reasons, records, reference, gallery}]}.
+        result: {"version": text, "files": [{name, crystals, settings, warnings, summary, classes, reasons,
+            records, reference, gallery}]}.
             What is missing or None was not evaluated. Of a gallery, the first 60 crystals are shown.
 
     Returns:
@@ -74,7 +75,9 @@ def _evaluated_file(file: Mapping[str, Any]) -> dict[str, Any]:
         "name": file.get("name") or "unnamed",
         "crystals": file.get("crystals"),
         "settings": file.get("settings") or {},
+        "warnings": file.get("warnings") or [],
         "summary": file.get("summary") or {},
+        "classes": file.get("classes") or {},
         "reasons": file.get("reasons") or [],
         "rows": len(file.get("records") or []),
         "columns": _columns(_plain(file.get("records") or [])),

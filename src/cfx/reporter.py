@@ -56,6 +56,28 @@ class Silent(Mute):
         warnings.warn(text, stacklevel=2)
 
 
+class Noting:
+    """A reporter that passes everything on, and keeps the warnings.
+
+    Attributes:
+        warnings: in the order in which they came.
+    """
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self.warnings: list[str] = []
+
+    def message(self, text: str) -> None:
+        self._reporter.message(text)
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+        self._reporter.warning(text)
+
+    def progress(self, title: str, total: float | None, unit: str = "") -> AbstractContextManager[Progress]:
+        return self._reporter.progress(title, total, unit)
+
+
 class StopRequest:
     """Context in which the first signal only sets `signum`; a second one acts as usual.
 

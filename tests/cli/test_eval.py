@@ -79,6 +79,13 @@ def test_from_a_file_to_sun(cfx, samples, hull, tmp_path):
         "frac_stable_structures": 2, "frac_on_hull_structures": 2, "frac_novel_unique_stable_structures": 0,
     }  # fmt: skip
     assert all(value["of"] == 8 for value in summary.values() if value and "count" in value)
+    assert rows["again"]["matched"] == rows["cu3au"]["matched"] == "cu3au" and rows["silver"]["matched"] is None
+    assert (rows["cu3au"]["class"], rows["salt"]["class"], rows["close"]["class"]) == (
+        "intermetallic", "charge-neutral", "element")  # fmt: skip
+    stable = {kind: one["frac_stable_structures"] for kind, one in file["classes"].items()}
+    assert list(stable) == ["element", "intermetallic", "charge-neutral"]
+    assert (stable["intermetallic"]["count"], stable["intermetallic"]["of"]) == (2, 3)
+    assert stable["element"] is None  # none of silver and overlapping copper has an energy above this hull
     assert rows["again"]["duplicate_of"] == "cu3au" and rows["cu3au"]["unique"] and not rows["cu3au"]["novel"]
     assert rows["cu3au"]["e_above_hull"] == pytest.approx(0, abs=1e-6)
     assert rows["stretched"]["e_above_hull"] > 0.1
@@ -110,13 +117,15 @@ def test_a_table_and_several_files(cfx, samples, tmp_path):
     lines = {" ".join(line.split()) for line in result.stdout.splitlines()}
     assert "samples.jsonl other.jsonl" in lines
     assert "crystals 8 2" in lines
+    assert {"samples.jsonl, by class of composition:", "share of crystals"} <= lines
+    assert "intermetallic 37.5 % (3 of 8)" in lines and "element 25.0 % (2 of 8)" in lines
     [unique] = [line for line in lines if line.startswith("unique ")]
     assert "5 of 8" in unique and "2 of 2" in unique
     missing = dict(line.split(": ") for line in lines if line.startswith("not evaluated"))
     assert missing["not evaluated"] == "space group as asked"
     assert missing["not evaluated without --reference"].startswith("novel; novel and unique; distance of densities")
     assert missing["not evaluated without --potential, --hull"] == (
-        "metastable (0.1 eV/atom); stable (on the hull); below the floor (hull or potential wrong); energy above hull"
+        "metastable (0.1 eV/atom); stable (on the hull); below the floor; energy above hull"
     )
     assert missing["not evaluated without --potential, --relax"] == "RMSD to relaxed"
     import pyarrow.parquet
@@ -179,6 +188,28 @@ def test_a_hull_and_what_it_lacks(cfx, hull, tmp_path):
     assert (content["phases"], content["elements"], content["scale"]) == (4, 2, "raw")
     assert content["missing"] == ["CuAu", "Ag"]
     assert "missing: 2: CuAu, Ag" in cfx("hull", "show", hull, "--reference", "list.csv").stdout
+
+
+def test_a_chemical_system_of_a_hull(cfx, hull, tmp_path):
+    (tmp_path / "list.csv").write_text("formula\nCu3Au\nCuAu\nAgAu\nAu2\n")
+    result = cfx("hull", "show", hull, "--system", "Cu-Au", "--reference", "list.csv", "--json")
+    content = json.loads(result.stdout)
+    assert content["system"] == "Cu-Au" and content["missing"] == ["CuAu"]  # AgAu is of another system
+    phases = {one["formula"]: one for one in content["phases_of_the_system"]}
+    assert list(phases) == ["Au", "Cu", "Cu3Au", "CuAu3"]
+    assert [one["id"] for one in phases.values()] == ["au", "cu", "cu3au", "au3cu"]
+    assert {one["origin"] for one in phases.values()} == {"structure"}
+    assert phases["Cu3Au"]["formation_energy_per_atom"] == pytest.approx(
+        phases["Cu3Au"]["energy_per_atom"]
+        - 0.75 * phases["Cu"]["energy_per_atom"]
+        - 0.25 * phases["Au"]["energy_per_atom"]
+    )
+    assert phases["Cu"]["e_above_hull"] == pytest.approx(0) and phases["Cu"]["formation_energy_per_atom"] == 0
+    shown = {" ".join(line.split()) for line in cfx("hull", "show", hull, "--system", "Cu").stdout.splitlines()}
+    assert "phases of Cu, energies in eV/atom:" in shown and "energy formation energy above the hull id origin" in shown
+    assert f"Cu {phases['Cu']['energy_per_atom']:.3f} 0.000 0.000 cu structure" in shown
+    wrong = cfx("hull", "show", hull, "--system", "Cu-Xy")
+    assert wrong.returncode == 2 and "'Xy' is not an element" in wrong.stderr
 
 
 @pytest.mark.parametrize(
@@ -248,7 +279,10 @@ def test_below_the_floor_nothing_is_stable(cfx, tmp_path):
     assert counts["frac_below_floor_structures"] == 2
     assert counts["frac_on_hull_structures"] == counts["frac_stable_structures"] == 1
     assert file["gallery"][0]["name"] == "cu" and len(file["gallery"]) == 3
-    assert "2 of 3 crystals are below the floor of -0.2 eV/atom" in result.stderr
+    [warning] = [line for line in file["warnings"] if "below the floor of -0.2 eV/atom" in line]
+    assert warning.startswith("2 of 3 crystals") and warning in result.stderr
+    assert any("could not be tested" in line for line in file["warnings"])
+    assert warning in (tmp_path / "report.html").read_text()
     result = cfx(*arguments, "--workers", 1, "--e-hull-floor", -2)
     assert "3 of 3" in next(line for line in result.stdout.splitlines() if line.startswith("stable "))
 

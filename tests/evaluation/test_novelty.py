@@ -58,6 +58,15 @@ def test_matches_are_rows_of_what_was_given():
     assert [record.match for record in find_novel([rock_salt(), caesium_chloride()], reference)] == [3, 2]
 
 
+def test_known_crystals_keep_their_names(tmp_path):
+    names = ["unread", "mp-22862", "ÅCsCl", ""]
+    structures = [None, rock_salt(), caesium_chloride(), rock_salt(cation="K")]
+    for _ in range(2):  # made, then opened
+        reference = cached_reference(lambda: structures, "digest", tmp_path, names)
+        assert [reference.name(row) for row in (1, 2, 3)] == names[1:]
+    assert make_reference(structures).name(3) == "3"
+
+
 def test_unread_rows_are_not_novel():
     (record,) = find_novel([None], make_reference([rock_salt()]))
     assert record.novel is False and record.reason == UNREAD

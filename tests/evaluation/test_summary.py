@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Composition, Lattice, Structure
 
-from cfx.evaluation.summary import Thresholds, density, distribution_distance, num_elements, summarize
+from cfx.evaluation.summary import (
+    Thresholds,
+    density,
+    distribution_distance,
+    num_elements,
+    scarcity,
+    summarize,
+    summarize_classes,
+    vendi_score,
+)
 
 from .crystals import rock_salt
 
 RATES = {
     "avg_structure_validity": 6,
     "avg_comp_validity": 6,
+    "avg_comp_validity_without_alloys": 4,
     "avg_structure_comp_validity": 5,
     "frac_unique_structures": 6,
     "frac_novel_structures": 6,
@@ -26,6 +37,10 @@ RATES = {
 """How many of RECORDS count."""
 
 OTHERS = {
+    "num_compositions",
+    "vendi_compositions",
+    "avg_hhi_production",
+    "avg_hhi_reserve",
     "avg_energy_above_hull_per_atom",
     "avg_rmsd_from_relaxation",
     "wdist_density",
@@ -40,6 +55,10 @@ def row(**known) -> dict:
     good = {
         "valid_structure": True,
         "valid_composition": True,
+        "valid_composition_without_alloys": True,
+        "class": "charge-neutral",
+        "formula": "NaCl",
+        "hhi_production": 1000.0,
         "unique": True,
         "novel": True,
         "e_above_hull": -0.01,
@@ -55,6 +74,10 @@ def row(**known) -> dict:
 UNREADABLE = row(
     valid_structure=False,
     valid_composition=False,
+    valid_composition_without_alloys=False,
+    **{"class": None},
+    formula=None,
+    hhi_production=None,
     unique=False,
     novel=False,
     e_above_hull=None,
@@ -67,10 +90,16 @@ UNREADABLE = row(
 RECORDS = [
     row(),
     row(unique=False),
-    row(novel=False, e_above_hull=0.05),
-    row(e_above_hull=0.1, valid_composition=False, density=100.0),
+    row(
+        novel=False,
+        e_above_hull=0.05,
+        valid_composition_without_alloys=False,
+        formula="Fe3Al",
+        **{"class": "intermetallic"},
+    ),
+    row(e_above_hull=0.1, valid_composition=False, valid_composition_without_alloys=False, density=100.0),
     row(e_above_hull=0.3, rmsd_to_relaxed=None, num_elements=4),
-    row(e_above_hull=None, valid_structure=False),
+    row(e_above_hull=None, valid_structure=False, valid_composition_without_alloys=None),
     row(e_above_hull=0.0, space_group_asked=225),
     UNREADABLE | {"space_group_asked": 1},
 ]
@@ -139,6 +168,48 @@ def test_what_was_not_evaluated_is_none():
 def test_a_hull_that_fails_for_one_row_counts_against_it():
     records = [row(), row(e_above_hull=None)]
     assert summarize(records)["frac_stable_structures"]["value"] == 0.5
+
+
+def test_rates_by_class():
+    classes = summarize_classes(RECORDS)
+    assert list(classes) == ["intermetallic", "charge-neutral"]
+    share = {kind: (one["frac_of_crystals"]["count"], one["frac_of_crystals"]["of"]) for kind, one in classes.items()}
+    assert share == {"intermetallic": (1, 8), "charge-neutral": (6, 8)}
+    assert classes["intermetallic"]["frac_stable_structures"]["count"] == 1
+    assert classes["intermetallic"]["frac_novel_unique_stable_structures"]["count"] == 0
+    neutral = classes["charge-neutral"]["frac_stable_structures"]
+    assert (neutral["count"], neutral["of"]) == (4, 6)
+    assert summarize_classes([UNREADABLE]) == {}
+
+
+def test_vendi_score_is_that_of_the_similarity_matrix():
+    formulas = {"NaCl": 3, "KCl": 1, "Fe3Al": 2, "FeAl": 5, "Si": 1}
+    vectors = []
+    for formula, count in formulas.items():
+        vector = np.zeros(119)
+        for element, amount in Composition(formula).items():
+            vector[element.Z] = amount
+        vectors += [vector / np.linalg.norm(vector)] * count
+    eigenvalues = np.linalg.eigvalsh(np.array(vectors) @ np.array(vectors).T / len(vectors))
+    expected = np.exp(-sum(one * np.log(one) for one in eigenvalues if one > 1e-12))
+    assert vendi_score(formulas) == pytest.approx(expected)
+    assert vendi_score({"NaCl": 7}) == pytest.approx(1) and vendi_score({"Si": 2, "NaCl": 2}) == pytest.approx(2)
+
+
+def test_diversity():
+    summary = summarize(RECORDS)
+    assert (summary["num_compositions"]["value"], summary["num_compositions"]["of"]) == (2, 7)
+    assert 1 < summary["vendi_compositions"]["value"] < 2
+    assert summary["avg_hhi_production"]["value"] == 1000.0
+
+
+def test_scarcity_is_a_mean_by_mass():
+    from pymatgen.analysis.hhi import HHIModel
+
+    of = HHIModel().symbol_hhip_hhir
+    expected = [(22.98977 * of["Na"][i] + 35.453 * of["Cl"][i]) / (22.98977 + 35.453) for i in range(2)]
+    assert scarcity(rock_salt()) == pytest.approx(expected, rel=1e-4)
+    assert scarcity(None) == (None, None)
 
 
 def test_no_rows():

@@ -107,9 +107,33 @@ def test_the_rule_is_about_combinations(monkeypatch):
     states = math.prod(len(validity._oxidation_states(symbol)) for symbol, _ in formula)
     for limit, expected in ((states, ""), (states - 1, f"more than {states - 1} combinations of oxidation states")):
         wrong_formula.cache_clear()
+        validity._unbalanced.cache_clear()
         monkeypatch.setattr(validity, "MAX_COMBINATIONS", limit)
         assert wrong_formula(formula) == expected
     wrong_formula.cache_clear()
+    validity._unbalanced.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("formula", "kind", "valid", "without_alloys"),
+    [
+        ("Si", "element", True, True),
+        ("MgZn2", "intermetallic", True, False),
+        ("AlSb", "intermetallic", True, True),  # whose charges balance
+        ("NaCl", "charge-neutral", True, True),
+        ("CsHe", "other", False, False),
+        ("NaCl2", "other", False, False),
+        ("Fe5C", "other", False, False),
+    ],
+)
+def test_classes_of_compositions(formula, kind, valid, without_alloys):
+    (record,) = composition_validity([of(formula)])
+    assert (record.kind, record.valid, record.without_alloys) == (kind, valid, without_alloys)
+
+
+def test_what_has_no_composition_is_of_no_class():
+    (record,) = composition_validity([None])
+    assert record.kind is None and not record.without_alloys
 
 
 def test_the_convention_is_cdvaes():

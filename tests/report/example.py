@@ -67,6 +67,11 @@ def evaluated(name: str, crystals: int = 40, **changes: Any) -> dict[str, Any]:
             "wdist_density": {"value": 0.4, "unit": "g/cm3", "of": crystals},
             "frac_space_group_as_asked": None,
         },
+        "warnings": ["2 crystals are <b>below</b> the floor"],
+        "classes": {
+            "intermetallic": {"frac_of_crystals": rate(10, crystals), "frac_unique_structures": rate(5, 10)},
+            "charge-neutral": {"frac_of_crystals": rate(20, crystals), "frac_unique_structures": None},
+        },
         "reasons": [{"reason": "no structure in the row", "count": crystals // 10, "example": "gen_9"}],
         "records": rows,
         "reference": {"density": [2.0, 2.5, 3.0] * 50, "num_elements": [1, 2, 2, 3] * 40},

@@ -70,6 +70,8 @@ def test_data_arrive_whole():
     assert file["columns"]["formula"][9] is None
     assert file["columns"]["density"][:3] == [2.0, 2.1, 2.2]
     assert file["summary"]["frac_space_group_as_asked"] is None
+    assert file["warnings"] == ["2 crystals are <b>below</b> the floor"]
+    assert list(file["classes"]) == ["intermetallic", "charge-neutral"]
     assert file["gallery"][0] == example.rock_salt("Na", "Cl")
 
 

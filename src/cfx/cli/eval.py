@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from cfx.cli import options, values
-from cfx.cli.console import REPORTER, print_columns, print_json, printable, shown, stdout
+from cfx.cli.console import REPORTER, in_flags, print_columns, print_json, printable, shown, stdout
 from cfx.cli.options import Fields, Given
 from cfx.config import EvalConfig, RelaxConfig
 from cfx.errors import DependencyError, NetworkError
@@ -18,6 +18,7 @@ from cfx.io.files import TABLES, check_file, claimed, replace_atomically, write_
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "avg_structure_validity": ("valid structure", ()),
     "avg_comp_validity": ("valid composition", ()),
+    "avg_comp_validity_without_alloys": ("charges balance", ()),
     "avg_structure_comp_validity": ("both valid", ()),
     "frac_space_group_as_asked": ("space group as asked", ()),
     "frac_unique_structures": ("unique", ()),
@@ -27,19 +28,43 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "frac_novel_unique_stable_structures": ("S.U.N. at 0.1 eV/atom", ("reference", "potential", "hull")),
     "frac_on_hull_structures": ("stable (on the hull)", ("potential", "hull")),
     "frac_novel_unique_on_hull_structures": ("S.U.N. at 0 eV/atom", ("reference", "potential", "hull")),
-    "frac_below_floor_structures": ("below the floor (hull or potential wrong)", ("potential", "hull")),
+    "frac_below_floor_structures": ("below the floor", ("potential", "hull")),
     "avg_energy_above_hull_per_atom": ("energy above hull", ("potential", "hull")),
+    "num_compositions": ("distinct formulas", ()),
+    "vendi_compositions": ("Vendi score", ()),
+    "avg_hhi_production": ("HHI by production", ()),
+    "avg_hhi_reserve": ("HHI by reserves", ()),
     "avg_rmsd_from_relaxation": ("RMSD to relaxed", ("potential", "relax")),
     "wdist_density": ("distance of densities", ("reference",)),
     "wdist_num_elements": ("distance of numbers of elements", ("reference",)),
 }
 """Metrics in the order in which they are shown: as a person reads them, and the options that they need."""
 
+BY_CLASS = {
+    "frac_of_crystals": "share of crystals",
+    "frac_stable_structures": "metastable",
+    "frac_on_hull_structures": "stable",
+    "frac_novel_unique_stable_structures": "S.U.N. at 0.1",
+    "frac_novel_unique_on_hull_structures": "S.U.N. at 0",
+    "frac_below_floor_structures": "below the floor",
+}
+"""Metrics of each class of compositions that are shown; --json has all."""
+
 FEW_REASONS = 8
 """Reasons of each file that are shown; -o and --json have all."""
 
 SHOWN = 20
 """Missing formulas of a hull that are shown; --json has all."""
+
+
+PHASE = {
+    "energy": "energy_per_atom",
+    "formation energy": "formation_energy_per_atom",
+    "above the hull": "e_above_hull",
+    "id": "id",
+    "origin": "origin",
+}
+"""What is shown of each phase of a chemical system, by title."""
 
 
 def evaluate(
@@ -75,7 +100,8 @@ def evaluate(
     check_inputs(files, REPORTER)
     with claimed(records, TABLES, force), claimed(html, (".html",), force), _cluster(scheduler):
         setup = load_setup(config, REPORTER)
-        result = runs.as_result([runs.evaluate(name, setup, REPORTER) for name in files])
+        evaluated = [runs.evaluate(name, setup, REPORTER) for name in files]
+        result = runs.as_result([{**one, "warnings": list(map(in_flags, one["warnings"]))} for one in evaluated])
         _write(result, records, html)
     if as_json:
         print_json(result)
@@ -121,6 +147,9 @@ def _print(files: Sequence[dict[str, Any]], config: EvalConfig) -> None:
     print_columns([file["name"] for file in files], rows)
     console = stdout()
     console.print()
+    for file in files:
+        _print_classes(file)
+        console.print()
     for line in _not_evaluated(files, config):
         console.print(shown(line))
     for name, setting in files[0]["settings"].items():
@@ -128,6 +157,18 @@ def _print(files: Sequence[dict[str, Any]], config: EvalConfig) -> None:
     for file in files:
         for line in _reasons(file):
             console.print(f"[yellow]{shown(line)}[/]")
+
+
+def _print_classes(file: dict[str, Any]) -> None:
+    """A row for each class of compositions: its share of all crystals, and rates of its own."""
+    metrics = [name for name in BY_CLASS if any(rates[name] for rates in file["classes"].values())]
+    cell = "{:.1f} %  ({count} of {of})"
+    rows = {
+        kind: [cell.format(100 * rates[name]["value"], **rates[name]) if rates[name] else "" for name in metrics]
+        for kind, rates in file["classes"].items()
+    }
+    stdout().print(shown(f"{file['name']}, by class of composition:"))
+    print_columns([BY_CLASS[name] for name in metrics], rows)
 
 
 def _not_evaluated(files: Sequence[dict[str, Any]], config: EvalConfig) -> Iterator[str]:
@@ -157,7 +198,9 @@ def _value(value: dict[str, Any] | None) -> str:
         low, high = 100 * value["low"], 100 * value["high"]
         return f"{100 * value['value']:.1f} %  ({low:.1f}-{high:.1f}, {value['count']} of {value['of']})"
     error = f" ± {value['error']:.3f}" if value.get("error") is not None else ""
-    return f"{value['value']:.3f}{error} {value['unit']}  (of {value['of']})"
+    number = f"{value['value']:,}" if isinstance(value["value"], int) else f"{value['value']:.3f}"
+    unit = f" {value['unit']}" if value["unit"] else ""
+    return f"{number}{error}{unit}  (of {value['of']})"
 
 
 def relax(
@@ -229,21 +272,25 @@ def show_hull(
     reference: Annotated[
         Path | None, typer.Option(help="A .csv with a column `formula`: lists those that the hull lacks.")
     ] = None,
+    system: Annotated[
+        str | None, typer.Option(help="A chemical system, as Cs-Zn-F: lists its phases, and what is missing there.")
+    ] = None,
     as_json: bool = options.JSON,
 ) -> None:
     """Show what a hull contains, and which phases of a list it lacks.
 
     Examples:
       cfx hull show chgnet-mp
+      cfx hull show chgnet-mp --system Cs-Zn-F --reference formulas.csv
       cfx hull show known.npz --reference formulas.csv --json
     """
     from cfx.runs.hull import describe
 
-    content = describe(hull, hull_scale, reference, REPORTER)
+    content = describe(hull, hull_scale, reference, REPORTER, system)
     if as_json:
         print_json(content)
         return
-    missing = content.pop("missing", None)
+    missing, phases = content.pop("missing", None), content.pop("phases_of_the_system", None)
     for key, value in content.items():
         if isinstance(value, dict):
             value = ", ".join(f"{size}: {count:,}" for size, count in value.items())
@@ -251,6 +298,13 @@ def show_hull(
             value = ", ".join(value) or "none"
         if value not in (None, ""):
             print(printable(f"{key.replace('_', ' ')}: {value}"))
+    if phases is not None:
+        print(f"phases of {content['system']}, energies in eV/atom:" if phases else "no phases of this system")
+        print_columns(list(PHASE), {one["formula"]: [_cell(one[key]) for key in PHASE.values()] for one in phases})
     if missing is not None:
         few = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         print(printable(f"missing: {len(missing)}{': ' * bool(few)}{few}"))
+
+
+def _cell(value: str | float | None) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

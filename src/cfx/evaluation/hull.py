@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,7 +146,7 @@ class Hull:
                 raise HullFailure("the MP2020 corrections do not cover it") from error
         return float(energy) / sum(counts.values()) - mixture.energy, mixture
 
-    def energy_at(self, counts: dict[int, float]) -> float:
+    def energy_at(self, counts: Mapping[int, float]) -> float:
         """Energy of the hull, eV/atom, at a composition: atomic number -> atoms.
 
         Raises:
@@ -154,7 +154,7 @@ class Hull:
         """
         return self.mixture_at(counts).energy
 
-    def mixture_at(self, counts: dict[int, float]) -> Mixture:
+    def mixture_at(self, counts: Mapping[int, float]) -> Mixture:
         """What the hull consists of at a composition: atomic number -> atoms.
 
         Raises:

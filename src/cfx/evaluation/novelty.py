@@ -1,8 +1,8 @@
 """Known crystals to compare with, and which crystals are not among them.
 
 Known crystals are stored as a directory of .npy files that are mapped into memory: lattices [n, 3, 3] (angstrom), the
-atoms of crystal i in starts[i]..starts[i + 1] of numbers and frac_coords, and a digest of each reduced formula. Opening
-one takes no time, and no more memory than what is looked at.
+atoms of crystal i in starts[i]..starts[i + 1] of numbers and frac_coords, its name likewise in names, and a digest of
+each reduced formula. Opening one takes no time, and no more memory than what is looked at.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from cfx.evaluation.matching import (
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-VERSION = 1
+VERSION = 2
 """Version of the files; another one is another directory."""
 
 AMU_PER_CUBIC_ANGSTROM = 1.66053906660
@@ -104,7 +104,9 @@ class Reference:
         numbers: int16 [atoms], atomic numbers.
         frac_coords: float64 [atoms, 3].
         keys: uint64 [n], digest of the reduced formula.
-        rows: int64 [n], row of each crystal in what it was made of: some were left out.
+        rows: int64 [n], row of each crystal in what it was made of: some were left out; ascending.
+        names: uint8 [bytes], the names of all crystals in UTF-8, one after the other.
+        name_starts: int64 [n + 1], where each name begins.
     """
 
     lattices: np.ndarray
@@ -113,6 +115,8 @@ class Reference:
     frac_coords: np.ndarray
     keys: np.ndarray
     rows: np.ndarray
+    names: np.ndarray
+    name_starts: np.ndarray
     _order: np.ndarray = field(init=False, repr=False)
     _sorted: np.ndarray = field(init=False, repr=False)
 
@@ -129,6 +133,11 @@ class Reference:
         digest = _digest(key)
         low, high = (np.searchsorted(self._sorted, digest, side) for side in ("left", "right"))
         return self._order[low:high]
+
+    def name(self, row: int) -> str:
+        """The name of the crystal that a row (not an index) of what the reference was made of had."""
+        index = int(np.searchsorted(self.rows, row))
+        return bytes(self.names[self.name_starts[index] : self.name_starts[index + 1]]).decode()
 
     def structure(self, index: int) -> Structure:
         """Crystal `index` as a pymatgen Structure."""
@@ -160,9 +169,15 @@ def _digest(key: Hashable) -> np.uint64:
     return np.frombuffer(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "<u8")[0]
 
 
-def make_reference(structures: Iterable[Structure | None]) -> Reference:
-    """A reference of pymatgen Structures; None, malformed and disordered structures are left out."""
-    lattices, lengths, numbers, coords, keys, rows = [], [0], [], [], [], []
+def make_reference(structures: Iterable[Structure | None], names: Sequence[str] | None = None) -> Reference:
+    """A reference of pymatgen Structures; None, malformed and disordered structures are left out.
+
+    Args:
+        structures: the crystals.
+        names: of all rows, looked at after the last structure has come; by default the number of the row, from 0.
+    """
+    rows: list[int] = []
+    lattices, lengths, numbers, coords, keys = [], [0], [], [], []
     for row, structure in enumerate(structures):
         if structure is None or why_malformed(structure) or not structure.is_ordered:
             continue
@@ -172,6 +187,7 @@ def make_reference(structures: Iterable[Structure | None]) -> Reference:
         coords.append(structure.frac_coords)
         keys.append(_digest(composition_key(structure)))
         rows.append(row)
+    texts = [(str(row) if names is None else names[row]).encode() for row in rows]
     return Reference(
         lattices=np.array(lattices, float).reshape(-1, 3, 3),
         starts=np.cumsum(lengths, dtype=np.int64),
@@ -179,6 +195,8 @@ def make_reference(structures: Iterable[Structure | None]) -> Reference:
         frac_coords=np.concatenate([np.zeros((0, 3)), *coords]),
         keys=np.array(keys, np.uint64),
         rows=np.array(rows, np.int64),
+        names=np.frombuffer(b"".join(texts), np.uint8),
+        name_starts=np.cumsum([0, *map(len, texts)], dtype=np.int64),
     )
 
 
@@ -186,13 +204,19 @@ ARRAYS = [one.name for one in fields(Reference) if one.init]
 """Names of the files."""
 
 
-def cached_reference(structures: Callable[[], Iterable[Structure | None]], digest: str, directory: Path) -> Reference:
+def cached_reference(
+    structures: Callable[[], Iterable[Structure | None]],
+    digest: str,
+    directory: Path,
+    names: Sequence[str] | None = None,
+) -> Reference:
     """The reference of a digest in a cache directory, made and put there if it is not.
 
     Args:
         structures: gives the pymatgen Structures; called only if they are needed.
         digest: of their content, or of the file they come from; it names the directory of the reference.
         directory: of the cache.
+        names: of the structures, see `make_reference`.
 
     Raises:
         OutputError: if the cache cannot be written.
@@ -201,7 +225,7 @@ def cached_reference(structures: Callable[[], Iterable[Structure | None]], diges
     try:
         return open_reference(path)
     except (OSError, ValueError, EOFError):  # not there, or damaged
-        reference = make_reference(structures())
+        reference = make_reference(structures(), names)
     try:
         _save(reference, path)
     except OSError as error:
@@ -219,8 +243,9 @@ def open_reference(path: Path) -> Reference:
     """
     arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAYS}
     count, atoms = len(arrays["keys"]), len(arrays["numbers"])
-    lengths = [len(arrays[name]) for name in ("lattices", "rows", "starts", "frac_coords")]
-    if lengths != [count, count, count + 1, atoms] or arrays["starts"][-1] != atoms:
+    lengths = [len(arrays[name]) for name in ("lattices", "rows", "starts", "name_starts", "frac_coords")]
+    ends = [(arrays["starts"][-1], atoms), (arrays["name_starts"][-1], len(arrays["names"]))]
+    if lengths != [count, count, count + 1, count + 1, atoms] or any(end != length for end, length in ends):
         raise ValueError(f"{path} is damaged")
     return Reference(**arrays)
 

@@ -23,7 +23,7 @@ from cfx.predictors.base import Potential, other_method
 from cfx.predictors.load import load_potential
 from cfx.predictors.relax import relax
 from cfx.predictors.self_check import check_energy_scale
-from cfx.reporter import Reporter
+from cfx.reporter import Noting, Reporter
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -42,12 +42,14 @@ class EvaluationSetup:
         reference: known crystals, to judge novelty by.
         potential: computes energies.
         hull: phases, to judge stability by.
+        warnings: what was said of them while they were loaded.
     """
 
     config: EvalConfig
     reference: Reference | None
     potential: Potential | None
     hull: Hull | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def thresholds(self) -> Thresholds:
@@ -60,6 +62,7 @@ class EvaluationSetup:
         settings: dict[str, str | float | bool] = {
             "structure validity": (f"atoms > {MIN_DISTANCE} angstrom apart, volume > {MIN_VOLUME} angstrom^3"),
             "composition validity": validity.SMACT_SETTING,
+            "class": "element; intermetallic (no non-metal); charge-neutral (SMACT without alloys); other",
             "duplicates": "pymatgen StructureMatcher, default tolerances",
             "symmetry tolerance": f"{SYMPREC} angstrom",
             "metastable": f"at most {self.thresholds.stable:g} eV/atom above the hull",
@@ -85,12 +88,13 @@ def load_setup(config: EvalConfig, reporter: Reporter) -> EvaluationSetup:
         DependencyError: if a library is missing.
     """
     validity.composition_validity([])  # complains if a library is missing
+    reporter = Noting(reporter)
     potential = load_potential(config.potential, config.device) if config.potential else None
     hull = None
     if config.hull and potential:
         hull = open_hull(config.hull, config.hull_scale, potential, reporter, config.corrections)
     reference = read_reference(config.reference, config.workers, reporter) if config.reference else None
-    return EvaluationSetup(config, reference, potential, hull)
+    return EvaluationSetup(config, reference, potential, hull, tuple(reporter.warnings))
 
 
 def open_hull(
@@ -140,17 +144,20 @@ def read_reference(name: str, workers: int, reporter: Reporter) -> Reference:
     path = data_path(name, reporter)
 
     unread: list[str] = []
+    names: list[str] = []
 
     def structures() -> Iterator[Structure | None]:
         with reporter.progress(f"reading {name}", None) as progress:
             for done, one in enumerate(iterate_crystals(path, workers), start=1):
+                names.append(one.name)
                 if one.structure is None:
                     unread.append(f"{one.name}: {one.reason}")
                 if done % READ == 0:
                     progress.update(done)
                 yield one.structure
 
-    reference = cached_reference(structures, content_digest(path, ["reference", path.name]), cache_directory("known"))
+    digest = content_digest(path, ["reference", path.name])
+    reference = cached_reference(structures, digest, cache_directory("known"), names)
     if unread:
         total = len(reference) + len(unread)
         reporter.warning(f"{name}: {len(unread):,} of {total:,} known crystals could not be read ({unread[0]})")

@@ -11,13 +11,17 @@ None. Means are over the rows that have a value, distances of distributions over
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cfx.core.elements import SYMBOLS
 from cfx.data.structures import why_malformed
+from cfx.evaluation.phases import count_atoms
+from cfx.evaluation.validity import CLASSES
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -25,7 +29,8 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 """What is known of one row; a key that is missing is None.
 
-valid_structure, valid_composition, unique, novel: bools. e_above_hull: eV/atom. rmsd_to_relaxed: angstrom. space_group,
+valid_structure, valid_composition, valid_composition_without_alloys, unique, novel: bools. class: one of CLASSES.
+formula: reduced. hhi_production, hhi_reserve: numbers. e_above_hull: eV/atom. rmsd_to_relaxed: angstrom. space_group,
 space_group_asked: 1..230. density: g/cm3. num_elements: a number.
 """
 
@@ -91,12 +96,31 @@ def summarize(
         **_stability(records, "on_hull", limits, limits.on_hull),
         "frac_below_floor_structures": _below_floor(records, limits),
         "avg_energy_above_hull_per_atom": mean(_column(records, "e_above_hull"), "eV/atom"),
+        **_diversity(records),
+        "avg_hhi_production": mean(_column(records, "hhi_production"), ""),
+        "avg_hhi_reserve": mean(_column(records, "hhi_reserve"), ""),
         "avg_rmsd_from_relaxation": mean(_column(records, "rmsd_to_relaxed"), "angstrom"),
         "frac_space_group_as_asked": _as_asked(records),
         "wdist_density": _distance(records, reference, "density", "g/cm3"),
         "wdist_num_elements": _distance(records, reference, "num_elements", "elements"),
         **dict.fromkeys(NOT_EVALUATED),
     }
+
+
+def summarize_classes(
+    records: Sequence[Record], thresholds: Thresholds | None = None
+) -> dict[str, dict[str, dict[str, Any] | None]]:
+    """The metrics of each class of compositions by itself, and its share of all rows as `frac_of_crystals`.
+
+    Rates are over the rows of the class. Classes without a row are left out.
+    """
+    summaries = {}
+    for kind in CLASSES:
+        rows = [record for record in records if record.get("class") == kind]
+        if rows:
+            share = rate([record.get("class") == kind for record in records])
+            summaries[kind] = {"frac_of_crystals": share, **summarize(rows, thresholds)}
+    return summaries
 
 
 def _column(records: Sequence[Record], key: str) -> list:
@@ -122,6 +146,7 @@ def _validity(records: Sequence[Record]) -> dict[str, Any]:
     return {
         "avg_structure_validity": rate(structure),
         "avg_comp_validity": rate(composition),
+        "avg_comp_validity_without_alloys": rate(_column(records, "valid_composition_without_alloys")),
         "avg_structure_comp_validity": _joint(structure, composition),
     }
 
@@ -148,6 +173,42 @@ def _stability(records: Sequence[Record], name: str, limits: Thresholds, limit: 
 def _below_floor(records: Sequence[Record], limits: Thresholds) -> dict[str, Any] | None:
     heights = _column(records, "e_above_hull")
     return rate([None if height is None else limits.verdict(height) == BELOW_FLOOR for height in heights])
+
+
+def _diversity(records: Sequence[Record]) -> dict[str, Any]:
+    """How many compositions there are, and how many there seem to be where alike ones count less than one each."""
+    counts = Counter(record["formula"] for record in records if record.get("formula"))
+    if not counts:
+        return {"num_compositions": None, "vendi_compositions": None}
+    of = counts.total()
+    return {
+        "num_compositions": {"value": len(counts), "unit": "", "of": of},
+        "vendi_compositions": {"value": vendi_score(counts), "unit": "", "of": of},
+    }
+
+
+def vendi_score(formulas: Mapping[str, int]) -> float:
+    """Vendi score (Friedman and Dieng, 2210.02410) of compositions: how many different ones there are in effect.
+
+    The exponential of the entropy of the eigenvalues of K/n, where K holds the similarities of all pairs: here the
+    cosine of the angle between vectors of atomic fractions. K is X X^T for n vectors of length one, so that X^T X, as
+    large as the periodic table, has the same eigenvalues, and any n is cheap. 1 if all are alike; at most the number
+    of elements.
+
+    Args:
+        formulas: formula -> how often it comes, at least one.
+    """
+    from pymatgen.core import Composition
+
+    vectors = np.zeros((len(formulas), len(SYMBOLS)))
+    for row, formula in enumerate(formulas):
+        for z, amount in count_atoms(Composition(formula)).items():
+            vectors[row, z] = amount
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    weights = np.array(list(formulas.values()), float)
+    eigenvalues = np.linalg.eigvalsh((vectors.T * (weights / weights.sum())) @ vectors)
+    kept = eigenvalues[eigenvalues > 1e-12]
+    return float(np.exp(-(kept * np.log(kept)).sum()))
 
 
 def _as_asked(records: Sequence[Record]) -> dict[str, Any] | None:
@@ -230,6 +291,19 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
         return mean, None
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
     return mean, math.sqrt(variance / len(values))
+
+
+def scarcity(structure: Structure | None) -> tuple[float | None, float | None]:
+    """Herfindahl-Hirschman indices of a pymatgen Structure, by production and by reserves of its elements.
+
+    How few countries the elements come from, weighted by mass: up to 10,000, where one country has all (Gaultois et
+    al., Chemistry of Materials 25 (2013) 2911). None where an element has none.
+    """
+    from pymatgen.analysis.hhi import HHIModel
+
+    if structure is None or why_malformed(structure):
+        return None, None
+    return HHIModel().get_hhi(structure.composition.element_composition)
 
 
 def density(structure: Structure | None) -> float | None:

@@ -2,7 +2,8 @@
 
 Validity is that of CDVAE (2110.06197). A structure is valid if no two atoms, periodic images included, are within 0.5
 angstrom and the cell is larger than 0.1 cubic angstrom. A composition is valid if SMACT finds oxidation states that
-balance, the more electronegative element being the negative one; elements and alloys are valid as they are.
+balance, the more electronegative element being the negative one; elements and alloys are valid as they are. So a model
+that makes more and more alloys looks better and better: the same is told without alloys, and what each crystal is.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cfx.config import SYMPREC
-from cfx.core.elements import lowest_terms
+from cfx.core.elements import NOBLE_GASES, SYMBOLS, lowest_terms
 from cfx.data.structures import MIN_DISTANCE, UNREAD, closest_approach, why_malformed
 from cfx.errors import DependencyError
 from cfx.evaluation.matching import spread
@@ -24,11 +25,20 @@ from cfx.evaluation.matching import spread
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+Formula = tuple[tuple[str, int], ...]
+"""(symbol, atoms) of a reduced formula, in order of symbol."""
+
 OXIDATION_STATES = "smact14"
 """SMACT's set of oxidation states that was its only one when the convention was published."""
 
 SMACT_SETTING = f"SMACT, oxidation states {OXIDATION_STATES}, Pauling test, alloys valid"
 """The setting in words, for reports."""
+
+CLASSES = ("element", "intermetallic", "charge-neutral", "other")
+"""What a composition is: of one element; of several, none of NONMETALS; another whose charges balance; the rest."""
+
+NONMETALS = frozenset(SYMBOLS[z] for z in (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 32, 33, 34, 35, 52, 53, 85, *NOBLE_GASES))
+"""Elements that no intermetallic has."""
 
 MAX_COMBINATIONS = 2_000_000
 """Most combinations of oxidation states that are tried, in a second or two; eight elements may have more."""
@@ -48,6 +58,19 @@ class Validity:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class CompositionValidity(Validity):
+    """Whether a composition is valid, and what it is.
+
+    Attributes:
+        without_alloys: whether it is valid if alloys have to balance their charges as well.
+        kind: one of CLASSES; None if there is no composition.
+    """
+
+    without_alloys: bool = False
+    kind: str | None = None
+
+
 def structure_validity(structures: Iterable[Structure | None]) -> list[Validity]:
     """Whether each pymatgen Structure is valid; None stands for a row that could not be read."""
     reasons = map(_wrong_structure, structures)
@@ -63,7 +86,7 @@ def _wrong_structure(structure: Structure | None) -> str:
     return f"atoms within {MIN_DISTANCE} angstrom" if close else ""
 
 
-def composition_validity(structures: Iterable[Structure | None]) -> list[Validity]:
+def composition_validity(structures: Iterable[Structure | None]) -> list[CompositionValidity]:
     """Whether the composition of each pymatgen Structure is valid; None stands for a row that could not be read.
 
     Raises:
@@ -75,48 +98,64 @@ def composition_validity(structures: Iterable[Structure | None]) -> list[Validit
             import smact.screening  # noqa: F401
     except ImportError as error:
         raise DependencyError("the validity of compositions needs smact", "pip install 'cfx-crystal[eval]'") from error
-    reasons = map(_wrong_composition, structures)
-    return [Validity(not reason, reason) for reason in reasons]
+    return [_judge_composition(structure) for structure in structures]
 
 
-def _wrong_composition(structure: Structure | None) -> str:
+def _judge_composition(structure: Structure | None) -> CompositionValidity:
     if structure is None:
-        return UNREAD
+        return CompositionValidity(False, UNREAD)
     if not len(structure):
-        return "no atoms"
+        return CompositionValidity(False, "no atoms")
     if not structure.is_ordered:
-        return "partial occupancies have no oxidation states"
+        return CompositionValidity(False, "partial occupancies have no oxidation states")
     counts = Counter(site.specie.symbol for site in structure)
-    return wrong_formula(tuple(sorted(lowest_terms(counts).items())))
+    formula = tuple(sorted(lowest_terms(counts).items()))
+    reason = wrong_formula(formula)
+    return CompositionValidity(not reason, reason, not _unbalanced(formula), composition_class(formula))
+
+
+def composition_class(formula: Formula) -> str:
+    """What a composition is, as one of CLASSES."""
+    if len(formula) == 1:
+        return "element"
+    if not any(symbol in NONMETALS for symbol, _ in formula):
+        return "intermetallic"
+    return "other" if _unbalanced(formula) else "charge-neutral"
 
 
 @functools.lru_cache(maxsize=100_000)
-def wrong_formula(formula: tuple[tuple[str, int], ...]) -> str:
+def wrong_formula(formula: Formula) -> str:
     """Why SMACT finds a formula, of (symbol, count), invalid; "" if it is valid."""
+    return "" if _valid_as_it_is(formula) else _unbalanced(formula)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _unbalanced(formula: Formula) -> str:
+    """Why the charges of a formula do not balance; "" if they do, or if it is an element."""
     from pymatgen.core import Composition
     from smact.screening import smact_validity
 
-    if _valid_as_it_is(formula):
+    if len(formula) == 1:
         return ""
     if reason := _cannot_be_asked(formula):
         return reason
     ask = functools.partial(smact_validity, Composition(dict(formula)), oxidation_states_set=OXIDATION_STATES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if ask(use_pauling_test=True, include_alloys=True):
+        if ask(use_pauling_test=True, include_alloys=False):
             return ""
-        neutral = ask(use_pauling_test=False, include_alloys=True)
+        neutral = ask(use_pauling_test=False, include_alloys=False)
     return "charges balance only against electronegativity" if neutral else "charges do not balance"
 
 
-def _valid_as_it_is(formula: tuple[tuple[str, int], ...]) -> bool:
+def _valid_as_it_is(formula: Formula) -> bool:
     """Whether this is an element or an alloy, which SMACT's rules take as valid."""
     from smact import metals
 
     return len(formula) == 1 or all(symbol in metals for symbol, _ in formula)
 
 
-def _cannot_be_asked(formula: tuple[tuple[str, int], ...]) -> str:
+def _cannot_be_asked(formula: Formula) -> str:
     """Why SMACT has no answer: it lacks data, or it would try combinations for ever."""
     combinations = 1
     for symbol, _ in formula:

@@ -19,7 +19,7 @@ from cfx.evaluation.hull import HullBatch
 from cfx.evaluation.setup import Energy, EvaluationSetup, energies_as_they_are, energies_of_relaxed
 from cfx.fetch.names import data_path
 from cfx.report import GALLERY, as_drawn
-from cfx.reporter import Interrupted, Reporter, StopRequest
+from cfx.reporter import Interrupted, Noting, Reporter, StopRequest
 
 Update = Callable[[int], None]
 Step = Callable[[str, int | None], AbstractContextManager[Update]]
@@ -39,13 +39,15 @@ def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> dict[str,
     """Evaluates a file.
 
     Returns:
-        Ready for JSON: name, crystals, settings, summary (metric -> value with its interval), reasons, records (one for
-        each crystal), reference (its distributions) and gallery (crystals to look at).
+        Ready for JSON: name, crystals, settings, warnings, summary (metric -> value with its interval), classes (class
+        of compositions -> its summary), reasons, records (one for each crystal), reference (its distributions) and
+        gallery (crystals to look at).
 
     Raises:
         DataError: if nothing in it can be evaluated.
         Interrupted: after a signal.
     """
+    reporter = Noting(reporter)
     path = data_path(name, reporter)
     with StopRequest() as stop, warnings.catch_warnings(action="ignore"):
 
@@ -78,7 +80,9 @@ def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> dict[str,
         "name": path.name if path == Path(name) else name,
         "crystals": len(crystals),
         "settings": setup.settings(),
+        "warnings": [*setup.warnings, *reporter.warnings],
         "summary": summary.summarize(records, setup.thresholds, reference),
+        "classes": summary.summarize_classes(records, setup.thresholds),
         "reasons": _count_reasons(records),
         "records": records,
         "reference": reference,
@@ -143,7 +147,7 @@ class _Findings:
     crystals: list[Loaded]
     setup: EvaluationSetup
     structure: list[validity.Validity]
-    composition: list[validity.Validity]
+    composition: list[validity.CompositionValidity]
     groups: list[validity.SpaceGroup]
     energies: list[Energy]
     unique: list[matching.Uniqueness]
@@ -157,14 +161,17 @@ class _Findings:
         return {
             "name": one.name,
             **_facts(one.structure),
+            "class": self.composition[i].kind,
             "space_group": self.groups[i].found,
             "space_group_asked": one.space_group_asked,
             "valid_structure": self.structure[i].valid,
             "valid_composition": self.composition[i].valid,
+            "valid_composition_without_alloys": self.composition[i].without_alloys,
             "valid": self.structure[i].valid and self.composition[i].valid,
             "unique": self.unique[i].unique,
             "duplicate_of": None if match is None else self.crystals[match].name,
             "novel": self.novel[i].novel,
+            "matched": self._matched(i),
             "energy_per_atom": None if final is None else _if_finite(self.energies[i].energy / (len(final) or 1)),
             "e_above_hull": height,
             "verdict": None if height is None else self.setup.thresholds.verdict(height),
@@ -172,6 +179,11 @@ class _Findings:
             "rmsd_to_relaxed": matching.rms_displacement(one.structure, final) if self.setup.config.relax else None,
             "reason": self._reason(i),
         }
+
+    def _matched(self, i: int) -> str | None:
+        """The name of the known crystal that a crystal matches."""
+        row, reference = self.novel[i].match, self.setup.reference
+        return None if row is None or reference is None else reference.name(row)
 
     def _reason(self, i: int) -> str:
         """The reasons of all steps in one line, without repetitions."""
@@ -202,12 +214,15 @@ def _if_finite(value: float) -> float | None:
 def _facts(structure: Structure | None) -> dict[str, Any]:
     """What a structure tells by itself."""
     if structure is None:
-        return dict.fromkeys(("formula", "num_atoms", "num_elements", "density"))
+        return dict.fromkeys(("formula", "num_atoms", "num_elements", "density", "hhi_production", "hhi_reserve"))
+    production, reserve = summary.scarcity(structure)
     return {
         "formula": structure.composition.reduced_formula,
         "num_atoms": len(structure),
         "num_elements": summary.num_elements(structure),
         "density": summary.density(structure),
+        "hhi_production": production,
+        "hhi_reserve": reserve,
     }
 
 

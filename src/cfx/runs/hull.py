@@ -1,6 +1,7 @@
 """Hulls: building one from crystals with a potential, and what one holds."""
 
 import math
+import re
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 from cfx.core.elements import SYMBOLS
 from cfx.data.formats.tables import read_rows
 from cfx.data.structures import load_crystals
-from cfx.errors import DataError
-from cfx.evaluation.hull import Hull, HullInfo, build_table, missing_phases
+from cfx.errors import DataError, UsageError
+from cfx.evaluation.hull import Hull, HullFailure, HullInfo, build_table, missing_phases
 from cfx.evaluation.hull_files import read_hull, write_hull
 from cfx.fetch.names import data_path, hull_path
 from cfx.predictors.load import load_potential
@@ -78,17 +79,22 @@ def without_terminal(hull: Hull) -> list[str]:
     return [SYMBOLS[number] for number in sorted(set(map(int, hull.phases.species)) - set(map(int, pure)))]
 
 
-def describe(name: str, scale: str | None, reference: Path | None, reporter: Reporter) -> dict[str, Any]:
+def describe(
+    name: str, scale: str | None, reference: Path | None, reporter: Reporter, system: str | None = None
+) -> dict[str, Any]:
     """What a hull holds, ready for JSON.
 
     Args:
         name: a file, or a name of the catalog.
         scale: of its energies, where the file does not say.
         reference: a .csv with a column `formula`, of phases that it should have.
+        system: elements as Cs-Zn-F: the phases made of them, one by one, and only what is missing there.
 
     Raises:
         DataError: if a file cannot be read.
+        UsageError: if the system does not consist of elements.
     """
+    numbers = None if system is None else parse_system(system)
     with reporter.progress(f"reading {name}", None) as progress:
         hull = read_hull(hull_path(name, reporter), scale, progress.update)
     elements = Counter(int(size) for size in hull.phases.sizes)
@@ -104,11 +110,56 @@ def describe(name: str, scale: str | None, reference: Path | None, reporter: Rep
         "elements": len(hull.phases.terminals),
         "elements_without_a_pure_phase": without_terminal(hull),
     }
+    if numbers is not None:
+        content |= {"system": "-".join(SYMBOLS[z] for z in numbers), "phases_of_the_system": list_phases(hull, numbers)}
     if reference is not None:
         formulas = read_formulas(reference)
+        if numbers is not None:
+            own = {SYMBOLS[z] for z in numbers}
+            formulas = [formula for formula in formulas if set(re.findall("[A-Z][a-z]?", formula)) <= own]
         missing = missing_phases(hull, formulas)
         content |= {"reference": reference.name, "reference_phases": len(set(formulas)), "missing": missing}
     return content
+
+
+def parse_system(text: str) -> list[int]:
+    """Atomic numbers of the elements of a chemical system, such as Cs-Zn-F.
+
+    Raises:
+        UsageError: if one is not an element.
+    """
+    symbols = re.split(r"[-,\s]+", text.strip())
+    numbers: dict[str, int] = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
+    if wrong := [symbol for symbol in symbols if symbol not in numbers]:
+        raise UsageError(f"{wrong[0]!r} is not an element", "write a chemical system as Cs-Zn-F")
+    return [numbers[symbol] for symbol in dict.fromkeys(symbols)]
+
+
+def list_phases(hull: Hull, numbers: list[int]) -> list[dict[str, Any]]:
+    """The phases of a hull that are made of some elements: those of fewest elements first, then by formula.
+
+    Returns:
+        Of each its formula, energy, formation energy and e_above_hull (eV/atom; None without phases of the pure
+        elements), its id, and its origin.
+    """
+    found = []
+    rows = sorted(map(int, hull.phases.within(numbers)), key=lambda row: (hull.phases.sizes[row], hull.formula(row)))
+    for row in rows:
+        energy, counts = float(hull.phases.energies[row]), dict(hull.phases.composition(row))
+        try:
+            height = energy - hull.energy_at(counts)
+            pure = sum(n * hull.phases.terminals[z] for z, n in counts.items()) / sum(counts.values())
+        except HullFailure:
+            height = pure = None
+        found.append({
+            "formula": hull.formula(row),
+            "energy_per_atom": energy,
+            "formation_energy_per_atom": None if pure is None else energy - pure,
+            "e_above_hull": height,
+            "id": hull.phases.ids[row],
+            "origin": hull.phases.origins[row],
+        })  # fmt: skip
+    return found
 
 
 def read_formulas(path: Path) -> list[str]:

@@ -2,6 +2,9 @@
 
 const METRICS_HELP =
   "Rates count all crystals of a file, with intervals that hold the true rate with 95\u202f% confidence.";
+const CLASSES_HELP =
+  "Rates are of the crystals of a class. Intermetallics have two elements or more, no non-metal among them; compounds are " +
+  "charge-neutral if SMACT finds oxidation states that balance.";
 const FUNNEL_HELP =
   "What is left after each test in turn. The rates above ask for fewer tests at once, so they can be higher.";
 const GALLERY_HELP =
@@ -41,8 +44,9 @@ function report() {
     FILES.length ? `${plural(total, "crystal")} in ${plural(FILES.length, "file")}` : "Nothing was evaluated.");
   if (!FILES.length) return;
   section("evaluated", "Evaluated", null,
-    el("div", { class: "cards" }, FILES.map(settingsCard)), FILES.length === 1 ? headline(FILES[0]) : null);
+    el("div", { class: "cards" }, FILES.map(settingsCard)), warningsCard(), FILES.length === 1 ? headline(FILES[0]) : null);
   section("metrics", "Metrics", METRICS_HELP, metricsTable());
+  section("classes", "Classes", CLASSES_HELP, fileChoice(), el("div", { class: "card" }, perFile(classesTable)));
   section("funnel", "Funnel", FUNNEL_HELP, funnelCard());
   const charts = [hullChart(), densityChart(), elementsChart(), spaceGroupsChart()].filter(Boolean);
   section("distributions", "Distributions", null,

@@ -5,6 +5,7 @@ const METRICS = [
   ["Validity", [
     ["avg_structure_validity", "Valid structures", "No two atoms within 0.5 Å, in a cell larger than 0.1 Å³."],
     ["avg_comp_validity", "Valid compositions", "Oxidation states can balance; alloys count as valid."],
+    ["avg_comp_validity_without_alloys", "Valid compositions, alloys too", "As before, but alloys have to balance as well."],
     ["avg_structure_comp_validity", "Valid", "Structure and composition are both valid."],
     ["frac_space_group_as_asked", "Space group as asked", "Of the crystals for which one was asked."],
   ]],
@@ -12,6 +13,12 @@ const METRICS = [
     ["frac_unique_structures", "Unique", "No earlier crystal of the file is the same."],
     ["frac_novel_structures", "Novel", "The reference holds no such crystal."],
     ["frac_novel_unique_structures", "Unique and novel", "Both at once."],
+  ]],
+  ["Diversity", [
+    ["num_compositions", "Distinct compositions", "Different reduced formulas."],
+    ["vendi_compositions", "Vendi score of compositions", "How many there seem to be, where alike ones count less."],
+    ["avg_hhi_production", "HHI by production", "How few countries produce the elements: up to 10,000, where one does."],
+    ["avg_hhi_reserve", "HHI by reserves", "The same for the countries that have them."],
   ]],
   ["Stability", [
     ["frac_stable_structures", "Metastable", "At most 0.1 eV/atom above the hull (MatterGen calls this stable)."],
@@ -37,7 +44,8 @@ const unitText = (unit) => String(unit).replace("angstrom", "Å").replace("g/cm3
 
 function metricText(name, metric) {
   if (isRate(name, metric)) return percent(metric.value);
-  return `${decimal(metric.value)}${metric.unit ? `\u202f${unitText(metric.unit)}` : ""}`;
+  const number = Number.isInteger(metric.value) ? integer(metric.value) : decimal(metric.value);
+  return `${number}${metric.unit ? `\u202f${unitText(metric.unit)}` : ""}`;
 }
 
 /** "718 of 772" and "95 % interval 91.3 to 94.8 %", as far as they are known. */
@@ -110,6 +118,33 @@ function metricsTable() {
   return el("div", { class: "card" },
     groups.length ? el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Metrics" }, table) : null,
     left.length ? el("p", { class: "note" }, el("strong", {}, "Not evaluated: "), `${left.join(", ")}.`) : null);
+}
+
+/** [metric of a class, header]. */
+const CLASS_METRICS = [
+  ["frac_of_crystals", "Share of crystals"], ["frac_unique_structures", "Unique"], ["frac_novel_structures", "Novel"],
+  ["frac_stable_structures", "Metastable"], ["frac_on_hull_structures", "Stable"],
+  ["frac_novel_unique_stable_structures", "S.U.N. at 0.1"], ["frac_novel_unique_on_hull_structures", "S.U.N. at 0"],
+  ["frac_below_floor_structures", "Below the floor"],
+];
+
+/** Rates of each class of compositions, of the crystals of the class. */
+function classesTable(file) {
+  const classes = Object.entries(file.classes);
+  if (!classes.length) return el("p", { class: "note" }, "No compositions.");
+  const metrics = CLASS_METRICS.filter(([name]) => classes.some(([, rates]) => rates[name]));
+  const cell = (rate) => (rate ? `${percent(rate.value)} (${integer(rate.count)} of ${integer(rate.of)})` : DASH);
+  return plainTable("Rates by class of compositions", ["Class", ...metrics.map(([, header]) => header)],
+    classes.map(([name, rates]) => [name, ...metrics.map(([metric]) => cell(rates[metric]))]));
+}
+
+/** What the terminal warned of, for each file; nothing where there was nothing. */
+function warningsCard() {
+  const said = FILES.filter((file) => file.warnings.length);
+  if (!said.length) return null;
+  return el("article", { class: "card warnings", role: "note" }, el("h3", {}, "Warnings"),
+    el("ul", {}, said.flatMap((file) => file.warnings.map((text) =>
+      el("li", { class: "warn" }, FILES.length > 1 ? `${file.name}: ${text}` : text)))));
 }
 
 const settingText = (value) => {
