@@ -131,6 +131,24 @@ def test_classes_of_compositions(formula, kind, valid, without_alloys):
     assert (record.kind, record.valid, record.without_alloys) == (kind, valid, without_alloys)
 
 
+@pytest.mark.parametrize(
+    ("formula", "as_usual", "mixed"),
+    [
+        ("Fe3O4", "other", "charge-neutral"),
+        ("Cs2SbCl6", "other", "charge-neutral"),
+        ("Ti4O7", "other", "charge-neutral"),
+        ("Fe2O3", "charge-neutral", "charge-neutral"),
+        ("NaCl2", "other", "other"),
+        ("Fe3O20", "other", "other"),
+        ("Fe3Xe", "other", "other"),
+    ],
+)
+def test_mixed_valence(formula, as_usual, mixed):
+    for option, kind in ((False, as_usual), (True, mixed)):
+        (record,) = composition_validity([of(formula)], option)
+        assert (record.kind, record.valid) == (kind, kind == "charge-neutral")
+
+
 def test_what_has_no_composition_is_of_no_class():
     (record,) = composition_validity([None])
     assert record.kind is None and not record.without_alloys

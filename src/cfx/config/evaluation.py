@@ -38,6 +38,9 @@ class EvalConfig(Config):
     hull_scale: str | None = option(*HULL_SCALE)
     e_hull_floor: float = option(*E_HULL_FLOOR)
     corrections: Literal["mp2020", "published"] = option(*CORRECTIONS)
+    mixed_valence: bool = option(
+        False, "Let one element have two oxidation states in valid compositions, as iron in Fe3O4."
+    )
     relax: bool = option(False, "Relax the crystals first, and evaluate the relaxed ones.")
     fmax: float = option(*FMAX)
     steps: int = option(*STEPS, at_least(1))

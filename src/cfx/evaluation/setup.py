@@ -61,7 +61,7 @@ class EvaluationSetup:
         config = self.config
         settings: dict[str, str | float | bool] = {
             "structure validity": (f"atoms > {MIN_DISTANCE} angstrom apart, volume > {MIN_VOLUME} angstrom^3"),
-            "composition validity": validity.SMACT_SETTING,
+            "composition validity": validity.SMACT_SETTING + ", mixed valence" * config.mixed_valence,
             "class": "element; intermetallic (no non-metal); charge-neutral (SMACT without alloys); other",
             "duplicates": "pymatgen StructureMatcher, default tolerances",
             "symmetry tolerance": f"{SYMPREC} angstrom",

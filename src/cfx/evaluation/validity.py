@@ -9,10 +9,12 @@ that makes more and more alloys looks better and better: the same is told withou
 from __future__ import annotations
 
 import functools
+import itertools
+import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,8 +88,14 @@ def _wrong_structure(structure: Structure | None) -> str:
     return f"atoms within {MIN_DISTANCE} angstrom" if close else ""
 
 
-def composition_validity(structures: Iterable[Structure | None]) -> list[CompositionValidity]:
+def composition_validity(
+    structures: Iterable[Structure | None], mixed_valence: bool = False
+) -> list[CompositionValidity]:
     """Whether the composition of each pymatgen Structure is valid; None stands for a row that could not be read.
+
+    Args:
+        structures: the crystals.
+        mixed_valence: whether an element may be in two oxidation states at once, as iron is in Fe3O4.
 
     Raises:
         DependencyError: if SMACT is not installed.
@@ -98,10 +106,10 @@ def composition_validity(structures: Iterable[Structure | None]) -> list[Composi
             import smact.screening  # noqa: F401
     except ImportError as error:
         raise DependencyError("the validity of compositions needs smact", "pip install 'cfx-crystal[eval]'") from error
-    return [_judge_composition(structure) for structure in structures]
+    return [_judge_composition(structure, mixed_valence) for structure in structures]
 
 
-def _judge_composition(structure: Structure | None) -> CompositionValidity:
+def _judge_composition(structure: Structure | None, mixed_valence: bool) -> CompositionValidity:
     if structure is None:
         return CompositionValidity(False, UNREAD)
     if not len(structure):
@@ -110,27 +118,28 @@ def _judge_composition(structure: Structure | None) -> CompositionValidity:
         return CompositionValidity(False, "partial occupancies have no oxidation states")
     counts = Counter(site.specie.symbol for site in structure)
     formula = tuple(sorted(lowest_terms(counts).items()))
-    reason = wrong_formula(formula)
-    return CompositionValidity(not reason, reason, not _unbalanced(formula), composition_class(formula))
+    reason = wrong_formula(formula, mixed_valence)
+    balanced = not _unbalanced(formula, mixed_valence)
+    return CompositionValidity(not reason, reason, balanced, composition_class(formula, mixed_valence))
 
 
-def composition_class(formula: Formula) -> str:
+def composition_class(formula: Formula, mixed_valence: bool = False) -> str:
     """What a composition is, as one of CLASSES."""
     if len(formula) == 1:
         return "element"
     if not any(symbol in NONMETALS for symbol, _ in formula):
         return "intermetallic"
-    return "other" if _unbalanced(formula) else "charge-neutral"
+    return "other" if _unbalanced(formula, mixed_valence) else "charge-neutral"
 
 
 @functools.lru_cache(maxsize=100_000)
-def wrong_formula(formula: Formula) -> str:
+def wrong_formula(formula: Formula, mixed_valence: bool = False) -> str:
     """Why SMACT finds a formula, of (symbol, count), invalid; "" if it is valid."""
-    return "" if _valid_as_it_is(formula) else _unbalanced(formula)
+    return "" if _valid_as_it_is(formula) else _unbalanced(formula, mixed_valence)
 
 
 @functools.lru_cache(maxsize=100_000)
-def _unbalanced(formula: Formula) -> str:
+def _unbalanced(formula: Formula, mixed_valence: bool) -> str:
     """Why the charges of a formula do not balance; "" if they do, or if it is an element."""
     from pymatgen.core import Composition
     from smact.screening import smact_validity
@@ -142,10 +151,45 @@ def _unbalanced(formula: Formula) -> str:
     ask = functools.partial(smact_validity, Composition(dict(formula)), oxidation_states_set=OXIDATION_STATES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if ask(use_pauling_test=True, include_alloys=False):
+        if ask(use_pauling_test=True, include_alloys=False) or (mixed_valence and _balances_mixed(formula)):
             return ""
         neutral = ask(use_pauling_test=False, include_alloys=False)
     return "charges balance only against electronegativity" if neutral else "charges do not balance"
+
+
+def _balances_mixed(formula: Formula) -> bool:
+    """Whether charges balance with one element in two positive oxidation states, among the atoms of two formula units.
+
+    SMACT's own option looks at one formula unit, in which Cs2SbCl6 has a single antimony to be both +3 and +5.
+    """
+    from smact.screening import MIXED_VALENCE_ELEMENTS
+
+    for mixed, count in formula:
+        if mixed in MIXED_VALENCE_ELEMENTS:
+            others = [(symbol, n) for symbol, n in formula if symbol != mixed]
+            choices = [_oxidation_states(symbol) or () for symbol, _ in others]
+            pairs = list(itertools.combinations([q for q in _oxidation_states(mixed) or () if q > 0], 2))
+            if math.prod(map(len, choices)) * len(pairs) > MAX_COMBINATIONS:
+                continue
+            for (low, high), charges in itertools.product(pairs, itertools.product(*choices)):
+                needed = -2 * sum(q * n for q, (_, n) in zip(charges, others, strict=True))
+                oxidized, rest = divmod(needed - 2 * count * low, high - low)
+                if not rest and 0 < oxidized < 2 * count:
+                    states = {mixed: high, **{symbol: q for (symbol, _), q in zip(others, charges, strict=True)}}
+                    if _follows_electronegativity(states):
+                        return True
+    return False
+
+
+def _follows_electronegativity(states: Mapping[str, int]) -> bool:
+    """SMACT's Pauling test of oxidation states by symbol; passed where an electronegativity is unknown, as there."""
+    from smact import Element
+    from smact.screening import pauling_test
+
+    try:
+        return pauling_test(list(states.values()), [Element(symbol).pauling_eneg for symbol in states])
+    except TypeError:
+        return True
 
 
 def _valid_as_it_is(formula: Formula) -> bool:

@@ -101,7 +101,7 @@ def _find(crystals: list[Loaded], setup: EvaluationSetup, step: Step) -> _Findin
     with step("structures", len(structures)) as update:
         structure_ok = validity.structure_validity(_counted(structures, update))
     with step("compositions", len(structures)) as update:
-        composition_ok = validity.composition_validity(_counted(structures, update))
+        composition_ok = validity.composition_validity(_counted(structures, update), config.mixed_valence)
     with step("space groups", math.ceil(len(structures) / validity.CHUNK)) as update:
         asked = [one.space_group_asked for one in crystals]
         groups = validity.find_space_groups(structures, asked, n_jobs=config.workers, on_done=update)
