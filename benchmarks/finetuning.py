@@ -55,6 +55,7 @@ OPTIONS = {
     "fom": [
         *("--sg", "225", "--steps", "8", "--lr", "3e-4", "--inner-epochs", "1", "--minibatches", "2"),
         *("--kl-coef", "2", "--duplicate-penalty", "0", "--composition-penalty", "15"),
+        *("--gap-model", "bundled", "--dielectric-model", "bundled"),
     ],
 }
 GOOD = (10.0, 20.0)
@@ -90,7 +91,8 @@ def judge(name: str, draws: Path, options: argparse.Namespace) -> tuple[dict, di
     def hull(potential: Potential):
         return open_hull("chgnet-mp", None, potential, Mute())
 
-    reward = load_reward(RewardConfig(reward=name, e_hull_limit=4.0), hull)
+    models = {"gap_model": "bundled", "dielectric_model": "bundled"}
+    reward = load_reward(RewardConfig(reward=name, e_hull_limit=4.0, **models), hull)
     structures = [one.structure for one in load_crystals(draws)]
     batch = reward.evaluate(structures)
     counted = np.where(batch.ok, batch.value, reward.failure)

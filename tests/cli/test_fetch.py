@@ -743,6 +743,32 @@ def test_a_folder_of_google_drive(machine):
     assert "Google Drive" in lines[0]
 
 
+def test_what_was_renamed_is_fetched_by_its_former_name(machine, tmp_path):
+    """By its present one where that is there; what is here under the former one needs no network."""
+    now, formerly = (f"materialyze/MEGNet-{name}" for name in ("BandGap-mfi-MP-2019.4.1", "MP-2019.4.1-BandGap-mfi"))
+    files = {name: name.encode() for name in ("model.json", "model.pt", "state.pt")}
+    lines = machine.fail("fetch", "megnet-bandgap", code=5)
+    assert now in lines[0]  # of two names that are not there, the present one is told
+    machine.net.repos[formerly] = Repo({COMMITS[0]: files})
+    path = machine.fetch("megnet-bandgap")
+    assert path.read_bytes() == b"state.pt" and set(machine.lock()) == {f"hf:{formerly}/{name}" for name in files}
+    listed = json.loads(machine.run("fetch", "--list", "--json").stdout)
+    assert next(entry for entry in listed if entry["name"] == "megnet-bandgap")["cached"] == "yes"
+    machine.net.repos[now] = Repo({COMMITS[0]: files})
+    machine.net.log.clear()
+    assert machine.fetch("megnet-bandgap") == path and machine.net.log == []
+    assert machine.fetch("megnet-bandgap", "--force") != path and not machine.net.asked(formerly)
+
+
+def test_a_present_name_that_cannot_be_reached_is_not_replaced(machine):
+    """A server in trouble says nothing of where a model is."""
+    formerly = "materialyze/MEGNet-MP-2019.4.1-BandGap-mfi"
+    machine.net.repos[formerly] = Repo({COMMITS[0]: {"model.json": b"", "model.pt": b"", "state.pt": b""}})
+    machine.net.faults.append(Fault("status", "HEAD .*BandGap-mfi-MP", times=9, amount=418))
+    machine.fail("fetch", "megnet-bandgap", code=5)
+    assert not machine.net.asked(formerly)
+
+
 # Machines without a network.
 
 

@@ -258,3 +258,14 @@ def test_reduced_counts():
     for counts in ({}, {8: 0.5}, {8: -1}, {0: 1}):
         with pytest.raises(ValueError, match="has fractions of atoms"):
             reduce_counts(counts)
+
+
+def test_corrections_of_raw_energies_as_published():
+    """The public program leaves what has no Hubbard term as it is; a corrected energy is left alone anyway."""
+    hull = hull_of({"Mg": -1.5, "O2": -10.0, "Fe": -8.0}, "mp2020")
+    published = Hull(hull.phases, hull.info, "published")
+    for formula, is_corrected in (("MgO", False), ("Fe2O3", True)):
+        full, public = (one.e_above_hull(crystal(formula), -30.0, "raw") for one in (hull, published))
+        uncorrected = published.e_above_hull(crystal(formula), -30.0, "mp2020")
+        assert full < uncorrected - 0.1 and public == pytest.approx(full if is_corrected else uncorrected)
+    assert "published corrections" in str(published) and "corrections" not in str(hull)

@@ -86,7 +86,9 @@ def load_matgl_property(text: str, property: str, device: str) -> MatglProperty:
     if _is_potential(network):
         raise CheckpointError(f"{text} is a potential and does not predict {property}", FORM)
     if published is not None and property != published.property:
-        raise CheckpointError(f"{text} predicts {published.property}, not {property}", FORM)
+        raise CheckpointError(
+            f"{text} predicts {published.property}, not {property}", "leave `property_name` out, or name another model"
+        )
     trained = _Trained(files, network, property, device)
     if published is not None:
         return trained.fittest([published.convention])
