@@ -1,7 +1,5 @@
 """The catalog: facts that fit together."""
 
-from __future__ import annotations
-
 import pytest
 
 from cfx.catalog import (

@@ -1,7 +1,5 @@
 """Configurations: what they refuse, and their way through JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import pickle

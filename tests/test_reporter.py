@@ -1,7 +1,5 @@
 """Signals ask a run to stop; they do not stop it."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Columns of numbers beside the structures of a table; `tests/cli/test_retrieve.py` reads each format."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Encoded data sets and their cache."""
 
-from __future__ import annotations
-
 import json
 import os
 

@@ -1,7 +1,5 @@
 """Structures to Wyckoff sites and back: textbook crystals, AFLOW prototypes, the golden arrays, pyxtal."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What files mean by what they leave out: symbols, names, digits, blocks, frames, directories."""
 
-from __future__ import annotations
-
 import json
 import tracemalloc
 import zipfile

@@ -1,7 +1,5 @@
 """A short run of benchmarks/fuzz.py: mutated files of every format hang, crash and run nothing."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """CrystalFormer's encoded data sets: an LMDB of pickled arrays, read without running anything in it."""
 
-from __future__ import annotations
-
 import os
 import pickle
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Crystals from files: every format, and what happens to the bad ones."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import gzip

@@ -1,7 +1,5 @@
 """Reasons counted: what differs only in numbers is one."""
 
-from __future__ import annotations
-
 from cfx.data.store import Failure, Reason, count_reasons, describe
 
 

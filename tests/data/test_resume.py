@@ -1,7 +1,5 @@
 """An encoding that is interrupted goes on, and ends with the very bytes of one that was not."""
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import itertools

@@ -1,7 +1,5 @@
 """The closest approach of atoms, images included."""
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

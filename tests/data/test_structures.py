@@ -1,7 +1,5 @@
 """Crystals to be evaluated: read in order, bad ones with a reason, with the space group that was asked for."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 

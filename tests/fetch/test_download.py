@@ -1,7 +1,5 @@
 """Downloads: what is tried again, how often, and from which speed on."""
 
-from __future__ import annotations
-
 import httpx
 import pytest
 

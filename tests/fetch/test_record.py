@@ -1,7 +1,5 @@
 """The record of what was fetched: entries are kept, agree, and survive several processes."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Checkpoint directories: exact, whole or not there, and refused when damaged."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """Where things are kept, and files that appear whole or not at all."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Journals: what was committed counts, whatever happened next; locks: one writer, and no file left behind."""
 
-from __future__ import annotations
-
 import os
 import resource
 import subprocess

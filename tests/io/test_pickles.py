@@ -1,7 +1,5 @@
 """Pickles of a few bytes that ask for much: refused before the time or the memory is spent."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import struct

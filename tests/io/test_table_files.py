@@ -1,7 +1,5 @@
 """Tables: a value that is not a number is empty, and nothing in them is run by a spreadsheet."""
 
-from __future__ import annotations
-
 import csv
 import math
 

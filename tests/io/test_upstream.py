@@ -1,7 +1,5 @@
 """Published pickles: read, recognised and converted, and refused when they ask for anything else."""
 
-from __future__ import annotations
-
 import builtins
 import os
 import pickle

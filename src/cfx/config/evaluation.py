@@ -12,11 +12,7 @@ POTENTIALS = "chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY."
 # What `option` takes for fields that several configurations have.
 HULL_SCALE = (None, "Scale of the hull's energies, if its file does not state it: raw or mp2020.")
 # That far under all known phases are gaps of the hull and errors of the potential.
-E_HULL_FLOOR = (
-    -0.2,
-    "E_hull below which a crystal counts as a failure, eV/atom: the hull has gaps there.",
-    NEGATIVE,
-)
+E_HULL_FLOOR = (-0.2, "E_hull below which a crystal counts as a failure, eV/atom: the hull has gaps there.", NEGATIVE)
 CORRECTIONS = (
     "mp2020",
     "Corrections of raw energies on a corrected hull: mp2020, or published (with a Hubbard U only).",

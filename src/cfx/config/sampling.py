@@ -67,9 +67,7 @@ class SampleConfig(Config):
     )
     unique: bool = option(False, "Reject duplicates, as found by pymatgen's StructureMatcher.")
     min_distance: float = option(
-        0.0,
-        "Smallest distance between atoms, angstrom.",
-        Bound(NOT_NEGATIVE.holds, "be a length in angstrom"),
+        0.0, "Smallest distance between atoms, angstrom.", Bound(NOT_NEGATIVE.holds, "be a length in angstrom")
     )
     keep_invalid: bool = option(False, "Also keep crystals with an unphysical lattice.")
     max_attempts: int = option(10_000, "Attempts at one crystal before giving up.", at_least(1))

@@ -119,13 +119,7 @@ class EncodedDataset:
 
     def holds_same_crystals(self, other: "EncodedDataset") -> bool:
         """Whether another data set holds the same crystals in the same order, whatever its file is called."""
-        if self.digest == other.digest:
-            return True
-        if not (
-            np.array_equal(self.num_sites, other.num_sites) and np.array_equal(self.space_group, other.space_group)
-        ):
-            return False
-        return all(
+        return self.digest == other.digest or all(
             np.array_equal(mine[name], theirs[name])
             for mine, theirs in ((self._crystals, other._crystals), (self._sites, other._sites))
             for name in mine.dtype.names or ()
@@ -301,7 +295,7 @@ def load_dataset(
     process encodes the same data, its result is waited for.
 
     Args:
-        path: file, directory or zip (see `inputs.read_records`), or CrystalFormer's .lmdb.
+        path: file, directory or zip (see `data.read.read_records`), or CrystalFormer's .lmdb.
         symprec: distance tolerance of the symmetry search, angstrom.
         n_max: slots of the batch.
         num_workers: processes; -1 for all cores.

@@ -62,11 +62,7 @@ def encode_structure(structure, symprec: float = SYMPREC, max_sites: int = 20) -
 
 
 def encode_cell(
-    lattice: np.ndarray,
-    frac_coords: np.ndarray,
-    numbers: Sequence[int],
-    symprec: float = SYMPREC,
-    max_sites: int = 20,
+    lattice: np.ndarray, frac_coords: np.ndarray, numbers: Sequence[int], symprec: float = SYMPREC, max_sites: int = 20
 ) -> EncodedCrystal:
     """As `encode_structure`, from row vectors [3, 3] (angstrom), coordinates [n, 3] and atomic numbers [n]."""
     if not np.isfinite(lattice).all() or not np.isfinite(frac_coords).all():
@@ -185,15 +181,15 @@ def _distance(points: np.ndarray, point: np.ndarray) -> float:
 
 def _standardise(cell: tuple, symprec: float):
     """spglib's data set in the table's setting: one search, and a second where spglib prefers another setting."""
+    first = _search(cell, symprec, 0)
+    hall_number = int(symmetry_table().hall_number[first.number - 1])
+    return first if first.hall_number == hall_number else _search(cell, symprec, hall_number)
+
+
+def _search(cell: tuple, symprec: float, hall_number: int):
     os.environ.setdefault("SPGLIB_WARNING", "OFF")  # its retries are no news
     import spglib
 
-    first = _search(spglib, cell, symprec, 0)
-    hall_number = int(symmetry_table().hall_number[first.number - 1])
-    return first if first.hall_number == hall_number else _search(spglib, cell, symprec, hall_number)
-
-
-def _search(spglib, cell: tuple, symprec: float, hall_number: int):
     try:
         dataset = spglib.get_symmetry_dataset(cell, symprec, ANGLE_TOLERANCE, hall_number)
     except spglib.SpglibError as error:

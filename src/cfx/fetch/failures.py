@@ -60,10 +60,7 @@ FAILURES = {
     "drive settings": ("cannot ask Google Drive: {reason}", "check REQUESTS_CA_BUNDLE"),
     "drive empty": ("the folder {folder} on Google Drive is empty", None),
     # What arrives, and where it goes.
-    "size": (
-        "{url} sent a different number of bytes than it announced ({size})",
-        "nothing was kept; try again later",
-    ),
+    "size": ("{url} sent a different number of bytes than it announced ({size})", "nothing was kept; try again later"),
     "digest": (
         "{url} arrived corrupted: its digest is not the announced one, {digest:.12}...",
         "nothing was kept; try again",

@@ -96,10 +96,23 @@ def render_csv(record: OutputRecord) -> str:
 
 
 def render_poscar(record: OutputRecord) -> str:
-    """A POSCAR of the conventional cell."""
+    """A POSCAR of the conventional cell, as a line of JSON."""
     from pymatgen.io.vasp import Poscar
 
-    return Poscar(record.crystals.to_structures()[0].get_sorted_structure(), comment=record.name).get_str()
+    structure = record.crystals.to_structures()[0].get_sorted_structure()
+    return json.dumps(Poscar(structure, comment=record.name).get_str()) + "\n"
+
+
+def write_directory(lines: Path, path: Path) -> None:
+    """A file of POSCARs, each a line of JSON, as a directory of files gen_0.vasp, gen_1.vasp, ..."""
+
+    def write(fresh: Path) -> None:
+        fresh.mkdir(exist_ok=True)
+        with open(lines, encoding="utf-8") as file:
+            for i, line in enumerate(file):
+                (fresh / f"gen_{i}.vasp").write_text(json.loads(line))
+
+    complete(path, write)
 
 
 def write_zip(blocks: Path, path: Path) -> None:
@@ -121,14 +134,14 @@ class Format:
 
     Attributes:
         render: the text of one.
-        start: how one line of each begins, and no other line; None for files of their own.
+        start: how one line of each begins, and no other line.
         header: the text before the first.
         any_cell: lattices that close no cell can be written too.
         complete: makes the final file of the partial one.
     """
 
     render: Callable[[OutputRecord], str]
-    start: bytes | None
+    start: bytes
     header: str = ""
     any_cell: bool = True
     complete: Callable[[Path, Path], None] = os.replace
@@ -140,7 +153,7 @@ FORMATS = {
     ".extxyz": Format(render_extxyz, b"Lattice=", any_cell=False),
     ".jsonl": Format(render_jsonl, b"{"),
     ".csv": Format(render_csv, b'"', header=CSV_HEADER),
-    "": Format(render_poscar, None, any_cell=False),
+    "": Format(render_poscar, b'"', any_cell=False, complete=write_directory),
 }
 """Output formats by suffix; a name without a suffix is a directory of POSCAR files."""
 

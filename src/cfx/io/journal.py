@@ -170,11 +170,13 @@ def _is_complete(path: Path) -> bool:
 def remove_partial(path: Path) -> None:
     """Removes what lies beside a result while it grows."""
     partial = partial_of(path)
-    with writing(path):
-        if partial.is_dir():
-            shutil.rmtree(partial)
     for ending in ("", ".new", ".kept", ".json", ".json.new", ".digest"):
-        remove_file(partial.with_name(partial.name + ending))
+        beside = partial.with_name(partial.name + ending)
+        if beside.is_dir():
+            with writing(path):
+                shutil.rmtree(beside)
+        else:
+            remove_file(beside)
 
 
 def check_unfinished(path: Path, force: bool, resume: bool) -> None:

@@ -6,7 +6,6 @@ NAME.partial.kept, the crystals as numbers.
 """
 
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +14,11 @@ import numpy as np
 
 from cfx.core.crystal import CrystalBatch
 from cfx.errors import OutputError, UsageError
-from cfx.io.files import check_directory, parse_json, sync, writing
+from cfx.io.files import check_directory, parse_json, writing
 from cfx.io.formats import FORMATS, OutputRecord, render_cif
 from cfx.io.journal import Journal, check_unfinished, partial_of, remove_partial, write_state
 
-_POSCAR = re.compile(r"gen_(\d+)\.vasp")
+_POSCAR = re.compile(r"gen_\d+\.vasp")
 
 STATE = {"request": dict, "count": int, "size": int, "crc": int, "kept": int, "kept_crc": int, "progress": dict}
 """What NAME.partial.json holds, and of which type."""
@@ -76,7 +75,7 @@ class StandardOutput:
 
 
 class GrowingOutput:
-    """A file, or a directory of POSCAR files, that can be continued; see `sole_writer` for keeping others away."""
+    """A file or directory that can be continued; see `sole_writer` for keeping others away."""
 
     def __init__(self, path: Path, request: dict[str, Any], keep: bool = False):
         """Prepares an output; nothing is written yet.
@@ -89,22 +88,18 @@ class GrowingOutput:
         self.path, self.request, self.format = path, request, FORMATS[path.suffix]
         self.partial, self.count = partial_of(path), 0
         self._state = self.partial.with_name(f"{self.partial.name}.json")
-        self._blocks = Journal(self.partial, path) if self.format.start else None
+        self._blocks = Journal(self.partial, path)
         self._kept = Journal(self.partial.with_name(f"{self.partial.name}.kept"), path)
         self._keep = keep
 
     def begin(self) -> None:
         """Starts anew."""
         remove_partial(self.path)
-        self._save(len(self.format.header), {})  # first: a partial output without it could not be resumed
+        self._save({})  # first: a partial output without it could not be resumed
         self._start()
 
     def _start(self) -> None:
-        if self._blocks is not None:
-            self._blocks.begin(self.format.header.encode())
-        else:
-            with writing(self.path):
-                self.partial.mkdir(exist_ok=True)
+        self._blocks.begin(self.format.header.encode())
         if self._keep:
             self._kept.begin()
 
@@ -130,13 +125,7 @@ class GrowingOutput:
         if not count:
             self._start()
             return state["progress"]
-        if self._blocks is not None:
-            self._blocks.resume(size, crc=state["crc"])
-        else:
-            with writing(self.path):
-                for file in self.partial.iterdir():
-                    if (match := _POSCAR.fullmatch(file.name)) and int(match[1]) >= size:
-                        file.unlink()
+        self._blocks.resume(size, crc=state["crc"])
         if self._keep:
             self._kept.resume(state["kept"], crc=state["kept_crc"])
         self.count = count
@@ -155,20 +144,13 @@ class GrowingOutput:
 
     def write(self, records: list[OutputRecord], progress: dict[str, Any]) -> None:
         """Adds crystals to the partial output."""
-        if self._blocks is not None:
-            self._blocks.append("".join(map(self.format.render, records)).encode())
-            self._blocks.commit()
-        else:
-            with writing(self.path):
-                for record in records:
-                    file = self.partial / f"gen_{record.index}.vasp"
-                    file.write_text(self.format.render(record))
-                    sync(file)
+        self._blocks.append("".join(map(self.format.render, records)).encode())
+        self._blocks.commit()
         if self._keep:
             self._kept.append(b"".join(_as_numbers(record.crystals).tobytes() for record in records))
             self._kept.commit()
         self.count += len(records)
-        self._save(self.count if self._blocks is None else self._blocks.size, progress)
+        self._save(progress)
 
     def kept(self, num: int, num_slots: int) -> CrystalBatch:
         """The first `num` crystals written."""
@@ -194,28 +176,23 @@ class GrowingOutput:
         """
         with writing(self.path):
             self._check_count()
-            if self.path.is_dir():
-                shutil.rmtree(self.path)
             self.format.complete(self.partial, self.path)
         remove_partial(self.path)
 
     def _check_count(self) -> None:
         """Counts the crystals in the partial output."""
-        if self.format.start is None:
-            found = sum(1 for _ in self.partial.glob("gen_*.vasp"))
-        else:
-            with open(self.partial, "rb") as file:
-                found = sum(line.startswith(self.format.start) for line in file)
+        with open(self.partial, "rb") as file:
+            found = sum(line.startswith(self.format.start) for line in file)
         if found != self.count:
             raise OutputError(
                 f"{self.partial} holds {found} crystals, but {self.count} were written", "start again with `force`"
             )
 
-    def _save(self, size: int | None, progress: dict[str, Any]) -> None:
-        """Says what counts: bytes of the files, or POSCAR files."""
-        crc = 0 if self._blocks is None else self._blocks.crc
+    def _save(self, progress: dict[str, Any]) -> None:
+        """Says what counts: crystals, and bytes of the files."""
+        blocks = {"size": self._blocks.size or 0, "crc": self._blocks.crc}
         kept = {"kept": self._kept.size or 0, "kept_crc": self._kept.crc}
-        state = {"request": self.request, "count": self.count, "size": size, "crc": crc, **kept, "progress": progress}
+        state = {"request": self.request, "count": self.count, **blocks, **kept, "progress": progress}
         write_state(self._state, state)
 
 
