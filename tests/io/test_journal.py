@@ -1,6 +1,5 @@
 """Journals: what was committed counts, whatever happened next; locks: one writer, and no file left behind."""
 
-import os
 import resource
 import subprocess
 import sys
@@ -187,11 +186,11 @@ def test_a_lock_whose_file_was_removed_is_none(tmp_path, monkeypatch):
         flock(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", remove_first)
-    assert try_lock(lock, "") is None
+    with try_lock(lock, "") as ours:
+        assert not ours
     monkeypatch.undo()
-    handle = try_lock(lock, "")
-    assert handle is not None and try_lock(lock, "") is None
-    os.close(handle)
+    with try_lock(lock, "") as ours, try_lock(lock, "") as also:
+        assert ours and not also
 
 
 def test_file_systems_that_cannot_lock_are_said(tmp_path, monkeypatch):

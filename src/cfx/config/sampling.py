@@ -97,9 +97,6 @@ class SampleConfig(Config):
         for symbol, count in self.formula:
             if not 1 <= count <= 256:
                 raise UsageError(f"a formula has 1 to 256 atoms of an element, not {count} of {symbol}")
-        self._refuse_contradictions()
-
-    def _refuse_contradictions(self) -> None:
         if self.exact and (self.bias or self.template.frac_coords or self.template.lattice):
             raise UsageError("`exact` filters what the model draws; a bias or a kept prototype is not a filter")
         if self.keep_invalid and self.min_distance:

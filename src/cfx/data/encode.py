@@ -9,7 +9,6 @@ Nothing here imports JAX: worker processes stay small.
 
 import logging
 import os
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,19 +56,13 @@ def encode_structure(structure, symprec: float = SYMPREC, max_sites: int = 20) -
         raise EncodingError(DISORDERED)
     if not len(structure):
         raise EncodingError("no atoms")
+    lattice, frac_coords = structure.lattice.matrix, structure.frac_coords
     numbers = [site.specie.Z for site in structure]
-    return encode_cell(structure.lattice.matrix, structure.frac_coords, numbers, symprec, max_sites)
-
-
-def encode_cell(
-    lattice: np.ndarray, frac_coords: np.ndarray, numbers: Sequence[int], symprec: float = SYMPREC, max_sites: int = 20
-) -> EncodedCrystal:
-    """As `encode_structure`, from row vectors [3, 3] (angstrom), coordinates [n, 3] and atomic numbers [n]."""
     if not np.isfinite(lattice).all() or not np.isfinite(frac_coords).all():
         raise EncodingError("a lattice or coordinates that are not finite")
     if not all(0 < z < len(SYMBOLS) for z in numbers):
         raise EncodingError("an element outside 1..118")
-    cell = (np.asarray(lattice, float), np.asarray(frac_coords, float), list(numbers))
+    cell = (lattice, frac_coords, numbers)
     _refuse_overlaps(*cell, symprec)
     crystal = cubic_without_search(cell, symprec) or _by_spglib(cell, symprec)
     if len(crystal.wyckoff) > max_sites:

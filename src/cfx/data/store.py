@@ -163,12 +163,8 @@ def exclusive(directory: Path) -> Iterator[bool]:
     with writing(directory, HINT):
         directory.mkdir(parents=True, exist_ok=True)
     # By a file, since network file systems do not lock directories for other hosts. It stays in the store.
-    handle = try_lock(directory / "lock", "set CFX_CACHE to a local directory")
-    try:
-        yield handle is not None
-    finally:
-        if handle is not None:
-            os.close(handle)
+    with try_lock(directory / "lock", "set CFX_CACHE to a local directory") as ours:
+        yield ours
 
 
 def publish(partial: Path, final: Path) -> None:

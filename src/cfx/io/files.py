@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import fcntl
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -175,59 +177,47 @@ def replace_atomically(
             fresh.unlink()
 
 
-def try_lock(path: Path, hint: str) -> int | None:
-    """Locks a file, which is created, for this process alone.
+@contextlib.contextmanager
+def try_lock(path: Path, hint: str) -> Iterator[bool]:
+    """A block in which this process alone has locked a file, which is created and stays, if it is told True.
 
-    The system releases the lock when the process ends, however it ends.
-
-    Returns:
-        A handle that holds the lock until it is closed; None where another process has it, or has just renamed or
-        removed the file.
+    False where another process has it, or has just renamed or removed the file. The system releases the lock when the
+    process ends, however it ends.
 
     Raises:
         OutputError: if the file system cannot lock; `hint` says what to do then.
     """
-    import fcntl
-
     handle = None
     try:
-        # Open for writing, without which network file systems give no lock.
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Between opening and locking, whoever had the lock may have given the name away: then this locks nothing.
-        if os.path.samestat(os.fstat(handle), os.stat(path)):
-            locked, handle = handle, None
-            return locked
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    except OSError as error:
-        raise OutputError(f"cannot lock {path}: {error.strerror}", hint) from error
+        try:
+            # Open for writing, without which network file systems give no lock.
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, whoever had the lock may have given the name away: then this locks nothing.
+            ours = os.path.samestat(os.fstat(handle), os.stat(path))
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        except OSError as error:
+            raise OutputError(f"cannot lock {path}: {error.strerror}", hint) from error
+        yield ours
     finally:
         if handle is not None:
             os.close(handle)
-    return None
 
 
 @contextlib.contextmanager
 def held(path: Path, hint: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """A block in which this process alone has locked a file, which is created and stays; it waits for others.
-
-    `hint` says what to do where the file cannot be locked; `on_wait` is called once if another process has it.
-
-    Raises:
-        OutputError: if the file system cannot lock.
-    """
+    """A block for which `try_lock` is tried until it succeeds; `on_wait` is called once if another process has it."""
     with writing(path, hint):
         path.parent.mkdir(parents=True, exist_ok=True)
-    if (handle := try_lock(path, hint)) is None:
-        on_wait()
-    while handle is None:
+    for attempt in itertools.count():
+        with try_lock(path, hint) as ours:
+            if ours:
+                yield
+                return
+        if attempt == 0:
+            on_wait()
         time.sleep(POLL_SECONDS)
-        handle = try_lock(path, hint)
-    try:
-        yield
-    finally:
-        os.close(handle)
 
 
 def exclusively(name: str, on_wait: Callable[[], None] = lambda: None) -> contextlib.AbstractContextManager[None]:
@@ -251,15 +241,15 @@ def sole_writer(path: Path | None, lock: Path | None = None) -> Iterator[None]:
     if lock is None:
         check_directory(path)
         lock = path.parent / f"{path.name}.lock"
-    if (handle := try_lock(lock, "write to another file system, such as a local disk")) is None:
-        raise OutputError(
-            f"{path} is being written by another process", "wait until it has finished, or choose another name"
-        )
-    try:
-        yield
-    finally:
-        remove_file(lock)  # while it is locked: whoever opened it before finds that its name is gone
-        os.close(handle)
+    with try_lock(lock, "write to another file system, such as a local disk") as ours:
+        if not ours:
+            raise OutputError(
+                f"{path} is being written by another process", "wait until it has finished, or choose another name"
+            )
+        try:
+            yield
+        finally:
+            remove_file(lock)  # while it is locked: whoever opened it before finds that its name is gone
 
 
 @contextlib.contextmanager
