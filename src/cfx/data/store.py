@@ -85,7 +85,7 @@ def pack(names: Sequence[str], results: Sequence[EncodedCrystal | str]) -> Part:
 
 
 class StoreWriter:
-    """Appends parts to a store, after whatever an earlier writer committed to it."""
+    """Appends parts to a store, after what an earlier writer committed; OutputError where it cannot be written."""
 
     def __init__(self, directory: Path, settings: dict[str, Any]):
         """`settings` are kept in dataset.json; its `digest` decides whether earlier work is continued."""
@@ -104,11 +104,7 @@ class StoreWriter:
         return self._counts["rows"]
 
     def append(self, part: Part) -> None:
-        """Adds rows; they count only once committed.
-
-        Raises:
-            OutputError: if they cannot be written.
-        """
+        """Adds rows; they count only once committed."""
         crystals = part.crystals.copy()
         crystals["row"] += self._counts["rows"]
         crystals["start"] += self._counts["sites"]
@@ -124,11 +120,7 @@ class StoreWriter:
         self._counts = {name: self._counts[name] + more for name, more in zip(self._counts, added, strict=True)}
 
     def commit(self) -> None:
-        """Makes everything appended so far last, whatever happens next.
-
-        Raises:
-            OutputError: if it cannot be written.
-        """
+        """Makes everything appended so far last, whatever happens next."""
         # In this order: what dataset.json counts is on the disk before it says so.
         for journal in self._files.values():
             journal.commit()

@@ -263,7 +263,7 @@ def export(addresses: Collection[str] | None, directory: Path) -> list[str]:
     for key, record in chosen.items():
         target = record.directory or (FILES / catalog.place_of(parse_address(key))).parent.as_posix()
         for name, path in _intact(key, record, locate(key, record)).items():
-            _copy(path, directory / target / name)
+            replace_atomically(directory / target / name, functools.partial(shutil.copyfile, path))
         copied[key] = replace(record, directory=target)
     update_records(lambda exported: exported.update(copied), directory / FILE_NAME)
     return list(copied)
@@ -288,7 +288,8 @@ def import_files(directory: Path) -> list[str]:
     sources = {key: _importable(key, record, directory, here) for key, record in records.items()}
     for key, paths in sources.items():
         for name, path in paths.items():
-            _copy(path, cache_directory() / str(records[key].directory) / name)
+            target = cache_directory() / str(records[key].directory) / name
+            replace_atomically(target, functools.partial(shutil.copyfile, path))
     update_records(lambda known: known.update(records))
     return list(records)
 
@@ -321,10 +322,3 @@ def _intact(key: str, record: Record, places: Mapping[str, Path | None]) -> dict
             raise DataError(f"{key}: {path} is not what was fetched (its SHA-256 differs)")
         paths[name] = path
     return paths
-
-
-def _copy(source: Path, target: Path) -> None:
-    def write(partial: Path) -> None:
-        shutil.copyfile(source, partial)
-
-    replace_atomically(target, write)

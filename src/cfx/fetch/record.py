@@ -141,11 +141,8 @@ def write_records(records: Mapping[str, Record], path: Path) -> None:
     """
     plain = {key: asdict(record) for key, record in sorted(records.items())}
     stated = {key: {name: x for name, x in facts.items() if x not in (None, {})} for key, facts in plain.items()}
-
-    def write(partial: Path) -> None:
-        partial.write_text(json.dumps({"format": FORMAT, "records": stated}, indent=1) + "\n")
-
-    replace_atomically(path, write)
+    text = json.dumps({"format": FORMAT, "records": stated}, indent=1) + "\n"
+    replace_atomically(path, lambda fresh: fresh.write_text(text))
 
 
 def update_records(change: Callable[[dict[str, Record]], object], path: Path | None = None) -> None:

@@ -1,4 +1,7 @@
-"""File formats of crystals: a text stream to records, and a record to a pymatgen Structure, within limits."""
+"""File formats of crystals: a text stream to records, and a record to a pymatgen Structure, within limits.
+
+Functions `structure_of_...` raise ValueError, or what pymatgen raises, with the reason why there is no structure.
+"""
 
 import csv
 import zipfile

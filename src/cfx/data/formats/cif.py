@@ -85,11 +85,7 @@ def _blocks(lines: Iterable[str]) -> Iterator[str]:
 
 
 def structure_of_cif(text: str) -> "Structure":
-    """The cell of the one crystal in a CIF, symmetry applied; elements without charges.
-
-    Raises:
-        ValueError: with the reason why there is none.
-    """
+    """The cell of the one crystal in a CIF, symmetry applied; elements without charges."""
     from pymatgen.core import Lattice, Structure
 
     blocks = [block for block in _blocks(io.StringIO(text, newline=None)) if _SITES.search(block)]

@@ -32,11 +32,7 @@ _ENTRY = re.compile(r"""([\w-]+)\s*=\s*("[^"]*"|'[^']*'|\{[^}]*\}|\[[^\]]*\]|\S+
 
 
 def structure_of_extxyz(text: str) -> "Structure":
-    """The cell of a frame.
-
-    Raises:
-        ValueError: with the reason why there is none.
-    """
+    """The cell of a frame."""
     from pymatgen.core import Lattice, Structure
 
     first, comment, *atoms = text.split("\n")
@@ -74,11 +70,7 @@ def _columns(properties: str) -> tuple[int, tuple[int, str]]:
 
 
 def elements(names: list[str]) -> list[str]:
-    """The names, if they are elements.
-
-    Raises:
-        ValueError: naming one that is none.
-    """
+    """The names, if they are elements; ValueError names one that is not."""
     if strange := next((name for name in names if name not in SYMBOLS[1:] and name not in ("D", "T")), None):
         raise ValueError(f"{strange[:20]} is not an element")
     return names
@@ -131,11 +123,7 @@ def _poscar_header(lines: list[str], at: int) -> tuple[int, int] | None:
 
 
 def structure_of_poscar(text: str) -> "Structure":
-    """The cell of a POSCAR; elements by their names above the counts, behind the atoms, or in the comment.
-
-    Raises:
-        ValueError: with the reason why there is none.
-    """
+    """The cell of a POSCAR; elements by their names above the counts, behind the atoms, or in the comment."""
     from pymatgen.io.vasp import Poscar
 
     lines = text.splitlines()

@@ -118,11 +118,7 @@ def _pyarrow() -> Any:
 
 
 def structure_of_dict(text: str) -> "Structure":
-    """The structure of a pymatgen dict; charges and properties are left out.
-
-    Raises:
-        ValueError: with the reason why there is none.
-    """
+    """The structure of a pymatgen dict; charges and properties are left out."""
     from pymatgen.core import Structure
 
     # JSON, or as Python prints it. Nothing in it is evaluated or imported: pymatgen sees a new dict of plain values.
@@ -159,11 +155,7 @@ def _literal(text: str) -> Any:
 
 
 def structure_of_sites(text: str) -> "Structure":
-    """The conventional cell that the columns L, X, A, W and G describe.
-
-    Raises:
-        ValueError: with the reason why there is none.
-    """
+    """The conventional cell that the columns L, X, A, W and G describe."""
     from pymatgen.core import Lattice, Structure
 
     try:
