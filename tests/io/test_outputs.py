@@ -448,7 +448,7 @@ def test_what_cannot_be_continued_is_said(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["", ".kept"])
-@pytest.mark.parametrize("name", ["out.cif", "out.jsonl", "out.csv"])
+@pytest.mark.parametrize("name", ["out.cif", "out.jsonl", "out.csv", "out"])
 def test_what_was_changed_since_is_not_continued(tmp_path, records, name, ending):
     """A byte of a crystal, and what is not of ours at all, in a file that is as long as it was."""
     output = GrowingOutput(tmp_path / name, REQUEST, keep=True)
@@ -471,6 +471,9 @@ def test_a_poscar_that_is_missing_is_noticed(tmp_path, records):
     output = GrowingOutput(tmp_path / "out", REQUEST)
     output.begin()
     output.write(records[:5], {})
-    (tmp_path / "out.partial" / "gen_3.vasp").unlink()
+    lines = output.partial.read_bytes().splitlines(keepends=True)
+    output.partial.write_bytes(b"".join(lines[:3] + lines[4:]))
     with pytest.raises(OutputError, match="holds 4 crystals, but 5 were written"):
+        output.close()
+    with pytest.raises(OutputError, match="shorter than it was"):
         GrowingOutput(tmp_path / "out", REQUEST).resume()
