@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cfx.config.finetuning import DPOConfig, PairsRun
+from cfx.config import SYMPREC, DPOConfig, PairsRun
 from cfx.core import Params
 from cfx.core.batches import Batch, BatchPlan, fill, mean_tokens
 from cfx.core.crystal import CrystalBatch
 from cfx.data.dataset import as_batch
-from cfx.data.encode import SYMPREC
 from cfx.data.formats.tables import read_rows
 from cfx.data.read import Record, encode_records
 from cfx.errors import DataError

@@ -164,7 +164,7 @@ def _differentiate(loss: Callable[..., Any], params: Params, config: ModelConfig
 
 
 loss_gradient = jax.jit(_differentiate, static_argnums=(0, 2))
-"""Gradient of one of the summed losses of `objectives`, which is given its own arguments."""
+"""Gradient of one of the summed losses of `objectives`; it takes what the loss takes, after the loss."""
 
 
 @functools.partial(jax.jit, donate_argnums=0)
