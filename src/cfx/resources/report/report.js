@@ -18,14 +18,16 @@ function heading(title, text) {
 /** The numbers one looks for first, where there is but one file to look at. */
 function headline(file) {
   const names = ["avg_structure_comp_validity", "frac_unique_structures", "frac_novel_structures",
-    "frac_stable_structures", "frac_novel_unique_stable_structures", "avg_energy_above_hull_per_atom"];
+    "frac_stable_structures", "frac_novel_unique_stable_structures", "frac_below_floor_structures",
+    "avg_energy_above_hull_per_atom"];
   const labels = new Map(METRICS.flatMap(([, metrics]) => metrics.map(([name, label]) => [name, label])));
-  const shown = names.filter((name) => file.summary[name] && !missing(file.summary[name].value));
+  const worthIt = (name, metric) => metric && !missing(metric.value) && (name !== "frac_below_floor_structures" || metric.count);
+  const shown = names.filter((name) => worthIt(name, file.summary[name]));
   if (!shown.length) return null;
   const tile = (name, metric) => {
     const [number, ...unit] = metricText(name, metric).split("\u202f");
     return el("li", { class: "card" }, el("span", {}, labels.get(name)),
-      el("strong", {}, number, el("small", {}, "\u202f", unit)),
+      el("strong", {}, number, unit[0] === "%" ? "\u202f" : " ", el("small", {}, unit)),
       el("small", {}, missing(metric.count) ? "" : `${integer(metric.count)} of ${integer(metric.of)}`));
   };
   return el("ul", { class: "tiles", "aria-label": "In short" }, shown.map((name) => tile(name, file.summary[name])));

@@ -5,7 +5,7 @@ const METRICS = [
   ["Validity", [
     ["avg_structure_validity", "Valid structures", "No two atoms within 0.5 Å, in a cell larger than 0.1 Å³."],
     ["avg_comp_validity", "Valid compositions", "Oxidation states can balance; alloys count as valid."],
-    ["avg_comp_validity_without_alloys", "Valid compositions, alloys too", "As before, but alloys have to balance as well."],
+    ["avg_comp_validity_without_alloys", "Charges balance", "As valid compositions, but alloys have to balance too."],
     ["avg_structure_comp_validity", "Valid", "Structure and composition are both valid."],
     ["frac_space_group_as_asked", "Space group as asked", "Of the crystals for which one was asked."],
   ]],
