@@ -1,7 +1,7 @@
 """Energies of many crystals by CHGNet, a line of JSON each: what the bundled hull is made from.
 
     python tools/hull_energies.py mp20_subset_train.csv.gz mp_extra.csv.gz -o energies.jsonl
-    python tools/hull_energies.py mp_extra.csv.gz --only near.txt --relax volume -o volume.jsonl
+    python tools/hull_energies.py substituted.jsonl --relax volume -o substituted_energies.jsonl
 
 Hours on two cores. Stopped, it goes on where it was when it is started again. Crystals are reduced to a primitive cell
 first. With `--relax volume` each crystal is compressed and expanded to the volume of the lowest energy with its shape
@@ -92,8 +92,8 @@ def evaluate(potential: Potential, chunk: list, relaxation: str | None) -> list[
     elif relaxation == "all":
         from cfx.predictors.relax import relax
 
-        relaxed = relax(structures, potential)
-        energies, reasons = relaxed.energy.tolist(), relaxed.reasons
+        relaxed = relax(potential, structures)
+        energies, reasons = [one.energy for one in relaxed], [one.reason for one in relaxed]
     else:
         batch = potential.evaluate(structures, forces=False)
         energies, reasons = batch.energy.tolist(), batch.reasons

@@ -1,14 +1,14 @@
 """Makes the bundled hull `chgnet-mp` from energies of crystals, which tools/hull_energies.py computes.
 
-    python tools/make_hull.py near energies.jsonl --within 0.05 > near.txt
-    python tools/make_hull.py table energies.jsonl volume.jsonl --published mp_near_hull.csv.gz mp20_subset_train.csv.gz
+    python tools/make_hull.py table energies.jsonl substituted_energies.jsonl --published mp_near_hull.csv.gz mp20.csv.gz
     python tools/make_hull.py check mp20_subset_val.csv.gz --energies val.jsonl --published mp_near_hull.csv.gz
-    python tools/make_hull.py hide 1000 energies.jsonl volume.jsonl --published ... --crystals val.jsonl
+    python tools/make_hull.py hide 1000 energies.jsonl --published mp_near_hull.csv.gz mp20.csv.gz --crystals val.jsonl
 
-`table` keeps the lowest energy of each composition. Phases that are published with a formation energy and without a
-structure get an energy by composition, on the scale of the potential: from another crystal of the composition whose
-energy is known both ways, or from energies of the elements that are fitted to all crystals whose energy is known both
-ways. `check` prints the figures of the hull's card, `hide` what energies by composition do to energies above the hull.
+`table` keeps the lowest energy of each composition; crystals of tools/substitute.py count where nothing else is known.
+Phases that are published with a formation energy and without a structure get an energy by composition, on the scale of
+the potential: from another crystal of the composition whose energy is known both ways, or from energies of the elements
+that are fitted to all crystals whose energy is known both ways. `check` prints the figures of the hull's card, `hide`
+what energies by composition do to energies above the hull.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ TARGET = RESOURCES / "hulls" / "chgnet-mp" / "chgnet-mp.hull.npz"
 POTENTIAL = "chgnet 0.4.2 (0.3.0)"
 csv.field_size_limit(sys.maxsize)
 
-COMPOSITION, VOLUME = "composition", "volume relaxed"
-"""Origins, beside STRUCTURE: a published formation energy; a structure at the volume of the lowest energy."""
+COMPOSITION, SUBSTITUTION = "composition", "substitution"
+"""Origins, beside STRUCTURE: a published formation energy; the structure of a neighbour's compound."""
 
 ROUNDS, SMALLEST_RESIDUAL, PRIOR = 20, 0.02, 1e-3
 """Of the fit of elements' energies: least squares reweighted towards absolute deviations, which outliers move less; the
@@ -57,9 +57,6 @@ class Energy:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = arguments.add_subparsers(required=True)
-    near = command(commands, "near", write_near)
-    near.add_argument("energies", type=Path, nargs="+")
-    near.add_argument("--within", type=float, default=0.05, help="eV/atom above the hull")
     table = command(commands, "table", make_table)
     table.add_argument("energies", type=Path, nargs="+")
     checked = command(commands, "check", check)
@@ -83,20 +80,14 @@ def command(commands: Any, name: str, function: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def write_near(options: argparse.Namespace) -> None:
-    """Prints the names of the crystals within some distance of their own hull."""
-    rows = read_energies(options.energies)
-    hull = to_hull(rows)
-    for row in rows:
-        if row.energy - hull.energy_at(dict(row.composition)) <= options.within:
-            print(row.id)
-
-
 def make_table(options: argparse.Namespace) -> None:
     """Writes the hull."""
+    published = [read_published(path) for path in options.published]
     rows = read_energies(options.energies)
-    filled = by_composition(rows, *(read_published(path) for path in options.published))
-    write_hull(options.hull, to_hull(rows + filled))
+    # What is published about a composition is better than a guess, wherever both are there.
+    known = {row.composition for row in rows if row.origin == STRUCTURE} | {one for one, _ in published[0].values()}
+    rows = [row for row in rows if row.origin == STRUCTURE or row.composition not in known]
+    write_hull(options.hull, to_hull(rows + by_composition(rows, *published)))
     print(read_hull(options.hull), options.hull.stat().st_size, "bytes", file=sys.stderr)
 
 
@@ -166,7 +157,7 @@ def read_energies(paths: Iterable[Path]) -> list[Energy]:
         for line in open(path, encoding="utf-8"):  # noqa: SIM115
             row = json.loads(line)
             if "energy" in row:
-                origin = VOLUME if "scale" in row else STRUCTURE
+                origin = SUBSTITUTION if "->" in row["id"] else STRUCTURE
                 rows.append(Energy(row["id"], reduced(row["formula"]), row["energy"], origin))
     return rows
 
