@@ -2,7 +2,7 @@
 
     python tools/make_hull.py table energies.jsonl substituted_energies.jsonl --published mp_near_hull.csv.gz mp20.csv.gz
     python tools/make_hull.py check mp20_subset_val.csv.gz --energies val.jsonl --published mp_near_hull.csv.gz
-    python tools/make_hull.py hide 1000 energies.jsonl --published near_hull.csv.gz mp20.csv.gz --crystals val.jsonl
+    python tools/make_hull.py hide 1000 energies.jsonl --published near.csv.gz mp20.csv.gz --crystals val.jsonl
 
 `table` keeps the lowest energy of each composition; crystals of tools/substitute.py count where nothing else is known.
 Phases that are published with a formation energy and without a structure get an energy by composition, on the scale of
