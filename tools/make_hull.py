@@ -1,6 +1,6 @@
 """Makes the bundled hull `chgnet-mp` from energies of crystals, which tools/hull_energies.py computes.
 
-    python tools/make_hull.py table energies.jsonl substituted_energies.jsonl --published mp_near_hull.csv.gz mp20.csv.gz
+    python tools/make_hull.py table energies.jsonl substituted_energies.jsonl --published near.csv.gz mp20.csv.gz
     python tools/make_hull.py check mp20_subset_val.csv.gz --energies val.jsonl --published mp_near_hull.csv.gz
     python tools/make_hull.py hide 1000 energies.jsonl --published near.csv.gz mp20.csv.gz --crystals val.jsonl
 
