@@ -31,7 +31,7 @@ def test_every_element_of_the_bundled_hull_has_a_phase_of_its_own(bundled):
     assert without_terminal(bundled) == []
     assert len(bundled.phases.terminals) == 89
     assert len(bundled.phases) > 45_000
-    assert set(bundled.phases.origins) == {"structure", "composition"}
+    assert set(bundled.phases.origins) == {"structure", "composition", "substitution"}
 
 
 OXIDES = {"CaO": (4.81, 0), "ScO": (4.45, 0.05), "YO": (4.88, 0.1), "GaO": (4.6, 0.3), "LaO": (5.15, 0.05)}
