@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
+
+import jax
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from cfx.config import RewardConfig, Shape
-from cfx.errors import DependencyError, UsageError
+from cfx.errors import DependencyError, RewardError, UsageError
 from cfx.rl.named_rewards import choose_models, load_reward, parse_rewards
-from cfx.rl.rewards import Diversity, make_batch, shape_values, weighted_sum
+from cfx.rl.rewards import Diversity, evaluate_checked, make_batch, shape_values, weighted_sum
 
 
 class Constant:
@@ -137,3 +142,110 @@ def test_a_run_records_which_models_auto_means():
     chosen = choose_models(RewardConfig(reward="fom", dielectric_model="matgl:/some/model"))
     assert (chosen.gap_model, chosen.dielectric_model) == ("bundled", "matgl:/some/model")
     assert RewardConfig().gap_model == RewardConfig().dielectric_model == "auto"
+
+
+class Own(Constant):
+    """A reward that does something first."""
+
+    def __init__(self, does):
+        super().__init__(name="own")
+        self.does = does
+
+    def evaluate(self, structures):
+        self.does(structures)
+        return super().evaluate(structures)
+
+
+def cells() -> list[Structure | None]:
+    return [Structure(Lattice.cubic(4 + i), ["Cu"], [[0, 0, 0]]) for i in range(3)] + [None]
+
+
+@pytest.mark.parametrize("raised", [SystemExit(0), GeneratorExit(), KeyboardInterrupt(), MemoryError()])
+def test_a_reward_cannot_end_the_run_without_a_word(raised):
+    def end(structures):
+        raise raised
+
+    with pytest.raises(RewardError, match=f"own raised {type(raised).__name__}(: 0)?$"):
+        evaluate_checked(Own(end), cells())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda structures: structures.clear() or structures.extend(cells()),
+        lambda structures: [one.replace(0, "Au") for one in structures if one is not None],
+        lambda structures: structures[0].make_supercell(2),
+        lambda structures: structures[1].add_oxidation_state_by_element({"Cu": 1}),
+    ],
+)
+def test_a_reward_cannot_change_the_crystals(change):
+    given = cells()
+    batch = evaluate_checked(Own(change), given)
+    assert given == cells() and batch.value[:3].tolist() == [2, 2, 2]
+
+
+def test_a_reward_changes_nothing_for_others(tmp_path):
+    def change(structures):
+        os.chdir(tmp_path)
+        np.seterr(all="raise")
+        warnings.simplefilter("error")
+        jax.config.update("jax_enable_x64", True)
+
+    before = os.getcwd(), np.geterr(), list(warnings.filters)
+    evaluate_checked(Own(change), cells())
+    assert (os.getcwd(), np.geterr(), list(warnings.filters)) == before
+    assert jax.numpy.zeros(1).dtype == "float32"
+
+
+def test_metrics_have_names():
+    reward = Constant()
+    reward.evaluate = lambda structures: make_batch(np.ones(4), [""] * 4, {1: np.ones(4)})
+    with pytest.raises(RewardError, match="metrics whose names are no text"):
+        evaluate_checked(reward, cells())
+
+
+OWN = """
+import sys
+class Good:
+    name, about, unit, kl_coef, failure = "good", "", "", 0.1, 0.0
+    def evaluate(self, structures): ...
+class NoName(Good): name = None
+class NoUnit(Good): unit = None
+class NoCoefficient(Good): kl_coef = "0.1"
+class NoFailure(Good): failure = None
+class NanFailure(Good): failure = float("nan")
+class Divides(Good):
+    def __init__(self): 1 / 0
+class Exits(Good):
+    def __init__(self): sys.exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("NoName", "its name is not text"),
+        ("NoUnit", "its unit is not text"),
+        ("NoCoefficient", "its kl_coef is not a finite number"),
+        ("NoFailure", "its failure is not a finite number"),
+        ("NanFailure", "its failure is not a finite number"),
+        ("Divides", "raised ZeroDivisionError: division by zero"),
+        ("Exits", "raised SystemExit: 0"),
+    ],
+)
+def test_what_is_no_reward_is_refused_before_the_run(tmp_path, monkeypatch, name, words):
+    (tmp_path / "own_ones.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_ones", raising=False)
+    assert load_reward(RewardConfig(reward="own_ones:Good"), no_hull).failure == 0
+    with pytest.raises(UsageError, match=words):
+        load_reward(RewardConfig(reward=f"own_ones:{name}"), no_hull)
+
+
+@pytest.mark.parametrize("line", ["1 / 0", "def", "import sys; sys.exit(0)", "raise AttributeError('a\\nb')"])
+def test_a_module_that_raises_is_one_line(tmp_path, monkeypatch, line):
+    (tmp_path / "own_broken.py").write_text(line + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match="own_broken cannot be imported: it raised") as error:
+        load_reward(RewardConfig(reward="own_broken:Any"), no_hull)
+    assert "\n" not in error.value.message

@@ -179,16 +179,21 @@ def load_attribute(text: str, not_named: str, hint: str) -> Any:
         hint: of all errors.
 
     Raises:
-        UsageError: if it is not of that form, or there is no such thing in the module.
+        UsageError: if it is not of that form, or there is no such thing in the module, or the module raises.
         DependencyError: if the module cannot be imported.
     """
     module, _, attribute = text.partition(":")
     if not module or not attribute or module.startswith("."):
         raise UsageError(not_named, hint)
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
     except ImportError as error:
         raise DependencyError(f"the module {module} cannot be imported: {error}", hint) from error
+    except (Exception, SystemExit) as error:  # the code of others raises what it likes
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"the module {module} cannot be imported: it raised {said}", hint) from error
+    try:
+        return getattr(found, attribute)
     except AttributeError as error:
         raise UsageError(f"there is no {attribute} in {module}", hint) from error
 

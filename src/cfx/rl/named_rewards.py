@@ -4,21 +4,32 @@ Each has a function that loads what the reward needs, and says of crystals what 
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from cfx.config import RewardConfig
 from cfx.core import Structure
-from cfx.errors import UsageError
+from cfx.errors import CfxError, UsageError
 from cfx.evaluation.hull import Hull
 from cfx.predictors import bundled
 from cfx.predictors.base import Potential, PotentialBatch, PropertyModel, label, load_attribute, predictions
 from cfx.predictors.load import choose_property_model, load_potential, load_property
-from cfx.rl.rewards import NamedReward, Reward, RewardBatch, make_batch, weighted_sum
+from cfx.rl.rewards import (
+    ANYTHING,
+    NamedReward,
+    Reward,
+    RewardBatch,
+    confined,
+    described,
+    make_batch,
+    weighted_sum,
+)
 
 Structures = Sequence[Structure | None]
 """Crystals, None where a lattice closes no cell."""
@@ -92,15 +103,26 @@ def _load(name: str, config: RewardConfig, open_hull: OpenHull) -> Reward:
 
 def _checked(name: str, found: Any) -> Reward:
     """A reward from outside cfx, instantiated without arguments if it is a class."""
+    hint = "see docs/howto/own-reward.md"
     try:
-        reward = found() if isinstance(found, type) else found
+        with confined():
+            reward = found() if isinstance(found, type) else found
+    except CfxError:
+        raise
     except TypeError as error:
-        raise UsageError(f"{name} cannot be made without arguments: {error}", "see docs/howto/own-reward.md") from error
+        raise UsageError(f"{name} cannot be made without arguments: {error}", hint) from error
+    except ANYTHING as error:
+        raise UsageError(f"{name} cannot be made: it raised {described(error)}", hint) from error
     missing = [
         part for part in ("name", "about", "unit", "kl_coef", "failure", "evaluate") if not hasattr(reward, part)
     ]
     if missing:
-        raise UsageError(f"{name} is not a reward: it has no {', '.join(missing)}", "see docs/howto/own-reward.md")
+        raise UsageError(f"{name} is not a reward: it has no {', '.join(missing)}", hint)
+    if wrong := [part for part in ("name", "about", "unit") if not isinstance(getattr(reward, part), str)]:
+        raise UsageError(f"{name} is not a reward: its {', '.join(wrong)} is not text", hint)
+    numbers = {part: getattr(reward, part) for part in ("kl_coef", "failure")}
+    if wrong := [part for part, one in numbers.items() if not (isinstance(one, Real) and math.isfinite(one))]:
+        raise UsageError(f"{name} is not a reward: its {', '.join(wrong)} is not a finite number", hint)
     return reward
 
 

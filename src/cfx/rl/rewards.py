@@ -1,6 +1,9 @@
 """What a reward is, and rewards made of rewards: shaped, summed, with what novelty and repetition add."""
 
-from collections.abc import Callable, Sequence
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -88,29 +91,54 @@ def make_batch(value: np.ndarray, reasons: Sequence[str], metrics: dict[str, np.
 
 
 def evaluate_checked(reward: Reward, structures: Sequence[Structure | None]) -> RewardBatch:
-    """What a reward says of n crystals, which may be anything where it is somebody else's.
+    """What a reward says of n crystals, which may be anything where it is somebody else's; it gets copies.
 
     Raises:
         RewardError: if it raises, or does not answer with n rewards.
     """
     try:
-        batch = reward.evaluate(structures)
+        with confined():
+            batch = reward.evaluate([getattr(one, "copy", lambda: None)() or one for one in structures])
     except CfxError:
         raise
-    except Exception as error:  # the code of others raises what it likes
+    except ANYTHING as error:
         raise RewardError(
-            f"the reward {reward.name} raised {type(error).__name__}: {' '.join(str(error).split())}",
-            "the traceback is shown with: cfx --debug",
+            f"the reward {reward.name} raised {described(error)}", "the traceback is shown with: cfx --debug"
         ) from error
     if wrong := _what_is_wrong(batch, len(structures)):
         raise RewardError(f"the reward {reward.name} {wrong}", "evaluate returns make_batch(value, reasons, metrics)")
     return batch
 
 
+ANYTHING = (Exception, SystemExit, GeneratorExit, KeyboardInterrupt)
+"""What the code of others may raise; with SystemExit it would end the run as if nothing had happened."""
+
+
+def described(error: BaseException) -> str:
+    """What an error of others' code says, in one line."""
+    return ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split()))))
+
+
+@contextmanager
+def confined() -> Iterator[None]:
+    """Undoes what the code of others may set for all: the working directory, how numpy and JAX compute, warnings."""
+    import jax
+
+    directory, x64 = os.getcwd(), bool(jax.config.read("jax_enable_x64"))
+    try:
+        with np.errstate(), warnings.catch_warnings():
+            yield
+    finally:
+        os.chdir(directory)
+        jax.config.update("jax_enable_x64", x64)
+
+
 def _what_is_wrong(batch: Any, num: int) -> str:
     """Why something is no RewardBatch of `num` crystals; "" if it is one."""
     if not all(hasattr(batch, name) for name in ("value", "reasons", "metrics")) or not isinstance(batch.metrics, dict):
         return f"returned {type(batch).__name__}, not a RewardBatch"
+    if not all(isinstance(name, str) for name in batch.metrics):
+        return "returned metrics whose names are no text"
     columns = {"values": batch.value, **{f"metrics {name!r}": column for name, column in batch.metrics.items()}}
     for name, column in columns.items():
         try:
