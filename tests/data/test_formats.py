@@ -1,6 +1,7 @@
 """What files mean by what they leave out: symbols, names, digits, blocks, frames, directories."""
 
 import json
+import re
 import tracemalloc
 import zipfile
 
@@ -11,6 +12,7 @@ from pymatgen.core import Lattice, Structure
 from cfx.core.crystal import CrystalBatch
 from cfx.core.symmetry import LETTERS
 from cfx.data.encode import EncodingError, encode_structure
+from cfx.data.formats import Record
 from cfx.data.formats import cif as cif_module
 from cfx.data.formats.cif import structure_of_cif
 from cfx.data.read import parse_structure, read_records, reason_of
@@ -334,3 +336,138 @@ def test_atoms_that_the_multiplicity_tells_apart_stay_apart(point):
     letter = LETTERS.index("j")
     crystal = CrystalBatch(np.array([194]), cell, np.array([[point]]), np.array([[13]]), np.array([[letter]]))
     assert len(structure_of_cif(cif_block("Al", crystal, {}))) == 12
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ["x.cif", "x.poscar"])
+def test_wide_characters(tmp_path, name, encoding):
+    text = SALT if name == "x.cif" else poscar("Na Cl")
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    assert [parse_structure(record).formula for record in read_records(tmp_path / name)] == ["Na4 Cl4"]
+
+
+SCALED = [(".5", "11.2"), ("-175.616", "3"), ("5.6D0", "1.0d0"), ("2 1 4 # of each axis", "2.8 5.6 1.4")]
+
+
+@pytest.mark.parametrize(("scale", "edges"), SCALED)
+@pytest.mark.parametrize("mode", ["Direct", "Cartesian", "kartesisch"])
+@pytest.mark.parametrize("selective", ["", "Selective dynamics\n"])
+def test_scales_of_a_poscar(scale, edges, mode, selective):
+    edges = edges.split() if " " in edges else [edges] * 3
+    vectors = "".join(" ".join(edge if i == k else "0" for k in range(3)) + "\n" for i, edge in enumerate(edges))
+    points = np.array([line.split() for line in poscar("").splitlines()[7:]], float)
+    if mode != "Direct":
+        points = points * [float(edge.replace("d", "e")) for edge in edges]
+    atoms = "".join(" ".join(map(repr, map(float, point))) + " T F T\n" for point in points)
+    found = parse_structure(
+        Record("x", "poscar", f"x\n{scale}\n{vectors}Na/ab12 Cl_pv ! salt\n4 4 ! eight\n{selective}{mode}\n{atoms}")
+    )
+    np.testing.assert_allclose(found.lattice.matrix, 5.6 * np.eye(3), rtol=1e-5)
+    assert encode_structure(found).space_group == 225
+
+
+VELOCITIES = "\n" + "1.0E-1 2 3\n" * 8
+TAILS = [
+    VELOCITIES,
+    VELOCITIES + "\n1\n2.0\n0 0 0 0\n" + "0 0 0\n" * 24,
+    "Lattice velocities and vectors\n  1\n" + "0 0 0\n" * 3 + "5 0 0\n0 5 0\n0 0 5\n" + VELOCITIES,
+    "\nCartesian" + VELOCITIES,
+]
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_what_follows_the_atoms_is_no_frame(tmp_path, tail):
+    (tmp_path / "CONTCAR").write_text((poscar("x", "Na Cl") + tail) * 2)
+    assert [parse_structure(record).formula for record in read_records(tmp_path / "CONTCAR")] == ["Na4 Cl4"] * 2
+
+
+@pytest.mark.parametrize("damage", [("5.6 0 0", "5.6 0 x"), ("0 5.6 0", "0 5.6"), ("4 4\n", "4 -4\n")])
+def test_a_damaged_frame_is_a_row(tmp_path, damage):
+    one = poscar("x", "Na Cl")
+    (tmp_path / "XDATCAR").write_text(one + one.replace(*damage) + one)
+    records = list(read_records(tmp_path / "XDATCAR"))
+    assert [record.name for record in records] == ["XDATCAR#1", "XDATCAR#2", "XDATCAR#3"]
+    with pytest.raises(ValueError, match="not a POSCAR"):
+        parse_structure(records[1])
+
+
+ABSURD = ["1e300", "-1e17", "2e5"]
+
+
+@pytest.mark.parametrize("number", [*ABSURD, "nan", "inf", "9" * 400])
+@pytest.mark.parametrize("kind", ["cif", "poscar", "extxyz", "json"])
+def test_coordinates_without_digits(kind, number):
+    sites = [{"species": [{"element": "Na", "occu": 1}], "abc": ["X", 0, 0]}]
+    text = {
+        "cif": block("P 1", sites="Na1 Na X 0 0 1"),
+        "poscar": "x\n1\n4 0 0\n0 4 0\n0 0 4\nNa\n1\nDirect\nX 0 0\n",
+        "extxyz": frame(BOX, "Na X 0 0", count=1),
+        "json": json.dumps({"lattice": {"matrix": np.diag([4.0] * 3).tolist()}, "sites": sites}).replace('"X"', "X"),
+    }[kind]
+    number = {"nan": "NaN", "inf": "Infinity"}.get(number, number) if kind == "json" else number
+    with pytest.raises((ValueError, ArithmeticError)) as error:
+        parse_structure(Record("x", kind, text.replace("X", number)))
+    assert re.search("cells away|not a number|three numbers|not a pymatgen", reason_of(error.value))
+
+
+@pytest.mark.parametrize(
+    ("comment", "atoms", "reason"),
+    [
+        (f"{BOX} Properties=Z:I:1:pos:R:3", "-1 0 0 0\n17 2 2 2", "-1 is not an atomic number"),
+        (f"{BOX} Properties=Z:I:1:pos:R:3", "0 0 0 0\n17 2 2 2", "0 is not an atomic number"),
+        (f"{BOX} Properties=Z:I:1:pos:R:3", "119 0 0 0\n17 2 2 2", "119 is not an atomic number"),
+        (f"{BOX} Properties=species:S:1:pos:R:3:occupancy:R:1", "Na 0 0 0 .5\nCl 2 2 2 1", "partial or mixed"),
+        (f"{BOX} Properties=species:S:-1:pos:R:3", "Na 0 0 0\nCl 2 2 2", "Properties with species:S:-1"),
+        (f"{BOX} Properties=species:S:1:pos:R:2", "Na 0 0 0\nCl 2 2 2", "Properties with pos:R:2"),
+        (f'{BOX} Lattice="5 0 0 0 5 0 0 0 5"', "Na 0 0 0\nCl 2 2 2", "or with two"),
+        (f'{BOX} pbc="True False True"', "Na 0 0 0\nCl 2 2 2", "some directions only"),
+    ],
+)
+def test_frames_that_would_mean_something_else(comment, atoms, reason):
+    with pytest.raises(ValueError, match=reason):
+        parse_structure(Record("x", "extxyz", frame(comment, atoms)))
+
+
+def test_a_frame_of_no_atoms_is_a_row(tmp_path):
+    (tmp_path / "x.xyz").write_text(f"0\n{BOX}\n" + frame(BOX))
+    first, second = read_records(tmp_path / "x.xyz")
+    with pytest.raises(ValueError, match="no atoms"):
+        parse_structure(first)
+    assert parse_structure(second).formula == "Na1 Cl1"
+
+
+EMPTY = ["NaN", "nan", "null", " \n", "None", "<NA>", float("nan"), 0, False, [], {}]
+
+
+@pytest.mark.parametrize("value", EMPTY)
+def test_what_pandas_and_others_write_for_nothing(tmp_path, value):
+    sites = [{"species": [{"element": "Mg", "occu": 1}], "abc": [0, 0, 0]}]
+    row = {"cif": value, "structure": {"lattice": {"matrix": np.diag([3.0] * 3).tolist()}, "sites": sites}}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({"cif": value}) + "\n")
+    first, second = read_records(tmp_path / "x.jsonl")
+    assert parse_structure(first).formula == "Mg1"
+    with pytest.raises(ValueError, match=r"."):
+        parse_structure(second)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"pbc": [True, True, False]}, "some directions only"),
+        ({"matrix": [[1, 0, 0], [0, 1, 0]]}, "not a pymatgen"),
+        ({"matrix": None}, "not a pymatgen"),
+        ({"matrix": [[9e5, 0, 0], [0, 9e5, 0], [0, 0, 9e5]]}, "edges of more than"),
+        ({"abc": [0, 0]}, "not a pymatgen"),
+        ({"abc": [[0], 0, 0]}, "not a pymatgen"),
+        ({"occu": None}, "not a pymatgen"),
+        ({"occu": "1"}, "not a pymatgen"),
+    ],
+)
+def test_dicts_that_are_no_crystal(change, reason):
+    lattice, site = {"matrix": np.diag([3.0] * 3).tolist()}, {"abc": [0, 0, 0]}
+    kind = {"element": "Mg", "occu": 1}
+    for part in (lattice, site, kind):
+        part |= {key: value for key, value in change.items() if key in part or (key == "pbc" and part is lattice)}
+    text = json.dumps({"lattice": lattice, "sites": [{**site, "species": [kind]}]})
+    with pytest.raises(ValueError, match=reason):
+        parse_structure(Record("x", "json", text))

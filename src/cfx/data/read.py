@@ -8,7 +8,6 @@ W and G: lattice, coordinates, atomic numbers and Wyckoff letters of the sites, 
 Every file and row that was given becomes a record. Of what cannot be read, the record says why.
 """
 
-import codecs
 import gzip
 import io
 import re
@@ -26,7 +25,19 @@ import numpy as np
 
 from cfx.core import Structure
 from cfx.data.encode import EncodedCrystal, encode_structure
-from cfx.data.formats import MOST_CHARACTERS, UNREADABLE, Record, cif, frames, rest_is_unreadable, tables
+from cfx.data.formats import (
+    FARTHEST,
+    LATIN,
+    LONGEST,
+    MOST_CHARACTERS,
+    UNREADABLE,
+    Record,
+    cif,
+    encoding_of,
+    frames,
+    rest_is_unreadable,
+    tables,
+)
 from cfx.errors import DataError
 from cfx.io.files import files_below
 
@@ -149,7 +160,7 @@ def _parse_file(name: str, file: IO[bytes], depth: int = 0) -> Iterator[Record]:
             yield from map(_named_on_one_line, tables.parquet_records(name, content))
         return
     # In a CSV, line ends belong to the cells.
-    with _Lines(file, _encoding(file), errors=LATIN, newline="\n" if kind == "csv" else None) as lines:
+    with _Lines(file, encoding_of(file), errors=LATIN, newline="\n" if kind == "csv" else None) as lines:
         yield from map(_named_on_one_line, SPLITTERS[kind or ""](name, lines))
 
 
@@ -186,24 +197,6 @@ def _seekable(file: IO[bytes]) -> Iterator[IO[bytes]]:
                 raise ValueError(f"more than {MOST_BYTES:,} bytes")
         copy.seek(0)
         yield copy
-
-
-LATIN = "cfx-latin-1"
-"""How bytes that are not UTF-8 are read: as ISO 8859-1, which older programs and authors' names are written in."""
-
-
-def _as_latin(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeDecodeError) or error.encoding not in ("utf-8", "utf8"):
-        raise error
-    return error.object[error.start : error.end].decode("latin-1"), error.end
-
-
-codecs.register_error(LATIN, _as_latin)
-
-
-def _encoding(file: IO[bytes]) -> str:
-    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    return "utf-16" if getattr(file, "peek", lambda _: b"")(2)[:2] in marks else "utf-8-sig"
 
 
 class _Lines(io.TextIOWrapper):
@@ -250,8 +243,13 @@ def parse_structure(record: Record) -> "Structure":
         raise ValueError(f"more than {MOST_CHARACTERS:,} characters")
     kind = "json" if record.format == "cif" and text.startswith("{") else record.format
     structure = PARSERS[kind](text)
+    # Far larger numbers have lost the digits that tell atoms apart.
+    if not max(structure.lattice.abc) < LONGEST:
+        raise ValueError(f"a cell with edges of more than {LONGEST:g} angstrom")
     if not abs(structure.lattice.volume) > 1e-6:
         raise ValueError("a cell without volume")
+    if not np.abs(structure.frac_coords).max(initial=0) < FARTHEST:
+        raise ValueError(f"atoms more than {FARTHEST:g} cells away, or coordinates that are not finite")
     frames.elements([getattr(kind, "symbol", str(kind)) for site in structure for kind in site.species])
     return structure
 

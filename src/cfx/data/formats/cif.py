@@ -15,7 +15,7 @@ import numpy as np
 
 from cfx.core.elements import SYMBOLS
 from cfx.data.encode import DISORDERED
-from cfx.data.formats import MOST_ATOMS, MOST_CHARACTERS, Record, rest_is_unreadable
+from cfx.data.formats import FARTHEST, LONGEST, MOST_ATOMS, MOST_CHARACTERS, Record, rest_is_unreadable
 from cfx.data.formats.cif_symmetry import Operations, operations, why_undecided
 
 if TYPE_CHECKING:
@@ -29,12 +29,6 @@ SAME_ATOM = 0.05
 
 FORMULA_TOLERANCE = 0.02
 """Largest relative deviation of the numbers of atoms from a formula's."""
-
-LONGEST = 1e5
-"""Edge of a cell at most, in angstrom."""
-
-FARTHEST = 1e4
-"""Fractional coordinates at most; those of larger numbers have lost their digits."""
 
 CELL = [f"_cell_{part}" for part in ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")]
 COORDINATES = [f"_atom_site_fract_{axis}" for axis in "xyz"]

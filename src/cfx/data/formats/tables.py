@@ -3,6 +3,7 @@
 import ast
 import csv
 import gzip
+import io
 import itertools
 import json
 import math
@@ -17,7 +18,7 @@ import numpy as np
 from cfx.core import Structure
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import orbit, symmetry_table
-from cfx.data.formats import MOST_ATOMS, MOST_CHARACTERS, UNREADABLE, Record
+from cfx.data.formats import LATIN, MOST_ATOMS, MOST_CHARACTERS, UNREADABLE, Record, encoding_of
 from cfx.errors import DataError, DependencyError
 from cfx.io.files import parse_json
 
@@ -44,10 +45,18 @@ def _structure_columns(name: str, columns: Sequence[str]) -> list[str]:
 def _record(row: Mapping[str, Any], number: int, columns: Sequence[str]) -> Record:
     """The record of a row: its structure is in the first column that is not empty, nested or as text."""
     name = next((row[key] for key in ID_COLUMNS if key in row), None)
-    column = next((column for column in columns if row[column] not in (None, "")), columns[0])
-    value = "" if row[column] is None else row[column]
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    column = next((column for column in columns if _holds_something(row[column])), columns[0])
+    value = row[column]
+    missing = value is None or (isinstance(value, str | float) and not _holds_something(str(value)))
+    text = "" if missing else value if isinstance(value, str) else json.dumps(value, default=str)
     return Record(f"row {number}" if name in (None, "") else str(name), STRUCTURE_COLUMNS[column], text)
+
+
+def _holds_something(value: Any) -> bool:
+    """Whether a cell may be a structure: pandas writes what is missing as NaN, and others as "null"."""
+    if isinstance(value, str):
+        return value.strip().lower() not in ("", "nan", "null", "none", "na", "<na>")
+    return bool(value) and not isinstance(value, int | float)
 
 
 def csv_records(name: str, lines: TextIO) -> Iterator[Record]:
@@ -131,8 +140,15 @@ def structure_of_dict(text: str) -> "Structure":
             {"species": [_species(one) for one in site["species"]], "abc": site["abc"]} for site in content["sites"]
         ]
         plain = {"lattice": {"matrix": content["lattice"]["matrix"]}, "sites": sites}
-    except (KeyError, TypeError) as error:
+        np.array(plain["lattice"]["matrix"], float).reshape(3, 3)
+        np.array([site["abc"] for site in sites], float).reshape(len(sites), 3)
+        periodic = set(content["lattice"].get("pbc") or [True])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError("not a pymatgen Structure dictionary with a lattice and sites") from error
+    if len(periodic) > 1:
+        raise ValueError("a structure that is periodic in some directions only")
+    if not sites:
+        raise ValueError("no atoms")
     return Structure.from_dict(plain)
 
 
@@ -141,6 +157,8 @@ def _species(occupation: dict[str, Any]) -> dict[str, Any]:
     kept = {key: occupation[key] for key in ("element", "occu", "oxidation_state") if key in occupation}
     if not all(isinstance(value, str | int | float | None) for value in kept.values()):
         raise TypeError("an element is a name")
+    if not isinstance(kept.get("occu", 1), int | float):
+        raise TypeError("an occupancy is a number")
     return kept
 
 
@@ -234,8 +252,8 @@ def read_rows(path: Path, columns: list[str] | None = None) -> Iterator[dict[str
                 for batch in table.iter_batches(columns=columns):
                     yield from batch.to_pylist()
             return
-        open_text = gzip.open if name.endswith(".gz") else open
-        with open_text(path, "rt", encoding="utf-8-sig", newline="") as file:
+        opened = gzip.open if name.endswith(".gz") else open
+        with opened(path, "rb") as raw, io.TextIOWrapper(raw, encoding_of(raw), errors=LATIN, newline="") as file:
             if name.endswith((".jsonl", ".json")):
                 yield from map(_json_row, filter(str.strip, file))
             else:
