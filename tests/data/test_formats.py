@@ -471,3 +471,12 @@ def test_dicts_that_are_no_crystal(change, reason):
     text = json.dumps({"lattice": lattice, "sites": [{**site, "species": [kind]}]})
     with pytest.raises(ValueError, match=reason):
         parse_structure(Record("x", "json", text))
+
+
+def test_large_cells_without_symmetry_are_refused_early(monkeypatch):
+    monkeypatch.setattr("cfx.data.encode._by_spglib", lambda *_: pytest.fail("spglib takes too long"))
+    points = np.random.default_rng(0).permutation(11**3)[:1100]
+    grid = np.stack(np.unravel_index(points, (11, 11, 11)), 1) / 11
+    cell = Structure(Lattice.cubic(33), ["Na"] * 1100, grid + np.random.default_rng(1).normal(0, 0.002, grid.shape))
+    with pytest.raises(EncodingError, match="1100 symmetry-inequivalent sites, more than 20"):
+        encode_structure(cell)

@@ -64,6 +64,7 @@ def encode_structure(structure, symprec: float = SYMPREC, max_sites: int = 20) -
         raise EncodingError("an element outside 1..118")
     cell = (lattice, frac_coords, numbers)
     _refuse_overlaps(*cell, symprec)
+    _refuse_large(cell, symprec, max_sites)
     crystal = cubic_without_search(cell, symprec) or _by_spglib(cell, symprec)
     if len(crystal.wyckoff) > max_sites:
         raise EncodingError(f"{len(crystal.wyckoff)} symmetry-inequivalent sites, more than {max_sites}")
@@ -92,6 +93,20 @@ def _refuse_overlaps(lattice: np.ndarray, coords: np.ndarray, numbers: list[int]
     kinds = np.array(numbers)[pairs]
     two = (kinds[:, 0] != kinds[:, 1]).any()
     raise EncodingError("atoms of two elements overlap" if two else "atoms too close: two of one element on one point")
+
+
+LARGE = 1000
+"""Atoms from which on moyo looks first: spglib takes ten seconds for 4,000 atoms without symmetry, moyo two."""
+
+FAR_TOO_MANY = 8
+"""Times the sites that a crystal may have; two searches do not differ by so much."""
+
+
+def _refuse_large(cell: tuple, symprec: float, max_sites: int) -> None:
+    """Refuses a large cell that has far too many sites, before the slow search."""
+    dataset = _moyo(cell, symprec) if len(cell[2]) > LARGE else None
+    if dataset is not None and (sites := len(set(dataset.orbits))) > FAR_TOO_MANY * max_sites:
+        raise EncodingError(f"{sites} symmetry-inequivalent sites, more than {max_sites}")
 
 
 def _by_spglib(cell: tuple, symprec: float) -> EncodedCrystal:

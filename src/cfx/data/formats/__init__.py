@@ -7,7 +7,7 @@ import codecs
 import csv
 import zipfile
 import zlib
-from typing import IO, NamedTuple
+from typing import Any, NamedTuple
 
 UNREADABLE = (OSError, EOFError, UnicodeError, zipfile.BadZipFile, zlib.error, csv.Error, RuntimeError)
 """What damaged files raise; RuntimeError is zipfile's, on members it cannot decrypt or decompress, and of Parquet."""
@@ -55,14 +55,12 @@ def _as_latin(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(LATIN, _as_latin)
 
 
-def encoding_of(file: IO[bytes]) -> str:
-    """UTF-8, unless a file begins with the mark of UTF-16 or UTF-32, or as Latin letters do in UTF-16."""
+def encoding_of(file: Any) -> str:
+    """UTF-8, unless a binary file begins with the mark of UTF-16 or UTF-32, or as Latin letters do in UTF-16."""
     start = getattr(file, "peek", lambda _: b"")(4)[:4]
     if start in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
         return "utf-32"
     if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return "utf-16"
-    zeros = [byte == 0 for byte in start]
-    return {(False, True, False, True): "utf-16-le", (True, False, True, False): "utf-16-be"}.get(
-        tuple(zeros), "utf-8-sig"
-    )
+    zeros = "".join("0" if byte == 0 else "x" for byte in start)
+    return {"x0x0": "utf-16-le", "0x0x": "utf-16-be"}.get(zeros, "utf-8-sig")
