@@ -346,3 +346,14 @@ def test_layers_that_are_no_configuration(layer):
 def test_the_smallest_width_is_positive(value):
     with pytest.raises(UsageError, match="sigma_min"):
         ModelConfig(sigma_min=value)
+
+
+MANY_PARTS = "a" + ".a" * 100_000
+
+
+@pytest.mark.parametrize("text", [f"{MANY_PARTS} = 1", f"[{MANY_PARTS}]", f"x = {{{MANY_PARTS} = 1}}", "#" * 2_000_000])
+def test_keys_of_many_parts_cost_nothing(tmp_path, text):
+    """For the first, tomllib would take 40 GB."""
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(UsageError, match="dots in a line"):
+        read_toml(tmp_path / "x.toml")

@@ -373,3 +373,15 @@ def test_damaged_archives_are_refused(tmp_path):
         read_hull(tmp_path / "bytes")
     with pytest.raises(DataError, match="no such file"):
         read_hull(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("header", ["(" * 5000, "{'descr': '<f8', 'shape': (", "'''", "\\", "{" * 200, "0xg"])
+def test_headers_of_arrays_that_are_no_python(tmp_path, header):
+    path, damaged = tmp_path / "x.npz", tmp_path / "y.npz"
+    write_hull(path, small_hull())
+    array = b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header.encode() + b"\n"
+    with zipfile.ZipFile(path) as good, zipfile.ZipFile(damaged, "w") as bad:
+        for name in good.namelist():
+            bad.writestr(name, array if name == "sizes.npy" else good.read(name))
+    with pytest.raises(DataError, match="not a hull that cfx can read"):
+        read_hull(damaged)

@@ -133,6 +133,13 @@ def from_dict(cls: type, values: dict[str, Any], base: Any = None) -> Any:
     return cls(**values) if base is None else dataclasses.replace(base, **values)
 
 
+LONGEST_TOML = 1_000_000
+"""Characters of a TOML text, at most."""
+
+MOST_DOTS = 64
+"""Dots in a line of a TOML text, at most."""
+
+
 def parse_toml(text: str) -> dict[str, Any]:
     """What a TOML text of a user says.
 
@@ -141,6 +148,9 @@ def parse_toml(text: str) -> dict[str, Any]:
     """
     import tomllib
 
+    # A key of n parts costs n * n: tomllib keeps every beginning of it.
+    if len(text) > LONGEST_TOML or any(line.count(".") > MOST_DOTS for line in text.splitlines()):
+        raise ValueError(f"more than {LONGEST_TOML:,} characters, or more than {MOST_DOTS} dots in a line")
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -35,7 +36,11 @@ MOST_COMPRESSION = 100
 """How many times smaller than its arrays a table may be; those of hulls are 5 to 30 times."""
 
 UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile, zlib.error, MemoryError)
-"""What damaged tables raise; ValueError is numpy's, on pickles among others, and json's."""
+UNREADABLE += (SyntaxError, tokenize.TokenError, RecursionError, RuntimeError, NotImplementedError)
+"""What damaged tables raise; ValueError is numpy's, on pickles among others, and json's.
+
+Headers of arrays are Python: what they raise is its tokenizer's. RuntimeError is zipfile's, on what is encrypted.
+"""
 
 SCHEME = "MP2020"
 """What the names of the corrections begin with that the scale mp2020 has."""
