@@ -177,6 +177,27 @@ def test_nothing_from_a_file_reaches_the_terminal_raw(cfx, tmp_path):
         assert r"\x1b" in result.stdout + result.stderr, words
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("sample", "--sg", ESCAPE),
+        ("sample", "--n", ESCAPE),
+        ("sample", f"--no{ESCAPE}such"),
+        ("sample", f"--form{ESCAPE}", "NaCl"),
+        ("sample", "--sg", "2", f"extra{ESCAPE}"),
+        (f"samp{ESCAPE}",),
+        ("hull", f"buil{ESCAPE}"),
+        ("train", "x.csv", "-o", "run", "--schedule", ESCAPE),
+        ("rl", "--reward", "ehull", "--preset", ESCAPE),
+        ("eval", "x.cif", "-o", f"x{ESCAPE}"),
+    ],
+)
+def test_arguments_of_usage_errors_do_not_reach_the_terminal_raw(cfx, words):
+    result = cfx(*words)
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", result.stdout + result.stderr), result.stderr
+
+
 @pytest.mark.parametrize("first", ["=", "+", "-", "@"])
 def test_no_cell_is_a_formula(cfx, tmp_path, first):
     names = {f"{first}1+1": CU3AU, f"{first}cmd|' /C calc'!A0": "x"}

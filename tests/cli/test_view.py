@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from cfx.io.files import sole_writer
+
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
 PEROVSKITE = Structure.from_spacegroup(
     "Pm-3m", Lattice.cubic(3.9), ["Sr", "Ti", "O"], [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0]]
@@ -44,6 +46,14 @@ def test_a_page_of_crystals(cfx, crystals, tmp_path):
     first = cfx("view", "crystals", "-n", "1", "-o", "one.html")
     assert first.returncode == 0 and "the first of 3" in first.stderr
     assert len(content(tmp_path / "one.html")["gallery"]) == 1
+
+
+def test_a_page_has_one_writer(cfx, crystals, tmp_path):
+    with sole_writer(tmp_path / "page.html"):
+        second = cfx("view", "crystals", "-o", "page.html")
+    assert second.returncode == 8 and "page.html is being written by another process" in second.stderr
+    assert not (tmp_path / "page.html").exists()
+    assert cfx("view", "crystals", "-o", "page.html").returncode == 0
 
 
 def test_pages_that_cannot_be(cfx, crystals, tmp_path):

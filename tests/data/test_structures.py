@@ -1,5 +1,6 @@
 """Crystals to be evaluated: read in order, bad ones with a reason, with the space group that was asked for."""
 
+import dataclasses
 import json
 import zipfile
 
@@ -56,6 +57,22 @@ def test_what_cfx_writes_says_what_was_asked(tmp_path, written, name, render):
     [loaded] = load_crystals(tmp_path / name, 1)
     assert loaded.space_group_asked == 194
     assert loaded.structure.composition == crystals.to_structures()[0].composition
+
+
+@pytest.mark.integration
+def test_the_space_group_of_a_frame_is_the_one_found(tmp_path, written):
+    """What was asked for has a name of its own; frames of earlier versions had only that, as `space_group`."""
+    _, record = written
+    for found in (191, "none"):
+        frame = render_extxyz(dataclasses.replace(record, remarks={**record.remarks, "space_group_found": found}))
+        assert f" space_group={found} space_group_asked=194 " in frame and "space_group_found" not in frame
+        (tmp_path / "new.extxyz").write_text(frame)
+        assert load_crystals(tmp_path / "new.extxyz", 1)[0].space_group_asked == 194
+        earlier = frame.replace(
+            f"space_group={found} space_group_asked=194", f"space_group=194 space_group_found={found}"
+        )
+        (tmp_path / "old.extxyz").write_text(earlier)
+        assert load_crystals(tmp_path / "old.extxyz", 1)[0].space_group_asked == 194
 
 
 def test_a_foreign_file_asks_for_nothing(tmp_path):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from cfx.evaluation import setup
-from cfx.evaluation.setup import energies_as_they_are, energies_of_relaxed, next_chunk
+from cfx.evaluation.setup import energies_as_they_are, energies_of_relaxed, next_chunk, read_reference
 from cfx.predictors.load import load_potential
+from cfx.reporter import Mute
 
 
 class Enough(Exception):
@@ -23,6 +25,29 @@ def copper(a: float) -> Structure:
 @pytest.fixture(scope="module")
 def emt():
     return load_potential("ase:ase.calculators.emt:EMT")
+
+
+def test_unreadable_known_crystals_are_told_whenever_they_are_used(tmp_path):
+    """The second time, the reference comes from the cache."""
+
+    class Told(Mute):
+        def __init__(self):
+            self.warnings = []
+
+        def warning(self, text):
+            self.warnings.append(text)
+
+    rows = [{"name": "cu", "cif": copper(3.6).to(fmt="cif")}, {"name": "bad", "cif": "data_x\n"}]
+    path = tmp_path / "known.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for _ in range(2):
+        told = Told()
+        assert len(read_reference(str(path), 1, told)) == 1
+        [line] = told.warnings
+        assert line.startswith(f"{path}: 1 of 2 known crystals could not be read (bad: ")
+    path.write_text(json.dumps(rows[0]) + "\n")
+    told = Told()
+    assert len(read_reference(str(path), 1, told)) == 1 and not told.warnings
 
 
 def test_chunks_grow_while_they_are_fast():

@@ -177,7 +177,9 @@ def test_json_lines_hold_the_asymmetric_unit(tmp_path, records, crystals):
 def test_frames_carry_names_and_remarks(tmp_path, records, crystals):
     frames = ase.io.read(write(tmp_path / "out.extxyz", records), index=":")
     for i, frame in enumerate(frames):
-        assert frame.info == {"name": records[i].name, "space_group": crystals.space_group[i], **records[i].remarks}
+        remarks = dict(records[i].remarks)
+        groups = {"space_group": remarks.pop("space_group_found"), "space_group_asked": crystals.space_group[i]}
+        assert frame.info == {"name": records[i].name, **groups, **remarks}
         assert set(frame.arrays) == {"numbers", "positions"} and frame.pbc.all()
 
 

@@ -106,8 +106,9 @@ def _space_group_asked(record: Record) -> int | None:
     """Said by cfx's own CIFs and frames, and by the public layout of sites; others say what they found."""
     patterns = {
         "cif": r"^_cfx_model .*^_space_group_IT_number (\d+)",
-        # `cfx relax` writes the group that it found, and others what they like.
-        "extxyz": r"\A\s*\d+\s*\n(?=[^\n]*\bmodel=)(?=[^\n]*\blog_prob=)[^\n]*\bspace_group=(\d+)\b",
+        # `space_group` alone is what `cfx relax` and others found, or what an earlier `cfx sample` was asked for.
+        "extxyz": r"\A\s*\d+\s*\n(?=[^\n]*\bmodel=)(?=[^\n]*\blog_prob=)"
+        r"(?:[^\n]*\bspace_group_asked=|[^\n]*\bspace_group=)(\d+)\b",
         "sites": r'"G": "(\d+)"',
     }
     pattern = patterns.get(record.format)

@@ -18,7 +18,7 @@ from cfx.evaluation.hull_files import read_hull
 from cfx.evaluation.novelty import Reference, cached_reference
 from cfx.evaluation.summary import Thresholds
 from cfx.fetch.names import data_path, hull_path
-from cfx.io.files import cache_directory, content_digest
+from cfx.io.files import cache_directory, content_digest, replace_atomically
 from cfx.predictors.base import Potential, other_method
 from cfx.predictors.load import load_potential
 from cfx.predictors.relax import relax
@@ -156,11 +156,13 @@ def read_reference(name: str, workers: int, reporter: Reporter) -> Reference:
                     progress.update(done)
                 yield one.structure
 
-    digest = content_digest(path, ["reference", path.name])
-    reference = cached_reference(structures, digest, cache_directory("known"), names)
+    digest, known = content_digest(path, ["reference", path.name]), cache_directory("known")
+    reference, note = cached_reference(structures, digest, known, names), known / f"unread-{digest}.txt"
     if unread:
-        total = len(reference) + len(unread)
-        reporter.warning(f"{name}: {len(unread):,} of {total:,} known crystals could not be read ({unread[0]})")
+        text = f"{len(unread):,} of {len(reference) + len(unread):,} known crystals could not be read ({unread[0]})"
+        replace_atomically(note, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+    if note.exists():  # from now, or from when they were read
+        reporter.warning(f"{name}: {note.read_text(encoding='utf-8')}")
     if not len(reference):
         raise DataError(f"{name} contains no crystals to compare with")
     reporter.message(f"{name}: {len(reference):,} known crystals")

@@ -48,9 +48,10 @@ def render_cif(record: OutputRecord) -> str:
 
 
 def render_extxyz(record: OutputRecord) -> str:
-    """A frame of extended XYZ: all atoms of the conventional cell."""
-    remarks = {"name": record.name, "space_group": int(record.crystals.space_group[0]), **record.remarks}
-    return extxyz_frame(record.crystals.to_structures()[0], remarks)
+    """A frame of extended XYZ: all atoms of the conventional cell. Its space group is the one found, where known."""
+    remarks, asked = dict(record.remarks), int(record.crystals.space_group[0])
+    groups = {"space_group": remarks.pop("space_group_found", asked), "space_group_asked": asked}
+    return extxyz_frame(record.crystals.to_structures()[0], {"name": record.name, **groups, **remarks})
 
 
 def extxyz_frame(structure: "Structure", remarks: dict[str, Any]) -> str:
