@@ -78,6 +78,28 @@ def test_a_run_with_a_reward_of_one_s_own(tmp_path, monkeypatch):
     assert caught.value.exit_code == 7
 
 
+FAILING = """
+class Fails:
+    name, about, unit, kl_coef, failure = "fails", "nothing", "", 0.5, 0.0
+    def evaluate(self, structures):
+        return self.look_up(structures)
+    def look_up(self, structures):
+        raise KeyError("density of states")
+"""
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_the_traceback_of_a_failing_reward_is_shown_under_debug(cfx_after, tmp_path, debug):
+    (tmp_path / "own_failing.py").write_text(FAILING)
+    options = ["--model", "mini", "--sg", 221, "--max-sites", 2, "--batch-size", 16, "--inner-epochs", 1, "-o", "run"]
+    words = ["--debug"][: int(debug)] + ["rl", "--reward", "own_failing:Fails", "--steps", 2, *options]
+    result = cfx_after("import sys\nsys.path.insert(0, '.')", *words)
+    assert result.returncode == 1 and "step 1: the reward fails raised KeyError" in result.stderr
+    assert ("Traceback" in result.stderr) == debug
+    for line in ('own_failing.py", line 7, in look_up', "KeyError: 'density of states'"):
+        assert (line in result.stderr) == debug
+
+
 def test_a_run_on_a_prototype_keeps_its_sites(tmp_path, monkeypatch):
     """Species and lattice are drawn, sites are given; log-probabilities are of what is drawn."""
     from pymatgen.core import Lattice, Structure

@@ -52,6 +52,21 @@ def drawn(path) -> list[tuple[int, int, int]]:
     return [(line["draw"], line["attempt"], line["space_group"]) for line in lines]
 
 
+@pytest.mark.parametrize(
+    ("options", "strange"),
+    [
+        ({"elements": ("Fe", "Og", "O", "Po"), "exclude": ("Og", "Po")}, "Og, Po"),
+        ({"elements": ("Og", "O"), "bias": (("Og", -100.0),)}, "Og"),
+        ({"elements": ("Fe", "O")}, ""),
+    ],
+)
+def test_elements_that_the_model_does_not_know_are_named(mini, tmp_path, options, strange):
+    said = Said()
+    sample(mini, SampleConfig(space_groups=(225,), **options), tmp_path / "a.cif", said)
+    expected = [f"model mini never saw {strange} in training; leave out with `exclude`"] if strange else []
+    assert said.warnings == expected
+
+
 def test_exhausted_groups_end_and_the_request_with_the_last(mini, tmp_path):
     said = Said()
     result = sample(mini, TWO_SITES, tmp_path / "a.jsonl", said)

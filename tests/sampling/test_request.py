@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import re
@@ -17,6 +18,7 @@ from cfx.sampling.request import (
     FORMULA_ATOMS,
     RADIOACTIVE,
     allowed_elements,
+    another_group,
     atomic_number,
     build_constraints,
     prepare,
@@ -206,6 +208,39 @@ def test_what_is_impossible(group, options, message):
 
 
 @pytest.mark.parametrize(
+    ("group", "options", "hint", "change"),
+    [
+        (225, {"max_atoms": 3}, "`max_atoms=4`", {"max_atoms": 4}),
+        (61, {"formula": PEROVSKITE}, "`max_atoms=40`", {"max_atoms": 40}),
+        (227, {"formula": (("Mg", 3), ("Al", 2), ("O", 12))}, "136 atoms: .* `max_atoms=136`", {"max_atoms": 136}),
+        (221, {"formula": PEROVSKITE, "max_atoms": 4}, "5 atoms: .* `max_atoms=5`", {"max_atoms": 5}),
+        (221, {"formula": PEROVSKITE, "max_sites": 2}, "`max_sites=3`", {"max_sites": 3}),
+        (221, {"formula": PEROVSKITE, "max_sites": 2, "max_atoms": 4}, "`max_sites` and `max_atoms`", None),
+        (221, {"template": Template(letters=("a", "z"))}, "of space group 221 are a to n: .*`wyckoff`", None),
+        (221, {"formula": PEROVSKITE, "template": Template(letters=("a", "b", "e"))}, "leave `wyckoff` out", None),
+        (221, {"template": Template(letters=("a", "a"))}, "leave `wyckoff` out", None),
+        (
+            19,
+            {"formula": (("Y", 3), ("Al", 5), ("O", 13), ("H", 7), ("Na", 11))},
+            "another space group, or relax",
+            None,
+        ),
+    ],
+)
+def test_the_hint_names_the_option_that_stands_in_the_way(group, options, hint, change):
+    """And its smallest value that will do."""
+    request = SampleConfig(space_groups=(group,), **options)
+    with pytest.raises(UsageError) as caught:
+        prepare(request, CONFIG)
+    assert re.search(hint, caught.value.hint)
+    if change is not None:
+        prepare(dataclasses.replace(request, **change), CONFIG)
+        [(name, value)] = change.items()
+        with pytest.raises(UsageError):
+            prepare(dataclasses.replace(request, **{name: value - 1}), CONFIG)
+
+
+@pytest.mark.parametrize(
     ("group", "options"),
     [
         (221, {"formula": PEROVSKITE}),
@@ -231,6 +266,27 @@ def test_impossible_space_groups_are_left_out():
     request = SampleConfig(space_groups=(61, 205), formula=PEROVSKITE)
     with pytest.raises(UsageError, match="1 other space group cannot meet the request either"):
         prepare(request, CONFIG)
+
+
+def shares(choose, exhausted: tuple[int, ...], n: int = 4000) -> dict[int, float]:
+    groups = [choose(number, exhausted) for number in range(n)]
+    return {group: groups.count(group) / n for group in sorted(set(groups))}
+
+
+def test_crystals_of_exhausted_groups_go_to_others_by_their_weights():
+    request = SampleConfig(space_groups=(2, 14, 62, 194, 225), weights=(1.0, 2.0, 0.0, 3.0, 4.0))
+    choose = another_group(request, {14: "impossible"})
+    assert shares(choose, (225,)) == {2: pytest.approx(1 / 4, abs=0.03), 194: pytest.approx(3 / 4, abs=0.03)}
+    assert shares(choose, (194,)) == {2: pytest.approx(1 / 5, abs=0.03), 225: pytest.approx(4 / 5, abs=0.03)}
+    assert shares(choose, (225, 2)) == {194: 1.0}
+    assert choose(7, (225, 2, 194)) is None, "never to one that is impossible or has no weight"
+
+
+def test_crystals_of_exhausted_groups_go_to_others_in_turn_without_weights():
+    choose = another_group(SampleConfig(space_groups=(2, 14, 225)), {})
+    assert shares(choose, (225,), 600) == {2: 0.5, 14: 0.5}
+    assert shares(choose, (225, 2), 600) == {14: 1.0}
+    assert choose(0, (14, 225, 2)) is None
 
 
 @functools.cache

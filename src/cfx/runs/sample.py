@@ -206,6 +206,9 @@ def _warn(model: Model, request: SampleConfig, impossible: dict[int, str], repor
         reporter.warning(f"model {model.name} never saw space group {unseen[0]} in training")
     elif unseen:
         reporter.warning(f"model {model.name} never saw {len(unseen)} of these space groups in training")
+    wanted = dict.fromkeys([*request.elements, *request.require, *(symbol for symbol, _ in request.formula)])
+    if "elements" in model.info and (strange := [symbol for symbol in wanted if symbol not in model.info["elements"]]):
+        reporter.warning(f"model {model.name} never saw {', '.join(strange)} in training; leave out with `exclude`")
 
 
 def _open(

@@ -1,9 +1,11 @@
 """A request made ready for a model: its constraints, and whether any crystal can meet them."""
 
+import bisect
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -53,10 +55,36 @@ def prepare(request: SampleConfig, config: ModelConfig) -> PreparedRequest:
         first, *others = impossible.values()
         if others:
             first += f"; {len(others)} other space group{'s' * (len(others) > 1)} cannot meet the request either"
-        raise UsageError(first, "try another space group, or relax the request")
+        raise UsageError(first, _remedy(request, config, next(iter(impossible))))
     sharpness = Sharpness(np.float32(request.temperature), np.float32(request.top_p))
     policy = Policy(unconstrained(config) if request.exact else constraints, sharpness)
     return PreparedRequest(constraints, policy, impossible)
+
+
+def _remedy(request: SampleConfig, config: ModelConfig, space_group: int) -> str:
+    """The hint for a request that a space group cannot meet: the option in the way, and its least change."""
+
+    def possible(**changes: Any) -> bool:
+        changed = dataclasses.replace(request, **changes)
+        return why_impossible(build_constraints(changed, config), space_group) is None
+
+    def least(name: str, most: int) -> int:
+        return bisect.bisect_left(range(1, most + 1), True, key=lambda value: possible(**{name: value})) + 1
+
+    last = LETTERS[int(symmetry_table().last_letter[space_group - 1])]
+    if any(LETTERS.index(letter) > LETTERS.index(last) for letter in request.template.letters):
+        return f"the letters of space group {space_group} are a to {last}: choose among them with `wyckoff`"
+    most_atoms = MOST_UNITS * MOST_ATOMS
+    if possible(max_atoms=most_atoms):
+        atoms = least("max_atoms", most_atoms)
+        return f"its smallest cell in space group {space_group} has {atoms} atoms: allow them with `max_atoms={atoms}`"
+    if request.max_sites is not None and possible(max_sites=None):
+        return f"allow more sites with `max_sites={least('max_sites', config.n_max - 1)}`"
+    if request.max_sites is not None and possible(max_sites=None, max_atoms=most_atoms):
+        return "allow more with `max_sites` and `max_atoms`"
+    if request.template.letters and possible(template=Template()):
+        return "other letters can: leave `wyckoff` out, or choose others"
+    return "try another space group, or relax the request"
 
 
 def space_group_of(request: SampleConfig, impossible: dict[int, str]) -> Callable[[int], int]:
