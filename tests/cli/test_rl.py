@@ -92,8 +92,8 @@ class Fails:
 def test_the_traceback_of_a_failing_reward_is_shown_under_debug(cfx_after, tmp_path, debug):
     (tmp_path / "own_failing.py").write_text(FAILING)
     options = ["--model", "mini", "--sg", 221, "--max-sites", 2, "--batch-size", 16, "--inner-epochs", 1, "-o", "run"]
-    words = ["--debug"][: int(debug)] + ["rl", "--reward", "own_failing:Fails", "--steps", 2, *options]
-    result = cfx_after("import sys\nsys.path.insert(0, '.')", *words)
+    words = ["rl", "--reward", "own_failing:Fails", "--steps", 2, *options]
+    result = cfx_after("import sys\nsys.path.insert(0, '.')", *["--debug"][: int(debug)], *words)
     assert result.returncode == 1 and "step 1: the reward fails raised KeyError" in result.stderr
     assert ("Traceback" in result.stderr) == debug
     for line in ('own_failing.py", line 7, in look_up', "KeyError: 'density of states'"):
