@@ -96,8 +96,7 @@ def test_the_traceback_of_a_failing_reward_is_shown_under_debug(cfx_after, tmp_p
     result = cfx_after("import sys\nsys.path.insert(0, '.')", *["--debug"][: int(debug)], *words)
     assert result.returncode == 1 and "step 1: the reward fails raised KeyError" in result.stderr
     assert ("Traceback" in result.stderr) == debug
-    for line in ('own_failing.py", line 7, in look_up', "KeyError: 'density of states'"):
-        assert (line in result.stderr) == debug
+    assert ('own_failing.py", line 7, in look_up' in result.stderr) == debug
 
 
 def test_a_run_on_a_prototype_keeps_its_sites(tmp_path, monkeypatch):
