@@ -14,7 +14,7 @@ from pymatgen.core import Lattice, Structure
 from cfx.config import RewardConfig, Shape
 from cfx.errors import DependencyError, RewardError, UsageError
 from cfx.rl.named_rewards import choose_models, load_reward, parse_rewards
-from cfx.rl.rewards import Diversity, evaluate_checked, make_batch, shape_values, weighted_sum
+from cfx.rl.rewards import Diversity, RewardBatch, evaluate_checked, make_batch, shape_values, weighted_sum
 
 
 class Constant:
@@ -195,6 +195,13 @@ def test_a_reward_changes_nothing_for_others(tmp_path):
     evaluate_checked(Own(change), cells())
     assert (os.getcwd(), np.geterr(), list(warnings.filters)) == before
     assert jax.numpy.zeros(1).dtype == "float32"
+
+
+def test_an_answer_that_cannot_be_looked_at():
+    reward = Constant()
+    reward.evaluate = lambda structures: RewardBatch(np.ones(4), np.ones(4, bool), None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(RewardError, match="constant raised TypeError"):
+        evaluate_checked(reward, cells())
 
 
 def test_metrics_have_names():

@@ -99,13 +99,14 @@ def evaluate_checked(reward: Reward, structures: Sequence[Structure | None]) -> 
     try:
         with confined():
             batch = reward.evaluate([getattr(one, "copy", lambda: None)() or one for one in structures])
+            wrong = _what_is_wrong(batch, len(structures))
     except CfxError:
         raise
     except ANYTHING as error:
         raise RewardError(
             f"the reward {reward.name} raised {described(error)}", "the traceback is shown with: cfx --debug"
         ) from error
-    if wrong := _what_is_wrong(batch, len(structures)):
+    if wrong:
         raise RewardError(f"the reward {reward.name} {wrong}", "evaluate returns make_batch(value, reasons, metrics)")
     return batch
 
