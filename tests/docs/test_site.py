@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from cfx.cli.app import app
 
-from .pages import PAGES, ROOT
+from .pages import PAGES, ROOT, blocks
 
 LARGEST_PICTURE = 150_000
 
@@ -110,3 +110,11 @@ def test_links_of_the_sources():
 def test_pictures_are_small():
     for picture in (ROOT / "docs" / "images").iterdir():
         assert picture.stat().st_size <= LARGEST_PICTURE, picture
+
+
+def test_a_line_of_code_is_one_command():
+    """A paragraph that was filled with a list of commands in it has several of them in one line."""
+    for page in PAGES:
+        for block in blocks(page):
+            for line in block.text.splitlines():
+                assert len(re.findall(r"(?:^|\s)cfx [a-z]+ [^|&;'`]", line)) < 2 or "$" in line, (page, line)
