@@ -17,11 +17,11 @@ from pymatgen.core import Lattice, Structure
 from cfx.errors import UsageError
 from cfx.predictors.bundled import SOFT_POLAR, evaluate_all, is_soft_polar
 from cfx.predictors.load import load_property
-
-pytest.importorskip("chgnet", reason="chgnet is not installed")
-
-from cfx.predictors.bundled import load_bundled
 from cfx.predictors.self_check import check_property
+
+from ..needs import needs
+
+needs("chgnet")
 
 PUBLISHED = Path(os.environ.get("CFX_DATA", "")) / "mp20_subset_val.csv.gz"
 

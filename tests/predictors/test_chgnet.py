@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from ..needs import needs
+
 pytestmark = pytest.mark.integration
 
-pytest.importorskip("chgnet", reason="chgnet is not installed")
+needs("chgnet")
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-pytest.importorskip("chgnet", reason="chgnet is not installed")
-
 from cfx.predictors.chgnet import WIDTH, FeatureExtractor
+
+from ..needs import needs
+
+needs("chgnet")
 
 
 @pytest.fixture(scope="module")

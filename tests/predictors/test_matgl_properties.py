@@ -22,15 +22,24 @@ from cfx.predictors.self_check import KNOWN_PROPERTIES, check_property
 from cfx.rl.named_rewards import load_reward
 
 from ..internet import COMMITS, Repo
+from ..needs import needs
 
-matgl = pytest.importorskip("matgl", reason="matgl is not installed")
-torch = pytest.importorskip("torch", reason="torch is not installed")
-models = pytest.importorskip("matgl.models")
-transformer = pytest.importorskip("matgl.data.transformer")
+needs("matgl")
+needs("torch")
 
 PUBLISHED = Path(os.environ.get("CFX_WEIGHTS", ""))
 CUTOFF = 3.8
 pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::UserWarning")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries():
+    """What takes seconds to import, when the first test runs and not when tests are collected."""
+    global matgl, torch, models, transformer
+    import matgl
+    import torch
+    from matgl import models
+    from matgl.data import transformer
 
 
 def megnet(**options):

@@ -16,7 +16,9 @@ from cfx.predictors.base import Potential
 from cfx.reporter import Mute
 from cfx.rl.named_rewards import load_reward
 
-pytest.importorskip("chgnet", reason="chgnet is not installed")
+from ..needs import needs
+
+needs("chgnet")
 
 
 def rock_salt(cation: str, anion: str, edge: float) -> Structure:
