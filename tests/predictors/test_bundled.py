@@ -15,7 +15,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from cfx.errors import UsageError
-from cfx.predictors.bundled import SOFT_POLAR, evaluate_all, is_soft_polar
+from cfx.predictors.bundled import SOFT_POLAR, evaluate_all, is_soft_polar, load_bundled
 from cfx.predictors.load import load_property
 from cfx.predictors.self_check import check_property
 
