@@ -321,6 +321,7 @@ EXIT_CODES = {
     "DependencyError": 6,
     "NumericsError": 7,
     "OutputError": 8,
+    "RewardError": 9,
 }
 
 

@@ -64,6 +64,8 @@ class NumericsError(CfxError):
 class RewardError(CfxError):
     """A reward of somebody else's that fails, or answers something else than rewards."""
 
+    exit_code = 9
+
 
 class OutputError(CfxError):
     """A result that cannot be written."""

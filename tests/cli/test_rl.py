@@ -94,7 +94,7 @@ def test_the_traceback_of_a_failing_reward_is_shown_under_debug(cfx_after, tmp_p
     options = ["--model", "mini", "--sg", 221, "--max-sites", 2, "--batch-size", 16, "--inner-epochs", 1, "-o", "run"]
     words = ["rl", "--reward", "own_failing:Fails", "--steps", 2, *options]
     result = cfx_after("import sys\nsys.path.insert(0, '.')", *["--debug"][: int(debug)], *words)
-    assert result.returncode == 1 and "step 1: the reward fails raised KeyError" in result.stderr
+    assert result.returncode == 9 and "step 1: the reward fails raised KeyError" in result.stderr
     assert ("Traceback" in result.stderr) == debug
     assert ('own_failing.py", line 7, in look_up' in result.stderr) == debug
 
