@@ -140,7 +140,7 @@ def _numerically(path: Path | str) -> list[tuple[str, int]]:
 def kind_of(name: str) -> str | None:
     """csv, jsonl, parquet, cif, extxyz, poscar or zip by file name, or None; hidden files are none of them."""
     path = PurePosixPath(name.lower().removesuffix(".gz"))
-    if any(part.startswith(".") for part in PurePosixPath(name).parts):
+    if any(part.startswith(".") and part != ".." for part in PurePosixPath(name).parts):
         return None
     by_name = "poscar" if path.name.startswith(("poscar", "contcar", "xdatcar")) else None
     return SUFFIXES.get(path.suffix) or by_name

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import hashlib
 import io
@@ -62,6 +63,8 @@ def content_digest(path: Path, settings: list) -> str:
     for file in sorted(files_below(path)) if path.is_dir() else [path]:
         digest.update(os.path.relpath(file, path).encode() + b"\0")
         try:
+            if not file.is_file():  # a pipe or a device would never end
+                raise OSError(errno.EINVAL, "not a plain file")
             with open(file, "rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         except OSError as error:
