@@ -1,6 +1,7 @@
 """What files mean by what they leave out: symbols, names, digits, blocks, frames, directories."""
 
 import json
+import os
 import re
 import tracemalloc
 import zipfile
@@ -16,6 +17,8 @@ from cfx.data.formats import Record
 from cfx.data.formats import cif as cif_module
 from cfx.data.formats.cif import structure_of_cif
 from cfx.data.read import parse_structure, read_records, reason_of
+from cfx.errors import DataError
+from cfx.io.files import content_digest
 from cfx.io.formats import cif_block
 
 HEXAGONAL, RHOMBOHEDRAL = (4.5, 4.5, 11.9, 90, 90, 120), (4.7, 4.7, 4.7, 57, 57, 57)
@@ -480,3 +483,12 @@ def test_large_cells_without_symmetry_are_refused_early(monkeypatch):
     cell = Structure(Lattice.cubic(33), ["Na"] * 1100, grid + np.random.default_rng(1).normal(0, 0.002, grid.shape))
     with pytest.raises(EncodingError, match="1100 symmetry-inequivalent sites, more than 20"):
         encode_structure(cell)
+
+
+def test_pipes_and_devices_are_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.cif")
+    (tmp_path / "zeros.cif").symlink_to("/dev/zero")
+    assert [record.format for record in read_records(tmp_path)] == ["unreadable", "unreadable"]
+    assert len(content_digest(tmp_path, [])) == 64
+    with pytest.raises(DataError, match="not a plain file"):
+        content_digest(tmp_path / "pipe.cif", [])
