@@ -29,7 +29,8 @@ def test_bash_completes_commands_options_and_values(tmp_path):
     program.write_text(f"#!{sys.executable}\nfrom cfx.cli import main\nmain()\n")
     program.chmod(0o755)
     env = {**os.environ, "HOME": str(tmp_path), "PATH": f"{program.parent}:{os.environ['PATH']}", "TERM": "dumb"}
-    subprocess.run(["bash", "-c", "cfx --install-completion bash"], env=env, check=True, capture_output=True)
+    # Not the last command, which bash would turn into: the shell is the parent that the program finds.
+    subprocess.run(["bash", "-c", "cfx --install-completion && true"], env=env, check=True, capture_output=True)
     child, terminal = pty.fork()
     if not child:
         os.execvpe("bash", ["bash", "-i"], env)
