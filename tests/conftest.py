@@ -13,11 +13,6 @@ from typing import Any
 # No test reaches for the real internet; those that need one bring their own (tests/internet.py).
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-# Tests send signals to commands, which inherit that a shell ignores them in what it starts in the background.
-for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
-    if signal.getsignal(number) is signal.SIG_IGN:
-        signal.signal(number, handler)
-
 # Tests spend their time in compilation, and half of that in the backend's optimiser. Set before JAX starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
@@ -31,6 +26,11 @@ from cfx.core.lattice import to_physical_frame
 from cfx.io import upstream
 
 from . import internet as stand_in
+
+# Tests send signals to commands, which inherit that a shell ignores them in what it starts in the background.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = {
