@@ -230,7 +230,10 @@ def test_a_run_with_a_reward_is_read(tmp_path):
     expected = RewardRun(
         model="mini",
         sample=SampleConfig(space_groups=(221,), elements=("Na", "Cl", "O"), bias=(("O", 1.5),), max_sites=2),
-        reward=RewardConfig(reward="own_older_reward:Density", shape=Shape(clip=(0.0, 20.0))),
+        reward=RewardConfig(
+            reward="own_older_reward:Density", shape=Shape(clip=(0.0, 20.0)),
+            gap_model="bundled", dielectric_model="bundled",
+        ),
         rl=RLConfig(
             steps=2, batch_size=16, inner_epochs=1, minibatches=2, learning_rate=5e-4, baseline="group",
             checkpoint_steps=1,

@@ -35,21 +35,24 @@ pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore::UserW
 @pytest.fixture(scope="module", autouse=True)
 def libraries():
     """What takes seconds to import, when the first test runs and not when tests are collected."""
-    global matgl, torch, models, transformer
+    global matgl, torch, transformer
     import matgl
     import torch
-    from matgl import models
     from matgl.data import transformer
 
 
 def megnet(**options):
     """Of several fidelities, as the published model of the band gap."""
+    from matgl.models import MEGNet
+
     sizes = {"dim_edge_embedding": 20, "nblocks": 1, "ntypes_state": 4, "dim_state_embedding": 4, "cutoff": CUTOFF}
-    return models.MEGNet(**sizes | options)
+    return MEGNet(**sizes | options)
 
 
 def tensornet(**options):
-    return models.TensorNet(units=16, num_rbf=12, nblocks=1, cutoff=CUTOFF, **options)
+    from matgl.models import TensorNet
+
+    return TensorNet(units=16, num_rbf=12, nblocks=1, cutoff=CUTOFF, **options)
 
 
 def graphs(network, structures):
@@ -64,12 +67,15 @@ def graphs(network, structures):
 
 def save_taught(network, property: str, folder: Path) -> Path:
     """Teaches a network the known crystals, label 0, and saves it as matgl does."""
+    import torch
+    from matgl.data.transformer import Normalizer
+    from matgl.models import TransformedTargetModel
     from torch_geometric.data import Batch
 
     known = KNOWN_PROPERTIES[property]
     batch = Batch.from_data_list(list(graphs(network, (crystal.structure() for crystal in known))))
     value = torch.tensor([crystal.value for crystal in known])
-    scale = transformer.Normalizer(float(value.mean()), float(value.std()))
+    scale = Normalizer(float(value.mean()), float(value.std()))
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
     for _ in range(500):
         found = network(g=batch, state_attr=torch.zeros(len(known), dtype=torch.long)).reshape(len(known), -1)[:, :3]
@@ -80,7 +86,7 @@ def save_taught(network, property: str, folder: Path) -> Path:
         if loss < 1e-3:
             break
     assert loss < 1e-2
-    models.TransformedTargetModel(network, scale).save(folder)
+    TransformedTargetModel(network, scale).save(folder)
     return folder
 
 
