@@ -248,6 +248,7 @@ def test_missing_phases(small):
     reference = ["Li4O2", "NaCl", "Na2Cl2", "Fe", "FeO"]
     assert missing_phases(small, reference) == ["NaCl", "FeO"]
     assert missing_phases(small, ["O2", "LiO2"]) == []
+    assert missing_phases(small, ["Fe0.5O", "Li0.5O", "NaD"]) == ["FeO2", "NaH"]
     with pytest.raises(DataError, match="no formula: '12'"):
         missing_phases(small, ["12"])
 

@@ -303,7 +303,8 @@ def _parse(text: str) -> tuple[Reduced, str]:
     from pymatgen.core import Composition
 
     try:
-        composition = Composition(text)
+        # Fe0.5O is a way to write FeO2.
+        composition = Composition(Composition(text).get_integer_formula_and_factor()[0])
         return reduce_counts(count_atoms(composition)), composition.reduced_formula
     except ValueError as error:
         raise DataError(f"no formula: {text!r}") from error
