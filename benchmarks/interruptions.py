@@ -29,18 +29,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests")]
+
+from density_reward import DENSITY
+
 EMT = "ase:ase.calculators.emt:EMT"
-
-REWARD = """
-import numpy as np
-from cfx.rl.rewards import make_batch
-
-class Density:
-    name, about, unit, kl_coef, failure = "density", "mass over volume", "g/cm3", 0.5, 0.0
-    def evaluate(self, structures):
-        value = [np.nan if one is None else float(one.density) for one in structures]
-        return make_batch(np.array(value), ["" if one is not None else "no cell" for one in structures])
-"""
 
 CONFIG = """
 [model]
@@ -136,7 +128,7 @@ def prepare(directory: Path, rows: int = 4000) -> None:
     texts = (cells[i % len(cells)] if i % 5 else "nonsense" for i in range(rows))
     (directory / "thousands.csv").write_text("id,cif\n" + "".join(f'=c{i},"{cif}"\n' for i, cif in enumerate(texts)))
     (directory / "config.toml").write_text(CONFIG)
-    (directory / "own.py").write_text(REWARD)
+    (directory / "own.py").write_text(DENSITY)
 
 
 def content(path: Path) -> dict[str, object]:

@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from interruptions import REWARD
+from interruptions import DENSITY
 from record import add_json, keep
 
 CFX = [sys.executable, "-c", "import os, sys; sys.path.append(os.getcwd()); from cfx.cli import main; main()"]
@@ -93,7 +93,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         os.environ.setdefault("CFX_CACHE", str(place / "cache"))
-        (place / "own.py").write_text(REWARD)
+        (place / "own.py").write_text(DENSITY)
         most = max(int(asked.scale * SIZES[name]) for name in SIZES)
         peak(f"sample --model mini --sg 1-230 -n {most} --max-sites 4 --seed 1 -o drawn.jsonl".split(), place)
         as_table(place / "drawn.jsonl", place / "drawn.csv")

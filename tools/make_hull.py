@@ -96,7 +96,6 @@ def check(options: argparse.Namespace) -> None:
     hull = read_hull(options.hull)
     listed = read_published(options.published[0])
     phases = {composition for composition, _ in listed.values()}
-    held = {hull.phases.composition(row) for row in range(len(hull.phases))}
     with gzip.open(options.crystals, "rt") as file:
         published = {row["material_id"]: float(row["e_above_hull"]) for row in csv.DictReader(file)}
     own = [row for row in read_energies([options.energies]) if row.id in published]
@@ -108,7 +107,7 @@ def check(options: argparse.Namespace) -> None:
     figures = {
         "hull": str(hull),
         "listed compositions": len(phases),
-        "missing": len(phases - held),
+        "missing": len(phases - origin.keys()),
         "origins": {name: hull.phases.origins.count(name) for name in sorted(set(hull.phases.origins))},
         "all": summary(error),
         "held by composition": summary(error[by_own]),
@@ -154,7 +153,7 @@ def read_energies(paths: Iterable[Path]) -> list[Energy]:
     """All energies of files of tools/hull_energies.py."""
     rows = []
     for path in paths:
-        for line in open(path, encoding="utf-8"):  # noqa: SIM115
+        for line in path.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             if "energy" in row:
                 origin = SUBSTITUTION if "->" in row["id"] else STRUCTURE

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ..density_reward import DENSITY
 from .test_eval import EMT, l12, write
 
 pytestmark = pytest.mark.slow
@@ -20,7 +21,7 @@ SPECIFICATION = importlib.util.spec_from_file_location(
 )
 interruptions = importlib.util.module_from_spec(SPECIFICATION)
 SPECIFICATION.loader.exec_module(interruptions)
-COMMANDS, REWARD, Command = interruptions.COMMANDS, interruptions.REWARD, interruptions.Command
+COMMANDS, Command = interruptions.COMMANDS, interruptions.Command
 SHORT = ("sample", "relax", "train", "rl")
 
 
@@ -123,7 +124,7 @@ def test_a_hangup_saves_unless_it_is_ignored(start_cfx, tmp_path, ignored):
 
 def test_a_second_interrupt_ends_at_once(start_cfx, tmp_path):
     (tmp_path / "slow.py").write_text(
-        REWARD + "\nimport time\nclass Slow(Density):\n    def evaluate(self, structures):\n"
+        DENSITY + "\nimport time\nclass Slow(Density):\n    def evaluate(self, structures):\n"
         "        open('rewarding', 'w').close()\n        time.sleep(10_000)\n"
     )
     process = start_cfx("rl", "--model", "mini", "--reward", "slow:Slow", "--sg", 221, "--batch-size", 16, "-o", "run")

@@ -29,6 +29,8 @@ from cfx.config import (
 from cfx.config.finetuning import read_run
 from cfx.training.run import RunDirectory
 
+from ..density_reward import DENSITY
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 TRAIN = """\
@@ -192,17 +194,6 @@ lattice = [
 ]
 """
 
-REWARD = """
-import numpy as np
-from cfx.rl.rewards import make_batch
-
-class Density:
-    name, about, unit, kl_coef, failure = "density", "mass over volume", "g/cm3", 0.5, 0.0
-    def evaluate(self, structures):
-        value = [np.nan if one is None else float(one.density) for one in structures]
-        return make_batch(np.array(value), ["" if one is not None else "no cell" for one in structures])
-"""
-
 
 def begun(path: Path, text: str) -> Path:
     """The directory of a run that was killed when it had written its configuration."""
@@ -277,7 +268,7 @@ def test_a_training_run_is_continued(tmp_path, monkeypatch):
 
 
 def test_a_run_with_a_reward_is_continued(tmp_path, monkeypatch):
-    (tmp_path / "own_older_reward.py").write_text(REWARD)
+    (tmp_path / "own_older_reward.py").write_text(DENSITY)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     continued(begun(tmp_path / "run", RL), "rl", "final")

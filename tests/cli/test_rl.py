@@ -12,16 +12,9 @@ from cfx.cli.app import app
 from cfx.errors import CfxError
 from cfx.runs.curves import read_run
 
-CONSTANT = """
-import numpy as np
-from cfx.rl.rewards import make_batch
+from ..density_reward import DENSITY
 
-class Density:
-    name, about, unit, kl_coef, failure = "density", "mass over volume", "g/cm3", 0.5, 0.0
-    def evaluate(self, structures):
-        value = [np.nan if one is None else float(one.density) for one in structures]
-        return make_batch(np.array(value), ["" if one is not None else "no cell" for one in structures])
-
+CONSTANT = f"""{DENSITY}
 class Broken(Density):
     def evaluate(self, structures):
         return make_batch(np.full(len(structures), np.nan), [""] * len(structures))

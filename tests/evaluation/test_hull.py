@@ -164,7 +164,7 @@ def test_signed_distances(small):
 def test_the_lowest_of_a_composition_counts(small):
     assert len(small.phases) == 6
     assert small.phases.terminals[26] == -8.0
-    assert small.phases.ids[[small.phases.formula(row) for row in range(6)].index("Fe")] == "Fe"
+    assert small.phases.ids[[small.formula(row) for row in range(6)].index("Fe")] == "Fe"
 
 
 def test_failures_are_named(small):

@@ -17,6 +17,7 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
 from pymatgen.entries.computed_entries import ComputedEntry, ComputedStructureEntry
 
+from cfx.core import elements
 from cfx.errors import DataError, OutputError, UsageError
 from cfx.evaluation import entries
 from cfx.evaluation.hull import Hull, HullInfo, build_table
@@ -72,8 +73,12 @@ def put(path: Path, value, opener=open) -> Path:
     return path
 
 
+def formula_of(hull: Hull, row: int) -> str:
+    return elements.formula(dict(hull.phases.composition(row)))
+
+
 def energy_of(hull: Hull, formula: str) -> float:
-    formulas = [hull.phases.formula(row) for row in range(len(hull.phases))]
+    formulas = [formula_of(hull, row) for row in range(len(hull.phases))]
     return float(hull.phases.energies[formulas.index(formula)])
 
 
@@ -273,7 +278,7 @@ def test_entries_as_pymatgen_writes_them(tmp_path):
     entries += [ComputedEntry("Li2O", -14.0, -0.5, entry_id="mp-3"), ComputedEntry("Li4O2", -31.0, entry_id="mp-4")]
     hull = read_hull(put(tmp_path / "hull.json", [entry.as_dict() for entry in entries]))
     assert energy_of(hull, "Li2O") == pytest.approx(-31 / 6)
-    assert hull.phases.ids[[hull.phases.formula(row) for row in range(3)].index("Li2O")] == "mp-4"
+    assert hull.phases.ids[[formula_of(hull, row) for row in range(3)].index("Li2O")] == "mp-4"
 
     values = alexandria()
     for value in values:

@@ -19,7 +19,7 @@ Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk C
 Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
 """
 
-SYMBOLS = _TEXT.split()
+SYMBOLS = list[str](_TEXT.split())
 """SYMBOLS[z] for z in 0..118; index 0, the pad, reads X."""
 
 

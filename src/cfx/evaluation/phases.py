@@ -7,7 +7,6 @@ here.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfx.core.elements import SYMBOLS, formula, lowest_terms
+from cfx.core.elements import SYMBOLS, lowest_terms
 
 if TYPE_CHECKING:
     from pymatgen.core import Composition
@@ -98,8 +97,9 @@ class Phases:
             origins: [m]; "structure" by default.
         """
         best: dict[Reduced, tuple[float, str, str]] = {}
-        each = itertools.repeat(STRUCTURE) if origins is None else origins
-        for composition, energy, name, origin in zip(compositions, energies, ids, each, strict=origins is not None):
+        names = list(ids)
+        origins = [STRUCTURE] * len(names) if origins is None else origins
+        for composition, energy, name, origin in zip(compositions, energies, names, origins, strict=True):
             if composition not in best or energy < best[composition][0]:
                 best[composition] = (float(energy), name, origin)
         order = sorted(best)
@@ -169,10 +169,6 @@ class Phases:
         """The reduced composition of a phase."""
         entries = slice(self._start[row], self._start[row + 1])
         return tuple(zip(self.species[entries].tolist(), self.counts[entries].tolist(), strict=True))
-
-    def formula(self, row: int) -> str:
-        """The reduced formula of a phase, in order of atomic number."""
-        return formula(dict(self.composition(row)))
 
 
 class NoSolution(ArithmeticError):

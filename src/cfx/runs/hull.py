@@ -129,10 +129,9 @@ def parse_system(text: str) -> list[int]:
         UsageError: if one is not an element.
     """
     symbols = re.split(r"[-,\s]+", text.strip())
-    numbers: dict[str, int] = {symbol: z for z, symbol in enumerate(SYMBOLS) if z}
-    if wrong := [symbol for symbol in symbols if symbol not in numbers]:
+    if wrong := [symbol for symbol in symbols if symbol not in SYMBOLS[1:]]:
         raise UsageError(f"{wrong[0]!r} is not an element", "write a chemical system as Cs-Zn-F")
-    return [numbers[symbol] for symbol in dict.fromkeys(symbols)]
+    return [SYMBOLS.index(symbol) for symbol in dict.fromkeys(symbols)]
 
 
 def list_phases(hull: Hull, numbers: list[int]) -> list[dict[str, Any]]:
