@@ -25,7 +25,7 @@ from cfx.io.files import replace_atomically
 from cfx.reporter import Reporter
 
 SCRIPTS = (
-    *("base", "facts", "summary", "charts", "distributions", "elements"),
+    *("base", "facts", "downloads", "summary", "charts", "distributions", "elements"),
     *("table", "scene", "viewer", "gallery", "report"),
 )
 """Scripts of the page, in order: each uses what earlier ones define."""
@@ -62,7 +62,8 @@ def render_viewer(crystals: Sequence[Mapping[str, Any]], title: str = "Crystals"
 
     Args:
         crystals: each with name, formula, space_group, cell (3x3, angstrom, a row per vector), species and frac_coords;
-            e_above_hull (eV/atom) if known. Those without a proper cell are left out.
+            e_above_hull (eV/atom) if known; cif, the text that is saved as its CIF (by default the page makes one of
+            all atoms). Those without a proper cell are left out.
         title: of the page.
     """
     return _page({"kind": "viewer", "title": title, "gallery": _drawable(crystals)}, title)

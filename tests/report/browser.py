@@ -145,6 +145,19 @@ class Tab:
         events = self.browser.events
         return [one["params"] for one in events if one["method"] == method and one.get("sessionId") == self.session]
 
+    def download(self, directory: Path, script: str) -> tuple[str, str]:
+        """The name and the text of the file that an expression in the page makes it save."""
+        self.browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(directory))
+        before = set(directory.iterdir())
+        self.run(script)
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            fresh = [path for path in set(directory.iterdir()) - before if path.suffix != ".crdownload"]
+            if fresh and (text := fresh[0].read_text(encoding="utf-8")):
+                return fresh[0].name, text
+            time.sleep(0.05)
+        raise TimeoutError(script)
+
     def screenshot(self, file: Path, height: int | None = None) -> None:
         """A picture of the page, as high as the page if no height is given."""
         height = height or self.run("document.documentElement.scrollHeight")

@@ -347,6 +347,34 @@ def test_large_view(show):
     tab.wait("!document.querySelector('dialog').open")
 
 
+def test_a_crystal_can_be_saved_as_cif(show, tmp_path):
+    """What is saved reads back as the crystal that is drawn; a CIF that came with a crystal is saved as it is."""
+    from pymatgen.core import Lattice, Structure
+
+    cell = Lattice.from_parameters(3.1, 4.2, 5.3, 81, 95, 107)
+    good = example.rock_salt("Na", "Cl")
+    crystals = [
+        good | {"cell": cell.matrix.tolist(), "name": "gen \n'1'"},
+        good | {"cif": "data_mine\n"},
+        good | {"species": ["Na+", *good["species"][1:]], "name": "../../x", "formula": None},
+    ]
+    tab = show(render_viewer(crystals))
+    name, text = tab.download(tmp_path, "document.querySelectorAll('.crystal .cif')[0].click()")
+    assert name == "Na4Cl4_gen_1.cif"
+    read = Structure.from_str(text, fmt="cif")
+    assert read.lattice.parameters == pytest.approx(cell.parameters, abs=1e-4)
+    assert sorted(site.specie.symbol for site in read) == sorted(good["species"])
+    assert read.matches(Structure(cell, good["species"], good["frac_coords"]), scale=False)
+    assert tab.download(tmp_path, "document.querySelectorAll('.crystal .cif')[1].click()") == (
+        "Na4Cl4_NaCl.cif",
+        "data_mine\n",
+    )
+    click(tab, ".crystal .icon", 2)
+    name, text = tab.download(tmp_path, "[...document.querySelectorAll('dialog .side button')].at(-1).click()")
+    assert name == "x.cif"
+    assert len(Structure.from_str(text, fmt="cif")) == 8
+
+
 def test_three_files_on_a_phone(show):
     rows = [example.record(i, novel=None, e_above_hull=None, name=f"other_{i}") for i in range(20)]
     bare = example.evaluated("bare.csv", 20, records=rows, summary={}, reasons=[], reference=None, gallery=[])

@@ -4,14 +4,6 @@ const BATCH = 12;
 const IMPLAUSIBLE = "in a gap of the hull, or the potential is wrong";
 const HELP = "Drag to turn. Arrow keys turn, plus and minus zoom, 0 resets.";
 
-/** Cell lengths (angstrom), angles (degrees) and volume (cubic angstrom). */
-function cellFacts(cell) {
-  const lengths = cell.map(norm);
-  const angle = (i, j) => (180 / Math.PI) * Math.acos(clamp(dot(cell[i], cell[j]) / (lengths[i] * lengths[j] || 1), -1, 1));
-  const volume = Math.abs(dot(cell[0], cross(cell[1], cell[2])));
-  return { lengths, angles: [angle(1, 2), angle(0, 2), angle(0, 1)], volume };
-}
-
 function elementLegend(crystal) {
   return el("ul", { class: "atoms" }, composition(crystal).map(({ element, symbol, count }) => {
     const swatch = el("span", { class: "ball", "aria-hidden": "true" });
@@ -32,6 +24,7 @@ function crystalCard(crystals, index) {
   return el("article", { class: "card crystal" }, canvas,
     el("div", { class: "caption" },
       el("h3", {}, formulaNodes(crystal.formula)),
+      cifButton(crystal, { class: "cif" }),
       el("button", { type: "button", class: "icon", "aria-label": `Enlarge ${crystal.formula || "the crystal"}`,
         click: () => openCrystal(crystals, index) }, "⤢"),
       missing(crystal.space_group) ? null : el("p", {}, spaceGroupName(crystal.space_group)),
@@ -116,7 +109,8 @@ function makeLarge(crystal) {
   large.dialog = el("dialog", { class: "large", "aria-labelledby": "large-title" },
     el("header", {}, large.title, button("✕", "Close", () => large.dialog.close())),
     el("div", { class: "stage-large" }, large.canvas,
-      el("div", { class: "side" }, large.legend, large.facts, viewButtons(), bondsBox())),
+      el("div", { class: "side" }, large.legend, large.facts, viewButtons(), bondsBox(),
+        el("button", { type: "button", click: () => saveCif(large.crystals[large.index]) }, "Save CIF"))),
     el("footer", {}, button("← Previous", "Previous crystal", () => stepLarge(-1)), large.place,
       button("Next →", "Next crystal", () => stepLarge(1))));
   document.body.append(large.dialog);
