@@ -127,7 +127,9 @@ def test_a_table_and_several_files(cfx, samples, tmp_path):
     assert missing["not evaluated without --potential, --hull"] == (
         "metastable (0.1 eV/atom); stable (on the hull); below the floor; energy above hull"
     )
-    assert missing["not evaluated without --potential, --relax"] == "RMSD to relaxed"
+    assert missing["not evaluated without --potential, --relax"] == (
+        "RMSD to relaxed; space group changed; relaxation converged"
+    )
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(tmp_path / "both.parquet").to_pylist()
@@ -221,6 +223,10 @@ def test_a_chemical_system_of_a_hull(cfx, hull, tmp_path):
         (["bad.jsonl"], 3, "none of the 2 crystals"),
         (["good.jsonl", "--hull", "x.npz"], 2, "potential"),
         (["good.jsonl", "--relax"], 2, "potential"),
+        (["good.jsonl", "--potential", EMT, "--fix-symmetry"], 2, "--fix-symmetry is for relaxations"),
+        (["good.jsonl", "--potential", EMT, "--structures", "x.cif"], 2, "--structures is for relaxed crystals"),
+        (["good.jsonl", "--potential", EMT, "--relax", "--structures", "x.csv"], 2, "x.csv"),
+        (["good.jsonl", "--potential", EMT, "--relax", "--structures", "good.cif"], 8, "good.cif exists"),
         (["good.jsonl", "--potential", "magic"], 2, "magic"),
         (["good.jsonl", "--potential", EMT, "--hull", "nowhere.npz"], 3, "nowhere.npz"),
         (["good.jsonl", "--potential", EMT, "--hull", "good.jsonl"], 3, "good.jsonl"),
@@ -236,12 +242,13 @@ def test_errors_are_one_line(cfx, tmp_path, arguments, code, word):
     write(tmp_path / "bad.jsonl", partial=PARTIAL, nonsense="x")
     (tmp_path / "empty.cif").write_text("")
     (tmp_path / "good.csv").write_text("mine")
+    (tmp_path / "good.cif").write_text("mine")
     result = cfx("eval", *arguments)
     lines = [line for line in result.stderr.splitlines() if line.startswith(("error: ", "hint: "))]
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr and result.stdout == ""
     assert lines[0].startswith("error: ") and word in lines[0]
-    assert (tmp_path / "good.csv").read_text() == "mine"
+    assert (tmp_path / "good.csv").read_text() == (tmp_path / "good.cif").read_text() == "mine"
 
 
 def test_a_corrected_potential_needs_a_corrected_hull(cfx, hull, samples):

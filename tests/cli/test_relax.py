@@ -7,9 +7,9 @@ import signal
 import time
 
 import pytest
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 
-from .test_eval import CLOSE, COPPER, CU3AU, EMT, l12, write
+from .test_eval import CLOSE, COPPER, CU3AU, EMT, fcc, l12, write
 
 STRETCHED = l12("Au", "Cu", 3.9)
 
@@ -61,6 +61,60 @@ def test_an_evaluation_of_relaxed_crystals(cfx, tmp_path):
     assert not two["unique"]  # both relax to one crystal
     assert one["rmsd_to_relaxed"] == pytest.approx(0, abs=1e-3) and bad["rmsd_to_relaxed"] is None
     assert file["summary"]["avg_rmsd_from_relaxation"]["of"] == 2
+
+
+def test_an_evaluation_keeps_what_it_relaxed(cfx, samples, tmp_path):
+    """Crystals, energies and space groups before and after, as cfx relax and an evaluation without it have them."""
+    write(tmp_path / "phases.jsonl", cu=COPPER, au=fcc("Au", 4.06), cu3au=CU3AU)
+    judging = ["--potential", EMT, "--workers", 1]
+    assert cfx("hull", "build", "phases.jsonl", *judging, "-o", "h.npz").returncode == 0
+    arguments = ["eval", samples, *judging, "--hull", "h.npz", "--json"]
+    result = cfx(*arguments, "--relax", "-o", "table.csv", "--structures", "kept.jsonl")
+    assert result.returncode == 0, result.stderr
+    [file], [before] = json.loads(result.stdout)["files"], json.loads(cfx(*arguments).stdout)["files"]
+    assert cfx("relax", samples, *judging, "-o", "alone.jsonl").returncode == 0
+    texts = ((tmp_path / f"{name}.jsonl").read_text() for name in ("alone", "kept"))
+    alone, kept = (list(map(json.loads, text.splitlines())) for text in texts)
+    assert len(kept) == 5
+    for record, row, one, start in zip(file["records"], kept, alone, before["records"], strict=True):
+        assert {key: row[key] for key in one if key not in ("fmax", "reason", "rmsd", "potential")} == {
+            key: one[key] if key != "steps" or one["energy"] is not None else None
+            for key in one if key not in ("fmax", "reason", "rmsd", "potential")
+        }  # fmt: skip
+        assert bool(row["reason"]) == bool(one["reason"])
+        assert record["energy_per_atom_unrelaxed"] == pytest.approx(start["energy_per_atom"], nan_ok=True)
+        assert record["e_above_hull_unrelaxed"] == row["e_above_hull_unrelaxed"] == pytest.approx(start["e_above_hull"])
+        assert record["space_group"] == start["space_group"]
+        assert (row["space_group_unrelaxed"], row["space_group"]) == (start["space_group"], one["space_group"])
+        assert record["space_group_relaxed"] == one["space_group"]
+    stretched, shaken, close, nonsense, copper = file["records"]
+    assert (stretched["space_group"], stretched["space_group_relaxed"]) == (221, 221)
+    assert stretched["e_above_hull_unrelaxed"] > 0.1 > 0.01 > stretched["e_above_hull"]
+    assert shaken["converged"] and shaken["steps"] > 0 and copper["steps"] == 0
+    assert {close["converged"], nonsense["converged"], close["e_above_hull_unrelaxed"]} == {None}
+    summary = file["summary"]
+    assert summary["frac_relaxation_converged"]["count"] == 3 and summary["frac_relaxation_converged"]["of"] == 5
+    assert summary["frac_space_group_changed"]["of"] == 3
+    changes = [row["e_above_hull"] - row["e_above_hull_unrelaxed"] for row in (stretched, shaken, copper)]
+    assert summary["avg_energy_above_hull_change_per_atom"]["value"] == pytest.approx(sum(changes) / 3)
+    assert before["summary"]["frac_relaxation_converged"] is None and before["records"][0]["steps"] is None
+
+
+@pytest.mark.parametrize("name", ["kept.cif", "kept.extxyz"])
+def test_relaxed_crystals_keep_their_symmetry_if_told(cfx, tmp_path, name):
+    """A distorted cell in a tetragonal group, which becomes cubic where it may."""
+    tetragonal = Structure(Lattice.tetragonal(3.70, 3.85), ["Au", "Cu", "Cu", "Cu"], CU3AU.frac_coords)
+    write(tmp_path / "one.jsonl", one=tetragonal, bad="x")
+    arguments = ["eval", "one.jsonl", "--potential", EMT, "--relax", "--steps", 3, "--workers", 1, "--json"]
+    result = cfx(*arguments, "--fix-symmetry", "--structures", name)
+    assert result.returncode == 0, result.stderr
+    [file] = json.loads(result.stdout)["files"]
+    assert file["settings"]["relaxed"].startswith("to 0.05 eV/angstrom, at most 3 steps, space groups kept")
+    assert (file["records"][0]["space_group"], file["records"][0]["space_group_relaxed"]) == (123, 123)
+    [again] = json.loads(cfx("eval", name, "--workers", 1, "--json").stdout)["files"]
+    assert [row["space_group"] for row in again["records"]] == [123]
+    assert cfx(*arguments, "--structures", name).returncode == 8
+    assert cfx(*arguments, "--structures", name, "--force").returncode == 0
 
 
 @pytest.mark.slow

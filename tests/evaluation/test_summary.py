@@ -43,6 +43,9 @@ OTHERS = {
     "avg_hhi_reserve",
     "avg_energy_above_hull_per_atom",
     "avg_rmsd_from_relaxation",
+    "avg_energy_above_hull_change_per_atom",
+    "frac_space_group_changed",
+    "frac_relaxation_converged",
     "wdist_density",
     "wdist_num_elements",
     "coverage_recall",
@@ -129,6 +132,21 @@ def test_means_are_over_rows_with_a_value():
     assert energy["of"] == 6 and energy["unit"] == "eV/atom" and energy["error"] > 0
     assert summary["avg_rmsd_from_relaxation"]["of"] == 6
     assert summary["avg_rmsd_from_relaxation"]["unit"] == "angstrom"
+
+
+def test_what_relaxing_changed():
+    before = {"e_above_hull_unrelaxed": 0.5, "space_group": 221}
+    records = [
+        row(e_above_hull=0.1, space_group_relaxed=221, converged=True, **before),
+        row(e_above_hull=0.2, space_group_relaxed=99, converged=False, **before),
+        row(e_above_hull=None, space_group_relaxed=None, converged=None, **before),
+    ]
+    summary = summarize(records)
+    change = summary["avg_energy_above_hull_change_per_atom"]
+    assert change["value"] == pytest.approx(-0.35) and (change["of"], change["unit"]) == (2, "eV/atom")
+    changed, converged = summary["frac_space_group_changed"], summary["frac_relaxation_converged"]
+    assert (changed["count"], changed["of"]) == (1, 2)  # of those that were relaxed
+    assert (converged["count"], converged["of"]) == (1, 3)  # one that could not be relaxed did not converge
 
 
 def test_thresholds_are_as_given_and_rounding_is_no_height():

@@ -207,6 +207,13 @@ def test_no_steps_means_an_evaluation(get_potential, alloys):
     assert relax(get_potential("emt"), []) == []
 
 
+def test_the_energy_of_the_start_is_kept(get_potential, alloys):
+    found = relax(get_potential("emt"), [*alloys, None], 0.05, 5)
+    start = get_potential("emt").evaluate(alloys).energy
+    np.testing.assert_allclose([one.initial_energy for one in found], [*start, np.nan])
+    assert sum(one.energy < one.initial_energy for one in found) > 1
+
+
 def test_finished_crystals_are_told_and_make_room(get_potential, alloys):
     crystals = [alloys[1], alloys[3], alloys[2], alloys[2], alloys[1]]
     told: dict[int, Relaxed] = {}

@@ -12,7 +12,7 @@ from cfx.cli import options, values
 from cfx.cli.console import REPORTER, in_flags, print_columns, print_json, printable, shown, stdout
 from cfx.cli.options import Fields, Given
 from cfx.config import EvalConfig, RelaxConfig
-from cfx.errors import DependencyError, NetworkError
+from cfx.errors import DependencyError, NetworkError, UsageError
 from cfx.io.files import TABLES, check_file, claimed, replace_atomically, write_table
 
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -35,6 +35,9 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "avg_hhi_production": ("HHI by production", ()),
     "avg_hhi_reserve": ("HHI by reserves", ()),
     "avg_rmsd_from_relaxation": ("RMSD to relaxed", ("potential", "relax")),
+    "avg_energy_above_hull_change_per_atom": ("change by relaxing", ("potential", "hull", "relax")),
+    "frac_space_group_changed": ("space group changed", ("potential", "relax")),
+    "frac_relaxation_converged": ("relaxation converged", ("potential", "relax")),
     "wdist_density": ("distance of densities", ("reference",)),
     "wdist_num_elements": ("distance of numbers of elements", ("reference",)),
 }
@@ -76,6 +79,9 @@ def evaluate(
     ] = None,
     records: Path | None = options.output("A .csv or .parquet file of all numbers of every crystal."),
     html: Path | None = options.writes("--html", help="A report in one .html file."),
+    structures: Path | None = options.writes(
+        "--structures", help="A .jsonl, .extxyz or .cif file of the relaxed crystals."
+    ),
     as_json: bool = options.JSON,
     force: bool = options.FORCE,
 ) -> None:
@@ -88,21 +94,35 @@ def evaluate(
     Examples:
       cfx eval crystals.cif --html report.html
       cfx eval crystals.cif --reference data.csv --potential chgnet --relax -o records.csv
+      cfx eval crystals.cif --potential chgnet --relax --fix-symmetry --structures relaxed.jsonl
       cfx eval before.cif after.cif --reference mp-20
     """
     config = EvalConfig(**judging, workers=workers or -1)
     values.check_table(records, force)
     check_file(html, (".html",), force)
+    if structures is not None and not config.relax:
+        raise UsageError("--structures is for relaxed crystals", "add --relax")
 
     from cfx.evaluation.setup import check_inputs, load_setup
     from cfx.runs import evaluate as runs
+    from cfx.runs.relax import SUFFIXES, write_evaluated
 
+    check_file(structures, SUFFIXES, force)
     check_inputs(files, REPORTER)
-    with claimed(records, TABLES, force), claimed(html, (".html",), force), _cluster(scheduler):
+    with (
+        claimed(records, TABLES, force),
+        claimed(html, (".html",), force),
+        claimed(structures, SUFFIXES, force),
+        _cluster(scheduler),
+    ):
         setup = load_setup(config, REPORTER)
         evaluated = [runs.evaluate(name, setup, REPORTER) for name in files]
-        result = runs.as_result([{**one, "warnings": list(map(in_flags, one["warnings"]))} for one in evaluated])
+        for one in evaluated:
+            one.result["warnings"] = list(map(in_flags, one.result["warnings"]))
+        result = runs.as_result([one.result for one in evaluated])
         _write(result, records, html)
+        if structures is not None:
+            write_evaluated(structures, evaluated, REPORTER)
     if as_json:
         print_json(result)
     else:

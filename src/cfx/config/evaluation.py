@@ -20,6 +20,7 @@ CORRECTIONS = (
 DEVICE = ("cpu", "Where potentials and property models run: cpu or cuda.")
 FMAX = (0.05, "Largest force at which a relaxation has converged, eV/angstrom.", POSITIVE)
 STEPS = (500, "Maximum number of steps of a relaxation.")
+FIX_SYMMETRY = (False, "Keep the initial space group in a relaxation.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class EvalConfig(Config):
     relax: bool = option(False, "Relax the crystals first, and evaluate the relaxed ones.")
     fmax: float = option(*FMAX)
     steps: int = option(*STEPS, at_least(1))
+    fix_symmetry: bool = option(*FIX_SYMMETRY)
     device: str = option(*DEVICE)
     workers: int = option(-1, "Processes that read and compare crystals; -1: one for each core.")
 
@@ -48,6 +50,8 @@ class EvalConfig(Config):
         for name, needed in (("hull", "potential"), ("relax", "potential"), ("hull_scale", "hull")):
             if getattr(self, name) and not getattr(self, needed):
                 raise UsageError(f"{name.replace('_', '-')} needs a {needed}", f"name one with `{needed}`")
+        if self.fix_symmetry and not self.relax:
+            raise UsageError("`fix_symmetry` is for relaxations", "add `relax`")
         if self.hull is None and self.potential == "chgnet":
             object.__setattr__(self, "hull", "chgnet-mp")
         if self.hull == "none":
@@ -62,4 +66,4 @@ class RelaxConfig(Config):
     potential: str = option(help=f"Interatomic potential: {POTENTIALS}")
     fmax: float = option(*FMAX)
     steps: int = option(*STEPS, NOT_NEGATIVE)
-    fix_symmetry: bool = option(False, "Keep the initial space group.")
+    fix_symmetry: bool = option(*FIX_SYMMETRY)

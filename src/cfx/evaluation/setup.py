@@ -21,7 +21,7 @@ from cfx.fetch.names import data_path, hull_path
 from cfx.io.files import cache_directory, content_digest, replace_atomically
 from cfx.predictors.base import Potential, other_method
 from cfx.predictors.load import load_potential
-from cfx.predictors.relax import relax
+from cfx.predictors.relax import Relaxed, relax
 from cfx.predictors.self_check import check_energy_scale
 from cfx.reporter import Noting, Reporter
 
@@ -75,7 +75,9 @@ class EvaluationSetup:
             settings["hull"] = str(self.hull)
             settings["floor"] = f"{config.e_hull_floor:g} eV/atom; what is below is not counted as stable"
         if config.relax:
-            settings["relaxed"] = f"to {config.fmax:g} eV/angstrom, at most {config.steps} steps; judged as relaxed"
+            kept = ", space groups kept" * config.fix_symmetry
+            limits = f"to {config.fmax:g} eV/angstrom, at most {config.steps} steps"
+            settings["relaxed"] = f"{limits}{kept}; judged as relaxed"
         return settings
 
 
@@ -195,11 +197,13 @@ class Energy(NamedTuple):
         energy: of the whole cell, eV; NaN if there is none.
         structure: the pymatgen Structure that has it, or None.
         reason: what went wrong, or "".
+        relaxed: how it came to that minimum, if it was relaxed.
     """
 
     energy: float
     structure: Structure | None
     reason: str
+    relaxed: Relaxed | None = None
 
 
 def energies_as_they_are(
@@ -234,6 +238,7 @@ def energies_of_relaxed(
     fmax: float,
     steps: int,
     on_done: Callable[[int], None],
+    fix_symmetry: bool = False,
 ) -> Iterator[Energy]:
     """The energy of each crystal at its nearest minimum, and the relaxed structure.
 
@@ -243,6 +248,7 @@ def energies_of_relaxed(
         fmax: largest force left, eV/angstrom.
         steps: at most.
         on_done: told how many crystals are done, before every step of all; what it raises ends the work.
+        fix_symmetry: keep the initial space group.
     """
     done = 0
 
@@ -254,7 +260,7 @@ def energies_of_relaxed(
         on_done(done)
         return False
 
-    for one in relax(potential, structures, fmax, steps, on_done=count, stop=look):
+    for one in relax(potential, structures, fmax, steps, fix_symmetry, count, look):
         stuck = "" if one.converged or one.structure is None else one.reason or "the relaxation did not converge"
-        yield Energy(float(one.energy), one.structure, stuck)
+        yield Energy(float(one.energy), one.structure, stuck, one)
     on_done(done)

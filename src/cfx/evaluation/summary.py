@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 """What is known of one row; a key that is missing is None.
 
-valid_structure, valid_composition, valid_composition_without_alloys, unique, novel: bools. class: one of CLASSES.
-formula: reduced. hhi_production, hhi_reserve: numbers. e_above_hull: eV/atom. rmsd_to_relaxed: angstrom. space_group,
-space_group_asked: 1..230. density: g/cm3. num_elements: a number.
+valid_structure, valid_composition, valid_composition_without_alloys, unique, novel, converged: bools. class: one of
+CLASSES. formula: reduced. hhi_production, hhi_reserve: numbers. e_above_hull, e_above_hull_unrelaxed: eV/atom.
+rmsd_to_relaxed: angstrom. space_group, space_group_asked, space_group_relaxed: 1..230. density: g/cm3. num_elements: a
+number.
 """
 
 NOT_EVALUATED = ("coverage_recall", "coverage_precision")
@@ -100,6 +101,7 @@ def summarize(
         "avg_hhi_production": mean(_column(records, "hhi_production"), ""),
         "avg_hhi_reserve": mean(_column(records, "hhi_reserve"), ""),
         "avg_rmsd_from_relaxation": mean(_column(records, "rmsd_to_relaxed"), "angstrom"),
+        **_relaxation(records),
         "frac_space_group_as_asked": _as_asked(records),
         "wdist_density": _distance(records, reference, "density", "g/cm3"),
         "wdist_num_elements": _distance(records, reference, "num_elements", "elements"),
@@ -173,6 +175,18 @@ def _stability(records: Sequence[Record], name: str, limits: Thresholds, limit: 
 def _below_floor(records: Sequence[Record], limits: Thresholds) -> dict[str, Any] | None:
     heights = _column(records, "e_above_hull")
     return rate([None if height is None else limits.verdict(height) == BELOW_FLOOR for height in heights])
+
+
+def _relaxation(records: Sequence[Record]) -> dict[str, Any]:
+    """What relaxing changed: energies above the hull, space groups (of crystals with both), and how often it ended."""
+    heights = zip(_column(records, "e_above_hull"), _column(records, "e_above_hull_unrelaxed"), strict=True)
+    changes = [after - before for after, before in heights if after is not None and before is not None]
+    groups = zip(_column(records, "space_group"), _column(records, "space_group_relaxed"), strict=True)
+    return {
+        "avg_energy_above_hull_change_per_atom": mean(changes, "eV/atom"),
+        "frac_space_group_changed": rate([before != after for before, after in groups if before and after]),
+        "frac_relaxation_converged": rate(_column(records, "converged")),
+    }
 
 
 def _diversity(records: Sequence[Record]) -> dict[str, Any]:

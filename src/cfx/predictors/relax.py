@@ -39,6 +39,7 @@ class Relaxed:
         steps: that were made.
         fmax: largest force of that state, eV/angstrom, as `relax` counts it.
         reason: why the relaxation ended early; "" if it converged or made all its steps.
+        initial_energy: of the first state, eV, whole cell; NaN if it was not evaluated.
     """
 
     structure: Structure | None
@@ -47,6 +48,7 @@ class Relaxed:
     steps: int
     fmax: float
     reason: str
+    initial_energy: float = np.nan
 
 
 def relax(
@@ -121,12 +123,13 @@ class _Relaxation:
     Attributes:
         number: its place among the structures.
         structure: to be evaluated next.
-        seen, energy, fmax, steps, converged, reason: see `Relaxed`; `seen` is its structure.
+        seen, energy, fmax, steps, converged, reason, initial_energy: see `Relaxed`; `seen` is its structure.
     """
 
     def __init__(self, number: int, structure: Structure | None, fix_symmetry: bool):
         self.number, self.structure, self.seen = number, structure, structure
         self.energy, self.fmax, self.steps, self.converged, self.reason = np.nan, np.nan, 0, False, ""
+        self.initial_energy = np.nan
         self._symmetry: Symmetry | None = None
         self._forces = np.zeros((0, 3))
         self._velocity: np.ndarray | None = None
@@ -139,7 +142,8 @@ class _Relaxation:
 
     def result(self) -> Relaxed:
         """What there is to say of it now."""
-        return Relaxed(self.seen, self.energy, self.converged, self.steps, self.fmax, self.reason)
+        parts = (self.seen, self.energy, self.converged, self.steps, self.fmax, self.reason, self.initial_energy)
+        return Relaxed(*parts)
 
     def look(self, energy: float, forces: np.ndarray, stress: np.ndarray) -> None:
         """Takes note of what the potential says of its present state."""
@@ -149,6 +153,8 @@ class _Relaxation:
             forces, virial = self._symmetry.symmetrize_vectors(forces), self._symmetry.symmetrize_tensor(virial)
         self._forces = np.concatenate([forces, virial / len(forces)])
         self.seen, self.energy = self.structure, energy
+        if not self.steps:
+            self.initial_energy = energy
         self.fmax = float(np.linalg.norm(self._forces, axis=1).max())
 
     def step(self) -> None:

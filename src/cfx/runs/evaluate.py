@@ -7,10 +7,10 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cfx.core import Structure
 from cfx.data.structures import Loaded, load_crystals
@@ -35,13 +35,28 @@ BELOW = 0.1
 """eV/atom. Few real crystals are this far below all known phases; many such ones speak of a hull with gaps."""
 
 
-def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> dict[str, Any]:
-    """Evaluates a file.
+RELAXATION = ("energy_per_atom_unrelaxed", "e_above_hull_unrelaxed", "space_group_relaxed", "converged", "steps")
+"""What a record says of a relaxation."""
 
-    Returns:
-        Ready for JSON: name, crystals, settings, warnings, summary (metric -> value with its interval), classes (class
-        of compositions -> its summary), reasons, records (one for each crystal), reference (its distributions) and
-        gallery (crystals to look at).
+
+class Evaluated(NamedTuple):
+    """An evaluated file.
+
+    Attributes:
+        result: ready for JSON: name, crystals, settings, warnings, summary (metric -> value with its interval), classes
+            (class of compositions -> its summary), reasons, records (one for each crystal), reference (its
+            distributions) and gallery (crystals to look at).
+        structures: the crystals that have the energies: relaxed, if that was asked for; None where there is none.
+        model: the name of the potential, "" without one.
+    """
+
+    result: dict[str, Any]
+    structures: list[Structure | None]
+    model: str
+
+
+def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> Evaluated:
+    """Evaluates a file.
 
     Raises:
         DataError: if nothing in it can be evaluated.
@@ -76,7 +91,8 @@ def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> dict[str,
     if setup.reference is not None:
         known = setup.reference
         reference = {"density": known.density().tolist(), "num_elements": known.num_elements().tolist()}
-    return {
+    structures = [one.structure for one in found.energies]
+    result = {
         "name": path.name if path == Path(name) else name,
         "crystals": len(crystals),
         "settings": setup.settings(),
@@ -86,8 +102,9 @@ def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> dict[str,
         "reasons": _count_reasons(records),
         "records": records,
         "reference": reference,
-        "gallery": _gallery(records, [one.structure for one in found.energies]),
+        "gallery": _gallery(records, structures),
     }
+    return Evaluated(result, structures, "" if setup.potential is None else setup.potential.name)
 
 
 def as_result(files: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -111,10 +128,20 @@ def _find(crystals: list[Loaded], setup: EvaluationSetup, step: Step) -> _Findin
         unique = matching.find_duplicates(final, config.workers, update)
     with step("novel", None) as update:
         novel = novelty.find_novel(final, setup.reference, config.workers, update)
-    hull = None
+    hull = initial_hull = None
+    relaxed = [one.relaxed for one in energies if one.relaxed is not None]
     if setup.hull is not None and setup.potential is not None:
         hull = setup.hull.evaluate(final, [one.energy for one in energies], setup.potential.scale)
-    return _Findings(crystals, setup, structure_ok, composition_ok, groups, energies, unique, novel, hull)
+        if relaxed:
+            initial_energies = [one.initial_energy for one in relaxed]
+            initial_hull = setup.hull.evaluate(structures, initial_energies, setup.potential.scale)
+    final_groups = []
+    if relaxed:
+        with step("space groups of relaxed crystals", math.ceil(len(final) / validity.CHUNK)) as update:
+            final_groups = validity.find_space_groups(final, n_jobs=config.workers, on_done=update)
+    return _Findings(
+        crystals, setup, structure_ok, composition_ok, groups, energies, unique, novel, hull, initial_hull, final_groups
+    )
 
 
 def _energies(structures: list[Structure | None], setup: EvaluationSetup, step: Step) -> list[Energy]:
@@ -124,7 +151,8 @@ def _energies(structures: list[Structure | None], setup: EvaluationSetup, step: 
         return [Energy(math.nan, structure, "") for structure in structures]
     with step("relaxing" if config.relax else "energies", len(structures)) as update:
         if config.relax:
-            return list(energies_of_relaxed(potential, structures, config.fmax, config.steps, update))
+            limits = config.fmax, config.steps
+            return list(energies_of_relaxed(potential, structures, *limits, update, config.fix_symmetry))
         return list(energies_as_they_are(potential, structures, update))
 
 
@@ -142,6 +170,8 @@ class _Findings:
     Attributes:
         setup: what they were evaluated with.
         hull: distances to the hull, if there is one.
+        initial_hull: those before the relaxation, if there was one.
+        final_groups: space groups after it.
     """
 
     crystals: list[Loaded]
@@ -153,6 +183,8 @@ class _Findings:
     unique: list[matching.Uniqueness]
     novel: list[novelty.Novelty]
     hull: HullBatch | None
+    initial_hull: HullBatch | None = None
+    final_groups: list[validity.SpaceGroup] = field(default_factory=list)
 
     def record(self, i: int) -> dict[str, Any]:
         """Everything known about one crystal, ready for JSON."""
@@ -177,8 +209,19 @@ class _Findings:
             "verdict": None if height is None else self.setup.thresholds.verdict(height),
             "decomposition": None if self.hull is None else self.hull.decompositions[i] or None,
             "rmsd_to_relaxed": matching.rms_displacement(one.structure, final) if self.setup.config.relax else None,
+            **self._relaxation(i),
             "reason": self._reason(i),
         }
+
+    def _relaxation(self, i: int) -> dict[str, Any]:
+        """What a relaxation did to a crystal; all is None where there was none."""
+        energy, structure, _, relaxed = self.energies[i]
+        if relaxed is None or structure is None or not math.isfinite(energy):
+            return dict.fromkeys(RELAXATION)
+        height = None if self.initial_hull is None else _if_finite(self.initial_hull.e_above_hull[i])
+        initial = _if_finite(relaxed.initial_energy / len(structure))
+        values = (initial, height, self.final_groups[i].found, relaxed.converged, relaxed.steps)
+        return dict(zip(RELAXATION, values, strict=True))
 
     def _matched(self, i: int) -> str | None:
         """The name of the known crystal that a crystal matches."""

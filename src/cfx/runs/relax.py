@@ -4,23 +4,26 @@ import hashlib
 import json
 import math
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cfx.config import RelaxConfig
+from cfx.core import Structure
 from cfx.data.dataset import encode
 from cfx.data.structures import Loaded, load_crystals
 from cfx.errors import DataError, OutputError, UsageError
 from cfx.evaluation.matching import rms_displacement
 from cfx.evaluation.validity import find_space_groups
 from cfx.fetch.names import data_path
-from cfx.io.files import check_file, sole_writer
+from cfx.io.files import check_file, replace_atomically, sole_writer
 from cfx.io.formats import cif_block, extxyz_frame
 from cfx.io.journal import JsonLines, check_unfinished, complete, partial_of, remove_partial
 from cfx.predictors.load import load_potential
 from cfx.predictors.relax import Relaxed, relax
 from cfx.reporter import Interrupted, Reporter, StopRequest
+from cfx.runs.evaluate import Evaluated
 
 SUFFIXES = (".jsonl", ".extxyz", ".cif")
 
@@ -29,6 +32,12 @@ COLUMNS = (
     *("reason", "cif"),
 )
 """What is known of a relaxed crystal."""
+
+EVALUATED = (
+    *("energy_per_atom", "energy_per_atom_unrelaxed", "e_above_hull", "e_above_hull_unrelaxed"),
+    *("verdict", "decomposition"),
+)
+"""What an evaluation knows of it besides."""
 
 
 def relax_file(
@@ -152,8 +161,44 @@ def _row(one: Loaded, result: Relaxed) -> dict[str, Any]:
         "rmsd": rms_displacement(one.structure, after),
         "space_group": group.found,
         "reason": one.reason or result.reason,
-        "cif": "" if after is None else after.to(fmt="cif", significant_figures=8),
+        "cif": _cif(after),
     }
+
+
+def write_evaluated(target: Path, evaluated: Iterable[Evaluated], reporter: Reporter) -> None:
+    """Writes the relaxed crystals of evaluated files, in a format of `relax_file`.
+
+    Raises:
+        OutputError: if they cannot be written.
+    """
+    with warnings.catch_warnings(action="ignore"):
+        text = "".join(render(target.suffix, list(_evaluated_rows(one)), one.model) for one in evaluated)
+    replace_atomically(target, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+    reporter.message(f"written: {target}")
+
+
+def _evaluated_rows(evaluated: Evaluated) -> Iterator[dict[str, Any]]:
+    """Rows of relaxed crystals as `relax_file` gives them, with their energies above the hull."""
+    for record, structure in zip(evaluated.result["records"], evaluated.structures, strict=True):
+        energy = record["energy_per_atom"]
+        after = None if energy is None else structure
+        yield {
+            "file": evaluated.result["name"],
+            **{key: record[key] for key in ("name", "formula")},
+            "energy": None if energy is None or after is None else energy * len(after),
+            **{key: record[key] for key in EVALUATED},
+            "converged": bool(record["converged"]),
+            "steps": record["steps"],
+            "rmsd": None if after is None else record["rmsd_to_relaxed"],
+            "space_group": record["space_group_relaxed"],
+            "space_group_unrelaxed": record["space_group"],
+            "reason": record["reason"],
+            "cif": _cif(after),
+        }
+
+
+def _cif(structure: Structure | None) -> str:
+    return "" if structure is None else structure.to(fmt="cif", significant_figures=8)
 
 
 def render(suffix: str, rows: list[dict[str, Any]], model: str) -> str:
@@ -175,12 +220,14 @@ def _as_cif(row: dict[str, Any]) -> str:
     from pymatgen.core import Structure
     from pymatgen.io.cif import CifWriter
 
-    remarks = {key: row[key] for key in ("potential", "energy", "energy_per_atom", "converged", "steps")}
+    keys = ("potential", "energy", "energy_per_atom", "e_above_hull", "converged", "steps")
+    remarks = {key: row[key] for key in keys if row.get(key) is not None}
     structure = Structure.from_str(row["cif"], fmt="cif")
     encoded = encode([structure], n_max=len(structure) + 1)
     if not encoded.failures:
         # The conventional cell may hold several of the cells that were relaxed.
-        remarks["energy"] = row["energy_per_atom"] * sum(encoded.batch.composition(0).values())
+        if "energy" in remarks:
+            remarks["energy"] = row["energy_per_atom"] * sum(encoded.batch.composition(0).values())
         return cif_block(row["name"].replace(" ", "_"), encoded.batch, remarks)
     block = str(CifWriter(structure, significant_figures=8)).split("\n", 2)
     return "\n".join([block[1], *(f"_cfx_{key} {json.dumps(str(value))}" for key, value in remarks.items()), block[2]])

@@ -29,6 +29,9 @@ const METRICS = [
       "So far below the hull that it has a gap there, or the potential is wrong. Not counted as stable or S.U.N."],
     ["avg_energy_above_hull_per_atom", "Mean energy above the hull", "How far an atom is from the most stable phases."],
     ["avg_rmsd_from_relaxation", "Mean displacement in relaxation", "How far atoms move to where forces vanish."],
+    ["avg_energy_above_hull_change_per_atom", "Mean change of energy above the hull", "What relaxing brings; negative is down."],
+    ["frac_space_group_changed", "Space group changed", "Another one is found after relaxing."],
+    ["frac_relaxation_converged", "Relaxation converged", "Forces fell below the limit within the steps allowed."],
   ]],
   ["Likeness to the reference", [
     ["wdist_density", "Distance of densities", "Wasserstein distance of distributions; 0 is alike."],

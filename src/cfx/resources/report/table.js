@@ -8,6 +8,7 @@ const COLUMNS = [
   ["name", "Name", plainText, "name"],
   ["formula", "Formula", plainText, ""],
   ["space_group", "Space group", spaceGroupName, ""],
+  ["space_group_relaxed", "After relaxing", spaceGroupName, ""],
   ["space_group_asked", "Asked for", spaceGroupName, ""],
   ["class", "Class", plainText, ""],
   ["num_atoms", "Atoms", integer, "number"],
@@ -19,12 +20,15 @@ const COLUMNS = [
   ["novel", "Novel", yesNo, "flag"],
   ["matched", "Matches", plainText, "name"],
   ["e_above_hull", "Above hull, eV/atom", (value) => decimal(value, 3), "number"],
+  ["e_above_hull_unrelaxed", "Before relaxing, eV/atom", (value) => decimal(value, 3), "number"],
   ["verdict", "Verdict", plainText, "verdict"],
   ["decomposition", "Decomposition products", plainText, ""],
   ["energy_per_atom", "Energy, eV/atom", (value) => decimal(value, 3), "number"],
   ["hhi_production", "HHI, production", (value) => integer(Math.round(value)), "number"],
   ["hhi_reserve", "HHI, reserves", (value) => integer(Math.round(value)), "number"],
   ["rmsd_to_relaxed", "Displacement, Å", (value) => decimal(value, 3), "number"],
+  ["converged", "Relaxation converged", yesNo, "flag"],
+  ["steps", "Steps", integer, "number"],
   ["reason", "Reason", plainText, "reason"],
 ];
 
