@@ -167,6 +167,22 @@ def test_interrupted_and_resumed_is_bit_identical(uninterrupted, data, tmp_path,
     assert_same_run(run, tmp_path / "run")
 
 
+def test_random_settings_are_learned_from_and_resumed_exactly(uninterrupted, data, tmp_path):
+    """Every epoch shows other settings, a resumed run the same ones; those of the validation are the given ones."""
+    augmented = dataclasses.replace(RUN, train=dataclasses.replace(CONFIG, augment=True))
+    result = train(tmp_path / "whole", augmented, data, data, Silent())
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", augmented, data, data, At(5, signal(2)))
+    train(tmp_path / "run", augmented, data, data, Silent(), resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    best = load_model(tmp_path / "run" / "best")
+    assert -best.log_prob(data.batch).total.mean() == pytest.approx(result.best_loss, rel=1e-5)
+    first = metrics(tmp_path / "run")[0]["train"]["loss"]
+    assert first != metrics(uninterrupted[0])[0]["train"]["loss"]
+    with pytest.raises(UsageError, match=r"different settings \(train\)"):
+        train(tmp_path / "run", RUN, data, data, Silent(), resume=True)
+
+
 def test_resuming_from_an_older_checkpoint_repeats_the_steps_after_it(uninterrupted, data, tmp_path):
     """What kill -9 between two checkpoints leaves: later lines of metrics, the last of them unfinished."""
 

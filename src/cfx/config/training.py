@@ -66,6 +66,10 @@ class TrainConfig(Config):
     decay: float = option(0.0, "Decay of the inverse schedule, lr / (1 + decay * step).", NOT_NEGATIVE)
     warmup_steps: int = option(200, "Steps of linear warm-up before the cosine.", NOT_NEGATIVE, "--warmup")
     optimizer: Literal["adam", "adamw"] = option("adam", "Optimiser: adam or adamw.")
+    # Those of `core.symmetry.SettingsTable`; validation crystals stay in the setting that they are given in.
+    augment: bool = option(
+        False, "Show every crystal in a random one of its equivalent settings (axes, origin, letters), anew each epoch."
+    )
     # Of the weights of linear layers and embeddings.
     weight_decay: float = option(0.0, "Decoupled weight decay, for adamw.", NOT_NEGATIVE)
     clip_norm: float = option(*fields.CLIP_NORM)

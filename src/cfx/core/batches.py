@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, Integer
+from jaxtyping import Float, Float32, Integer
 
 from cfx.core.crystal import CrystalBatch
 from cfx.core.network import TOKENS_PER_SITE
+from cfx.core.symmetry import settings_table
 
 SLOT_BUCKETS = (2, 3, 4, 5, 6, 7, 9, 11, 14, 17, 21)
 """Slots a batch may have; each costs one compilation."""
@@ -37,6 +38,40 @@ class Crystals(Protocol):
     def take(self, rows: Integer[np.ndarray, " B"], num_slots: int) -> CrystalBatch:
         """The crystals of these rows, in so many slots (numpy)."""
         ...
+
+
+@dataclass(frozen=True)
+class InRandomSettings:
+    """Crystals, each in one of the equivalent settings of its space group, see `CrystalBatch.in_settings`.
+
+    Attributes:
+        data: the crystals in their given settings.
+        uniform: a number in [0, 1) for each that chooses the setting. It does not depend on the batches, so that a
+            resumed run, and each process of several, has every crystal in the same one.
+    """
+
+    data: Crystals
+    uniform: Float[np.ndarray, " R"]
+
+    @classmethod
+    def of_epoch(cls, data: Crystals, seed: int, epoch: int) -> "InRandomSettings":
+        """The settings of an epoch, each as likely as any other of its space group."""
+        # Another stream than that of the shuffle, which is [seed, epoch].
+        return cls(data, np.random.default_rng([seed, epoch, 1]).random(len(data)))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def num_sites(self) -> Integer[np.ndarray, " R"]:
+        """Symmetry-inequivalent sites of each crystal, the same in all settings."""
+        return self.data.num_sites
+
+    def take(self, rows: Integer[np.ndarray, " B"], num_slots: int) -> CrystalBatch:
+        """The crystals of these rows, in so many slots (numpy)."""
+        batch = self.data.take(rows, num_slots)
+        count = settings_table().count[batch.space_group - 1]
+        return batch.in_settings((self.uniform[rows] * count).astype(int))
 
 
 @dataclass(frozen=True)

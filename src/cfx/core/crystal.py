@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from cfx.core import AnyArray, Structure
 from cfx.core.elements import SYMBOLS
-from cfx.core.symmetry import LETTERS, orbit, symmetry_table
+from cfx.core.symmetry import LETTERS, orbit, settings_table, symmetry_table, wrap
 from cfx.errors import DataError
 
 
@@ -94,6 +94,34 @@ class CrystalBatch:
         """The crystals of these rows in another number of slots (numpy)."""
         return self[rows].with_slots(num_slots)
 
+    def in_settings(self, number: Int[np.ndarray, " B"]) -> CrystalBatch:
+        """Each crystal in one of the equivalent settings of its space group (numpy), sites in the encoder's order.
+
+        Other letters, coordinates and, in orthorhombic groups, axes, or the mirror image; see `SettingsTable`.
+        Representatives follow the encoder's rule, which takes an image of the given one for an orbit's first atom.
+
+        Args:
+            number: of the setting, from 0, which is the given one, to the group's `count`.
+        """
+        table, batch = settings_table(), self.numpy()
+        row = table.start[batch.space_group - 1] + number
+        site_map = table.site_map[row[:, None], batch.wyckoff]
+        coords = (site_map[..., :3] @ batch.frac_coords[..., None].astype(float))[..., 0] + site_map[..., 3]
+        coords = wrap(coords)
+        coords = np.where(coords > 1 - 1e-7, 0.0, coords).astype(np.float32)  # as in the encoder
+        letters = table.letter[row[:, None], batch.wyckoff]
+        x, y, z = np.moveaxis(coords, -1, 0)
+        order = np.lexsort((z, y, x, np.where(letters, letters, len(LETTERS))))
+        whole = np.arange(len(batch))[:, None]
+        axes = table.axes[row]
+        return CrystalBatch(
+            batch.space_group,
+            batch.lattice[whole, np.concatenate([axes, axes + 3], axis=1)],
+            coords[whole, order],
+            batch.species[whole, order],
+            letters[whole, order],
+        )
+
     def atoms(self, row: int) -> tuple[Float[np.ndarray, "atoms 3"], Int[np.ndarray, " atoms"]]:
         """All atoms of one conventional cell (numpy): coordinates, and the site that each belongs to."""
         group, letters = int(self.space_group[row]), self.wyckoff[row]
@@ -128,6 +156,29 @@ class CrystalBatch:
                 )
             )
         return structures
+
+
+def all_settings(batch: CrystalBatch) -> tuple[CrystalBatch, Int[np.ndarray, " settings"]]:
+    """Every distinct setting of every crystal (numpy), and the crystal that each belongs to.
+
+    Those of a crystal stand together, the given one first. Settings are one where letters, species and coordinates
+    are, to 1e-5, and the lattice: a crystal has fewer than its group where a change of setting is a symmetry of it.
+    """
+    batch = batch.numpy()
+    count = settings_table().count[batch.space_group - 1]
+    crystal = np.repeat(np.arange(len(batch)), count)
+    number = np.arange(len(crystal)) - np.repeat(np.cumsum(count) - count, count)
+    found = batch[crystal].in_settings(number)
+    distinct = np.ones(len(crystal), bool)
+    for i in np.flatnonzero(number):
+        before = np.arange(i - number[i], i)
+        before = before[distinct[before]]
+        same = (found.wyckoff[before] == found.wyckoff[i]).all(1) & (found.species[before] == found.species[i]).all(1)
+        deviation = found.frac_coords[before] - found.frac_coords[i]
+        same &= np.abs(deviation - np.rint(deviation)).max((1, 2)) < 1e-5
+        same &= np.isclose(found.lattice[before], found.lattice[i], rtol=1e-5).all(1)
+        distinct[i] = not same.any()
+    return found[distinct], crystal[distinct]
 
 
 def empty_batch(num_slots: int) -> CrystalBatch:

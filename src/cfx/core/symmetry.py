@@ -91,6 +91,58 @@ def symmetry_table() -> SymmetryTable:
     )
 
 
+@dataclass(frozen=True)
+class SettingsTable:
+    """The equivalent settings of every space group: changes (W, w) of axes and origin that keep its operations.
+
+    They are the cosets of the group in its normaliser (International Tables A, chapter 3.5): in the Euclidean one for
+    a general cell, and with permuted axes in orthorhombic groups. Of continuous translations, in polar groups, there
+    are none. The first setting of a group is the one that a crystal is given in. What `tools/make_settings_table.py`
+    has found is in row `start[g - 1] + number`.
+
+    Attributes:
+        count: settings of a group, at least 1.
+        start: the row of a group's first one.
+        rotation: W; its determinant is negative where the group has mirror images of its crystals, not of itself.
+        translation: w.
+        letter: what each Wyckoff letter becomes.
+        site_map: by letter, the rotation and translation that take a representative to that of the new setting.
+        axes: which axis each new one was.
+    """
+
+    count: Int[np.ndarray, "230"]
+    start: Int[np.ndarray, "230"]
+    rotation: Int[np.ndarray, "settings 3 3"]
+    translation: Float[np.ndarray, "settings 3"]
+    letter: Int[np.ndarray, "settings 28"]
+    site_map: Float[np.ndarray, "settings 28 3 4"]
+    axes: Int[np.ndarray, "settings 3"]
+
+
+@functools.cache
+def settings_table() -> SettingsTable:
+    """The table, read once from the package's resources."""
+    with (files("cfx") / "resources" / "settings.npz").open("rb") as file:
+        stored = dict(np.load(file))
+    count = stored["count"].astype(np.int32)
+    start = np.cumsum(count) - count
+    rotation, translation = stored["rotation"].astype(int), stored["translation"] / 24.0
+    letter = stored["letter"].astype(np.int32)
+    table = symmetry_table()
+    group = np.repeat(np.arange(230), count)
+    # Op 0 of the new letter, after the first general operation that takes the image of a representative there.
+    op_0 = table.projector[group[:, None], letter].astype(float)
+    general = table.start[group, table.last_letter[group]][:, None] + stored["image"]
+    turn = op_0[..., :3] @ table.rotation[general]
+    shift = turn @ translation[:, None, :, None]
+    shift += op_0[..., :3] @ (table.translation[general] / 24.0)[..., None] + op_0[..., 3:]
+    site_map = np.concatenate([turn @ rotation[:, None], shift - np.floor(shift + 1e-6)], axis=-1)
+    site_map[start] = np.eye(3, 4)
+    orthorhombic = (group >= 15) & (group < 74)
+    axes = np.where(orthorhombic[:, None], np.abs(rotation).argmax(2), np.arange(3))
+    return SettingsTable(count, start, rotation, translation, letter, site_map, axes)
+
+
 def operation_text(rotation: npt.ArrayLike, translation: npt.ArrayLike) -> str:
     """An operation, [3, 3] and [3], in the notation of a CIF, as '-x+y, 2*x, z+1/2'."""
     terms = []

@@ -15,7 +15,7 @@ import numpy as np
 
 from cfx.config import ModelConfig
 from cfx.config.training import TrainRun
-from cfx.core.batches import Batch, BatchPlan, mean_tokens, scoring_plan
+from cfx.core.batches import Batch, BatchPlan, Crystals, InRandomSettings, mean_tokens, scoring_plan
 from cfx.core.elements import SYMBOLS
 from cfx.core.likelihood import PARTS, init_params
 from cfx.core.network import Dropout
@@ -103,6 +103,7 @@ class _Training(Loop[TrainState]):
         self.best_step: int | None = None
         self.epoch_losses: list[tuple[float, float]] = []
         self.epoch, self.epoch_batches = -1, []
+        self.epoch_data: Crystals = data
         self.seen = {
             "space_groups": {str(i + 1): int(n) for i, n in enumerate(data.space_group_counts()) if n},
             "elements": {SYMBOLS[i]: int(n) for i, n in enumerate(data.element_counts()) if n},
@@ -150,10 +151,12 @@ class _Training(Loop[TrainState]):
         epoch, number = divmod(step, self.steps_per_epoch)
         if epoch != self.epoch:
             self.epoch, self.epoch_batches = epoch, self.plan.epoch(self.config.seed, epoch)
+            if self.config.augment:
+                self.epoch_data = InRandomSettings.of_epoch(self.data, self.config.seed, epoch)
         return self.epoch_batches[number * self.config.accumulate :][: self.config.accumulate]
 
     def _gradient(self, state: TrainState, step: int, number: int, batch: Batch) -> Gradient:
-        crystals, weight = self.devices.take(self.data, batch)
+        crystals, weight = self.devices.take(self.epoch_data, batch)
         # From the number of the batch in the whole run, so that a resumed run drops the same entries.
         key = jax.random.fold_in(self.dropout_key, step * self.config.accumulate + number)
         return learner.gradient(
@@ -242,7 +245,7 @@ class _Training(Loop[TrainState]):
         """Raises the error of a step whose loss or gradient is not finite; `state` is the one before it."""
         rows = np.concatenate([batch.rows for batch in self._batches(step)])
         model = Model("failed", self.model, jax.device_get(state.params))
-        scores = np.asarray(model.log_prob(self.data.take(rows, self.data.n_max)).total)
+        scores = np.asarray(model.log_prob(self.epoch_data.take(rows, self.data.n_max)).total)
         lines = [f"{self.data.names[row]},{score:.4f}\n" for row, score in zip(rows, scores, strict=True)]
         names = [self.data.names[row] for row in rows[np.argsort(np.where(np.isnan(scores), -np.inf, scores))[:3]]]
         table, text = f"failed_step_{step + 1}.csv", "name,log_prob\n" + "".join(lines)
