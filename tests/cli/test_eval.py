@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -295,13 +297,20 @@ def test_below_the_floor_nothing_is_stable(cfx, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupt(start_cfx, tmp_path):
+def test_an_interrupt(start_cfx, tmp_path, monkeypatch):
     """While energies are computed one by one."""
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     crystals = {f"c{i}": l12("Cu", "Au", 3.9 + i / 10000) * (3, 3, 3) for i in range(1200)}
     write(tmp_path / "many.jsonl", **crystals)
-    process = start_cfx("eval", "many.jsonl", "--potential", EMT, "--workers", 1, "-o", "out.csv")
-    while "many.jsonl: " not in process.stderr.readline():  # whatever it says first of its progress
+    (tmp_path / "told.py").write_text(
+        "from pathlib import Path\nfrom ase.calculators.emt import EMT\nclass Told(EMT):\n"
+        "    def calculate(self, *args, **kwargs):\n        Path('begun').touch()\n"
+        "        super().calculate(*args, **kwargs)\n"
+    )
+    process = start_cfx("eval", "many.jsonl", "--potential", "ase:told:Told", "--workers", 1, "-o", "out.csv")
+    while not (tmp_path / "begun").exists():
         assert process.poll() is None
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130 and "error: stopped evaluating many.jsonl" in stderr

@@ -11,10 +11,10 @@ import json
 import os
 import re
 import sys
-import time
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from cfx.errors import OutputError
 
@@ -29,8 +29,8 @@ CLOSED_PIPE = 128 + 13
 UNBOUNDED = 10_000
 """Columns that no table needs."""
 
-PLAIN_SECONDS = 10.0
-"""Seconds between two progress lines where stderr is not a terminal."""
+FIRST_LINE, LONGEST_SILENCE = 10.0, 600.0
+"""Seconds to the first line of a step where stderr is no terminal; each later one takes twice as long, up to this."""
 
 FLAGS: dict[str, str] = {}
 """Flags of the running command, by the names that the library has for what they say."""
@@ -177,16 +177,17 @@ class ConsoleReporter:
 
     @contextmanager
     def progress(self, title: str, total: float | None, unit: str = "") -> Iterator[_Bar | _Lines]:
-        """A bar on a terminal, a line every few seconds elsewhere."""
-        if not stderr().is_terminal:
-            yield _Lines(title, total, unit)
+        """A bar that vanishes with the step on a terminal; elsewhere a line now and then, if the step takes long."""
+        if not stderr().is_terminal or stderr().is_dumb_terminal:
+            with _Lines(title, total, unit) as lines:
+                yield lines
             return
         from rich import progress as rich
 
         counts = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if unit == "B" else (rich.MofNCompleteColumn(),)
         columns = (rich.SpinnerColumn(), rich.TextColumn("{task.description}"), rich.BarColumn(), *counts)
         rest = (rich.TimeRemainingColumn(), rich.TextColumn("{task.fields[text]}"))
-        with rich.Progress(*columns, *rest, console=stderr()) as bars:
+        with rich.Progress(*columns, *rest, console=stderr(), transient=True) as bars:
             stderr().show_cursor()  # which a process that is ended at once could not bring back
             yield _Bar(bars, bars.add_task(shown(title), total=total, text=""))
 
@@ -203,19 +204,64 @@ class _Bar:
 
 
 class _Lines:
+    """Says how far a step is when it has taken long, whether it is told anything meanwhile or not, as in compiling.
+
+    A step that has said something says at its end how far it came.
+    """
+
     def __init__(self, title: str, total: float | None, unit: str):
-        self.title, self.total, self.unit, self.last = title, total, unit, time.monotonic()
-        self.silent = True
+        self.title, self.total, self.unit = title, total, unit
+        self._state, self._said = (0.0, ""), ""
+        self._failure: BaseException | None = None
+        self._ended = threading.Event()
+        self._clock = threading.Thread(target=self._speak, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._clock.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        self._ended.set()
+        self._clock.join()
+        if kind is None:
+            self._check()
+            if self._said:
+                self._say()
 
     def update(self, done: float, text: str = "") -> None:
-        # What comes before anything is done, as compiling, may take long.
-        if (self.silent and text) or time.monotonic() - self.last >= PLAIN_SECONDS:
-            self.last, self.silent = time.monotonic(), False
-            of = f"/{self._count(self.total)}" if self.total is not None else ""
-            say(f"{self.title} {self._count(done)}{of}  {text}".rstrip())
+        self._check()
+        self._state = done, text
+
+    def _speak(self) -> None:
+        seconds = silences()
+        try:
+            while not self._ended.wait(next(seconds)):
+                self._say()
+        except (OutputError, SystemExit) as failure:  # stderr is closed or full: whoever does the work has to hear
+            self._failure = failure
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def _say(self) -> None:
+        done, text = self._state
+        of = f"/{self._count(self.total)}" if self.total is not None else ""
+        line = f"{self.title} {self._count(done)}{of}  {text}".rstrip()
+        if line != self._said:
+            say(line)
+        self._said = line
 
     def _count(self, number: float) -> str:
-        return size(int(number)) if self.unit == "B" else f"{number:g}"
+        return size(int(number)) if self.unit == "B" else f"{number:.0f}"
+
+
+def silences() -> Iterator[float]:
+    """Seconds between the lines of a step."""
+    seconds = FIRST_LINE
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, LONGEST_SILENCE)
 
 
 def size(num_bytes: int) -> str:
