@@ -229,6 +229,9 @@ def test_a_chemical_system_of_a_hull(cfx, hull, tmp_path):
         (["good.jsonl", "--potential", EMT, "--structures", "x.cif"], 2, "--structures is for relaxed crystals"),
         (["good.jsonl", "--potential", EMT, "--relax", "--structures", "x.csv"], 2, "x.csv"),
         (["good.jsonl", "--potential", EMT, "--relax", "--structures", "good.cif"], 8, "good.cif exists"),
+        (["good.jsonl", "--second-hull", "x.npz"], 2, "a second hull needs a second potential"),
+        (["good.jsonl", "--second-potential", EMT], 2, "a second potential needs a first one"),
+        (["good.jsonl", "--potential", "chgnet", "--second-potential", EMT], 2, "--second-hull"),
         (["good.jsonl", "--potential", "magic"], 2, "magic"),
         (["good.jsonl", "--potential", EMT, "--hull", "nowhere.npz"], 3, "nowhere.npz"),
         (["good.jsonl", "--potential", EMT, "--hull", "good.jsonl"], 3, "good.jsonl"),
@@ -294,6 +297,33 @@ def test_below_the_floor_nothing_is_stable(cfx, tmp_path):
     assert warning in (tmp_path / "report.html").read_text()
     result = cfx(*arguments, "--workers", 1, "--e-hull-floor", -2)
     assert "3 of 3" in next(line for line in result.stdout.splitlines() if line.startswith("stable "))
+
+
+def test_two_potentials(cfx, samples, hull, tmp_path):
+    """The bundled hull is CHGNet's own, and no hull of another."""
+    pytest.importorskip("chgnet", reason="chgnet is not installed")
+    arguments = ["eval", samples, "--potential", EMT, "--hull", hull, "--second-potential", "chgnet", "--workers", 1]
+    result = cfx(*arguments, "--json", "-o", "records.csv", "--html", "report.html")
+    assert result.returncode == 0, result.stderr
+    [file] = json.loads(result.stdout)["files"]
+    rows, summary = {row["name"]: row for row in file["records"]}, file["summary"]
+    for row in rows.values():
+        first, second = row["e_above_hull"], row["second_e_above_hull"]
+        known = None not in (first, second)
+        assert row["e_above_hull_difference"] == (pytest.approx(second - first) if known else None)
+    assert rows["silver"]["e_above_hull"] is None and rows["silver"]["second_verdict"] is not None
+    assert rows["silver"]["second_decomposition"] == "Ag"
+    assert rows["cu3au"]["second_e_above_hull"] == pytest.approx(0, abs=0.02)
+    assert rows["stretched"]["second_verdict"] == "unstable"
+    assert summary["frac_confirmed_stable_structures"]["count"] == 2  # cu3au, twice
+    assert summary["avg_e_above_hull_difference"]["of"] == 3
+    assert file["settings"]["second hull"].startswith("chgnet-mp")
+    assert "second_decomposition" in (tmp_path / "records.csv").read_text().partition("\n")[0].split(",")
+    assert file["gallery"][0]["second_e_above_hull"] is not None
+    table = cfx(*arguments).stdout
+    assert "metastable by both" in table and "verdicts differ" in table
+    refused = cfx("eval", samples, "--potential", "chgnet", "--second-potential", EMT, "--second-hull", "chgnet-mp")
+    assert refused.returncode == 2 and "needs one of its own" in refused.stderr and "--fill-from" in refused.stderr
 
 
 @pytest.mark.slow

@@ -255,3 +255,48 @@ def test_density_and_elements():
     assert num_elements(alloy) == 2
     assert density(None) is None and num_elements(None) is None
     assert density(Structure(Lattice.cubic(0.1), ["Fe"], [[0, 0, 0]])) is None
+
+
+TWO = [
+    row(second_e_above_hull=0.0),  # stable by both
+    row(second_e_above_hull=0.05),  # stable, metastable
+    row(e_above_hull=0.08, second_e_above_hull=0.3, novel=False),  # metastable, unstable
+    row(e_above_hull=0.05, second_e_above_hull=-0.5),  # metastable, below the floor
+    row(e_above_hull=0.06, second_e_above_hull=0.09, unique=False),  # metastable by both
+    row(second_e_above_hull=None),  # the second one does not know it
+]
+"""As two potentials see crystals."""
+
+
+def test_what_two_potentials_agree_on():
+    summary = summarize(TWO)
+    counts = {name: value["count"] for name, value in summary.items() if name.startswith("frac_confirmed")}
+    assert counts == {
+        "frac_confirmed_stable_structures": 3,
+        "frac_confirmed_novel_unique_stable_structures": 2,
+        "frac_confirmed_on_hull_structures": 1,
+        "frac_confirmed_novel_unique_on_hull_structures": 1,
+    }
+    assert all(summary[name]["of"] == 6 for name in counts)
+    assert summary["frac_stable_structures"]["count"] == 6  # by the first alone
+    differ = summary["frac_verdicts_differ"]
+    assert (differ["count"], differ["of"]) == (3, 5)
+    differences = [0.01, 0.06, 0.22, -0.55, 0.03]
+    assert summary["avg_e_above_hull_difference"]["value"] == pytest.approx(np.mean(differences))
+    assert summary["avg_abs_e_above_hull_difference"]["value"] == pytest.approx(np.mean(np.abs(differences)))
+    # Ranks 1.5, 1.5, 5, 3, 4 and 2, 3, 5, 1, 4.
+    ranks = np.corrcoef([1.5, 1.5, 5, 3, 4], [2, 3, 5, 1, 4])[0, 1]
+    assert summary["rank_correlation_e_above_hull"] == {"value": pytest.approx(ranks), "unit": "", "of": 5}
+
+
+def test_without_a_second_potential_nothing_is_confirmed():
+    assert not any("confirmed" in name or "differ" in name for name in summarize([row(), row()]))
+
+
+def test_a_second_potential_that_knows_nothing_confirms_nothing():
+    summary = summarize([row(second_e_above_hull=None)])
+    assert summary["frac_confirmed_stable_structures"] is None and summary["frac_verdicts_differ"] is None
+    assert summary["rank_correlation_e_above_hull"] is None and summary["avg_e_above_hull_difference"] is None
+    one = summarize(TWO[:1])
+    assert one["frac_confirmed_stable_structures"]["count"] == 1
+    assert one["rank_correlation_e_above_hull"] is None  # one crystal has no rank

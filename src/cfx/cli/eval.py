@@ -30,6 +30,14 @@ METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "frac_novel_unique_on_hull_structures": ("S.U.N. at 0 eV/atom", ("reference", "potential", "hull")),
     "frac_below_floor_structures": ("below the floor", ("potential", "hull")),
     "avg_energy_above_hull_per_atom": ("energy above hull", ("potential", "hull")),
+    "frac_confirmed_stable_structures": ("metastable by both", ()),
+    "frac_confirmed_novel_unique_stable_structures": ("S.U.N. at 0.1 by both", ()),
+    "frac_confirmed_on_hull_structures": ("stable by both", ()),
+    "frac_confirmed_novel_unique_on_hull_structures": ("S.U.N. at 0 by both", ()),
+    "frac_verdicts_differ": ("verdicts differ", ()),
+    "avg_e_above_hull_difference": ("second less first", ()),
+    "avg_abs_e_above_hull_difference": ("absolute difference", ()),
+    "rank_correlation_e_above_hull": ("rank correlation", ()),
     "num_compositions": ("distinct formulas", ()),
     "vendi_compositions": ("Vendi score", ()),
     "avg_hhi_production": ("HHI by production", ()),
@@ -195,7 +203,7 @@ def _not_evaluated(files: Sequence[dict[str, Any]], config: EvalConfig) -> Itera
     """What no file has, by the options that would give it."""
     missing: dict[str, list[str]] = defaultdict(list)
     for metric, (words, needs) in METRICS.items():
-        if not any(file["summary"].get(metric) for file in files):
+        if metric in files[0]["summary"] and not any(file["summary"][metric] for file in files):
             lacking = [f"--{option}" for option in needs if not getattr(config, option)]
             missing[" without " * bool(lacking) + ", ".join(lacking)].append(words)
     for without, metrics in missing.items():

@@ -8,6 +8,9 @@ from cfx.errors import UsageError
 
 POTENTIALS = "chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY."
 
+OWN_HULLS = {"chgnet": "chgnet-mp"}
+"""Bundled hulls by the potential that computed them."""
+
 
 # What `option` takes for fields that several configurations have.
 HULL_SCALE = (None, "Scale of the hull's energies, if its file does not state it: raw or mp2020.")
@@ -33,6 +36,10 @@ class EvalConfig(Config):
         None, "Hull that stability is judged against: a file, a name, or none. Default with chgnet: chgnet-mp."
     )
     hull_scale: str | None = option(*HULL_SCALE)
+    second_potential: str | None = option(None, "A second potential, whose verdicts stand beside those of the first.")
+    second_hull: str | None = option(
+        None, "Hull of the second potential's own, as made by cfx hull build. Default with chgnet: chgnet-mp."
+    )
     e_hull_floor: float = option(*E_HULL_FLOOR)
     corrections: Literal["mp2020", "published"] = option(*CORRECTIONS)
     mixed_valence: bool = option(
@@ -52,10 +59,29 @@ class EvalConfig(Config):
                 raise UsageError(f"{name.replace('_', '-')} needs a {needed}", f"name one with `{needed}`")
         if self.fix_symmetry and not self.relax:
             raise UsageError("`fix_symmetry` is for relaxations", "add `relax`")
-        if self.hull is None and self.potential == "chgnet":
-            object.__setattr__(self, "hull", "chgnet-mp")
+        if self.second_hull and not self.second_potential:
+            raise UsageError("a second hull needs a second potential", "name one with `second_potential`")
+        if self.hull is None:
+            object.__setattr__(self, "hull", OWN_HULLS.get(self.potential or ""))
         if self.hull == "none":
             object.__setattr__(self, "hull", None)
+        if self.second_potential:
+            self._complete_second(self.second_potential)
+
+    def _complete_second(self, potential: str) -> None:
+        """The second potential needs a hull, for its energies alone say nothing, and a first one to disagree with."""
+        if not self.hull:
+            raise UsageError(
+                "a second potential needs a first one with a hull to be compared with",
+                "name them with `potential` and `hull`",
+            )
+        hull = self.second_hull or OWN_HULLS.get(potential)
+        if hull in (None, "none"):
+            raise UsageError(
+                f"the second potential {potential} needs a hull of its own: give `second_hull`",
+                "cfx hull build makes one, with --fill-from even from few structures",
+            )
+        object.__setattr__(self, "second_hull", hull)
 
 
 @dataclass(frozen=True, kw_only=True)

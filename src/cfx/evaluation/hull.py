@@ -20,6 +20,9 @@ from cfx.evaluation.corrections import MP2020, UNCORRECTABLE, correct
 from cfx.evaluation.phases import NoSolution, Phases, Reduced, best_mixture, count_atoms, reduce_counts
 from cfx.predictors.base import SCALES, BatchResult
 
+DFT = "PBE"
+"""What computed the energies of a hull that is no potential's."""
+
 SYSTEMS = 1024
 """Most chemical systems whose phases a hull keeps in memory."""
 
@@ -42,7 +45,7 @@ class HullInfo:
 
     name: str
     scale: str
-    potential: str = "PBE"
+    potential: str = DFT
     version: str = ""
     provenance: str = ""
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cfx.config import SYMPREC, EvalConfig
 from cfx.data.structures import MIN_DISTANCE, MIN_VOLUME, iterate_crystals
-from cfx.errors import DataError
+from cfx.errors import DataError, UsageError
 from cfx.evaluation import validity
 from cfx.evaluation.corrections import MP2020
-from cfx.evaluation.hull import Hull
+from cfx.evaluation.hull import DFT, Hull
 from cfx.evaluation.hull_files import read_hull
 from cfx.evaluation.novelty import Reference, cached_reference
 from cfx.evaluation.summary import Thresholds
@@ -42,6 +42,7 @@ class EvaluationSetup:
         reference: known crystals, to judge novelty by.
         potential: computes energies.
         hull: phases, to judge stability by.
+        second: another potential and its own hull, to judge the same crystals by.
         warnings: what was said of them while they were loaded.
     """
 
@@ -49,6 +50,7 @@ class EvaluationSetup:
     reference: Reference | None
     potential: Potential | None
     hull: Hull | None
+    second: tuple[Potential, Hull] | None = None
     warnings: tuple[str, ...] = ()
 
     @property
@@ -74,6 +76,10 @@ class EvaluationSetup:
         if self.hull is not None:
             settings["hull"] = str(self.hull)
             settings["floor"] = f"{config.e_hull_floor:g} eV/atom; what is below is not counted as stable"
+        if self.second is not None:
+            potential, hull = self.second
+            settings["second potential"] = f"{potential.name}, energies on the scale {potential.scale}"
+            settings["second hull"] = str(hull)
         if config.relax:
             kept = ", space groups kept" * config.fix_symmetry
             limits = f"to {config.fmax:g} eV/angstrom, at most {config.steps} steps"
@@ -95,17 +101,32 @@ def load_setup(config: EvalConfig, reporter: Reporter) -> EvaluationSetup:
     hull = None
     if config.hull and potential:
         hull = open_hull(config.hull, config.hull_scale, potential, reporter, config.corrections)
+    second = _load_second(config, reporter)
     reference = read_reference(config.reference, config.workers, reporter) if config.reference else None
-    return EvaluationSetup(config, reference, potential, hull, tuple(reporter.warnings))
+    return EvaluationSetup(config, reference, potential, hull, second, tuple(reporter.warnings))
+
+
+def _load_second(config: EvalConfig, reporter: Reporter) -> tuple[Potential, Hull] | None:
+    """The second potential and its hull."""
+    if not config.second_potential or not config.second_hull:
+        return None
+    potential = load_potential(config.second_potential, config.device)
+    return potential, open_hull(config.second_hull, None, potential, reporter, config.corrections, own=True)
 
 
 def open_hull(
-    name: str, scale: str | None, potential: Potential, reporter: Reporter, corrections: str = MP2020
+    name: str,
+    scale: str | None,
+    potential: Potential,
+    reporter: Reporter,
+    corrections: str = MP2020,
+    own: bool = False,
 ) -> Hull:
     """A hull to compare a potential's energies with.
 
     A potential that did not compute the hull has to show that its energies are on the scale that it claims: raw and
-    corrected energies differ by more than metastable crystals lie above the hull.
+    corrected energies differ by more than metastable crystals lie above the hull. With `own`, a hull that another
+    potential computed is refused: the errors of two potentials do not cancel.
 
     Raises:
         DataError: if it cannot be read.
@@ -114,6 +135,11 @@ def open_hull(
     """
     with reporter.progress(f"reading {Path(name).name}", None) as progress:
         hull = read_hull(hull_path(name, reporter), scale, progress.update)
+    if own and hull.info.potential not in (potential.name, DFT):
+        raise UsageError(
+            f"the hull {hull.name} has energies of {hull.info.potential}, and {potential.name} needs one of its own",
+            f"cfx hull build --fill-from {hull.name} makes one, even from few structures",
+        )
     hull.check_potential(potential.scale)
     hull.corrections = corrections
     if corrections != MP2020 and potential.scale == hull.scale:

@@ -32,11 +32,14 @@ Record = Mapping[str, Any]
 valid_structure, valid_composition, valid_composition_without_alloys, unique, novel, converged: bools. class: one of
 CLASSES. formula: reduced. hhi_production, hhi_reserve: numbers. e_above_hull, e_above_hull_unrelaxed: eV/atom.
 rmsd_to_relaxed: angstrom. space_group, space_group_asked, space_group_relaxed: 1..230. density: g/cm3. num_elements: a
-number.
+number. second_e_above_hull: by a second potential, eV/atom, if there is one.
 """
 
 NOT_EVALUATED = ("coverage_recall", "coverage_precision")
 """Metrics of others that cfx does not compute: they need matminer's fingerprints."""
+
+FIRST, SECOND = "e_above_hull", "second_e_above_hull"
+"""Keys of the energies above the hull by the two potentials."""
 
 ROUNDING = 1e-8
 """Energies (eV/atom) so little above a threshold are on it."""
@@ -97,6 +100,8 @@ def summarize(
         **_stability(records, "on_hull", limits, limits.on_hull),
         "frac_below_floor_structures": _below_floor(records, limits),
         "avg_energy_above_hull_per_atom": mean(_column(records, "e_above_hull"), "eV/atom"),
+        **_confirmed(records, limits),
+        **_disagreement(records, limits),
         **_diversity(records),
         "avg_hhi_production": mean(_column(records, "hhi_production"), ""),
         "avg_hhi_reserve": mean(_column(records, "hhi_reserve"), ""),
@@ -162,14 +167,55 @@ def _novelty(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _stability(records: Sequence[Record], name: str, limits: Thresholds, limit: float) -> dict[str, Any]:
-    """The rate of crystals up to a height above the hull, and of those among them that are unique and novel."""
-    low = [None if height is None else limits.allow(height, limit) for height in _column(records, "e_above_hull")]
+def _stability(
+    records: Sequence[Record], name: str, limits: Thresholds, limit: float, by: Sequence[str] = (FIRST,)
+) -> dict[str, Any]:
+    """The rate of crystals up to a height above every hull, and of those among them that are unique and novel."""
+    heights = zip(*(_column(records, key) for key in by), strict=True)
+    low = [_all_hold(*(None if one is None else limits.allow(one, limit) for one in each)) for each in heights]
     unique, novel = _column(records, "unique"), _column(records, "novel")
     return {
         f"frac_{name}_structures": rate(low),
         f"frac_novel_unique_{name}_structures": _joint(low, unique, novel),
     }
+
+
+def _confirmed(records: Sequence[Record], limits: Thresholds) -> dict[str, Any]:
+    """What two potentials say is stable, each on its own hull; nothing without a second one."""
+    if not any(SECOND in record for record in records):
+        return {}
+    return {
+        name.replace("frac_", "frac_confirmed_"): found
+        for level, limit in (("stable", limits.stable), ("on_hull", limits.on_hull))
+        for name, found in _stability(records, level, limits, limit, by=(FIRST, SECOND)).items()
+    }
+
+
+def _disagreement(records: Sequence[Record], limits: Thresholds) -> dict[str, Any]:
+    """How the heights by two potentials differ, over the crystals that both know; nothing without a second one."""
+    if not any(SECOND in record for record in records):
+        return {}
+    heights = zip(_column(records, FIRST), _column(records, SECOND), strict=True)
+    both = [(first, second) for first, second in heights if first is not None and second is not None]
+    differences = [second - first for first, second in both]
+    differ = rate(limits.verdict(first) != limits.verdict(second) for first, second in both)
+    return {
+        "frac_verdicts_differ": differ,
+        "avg_e_above_hull_difference": mean(differences, "eV/atom"),
+        "avg_abs_e_above_hull_difference": mean(map(abs, differences), "eV/atom"),
+        "rank_correlation_e_above_hull": _rank_correlation(both),
+    }
+
+
+def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
+    """Spearman's coefficient, 1 if two rankings are the same; None where there are no two of them."""
+    from scipy.stats import rankdata
+
+    columns = list(zip(*pairs, strict=True))
+    if not columns or any(len(set(column)) < 2 for column in columns):
+        return None
+    first, second = map(rankdata, columns)
+    return {"value": float(np.corrcoef(first, second)[0, 1]), "unit": "", "of": len(pairs)}
 
 
 def _below_floor(records: Sequence[Record], limits: Thresholds) -> dict[str, Any] | None:

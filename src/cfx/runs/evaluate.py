@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 from cfx.core import Structure
 from cfx.data.structures import Loaded, load_crystals
 from cfx.evaluation import matching, novelty, summary, validity
-from cfx.evaluation.hull import HullBatch
+from cfx.evaluation.hull import Hull, HullBatch
 from cfx.evaluation.setup import Energy, EvaluationSetup, energies_as_they_are, energies_of_relaxed
 from cfx.fetch.names import data_path
+from cfx.predictors.base import Potential
 from cfx.report import GALLERY, as_drawn
 from cfx.reporter import Interrupted, Noting, Reporter, StopRequest
 
@@ -26,6 +27,7 @@ Step = Callable[[str, int | None], AbstractContextManager[Update]]
 """Begins a step of the work: a title and the size of it, if known; gives what is told how much is done."""
 
 SHOWN = ("name", "formula", "space_group", "e_above_hull", "verdict", "decomposition")
+SHOWN += ("second_e_above_hull", "second_verdict", "second_decomposition")
 """What the gallery says of a crystal."""
 
 IMPLAUSIBLE = "in a gap of the hull, or the potential is wrong"
@@ -124,6 +126,7 @@ def _find(crystals: list[Loaded], setup: EvaluationSetup, step: Step) -> _Findin
         groups = validity.find_space_groups(structures, asked, n_jobs=config.workers, on_done=update)
     energies = _energies(structures, setup, step)
     final = [one.structure for one in energies]
+    second = None if setup.second is None else _second_opinion(final, *setup.second, step)
     with step("unique", None) as update:
         unique = matching.find_duplicates(final, config.workers, update)
     with step("novel", None) as update:
@@ -139,9 +142,8 @@ def _find(crystals: list[Loaded], setup: EvaluationSetup, step: Step) -> _Findin
     if relaxed:
         with step("space groups of relaxed crystals", math.ceil(len(final) / validity.CHUNK)) as update:
             final_groups = validity.find_space_groups(final, n_jobs=config.workers, on_done=update)
-    return _Findings(
-        crystals, setup, structure_ok, composition_ok, groups, energies, unique, novel, hull, initial_hull, final_groups
-    )
+    judged = (structure_ok, composition_ok, groups, energies, unique, novel, hull)
+    return _Findings(crystals, setup, *judged, initial_hull, final_groups, second)
 
 
 def _energies(structures: list[Structure | None], setup: EvaluationSetup, step: Step) -> list[Energy]:
@@ -154,6 +156,15 @@ def _energies(structures: list[Structure | None], setup: EvaluationSetup, step: 
             limits = config.fmax, config.steps
             return list(energies_of_relaxed(potential, structures, *limits, update, config.fix_symmetry))
         return list(energies_as_they_are(potential, structures, update))
+
+
+def _second_opinion(
+    structures: list[Structure | None], potential: Potential, hull: Hull, step: Step
+) -> tuple[list[Energy], HullBatch]:
+    """Energies by a second potential of the crystals as the first one left them, and distances to its own hull."""
+    with step("energies by the second potential", len(structures)) as update:
+        energies = list(energies_as_they_are(potential, structures, update))
+    return energies, hull.evaluate(structures, [one.energy for one in energies], potential.scale)
 
 
 def _counted(structures: Sequence[Structure | None], update: Update) -> Iterator[Structure | None]:
@@ -172,6 +183,7 @@ class _Findings:
         hull: distances to the hull, if there is one.
         initial_hull: those before the relaxation, if there was one.
         final_groups: space groups after it.
+        second: energies by the second potential and distances to its own hull, if there is one.
     """
 
     crystals: list[Loaded]
@@ -185,6 +197,7 @@ class _Findings:
     hull: HullBatch | None
     initial_hull: HullBatch | None = None
     final_groups: list[validity.SpaceGroup] = field(default_factory=list)
+    second: tuple[list[Energy], HullBatch] | None = None
 
     def record(self, i: int) -> dict[str, Any]:
         """Everything known about one crystal, ready for JSON."""
@@ -208,6 +221,7 @@ class _Findings:
             "e_above_hull": height,
             "verdict": None if height is None else self.setup.thresholds.verdict(height),
             "decomposition": None if self.hull is None else self.hull.decompositions[i] or None,
+            **self._second(i, height),
             "rmsd_to_relaxed": matching.rms_displacement(one.structure, final) if self.setup.config.relax else None,
             **self._relaxation(i),
             "reason": self._reason(i),
@@ -222,6 +236,20 @@ class _Findings:
         initial = _if_finite(relaxed.initial_energy / len(structure))
         values = (initial, height, self.final_groups[i].found, relaxed.converged, relaxed.steps)
         return dict(zip(RELAXATION, values, strict=True))
+
+    def _second(self, i: int, height: float | None) -> dict[str, Any]:
+        """What the second potential says of a crystal, and its distance to the hull less that by the first one."""
+        if self.second is None:
+            return {}
+        energies, hull = self.second
+        final, own = energies[i].structure, _if_finite(hull.e_above_hull[i])
+        return {
+            "second_energy_per_atom": None if final is None else _if_finite(energies[i].energy / (len(final) or 1)),
+            "second_e_above_hull": own,
+            "second_verdict": None if own is None else self.setup.thresholds.verdict(own),
+            "second_decomposition": hull.decompositions[i] or None,
+            "e_above_hull_difference": None if own is None or height is None else own - height,
+        }
 
     def _matched(self, i: int) -> str | None:
         """The name of the known crystal that a crystal matches."""
@@ -239,15 +267,20 @@ class _Findings:
             "energy": self.energies[i].reason,
             "unique": self.unique[i].reason if self.structure[i].valid else "",
         }
-        if self.hull is not None and math.isfinite(self.energies[i].energy):
-            said["hull"] = self.hull.reasons[i] or self._why_below_floor(self.hull.e_above_hull[i])
+        said |= self._reasons_of_hull("hull", self.energies, self.hull, i)
+        if self.second is not None:
+            said["second energy"] = self.second[0][i].reason
+            said |= self._reasons_of_hull("second hull", *self.second, i)
         first = {reason: step for step, reason in reversed(said.items())}
         return "; ".join(f"{step}: {reason}" for step, reason in said.items() if reason and first[reason] == step)
 
-    def _why_below_floor(self, height: float) -> str:
+    def _reasons_of_hull(self, name: str, energies: list[Energy], hull: HullBatch | None, i: int) -> dict[str, str]:
+        """Why a crystal with an energy has no distance to a hull, or none that can be believed."""
+        if hull is None or not math.isfinite(energies[i].energy):
+            return {}
         limits = self.setup.thresholds
-        below = limits.verdict(height) == summary.BELOW_FLOOR
-        return f"more than {-limits.floor:g} eV/atom below it: {IMPLAUSIBLE}" if below else ""
+        below = limits.verdict(hull.e_above_hull[i]) == summary.BELOW_FLOOR
+        return {name: hull.reasons[i] or below * f"more than {-limits.floor:g} eV/atom below it: {IMPLAUSIBLE}"}
 
 
 def _if_finite(value: float) -> float | None:
@@ -270,19 +303,19 @@ def _facts(structure: Structure | None) -> dict[str, Any]:
 
 
 def _warn_of_gaps(records: Sequence[dict[str, Any]], limits: summary.Thresholds, reporter: Reporter) -> None:
-    """Warns if crystals are more stable than can be, which tells of gaps in the hull."""
-    heights = [record["e_above_hull"] for record in records if record["e_above_hull"] is not None]
-    low = sum(height < -BELOW for height in heights)
-    if low:
-        reporter.warning(
-            f"{low} of {len(heights)} crystals are more than {BELOW:g} eV/atom below the hull, which few real crystals "
-            "are: it lacks phases, or the energies are wrong"
-        )
-    if lowest := sum(limits.verdict(height) == summary.BELOW_FLOOR for height in heights):
-        reporter.warning(
-            f"{lowest} of {len(heights)} crystals are below the floor of {limits.floor:g} eV/atom ({IMPLAUSIBLE}): "
-            "they count as neither stable nor S.U.N."
-        )
+    """Warns if crystals are more stable than can be, which tells of gaps in a hull."""
+    for key, whose in (("e_above_hull", ""), ("second_e_above_hull", "second potential: ")):
+        heights = [record[key] for record in records if record.get(key) is not None]
+        if low := sum(height < -BELOW for height in heights):
+            reporter.warning(
+                f"{whose}{low} of {len(heights)} crystals are more than {BELOW:g} eV/atom below the hull, which few "
+                "real crystals are: it lacks phases, or the energies are wrong"
+            )
+        if lowest := sum(limits.verdict(height) == summary.BELOW_FLOOR for height in heights):
+            reporter.warning(
+                f"{whose}{lowest} of {len(heights)} crystals are below the floor of {limits.floor:g} eV/atom "
+                f"({IMPLAUSIBLE}): they count as neither stable nor S.U.N."
+            )
 
 
 def _count_reasons(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -305,10 +338,11 @@ def _gallery(records: Sequence[dict[str, Any]], structures: Sequence[Structure |
     def worth(i: int) -> tuple:
         record = records[i]
         height = math.inf if record["e_above_hull"] is None else record["e_above_hull"]
-        implausible = record["verdict"] == summary.BELOW_FLOOR
+        implausible = summary.BELOW_FLOOR in (record["verdict"], record.get("second_verdict"))
         return implausible, not record["valid"], not record["unique"], record["novel"] is False, height, i
 
     drawn = {i: one for i, one in enumerate(structures) if one is not None}
     return [
-        {**{key: records[i][key] for key in SHOWN}, **as_drawn(drawn[i])} for i in sorted(drawn, key=worth)[:GALLERY]
+        {**{key: records[i][key] for key in SHOWN if key in records[i]}, **as_drawn(drawn[i])}
+        for i in sorted(drawn, key=worth)[:GALLERY]
     ]

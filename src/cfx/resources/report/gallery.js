@@ -68,6 +68,11 @@ function fillLarge() {
     ["Energy above the hull", missing(crystal.e_above_hull) ? DASH : `${decimal(crystal.e_above_hull)} eV/atom`],
     ["Verdict", isBelowFloor(crystal) ? `${crystal.verdict}: ${IMPLAUSIBLE}` : plainText(crystal.verdict)],
     ["Decomposition products", plainText(crystal.decomposition)],
+    ...(missing(crystal.second_e_above_hull) ? [] : [
+      ["Second potential", `${decimal(crystal.second_e_above_hull)} eV/atom above its hull`],
+      ["Its verdict", plainText(crystal.second_verdict)],
+      ["Its decomposition products", plainText(crystal.second_decomposition)],
+    ]),
   ];
   large.title.replaceChildren(...formulaNodes(crystal.formula));
   large.facts.replaceChildren(...facts.map(([key, value]) => el("div", {}, el("dt", {}, key), el("dd", {}, value))));

@@ -33,6 +33,16 @@ const METRICS = [
     ["frac_space_group_changed", "Space group changed", "Another one is found after relaxing."],
     ["frac_relaxation_converged", "Relaxation converged", "Forces fell below the limit within the steps allowed."],
   ]],
+  ["Two potentials", [
+    ["frac_confirmed_stable_structures", "Metastable by both", "At most 0.1 eV/atom above either potential's own hull."],
+    ["frac_confirmed_on_hull_structures", "Stable by both", "On either hull or below it, down to the floor."],
+    ["frac_confirmed_novel_unique_stable_structures", "S.U.N. at 0.1 eV/atom by both", "Metastable by both, unique and novel."],
+    ["frac_confirmed_novel_unique_on_hull_structures", "S.U.N. at 0 eV/atom by both", "Stable by both, unique and novel."],
+    ["frac_verdicts_differ", "Verdicts differ", "Of the crystals that both potentials know."],
+    ["avg_e_above_hull_difference", "Mean difference", "Energy above the hull by the second potential less that by the first."],
+    ["avg_abs_e_above_hull_difference", "Mean absolute difference", "How far apart the two are."],
+    ["rank_correlation_e_above_hull", "Rank correlation", "Of the two energies above the hull; 1 where they rank crystals alike."],
+  ]],
   ["Likeness to the reference", [
     ["wdist_density", "Distance of densities", "Wasserstein distance of distributions; 0 is alike."],
     ["wdist_num_elements", "Distance of numbers of elements", "Wasserstein distance of distributions; 0 is alike."],
@@ -112,7 +122,9 @@ function fileHeader(file) {
 function metricsTable() {
   const groups = metricGroups();
   const shown = new Set(groups.flatMap(([, metrics]) => metrics.map(([name]) => name)));
-  const left = METRICS.flatMap(([, metrics]) => metrics).filter(([name]) => !shown.has(name)).map(([, label]) => label);
+  const asked = (name) => FILES.some((file) => name in file.summary);
+  const left = METRICS.flatMap(([, metrics]) => metrics)
+    .filter(([name]) => asked(name) && !shown.has(name)).map(([, label]) => label);
   const table = el("table", { class: "metrics" },
     el("caption", { class: "hidden" }, "Metrics with 95 % confidence intervals"),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Metric"), FILES.map(fileHeader))),

@@ -23,6 +23,10 @@ const COLUMNS = [
   ["e_above_hull_unrelaxed", "Before relaxing, eV/atom", (value) => decimal(value, 3), "number"],
   ["verdict", "Verdict", plainText, "verdict"],
   ["decomposition", "Decomposition products", plainText, ""],
+  ["second_e_above_hull", "Above hull, second potential", (value) => decimal(value, 3), "number"],
+  ["e_above_hull_difference", "Second less first, eV/atom", (value) => decimal(value, 3), "number"],
+  ["second_verdict", "Verdict, second potential", plainText, "verdict"],
+  ["second_decomposition", "Decomposition products, second potential", plainText, ""],
   ["energy_per_atom", "Energy, eV/atom", (value) => decimal(value, 3), "number"],
   ["hhi_production", "HHI, production", (value) => integer(Math.round(value)), "number"],
   ["hhi_reserve", "HHI, reserves", (value) => integer(Math.round(value)), "number"],
@@ -32,6 +36,9 @@ const COLUMNS = [
   ["reason", "Reason", plainText, "reason"],
 ];
 
+/** A record as the second potential sees it. */
+const bySecond = (record) => ({ e_above_hull: record.second_e_above_hull, verdict: record.second_verdict });
+
 const isNew = (record) => record.unique && record.novel;
 
 /** [label, test, columns it needs]. */
@@ -40,7 +47,13 @@ const FILTERS = [
   ["S.U.N. at 0.1 eV/atom", (record) => isNew(record) && isWithin(record, 0.1), ["unique", "novel", "e_above_hull"]],
   ["S.U.N. at 0 eV/atom", (record) => isNew(record) && isWithin(record, 0), ["unique", "novel", "e_above_hull"]],
   ["at most 0.1 eV/atom above the hull", (record) => isWithin(record, 0.1), ["e_above_hull"]],
-  ["below the floor", isBelowFloor, ["verdict"]],
+  ["at most 0.1 eV/atom above both hulls",
+    (record) => isWithin(record, 0.1) && isWithin(bySecond(record), 0.1), ["second_e_above_hull"]],
+  ["S.U.N. at 0.1 eV/atom by both potentials",
+    (record) => isNew(record) && isWithin(record, 0.1) && isWithin(bySecond(record), 0.1), ["unique", "novel", "second_e_above_hull"]],
+  ["the two verdicts differ", (record) => record.second_verdict && record.verdict && record.second_verdict !== record.verdict,
+    ["second_verdict"]],
+  ["below the floor", (record) => isBelowFloor(record) || isBelowFloor(bySecond(record)), ["verdict"]],
   ["valid", (record) => record.valid, ["valid"]],
   ["not valid", (record) => !record.valid, ["valid"]],
   ["unique and novel", isNew, ["unique", "novel"]],
@@ -100,7 +113,7 @@ function cellOf(record, [column, , text, kind]) {
   const value = record[column];
   if (column === "name") return el("th", { scope: "row", class: kind }, viewLink(record));
   if (column === "formula") return el("td", {}, formulaNodes(value));
-  if (kind === "verdict") return el("td", { class: isBelowFloor(record) ? "warn" : "" }, text(value));
+  if (kind === "verdict") return el("td", { class: isBelowFloor({ verdict: value }) ? "warn" : "" }, text(value));
   if (kind === "flag") return el("td", { class: missing(value) ? kind : `${kind} ${value ? "yes" : "no"}` }, el("span", {}, text(value)));
   return el("td", { class: kind }, text(value));
 }
