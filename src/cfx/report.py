@@ -4,6 +4,8 @@ The page is drawn by the scripts in resources/report. What comes from the data r
 character means anything to HTML, and a content security policy lets nothing run but those scripts.
 """
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import html
@@ -15,14 +17,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cfx.core import Structure
+from cfx.core.elements import SYMBOLS
+from cfx.core.symmetry import LETTERS, operation_text, symmetry_table
 from cfx.data.structures import load_crystals
-from cfx.evaluation.validity import find_space_groups
+from cfx.evaluation.validity import symmetry_dataset
 from cfx.fetch.names import data_path
 from cfx.io.files import replace_atomically
 from cfx.reporter import Reporter
+
+if TYPE_CHECKING:
+    from spglib import SpglibDataset
 
 SCRIPTS = (
     *("base", "facts", "downloads", "summary", "charts", "distributions", "elements"),
@@ -36,6 +45,9 @@ GALLERY = 60
 SAMPLE = 2000
 """Values kept of a reference distribution: more change no pixel."""
 
+SAME_SHIFT = 0.002
+"""Fractions of a cell by which a translation that was found may differ from that of the standard setting."""
+
 DIGITS = 6
 """Significant digits of numbers in the page."""
 
@@ -45,7 +57,7 @@ def render_report(result: Mapping[str, Any]) -> str:
 
     Args:
         result: {"version": text, "files": [{name, crystals, settings, warnings, summary, classes, reasons,
-            records, reference, gallery}]}.
+            records, reference, gallery, floor}]}.
             What is missing or None was not evaluated. Of a gallery, the first 60 crystals are shown.
 
     Returns:
@@ -53,7 +65,8 @@ def render_report(result: Mapping[str, Any]) -> str:
     """
     evaluated = [_evaluated_file(file) for file in result.get("files") or []]
     names = ", ".join(str(file["name"]) for file in evaluated)
-    data = {"kind": "report", "version": result.get("version"), "files": evaluated}
+    shown = [crystal for file in evaluated for crystal in file["gallery"]]
+    data = {"kind": "report", "version": result.get("version"), "files": evaluated, "operations": _operations(shown)}
     return _page(data, f"Evaluation of {names}" if names else "Evaluation")
 
 
@@ -66,7 +79,8 @@ def render_viewer(crystals: Sequence[Mapping[str, Any]], title: str = "Crystals"
             all atoms). Those without a proper cell are left out.
         title: of the page.
     """
-    return _page({"kind": "viewer", "title": title, "gallery": _drawable(crystals)}, title)
+    gallery = _drawable(crystals)
+    return _page({"kind": "viewer", "title": title, "gallery": gallery, "operations": _operations(gallery)}, title)
 
 
 def _evaluated_file(file: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,9 +91,10 @@ def _evaluated_file(file: Mapping[str, Any]) -> dict[str, Any]:
         "crystals": file.get("crystals"),
         "settings": file.get("settings") or {},
         "warnings": file.get("warnings") or [],
+        "floor": file.get("floor"),
         "summary": file.get("summary") or {},
         "classes": file.get("classes") or {},
-        "reasons": file.get("reasons") or [],
+        "reasons": group_reasons(file.get("reasons") or []),
         "rows": len(file.get("records") or []),
         "columns": _columns(_plain(file.get("records") or [])),
         "reference": {
@@ -88,6 +103,59 @@ def _evaluated_file(file: Mapping[str, Any]) -> dict[str, Any]:
         },
         "gallery": _drawable((file.get("gallery") or [])[:GALLERY]),
     }
+
+
+VARYING = re.compile(
+    r"(?P<number>(?<![A-Za-z_\d.])[-+]?\d[\d.,]*(?<![.,]))|'[^']*'|\"[^\"]*\"|"
+    rf"\b(?:(?:{'|'.join(sorted(SYMBOLS[1:], key=len, reverse=True))})\d*)+\b"
+)
+"""What may differ between reasons that are the same otherwise: numbers, quoted names, elements and formulas."""
+
+NAMED = 3
+"""Names that a group of reasons lists."""
+
+
+def group_reasons(reasons: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Reasons that differ by numbers or names alone, counted together, the most frequent first.
+
+    Args:
+        reasons: each with reason, count and example.
+
+    Returns:
+        The same, and `kinds`, how many reasons of the list are in a group. A number that differs is written as "0.06 to
+        0.47", a name as "Fe, Co, Ni, ...".
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for one in reasons:
+        groups.setdefault(VARYING.sub("\0", str(one["reason"])), []).append(one)
+    merged = [
+        {
+            "reason": _merged([str(one["reason"]) for one in group]),
+            "count": sum(one["count"] for one in group),
+            "example": group[0]["example"],
+            "kinds": len(group),
+        }
+        for group in groups.values()
+    ]
+    return sorted(merged, key=lambda group: -group["count"])
+
+
+def _merged(texts: Sequence[str]) -> str:
+    """One text for texts that are alike but for what VARYING finds."""
+    found = [list(VARYING.finditer(text)) for text in texts]
+    parts = iter([_span(matches) for matches in zip(*found, strict=True)])
+    return VARYING.sub(lambda match: next(parts), texts[0])
+
+
+def _span(matches: Sequence[re.Match[str]]) -> str:
+    """What stands in one place of several texts: the one word, lowest to highest number, or the first few names."""
+    words = list(dict.fromkeys(match[0] for match in matches))
+    if len(words) == 1:
+        return words[0]
+    if all(match["number"] for match in matches):
+        ordered = sorted(words, key=lambda word: float(word.replace(",", "")))
+        return f"{ordered[0]} to {ordered[-1]}"
+    return ", ".join(words[:NAMED] + ["..."] * (len(words) > NAMED))
 
 
 def _columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -178,12 +246,51 @@ def _resource(name: str) -> str:
 
 
 def as_drawn(structure: Structure) -> dict[str, Any]:
-    """The cell (angstrom, a row per vector) and its atoms, as a page has them."""
-    return {
+    """The cell (angstrom, a row per vector), its atoms, and what a symmetry search finds of it, as a page has them.
+
+    space_group: found, or None. sites: symmetry-inequivalent ones, each as the number of its first atom, how many atoms
+    of the cell it has, and its Wyckoff position, as "4a"; none where no symmetry is found. standard: whether the cell
+    is in the standard setting, so that the operations of the group are its own.
+    """
+    dataset, _ = symmetry_dataset(structure)
+    drawn = {
         "cell": structure.lattice.matrix.round(5).tolist(),
         "species": [site.specie.symbol for site in structure],
         "frac_coords": structure.frac_coords.round(5).tolist(),
+        "space_group": None if dataset is None else int(dataset.number),
     }
+    return drawn if dataset is None else {**drawn, "sites": _sites(dataset), "standard": _is_standard(dataset)}
+
+
+def _sites(dataset: SpglibDataset) -> list[list[int | str]]:
+    multiplicity = symmetry_table().multiplicity[dataset.number - 1]
+    counts = Counter(dataset.equivalent_atoms.tolist())
+    letters = {atom: dataset.wyckoffs[atom] for atom in counts}
+    return [
+        [atom, count, f"{multiplicity[LETTERS.index(letters[atom])]}{letters[atom]}"] for atom, count in counts.items()
+    ]
+
+
+def _is_standard(dataset: SpglibDataset) -> bool:
+    """Whether the operations found are those of the standard setting: same axes, origin and centring."""
+    shifts = dataset.translations * 24
+    if np.abs(shifts - shifts.round()).max() > 24 * SAME_SHIFT:
+        return False
+    rotations, translations = symmetry_table().general_operations(int(dataset.number))
+    return _as_integers(dataset.rotations, shifts) == _as_integers(rotations, translations * 24)
+
+
+def _as_integers(rotations: np.ndarray, shifts: np.ndarray) -> set[tuple[int, ...]]:
+    """Operations, as nine numbers of a rotation and three of a translation in 24ths of the cell."""
+    rows = np.concatenate([rotations.reshape(-1, 9), shifts.round() % 24], axis=1)
+    return set(map(tuple, rows.astype(int).tolist()))
+
+
+def _operations(gallery: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The operations of the groups of crystals that are in the standard setting, as a CIF has them."""
+    groups = sorted({crystal["space_group"] for crystal in gallery if crystal.get("standard")})
+    tables = {str(group): symmetry_table().general_operations(group) for group in groups}
+    return {group: list(map(operation_text, *operations)) for group, operations in tables.items()}
 
 
 def write_viewer(name: str, output: Path, first: int, reporter: Reporter) -> tuple[int, int]:
@@ -202,15 +309,9 @@ def write_viewer(name: str, output: Path, first: int, reporter: Reporter) -> tup
     with warnings.catch_warnings(action="ignore"), reporter.progress(f"reading {path.name}", None) as progress:
         crystals = load_crystals(path, on_progress=progress.update)
         shown = [one for one in crystals if one.structure is not None][:first]
-        groups = find_space_groups([one.structure for one in shown])
         gallery = [
-            {
-                "name": one.name,
-                "formula": one.structure.composition.reduced_formula,
-                "space_group": group.found,
-                **as_drawn(one.structure),
-            }
-            for one, group in zip(shown, groups, strict=True)
+            {"name": one.name, "formula": one.structure.composition.reduced_formula, **as_drawn(one.structure)}
+            for one in shown
         ]
     page = render_viewer(gallery, path.name)
     replace_atomically(output, lambda partial: partial.write_text(page, encoding="utf-8"))

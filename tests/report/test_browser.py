@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cfx.report import render_report, render_viewer
+from cfx.report import as_drawn, render_report, render_viewer
 
 from . import example
 from .browser import EXECUTABLE, NAMES, Browser, Tab
@@ -373,6 +376,129 @@ def test_a_crystal_can_be_saved_as_cif(show, tmp_path):
     name, text = tab.download(tmp_path, "[...document.querySelectorAll('dialog .side button')].at(-1).click()")
     assert name == "x.cif"
     assert len(Structure.from_str(text, fmt="cif")) == 8
+
+
+def test_a_cif_states_the_symmetry_of_a_standard_cell(show, tmp_path):
+    """The asymmetric unit and the operations of the group; a primitive cell is written whole, and is the same."""
+    import spglib
+    from pymatgen.core import Lattice, Structure
+
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    rutile = Structure.from_spacegroup(
+        "P4_2/mnm", Lattice.tetragonal(4.59, 2.96), ["Ti", "O"], [[0, 0, 0], [0.305, 0.305, 0]]
+    )
+    crystals = [salt, rutile, salt.get_primitive_structure()]
+    drawn = [as_drawn(one) | {"name": str(i), "formula": one.formula} for i, one in enumerate(crystals)]
+    assert [one["sites"] for one in drawn[:2]] == [[[0, 4, "4a"], [4, 4, "4b"]], [[0, 2, "2a"], [2, 4, "4f"]]]
+    assert [one["standard"] for one in drawn] == [True, True, False]
+    tab = show(render_viewer(drawn))
+    for i, crystal in enumerate(crystals):
+        _, text = tab.download(tmp_path, f"document.querySelectorAll('.crystal .cif')[{i}].click()")
+        assert text.count("1.000000") == 0 and text.splitlines()[0].startswith(f"# {i}: ")
+        assert ("'Fm-3m'" in text, "'P4_2/mnm'" in text, "'P1'" in text) == (i == 0, i == 1, i == 2)
+        read = Structure.from_str(text, fmt="cif")
+        assert len(read) == len(crystal) and read.matches(crystal, scale=False)
+        cell = (read.lattice.matrix, read.frac_coords, read.atomic_numbers)
+        assert spglib.get_symmetry_dataset(cell).number == drawn[i]["space_group"]
+    click(tab, ".crystal .icon", 1)
+    assert texts(tab, "dialog .plain tbody tr") == ["2aTi0.00000.00000.0000", "4fO0.30500.30500.0000"]
+    _, text = tab.download(tmp_path, "document.querySelector('main .save').click()")
+    assert len(re.findall("^data_", text, re.MULTILINE)) == 3
+
+
+def test_the_table_can_be_saved_as_csv(show, tmp_path):
+    """What is listed, as it is sorted, with all columns, as `cfx eval -o` writes them."""
+    rows = [example.record(i, name=f'a "{i}",\nb', e_above_hull=-i / 7) for i in range(30)]
+    tab = show(one_file(crystals=30, records=rows))
+    enter(tab, 1, "Na")
+    click(tab, ".crystals [data-column=e_above_hull] button")
+    name, text = tab.download(tmp_path, "document.querySelector('#crystals .save').click()")
+    assert name == "a.cif.csv"
+    read = list(csv.DictReader(io.StringIO(text, newline="")))
+    expected = [row for row in reversed(rows) if row["formula"] and "Na" in row["formula"]]
+    assert [row["name"] for row in read] == [row["name"] for row in expected]
+    assert [float(row["e_above_hull"]) for row in read] == pytest.approx(
+        [row["e_above_hull"] for row in expected], rel=1e-5
+    )
+    assert [row["valid"] for row in read] == [str(row["valid"]) for row in expected]
+    assert set(read[0]) == {key for key in rows[0] if any(row[key] not in (None, "") for row in rows)}
+
+
+@pytest.mark.parametrize("floor", [-0.2, -0.137])
+def test_no_bin_straddles_a_threshold(show, floor):
+    """Of crystals on the thresholds and beside them, and some far beyond: bins add up to the counts of the verdicts."""
+    heights = [-0.45, floor - 0.001, floor + 0.001, -0.001, 0, 1e-9, 0.001, 0.0999, 0.1, 0.1001, 0.13, 0.33, 5, 11]
+    rows = [example.record(0, e_above_hull=height) for height in heights]
+    tab = show(one_file(crystals=len(rows), records=rows, floor=floor))
+    edges, counts = tab.run(
+        "(edges => [edges, countInto(edges, valuesOf(FILES[0], 'e_above_hull'), true)])"
+        f"(hullEdges(ascending(valuesOf(FILES[0], 'e_above_hull')), [0, 0.1, {floor}]))"
+    )
+    for low, high, count in ((-9, floor, 2), (floor, 0, 4), (0, 0.1, 3), (0.1, 99, 5)):
+        bins = [
+            one for one, left, right in zip(counts, edges, edges[1:], strict=False) if low <= left and right <= high
+        ]
+        assert sum(bins) == count
+    assert sum(counts) == len(heights) and edges[-1] <= 1
+    assert f"{floor:.1f}: the floor".replace("-", "−") in texts(tab, "#distributions text.mark")
+    assert "2 of 14 lie beyond the right end, up to 11.0\u202feV/atom" in texts(tab, "#distributions .note")[0]
+
+
+BROKEN_WORDS = """(() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const broken = [];
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    if (node.parentElement.closest("script, style, svg, .hidden, .skip, noscript, [hidden]")) continue;
+    for (const match of node.data.matchAll(/[\\p{L}\\d.]{2,24}/gu)) {
+      const range = new Range();
+      range.setStart(node, match.index);
+      range.setEnd(node, match.index + match[0].length);
+      const tops = [...range.getClientRects()].map((box) => Math.round(box.top));
+      if (new Set(tops).size > 1) broken.push(match[0]);
+    }
+  }
+  return broken;
+})()"""
+
+
+@pytest.mark.parametrize("files", [1, 2])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_no_word_is_broken(show, width, files):
+    """However narrow the screen, numbers of tables included; tables scroll."""
+    kinds = {"frac_of_crystals": example.rate(120, 240), "frac_below_floor_structures": example.rate(100, 120)}
+    classes = {name: kinds for name in ("intermetallic", "charge-neutral compounds")}
+    summary = {
+        "avg_hhi_production": {"value": 4062.68, "error": 118.7, "unit": "", "of": 282},
+        "wdist_num_elements": {"value": 0.4, "unit": "elements", "of": 282},
+        "avg_energy_above_hull_per_atom": {"value": 1.997, "error": 0.1, "unit": "eV/atom", "of": 300},
+    }
+    file = example.evaluated("a.cif", classes=classes, summary=summary)
+    file["settings"]["reference"] = "/home/somebody/data/of_many/mp20_subset_train.csv.gz (15,482 crystals)"
+    tab = show(render_report(example.result(*[file] * files)), width)
+    tab.run("document.querySelectorAll('details').forEach(node => { node.open = true; })")
+    assert tab.run(BROKEN_WORDS) == []
+    assert "4,063" in texts(tab, ".metrics td strong")
+
+
+def test_galleries_say_their_order_and_what_is_wrong(show):
+    good = example.rock_salt("Na", "Cl")
+    flawed = {"valid": False, "unique": False, "duplicate_of": "gen_1", "novel": False, "matched": "mp-1"}
+    low = {"e_above_hull": -0.4, "verdict": "below the floor"}
+    gallery = [good | {"e_above_hull": -0.05}, good | flawed, good | low]
+    tab = show(one_file(gallery=gallery))
+    assert texts(tab, ".order") == [
+        "3 of 36 crystals, sorted by energy above the hull, the lowest first; those below the floor come last."
+    ]
+    assert texts(tab, ".crystal .caption p:not(.faint):not(.warn)")[1::2] == [
+        "0.050\u202feV/atom below the hull",
+        "on the hull",
+        "0.400\u202feV/atom below the hull",
+    ]
+    assert texts(tab, ".crystal .warn") == ["not valid", "as gen_1", "known: mp-1", tab.run("IMPLAUSIBLE")]
+    unknown = [good | {"e_above_hull": None}]
+    rows = [example.record(i, e_above_hull=None) for i in range(5)]
+    tab = show(one_file(crystals=5, records=rows, gallery=unknown))
+    assert texts(tab, ".order")[0].startswith("1 of 5 crystals, sorted valid ones first")
 
 
 def test_three_files_on_a_phone(show):

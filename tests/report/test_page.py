@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from cfx.report import GALLERY, SAMPLE, render_report, render_viewer
+from cfx.report import GALLERY, SAMPLE, group_reasons, render_report, render_viewer
 
 from . import example
 
@@ -168,6 +168,31 @@ def test_galleries_hold_what_can_be_drawn_and_no_more():
     assert Page(render_viewer([*bad, good])).data["gallery"] == [good]
     many = example.evaluated("a.cif", gallery=[good] * 70)
     assert len(Page(render_report(example.result(many))).data["files"][0]["gallery"]) == GALLERY
+
+
+def reasons(*texts: str) -> list[dict]:
+    return [{"reason": text, "count": 10 - i, "example": f"gen_{i}"} for i, text in enumerate(texts)]
+
+
+def test_reasons_that_differ_by_numbers_or_names_are_one():
+    grouped = group_reasons(
+        reasons(
+            "energy: atoms 0.44 angstrom apart",
+            "composition: charges do not balance",
+            "energy: atoms 0.06 angstrom apart",
+            *(f"energy: no EMT-potential for {symbol}" for symbol in ("Fe", "Co", "CoO2", "Ti", "Fe")),
+        )
+    )
+    assert grouped == [
+        {"reason": "energy: no EMT-potential for Fe, Co, CoO2, ...", "count": 25, "example": "gen_3", "kinds": 5},
+        {"reason": "energy: atoms 0.06 to 0.44 angstrom apart", "count": 18, "example": "gen_0", "kinds": 2},
+        {"reason": "composition: charges do not balance", "count": 9, "example": "gen_1", "kinds": 1},
+    ]
+
+
+def test_reasons_that_differ_otherwise_stay_apart():
+    texts = ("no such key 'a b'", "no such file 'a b'", "2 rows", "2 rows or 3", "a CIF without atoms", "a POSCAR")
+    assert [(one["reason"], one["kinds"]) for one in group_reasons(reasons(*texts))] == [(text, 1) for text in texts]
 
 
 @pytest.mark.parametrize("result", [{}, {"files": None}, {"files": []}, {"files": [{}]}, {"files": [{"records": []}]}])

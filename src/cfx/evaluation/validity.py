@@ -26,6 +26,7 @@ from cfx.evaluation.matching import spread
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+    from spglib import SpglibDataset
 
 Formula = tuple[tuple[str, int], ...]
 """(symbol, atoms) of a reduced formula, in order of symbol."""
@@ -275,6 +276,12 @@ def _search_all(structures: Sequence[Structure | None], symprec: float) -> list[
 
 
 def _search(structure: Structure | None, symprec: float) -> tuple[int | None, str]:
+    dataset, reason = symmetry_dataset(structure, symprec)
+    return (None if dataset is None else int(dataset.number)), reason
+
+
+def symmetry_dataset(structure: Structure | None, symprec: float = SYMPREC) -> tuple[SpglibDataset | None, str]:
+    """What spglib finds of the symmetry of a pymatgen Structure, within `symprec` angstrom; or why it finds nothing."""
     os.environ.setdefault("SPGLIB_WARNING", "OFF")
     import spglib
 
@@ -288,4 +295,4 @@ def _search(structure: Structure | None, symprec: float) -> tuple[int | None, st
         dataset = spglib.get_symmetry_dataset(cell, symprec, ANGLE_TOLERANCE)  # pyright: ignore[reportArgumentType]
     except spglib.SpglibError:
         dataset = None
-    return (None, "spglib finds no symmetry") if dataset is None else (int(dataset.number), "")
+    return dataset, "spglib finds no symmetry" if dataset is None else ""

@@ -26,8 +26,10 @@ Update = Callable[[int], None]
 Step = Callable[[str, int | None], AbstractContextManager[Update]]
 """Begins a step of the work: a title and the size of it, if known; gives what is told how much is done."""
 
-SHOWN = ("name", "formula", "space_group", "e_above_hull", "verdict", "decomposition")
-SHOWN += ("second_e_above_hull", "second_verdict", "second_decomposition")
+SHOWN = (
+    *("name", "formula", "valid", "unique", "duplicate_of", "novel", "matched"),
+    *("e_above_hull", "verdict", "decomposition", "second_e_above_hull", "second_verdict", "second_decomposition"),
+)
 """What the gallery says of a crystal."""
 
 IMPLAUSIBLE = "in a gap of the hull, or the potential is wrong"
@@ -46,8 +48,8 @@ class Evaluated(NamedTuple):
 
     Attributes:
         result: ready for JSON: name, crystals, settings, warnings, summary (metric -> value with its interval), classes
-            (class of compositions -> its summary), reasons, records (one for each crystal), reference (its
-            distributions) and gallery (crystals to look at).
+            (class of compositions -> its summary), floor (eV/atom), reasons, records (one for each crystal), reference
+            (its distributions) and gallery (crystals to look at).
         structures: the crystals that have the energies: relaxed, if that was asked for; None where there is none.
         model: the name of the potential, "" without one.
     """
@@ -101,6 +103,7 @@ def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> Evaluated
         "warnings": [*setup.warnings, *reporter.warnings],
         "summary": summary.summarize(records, setup.thresholds, reference),
         "classes": summary.summarize_classes(records, setup.thresholds),
+        "floor": setup.thresholds.floor,
         "reasons": _count_reasons(records),
         "records": records,
         "reference": reference,
@@ -330,19 +333,19 @@ def _count_reasons(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _gallery(records: Sequence[dict[str, Any]], structures: Sequence[Structure | None]) -> list[dict[str, Any]]:
-    """Crystals to look at: valid ones first, then new ones, then those of low energy, then as in the file.
+    """Crystals to look at, those of the lowest energy above the hull first, but those below the floor last of all.
 
-    Those below the floor come last of all.
+    Where energies are not known: valid ones first, then those that are unique and new, then as in the file.
     """
 
-    def worth(i: int) -> tuple:
+    def place(i: int) -> tuple:
         record = records[i]
         height = math.inf if record["e_above_hull"] is None else record["e_above_hull"]
         implausible = summary.BELOW_FLOOR in (record["verdict"], record.get("second_verdict"))
-        return implausible, not record["valid"], not record["unique"], record["novel"] is False, height, i
+        return implausible, height, not record["valid"], not record["unique"], record["novel"] is False, i
 
     drawn = {i: one for i, one in enumerate(structures) if one is not None}
     return [
         {**{key: records[i][key] for key in SHOWN if key in records[i]}, **as_drawn(drawn[i])}
-        for i in sorted(drawn, key=worth)[:GALLERY]
+        for i in sorted(drawn, key=place)[:GALLERY]
     ]

@@ -75,7 +75,7 @@ function drawSeries(series, edges, only, x, y) {
     return [mark("path", { class: `steps ${series.kind}`, d: steps(edges, series.shares, x, y) })];
   }
   return series.shares.map((share, i) => mark("rect", {
-    class: `column ${series.kind}`, x: x(edges[i]) + 0.5, width: Math.max(0.5, x(edges[i + 1]) - x(edges[i]) - 1),
+    class: `column ${series.kind}${series.outer?.includes(i) ? " outer" : ""}`, x: x(edges[i]) + 0.5, width: Math.max(0.5, x(edges[i + 1]) - x(edges[i]) - 1),
     y: y(share), height: y(0) - y(share),
   }));
 }
@@ -101,6 +101,7 @@ function histogram(spec) {
     return { ...one, total, shares: one.counts.map((count) => count / total) };
   });
   const yHigh = 1.08 * Math.max(...series.flatMap((one) => one.shares), 0.01);
+  const marks = (spec.marks || []).filter(({ value }) => value >= spec.edges[0] && value <= spec.edges.at(-1));
   const only = series.filter((one) => !one.reference).length === 1;
   const shareText = (one, i) => percent(one.shares[i]) + (one.reference ? "" : ` (${integer(one.counts[i])})`);
   const tip = (i) => [spec.names[i], ...series.map((one) => `${one.name}: ${shareText(one, i)}`)].join("\n");
@@ -111,7 +112,7 @@ function histogram(spec) {
       yLabel: "share of crystals, %",
     });
     svg.append(...series.flatMap((one) => drawSeries(one, spec.edges, only, x, y)));
-    svg.append(...drawMarks(spec.marks || [], x, MARGIN.top, y(0), width - MARGIN.right));
+    svg.append(...drawMarks(marks, x, MARGIN.top, y(0), width - MARGIN.right));
     svg.append(...spec.names.map((_, i) => mark("rect", {
       class: "hit", x: x(spec.edges[i]), width: x(spec.edges[i + 1]) - x(spec.edges[i]), y: MARGIN.top,
       height: y(0) - MARGIN.top, "data-tip": tip(i),

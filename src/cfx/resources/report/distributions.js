@@ -12,8 +12,8 @@ const filesWith = (column) => FILES.filter((file) => valuesOf(file, column).leng
 const referenceOf = (files, column) => files.map((file) => file.reference[column]).find((values) => values.length) || [];
 
 /** The counts of a column of some files, to draw. */
-const seriesOf = (files, column, edges) => files.map((file) =>
-  ({ name: file.name, kind: seriesClass(file.index), counts: countInto(edges, valuesOf(file, column)) }));
+const seriesOf = (files, column, edges, toTheLeft) => files.map((file) =>
+  ({ name: file.name, kind: seriesClass(file.index), counts: countInto(edges, valuesOf(file, column), toTheLeft) }));
 
 const referenceSeries = (counts) => ({ name: "reference", kind: "reference", reference: true, counts });
 
@@ -25,10 +25,14 @@ function binEdges(low, high, most = BINS) {
   return Array.from({ length: count + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
 }
 
-function countInto(edges, values) {
+/** Values in each bin. What is on an edge counts to the right of it, or to the left where that is asked for. */
+function countInto(edges, values, edgesToTheLeft = false) {
   const counts = new Array(edges.length - 1).fill(0);
-  const step = edges[1] - edges[0];
-  for (const value of values) counts[clamp(Math.floor((value - edges[0]) / step + 1e-9), 0, counts.length - 1)] += 1;
+  const slack = edgesToTheLeft ? -ROUNDING : 1e-9 * (edges[1] - edges[0]);
+  for (const value of values) {
+    const bin = edges.findIndex((edge) => edge > value + slack) - 1;
+    counts[bin < -1 ? counts.length - 1 : clamp(bin, 0, counts.length - 1)] += 1;
+  }
   return counts;
 }
 
@@ -51,7 +55,9 @@ function columnHistogram(column, spec) {
   const reference = spec.reference ? referenceOf(shown, column) : [];
   const all = ascending([...shown.flatMap((file) => valuesOf(file, column)), ...reference]);
   const edges = spec.edges(all);
-  const series = seriesOf(shown, column, edges);
+  const series = seriesOf(shown, column, edges, spec.edgesToTheLeft);
+  const outer = [all[0] < edges[0] ? 0 : null, all.at(-1) > edges.at(-1) ? edges.length - 2 : null];
+  for (const one of series) one.outer = outer;
   if (reference.length) series.push(referenceSeries(countInto(edges, reference)));
   const xTicks = (count) => {
     const places = ticks(edges[0], edges.at(-1), count);
@@ -66,12 +72,40 @@ function describe(file, column, unit) {
   return `${file.name}: ${plural(values.length, "value")}, median ${decimal(quantile(values, 0.5))} ${unit}.`;
 }
 
-const hullChart = () => columnHistogram("e_above_hull", {
-  title: "Energy above the hull", wide: true, xLabel: "energy above the hull, eV/atom", unit: "eV/atom",
-  note: "Left of 0: stable, down to the floor. Left of 0.1: metastable. The outer bins hold what lies beyond.",
-  marks: [{ value: 0, text: "0: on the hull" }, { value: 0.1, text: "0.1: metastable" }],
-  edges: (all) => binEdges(Math.min(0, Math.max(-0.5, quantile(all, 0.005))), Math.max(0.2, quantile(all, 0.97)), 40),
-});
+/** The widest part of the axis of energies that is drawn, eV/atom: crystals far beyond say no more than that they are. */
+const HULL_AXIS = [-0.5, 1];
+
+/** Edges of bins that have each threshold among them, so that no bin holds crystals of two verdicts. */
+function hullEdges(all, thresholds) {
+  const low = Math.min(...thresholds.filter((value) => value >= HULL_AXIS[0]), Math.max(HULL_AXIS[0], quantile(all, 0.005)));
+  const edges = binEdges(low, clamp(quantile(all, 0.97), 0.2, HULL_AXIS[1]), 40);
+  const apart = (value) => edges.every((edge) => Math.abs(edge - value) > 1e-9);
+  return ascending([...edges, ...thresholds.filter((value) => value > edges[0] && apart(value))]);
+}
+
+/** "131 of 300 lie beyond the right end, up to 12.3 eV/atom." */
+function beyondText(values, end) {
+  const beyond = values.filter((value) => value > end);
+  if (!beyond.length) return "";
+  const most = decimal(largest(beyond), 1);
+  return ` ${integer(beyond.length)} of ${integer(values.length)} lie beyond the right end, up to ${most}\u202feV/atom.`;
+}
+
+function hullChart() {
+  const shown = filesWith("e_above_hull");
+  if (!shown.length) return null;
+  const floors = [...new Set(shown.map((file) => file.floor).filter(isNumber))];
+  const values = ascending(shown.flatMap((file) => valuesOf(file, "e_above_hull")));
+  const edges = hullEdges(values, [0, 0.1, ...floors]);
+  return columnHistogram("e_above_hull", {
+    title: "Energy above the hull", wide: true, xLabel: "energy above the hull, eV/atom", unit: "eV/atom",
+    note: `Up to 0: stable, down to the floor. Up to 0.1: metastable. The outer bins hold what lies beyond.${
+      beyondText(values, edges.at(-1))}`,
+    marks: [...floors.map((value) => ({ value, text: `${decimal(value, 1)}: the floor` })),
+      { value: 0, text: "0: on the hull" }, { value: 0.1, text: "0.1: metastable" }],
+    edgesToTheLeft: true, edges: () => edges,
+  });
+}
 
 const densityChart = () => columnHistogram("density", {
   title: "Density", xLabel: "density, g/cm³", unit: "g/cm³", reference: true,

@@ -29,25 +29,38 @@ function cellFacts(cell) {
   return { lengths, angles: [angle(1, 2), angle(0, 2), angle(0, 1)], volume };
 }
 
-/** A CIF block: what came with the crystal as its CIF, or else all atoms of the cell that is drawn. */
+const CIF_CELL = ["length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"];
+const CIF_SITE = ["label", "type_symbol", "symmetry_multiplicity", "fract_x", "fract_y", "fract_z", "occupancy"];
+const NO_SYMMETRY = { group: 1, symbol: "P1", operations: ["x, y, z"], words: "all atoms of the cell, without symmetry" };
+
+/** The symmetry that a CIF can state: that of the space group found where the cell is in its standard setting. */
+function cifSymmetry(crystal) {
+  const operations = crystal.standard && DATA.operations[crystal.space_group];
+  if (!operations) {
+    const sites = crystal.species.map((_, i) => [i, 1]);
+    const found = missing(crystal.space_group) ? "" : `; space group found: ${crystal.space_group}`;
+    return { ...NO_SYMMETRY, words: NO_SYMMETRY.words + found, sites };
+  }
+  const [group, symbol] = [crystal.space_group, SPACE_GROUPS[crystal.space_group - 1]];
+  return { group, symbol, operations, words: "symmetry found within 0.01 angstrom", sites: crystal.sites };
+}
+
+/** A CIF block: what came with the crystal as its CIF, or else the cell that is drawn. */
 function cifText(crystal) {
   if (crystal.cif) return crystal.cif;
   const { lengths, angles } = cellFacts(crystal.cell);
-  const tags = ["length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"];
-  const group = missing(crystal.space_group) ? "not known" : `${crystal.space_group}`;
+  const { group, symbol, operations, words, sites } = cifSymmetry(crystal);
   const energy = missing(crystal.e_above_hull) ? [] : [`# energy above the hull: ${crystal.e_above_hull} eV/atom`];
-  const sites = crystal.frac_coords.map((frac, i) => {
-    const symbol = fileWord(elementOf(crystal.species[i]).symbol) || "X";
-    return [`${symbol}${i + 1}`, symbol, ...frac.map((value) => value.toFixed(6)), 1].join(" ");
+  const rows = sites.map(([atom, count], i) => {
+    const element = fileWord(elementOf(crystal.species[atom]).symbol) || "X";
+    return [`${element}${i + 1}`, element, count, ...crystal.frac_coords[atom].map((value) => value.toFixed(6)), 1].join(" ");
   });
   return [
-    `# ${cifWords(crystal.name)}: all atoms of the cell; space group found: ${group}`, ...energy,
-    `data_${crystalFileName(crystal)}`,
-    ...[...lengths, ...angles].map((value, i) => `_cell_${tags[i]} ${value.toFixed(6)}`),
-    "_space_group_IT_number 1", "_space_group_name_H-M_alt 'P 1'",
-    "loop_", "_space_group_symop_operation_xyz", "'x, y, z'",
-    "loop_", ...["label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy"].map((tag) => `_atom_site_${tag}`),
-    ...sites, "",
+    `# ${cifWords(crystal.name)}: ${words}`, ...energy, `data_${crystalFileName(crystal)}`,
+    ...[...lengths, ...angles].map((value, i) => `_cell_${CIF_CELL[i]} ${value.toFixed(6)}`),
+    `_space_group_IT_number ${group}`, `_space_group_name_H-M_alt '${symbol}'`,
+    "loop_", "_space_group_symop_operation_xyz", ...operations.map((text) => `'${text}'`),
+    "loop_", ...CIF_SITE.map((tag) => `_atom_site_${tag}`), ...rows, "",
   ].join("\n");
 }
 
@@ -62,3 +75,20 @@ function cifButton(crystal, attributes) {
   const title = `Save the CIF of ${crystal.formula || "the crystal"}`;
   return el("button", { type: "button", "aria-label": title, "data-tip": title, click: () => saveCif(crystal), ...attributes }, "CIF");
 }
+
+/** A button that saves the crystals of a gallery, one block each, in one file. */
+function allCifsButton(crystals, name) {
+  const save = () => saveText(`${fileWord(name) || "crystals"}.cif`, crystals.map(cifText).join("\n"), CIF_TYPE);
+  return el("button", { type: "button", class: "save", click: save }, `Save ${plural(crystals.length, "CIF")} in one file`);
+}
+
+/** A value as a cell of a CSV file, quoted where it has to be. */
+function csvCell(value) {
+  const text = missing(value) ? "" : typeof value === "boolean" ? (value ? "True" : "False") : String(value);
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+/** Records as CSV: every column of a file, named as in the table that cfx eval writes. */
+const csvText = (columns, records) =>
+  [columns, ...records.map((record) => columns.map((column) => record[column]))]
+    .map((row) => `${row.map(csvCell).join(",")}\r\n`).join("");

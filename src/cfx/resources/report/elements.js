@@ -71,9 +71,10 @@ function elementNumbers(counts, total) {
     plainTable("Crystals that hold each element", ["Element", "Symbol", "Crystals", "Share"], rows));
 }
 
-function exampleLink(name) {
+function exampleLink({ example: name, kinds }) {
   if (missing(name) || name === "") return null;
-  return el("small", {}, "for example ", el("button", { class: "link", type: "button", click: () => showCrystal(name) }, name));
+  const of = kinds > 1 ? `${integer(kinds)} different ones; ` : "";
+  return el("small", {}, of, "for example ", el("button", { class: "link", type: "button", click: () => showCrystal(name) }, name));
 }
 
 function reasonsTable(file) {
@@ -83,5 +84,5 @@ function reasonsTable(file) {
     el("caption", { class: "hidden" }, "Reasons of failures"),
     el("thead", {}, el("tr", {}, ["Reason", "Crystals"].map((text) => el("th", { scope: "col" }, text)))),
     el("tbody", {}, reasons.map((entry) => el("tr", {},
-      el("th", { scope: "row" }, entry.reason, exampleLink(entry.example)), el("td", {}, integer(entry.count))))));
+      el("th", { scope: "row" }, entry.reason, exampleLink(entry)), el("td", {}, integer(entry.count))))));
 }

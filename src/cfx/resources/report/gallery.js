@@ -4,6 +4,22 @@ const BATCH = 12;
 const IMPLAUSIBLE = "in a gap of the hull, or the potential is wrong";
 const HELP = "Drag to turn. Arrow keys turn, plus and minus zoom, 0 resets.";
 
+/** "0.050 eV/atom below the hull". */
+function hullText(height) {
+  if (Math.abs(height) < 5e-4) return "on the hull";
+  return `${decimal(Math.abs(height))}\u202feV/atom ${height < 0 ? "below" : "above"} the hull`;
+}
+
+/** What speaks against a crystal, each in a few words. */
+function flaws(crystal) {
+  return [
+    isBelowFloor(crystal) ? IMPLAUSIBLE : null,
+    crystal.valid === false ? "not valid" : null,
+    crystal.unique === false ? `as ${crystal.duplicate_of || "an earlier one"}` : null,
+    crystal.novel === false ? `known${crystal.matched ? `: ${crystal.matched}` : ""}` : null,
+  ].filter(Boolean);
+}
+
 function elementLegend(crystal) {
   return el("ul", { class: "atoms" }, composition(crystal).map(({ element, symbol, count }) => {
     const swatch = el("span", { class: "ball", "aria-hidden": "true" });
@@ -28,10 +44,30 @@ function crystalCard(crystals, index) {
       el("button", { type: "button", class: "icon", "aria-label": `Enlarge ${crystal.formula || "the crystal"}`,
         click: () => openCrystal(crystals, index) }, "⤢"),
       missing(crystal.space_group) ? null : el("p", {}, spaceGroupName(crystal.space_group)),
-      missing(crystal.e_above_hull) ? null : el("p", {}, `${decimal(crystal.e_above_hull)} eV/atom above the hull`),
-      isBelowFloor(crystal) ? el("p", { class: "warn" }, IMPLAUSIBLE) : null,
+      missing(crystal.e_above_hull) ? null : el("p", {}, hullText(crystal.e_above_hull)),
+      flaws(crystal).map((text) => el("p", { class: "warn" }, text)),
       el("p", { class: "faint name" }, plainText(crystal.name))),
     elementLegend(crystal));
+}
+
+/** One atom of each orbit, with its place in the cell that is drawn. */
+function sitesTable(crystal) {
+  const rows = crystal.sites.map(([atom, , wyckoff]) => [wyckoff, crystal.species[atom],
+    ...crystal.frac_coords[atom].map((value) => decimal(value, 4))]);
+  return el("details", { open: rows.length < 7 }, el("summary", {}, `${plural(rows.length, "site")}`),
+    plainTable("Symmetry-inequivalent sites, fractional coordinates", ["Wyckoff", "Element", "x", "y", "z"], rows));
+}
+
+/** The gallery of a file, and in which order it comes. */
+function fileGallery(file) {
+  const crystals = file.gallery;
+  const all = file.records.filter((record) => !missing(record.num_atoms)).length || crystals.length;
+  const order = crystals.some((crystal) => !missing(crystal.e_above_hull))
+    ? "by energy above the hull, the lowest first; those below the floor come last"
+    : "valid ones first, then those that are unique and novel, then as in the file";
+  const many = crystals.length < all ? `${integer(crystals.length)} of ${plural(all, "crystal")}` : plural(all, "crystal");
+  return el("div", {}, el("p", { class: "note order" }, `${many}, sorted ${order}.`), gallery(crystals),
+    crystals.length ? allCifsButton(crystals, file.name) : null);
 }
 
 /** A grid of cards that grows on demand. */
@@ -65,17 +101,19 @@ function fillLarge() {
     ["a, b, c", `${lengths.map((value) => decimal(value, 3)).join(", ")}\u202fÅ`],
     ["α, β, γ", `${angles.map((value) => decimal(value, 2)).join(", ")}\u202f°`],
     ["Volume", `${decimal(volume, 2)}\u202fÅ³`],
-    ["Energy above the hull", missing(crystal.e_above_hull) ? DASH : `${decimal(crystal.e_above_hull)} eV/atom`],
-    ["Verdict", isBelowFloor(crystal) ? `${crystal.verdict}: ${IMPLAUSIBLE}` : plainText(crystal.verdict)],
-    ["Decomposition products", plainText(crystal.decomposition)],
+    ["Distance", missing(crystal.e_above_hull) ? null : hullText(crystal.e_above_hull)],
+    ["Verdict", missing(crystal.verdict) ? null : crystal.verdict],
+    ["Decomposition products", missing(crystal.decomposition) ? null : crystal.decomposition],
     ...(missing(crystal.second_e_above_hull) ? [] : [
-      ["Second potential", `${decimal(crystal.second_e_above_hull)} eV/atom above its hull`],
+      ["Second potential", hullText(crystal.second_e_above_hull)],
       ["Its verdict", plainText(crystal.second_verdict)],
       ["Its decomposition products", plainText(crystal.second_decomposition)],
     ]),
-  ];
+    ["Remarks", flaws(crystal).join("; ") || null],
+  ].filter(([, value]) => value !== null);
   large.title.replaceChildren(...formulaNodes(crystal.formula));
   large.facts.replaceChildren(...facts.map(([key, value]) => el("div", {}, el("dt", {}, key), el("dd", {}, value))));
+  large.sites.replaceChildren(...(crystal.sites || []).length ? [sitesTable(crystal)] : []);
   large.legend.replaceChildren(elementLegend(crystal));
   large.canvas.setAttribute("aria-label", `${crystal.formula || "Crystal"}. ${HELP}`);
   large.place.textContent = `${integer(large.index + 1)} of ${integer(large.crystals.length)}`;
@@ -110,11 +148,12 @@ function makeLarge(crystal) {
   large.title = el("h2", { id: "large-title" });
   large.facts = el("dl");
   large.legend = el("div");
+  large.sites = el("div");
   large.place = el("span", { role: "status" });
   large.dialog = el("dialog", { class: "large", "aria-labelledby": "large-title" },
     el("header", {}, large.title, button("✕", "Close", () => large.dialog.close())),
     el("div", { class: "stage-large" }, large.canvas,
-      el("div", { class: "side" }, large.legend, large.facts, viewButtons(), bondsBox(),
+      el("div", { class: "side" }, large.legend, large.facts, large.sites, viewButtons(), bondsBox(),
         el("button", { type: "button", click: () => saveCif(large.crystals[large.index]) }, "Save CIF"))),
     el("footer", {}, button("← Previous", "Previous crystal", () => stepLarge(-1)), large.place,
       button("Next →", "Next crystal", () => stepLarge(1))));

@@ -28,7 +28,7 @@ function headline(file) {
     const [number, ...unit] = metricText(name, metric).split("\u202f");
     return el("li", { class: "card" }, el("span", {}, labels.get(name)),
       el("strong", {}, number, unit[0] === "%" ? "\u202f" : " ", el("small", {}, unit)),
-      el("small", {}, missing(metric.count) ? "" : `${integer(metric.count)} of ${integer(metric.of)}`));
+      el("small", {}, missing(metric.count) ? `over ${plural(metric.of, "crystal")}` : `${integer(metric.count)} of ${integer(metric.of)}`));
   };
   return el("ul", { class: "tiles", "aria-label": "In short" }, shown.map((name) => tile(name, file.summary[name])));
 }
@@ -46,7 +46,7 @@ function report() {
     FILES.length ? `${plural(total, "crystal")} in ${plural(FILES.length, "file")}` : "Nothing was evaluated.");
   if (!FILES.length) return;
   section("evaluated", "Evaluated", null,
-    el("div", { class: "cards" }, FILES.map(settingsCard)), warningsCard(), FILES.length === 1 ? headline(FILES[0]) : null);
+    el("div", { class: "cards" }, settingsCards()), warningsCard(), FILES.length === 1 ? headline(FILES[0]) : null);
   section("metrics", "Metrics", METRICS_HELP, metricsTable());
   section("classes", "Classes", CLASSES_HELP, fileChoice(), el("div", { class: "card" }, perFile(classesTable)));
   section("funnel", "Funnel", FUNNEL_HELP, funnelCard());
@@ -56,12 +56,13 @@ function report() {
   section("elements", "Elements", null, fileChoice(), el("div", { class: "card" }, perFile(periodicTable)));
   section("failures", "Failures", null, fileChoice(), el("div", { class: "card" }, perFile(reasonsTable)));
   section("crystals", "Crystals", null, fileChoice(), crystalsTable());
-  section("gallery", "Gallery", GALLERY_HELP, fileChoice(), perFile((file) => gallery(file.gallery)));
+  section("gallery", "Gallery", GALLERY_HELP, fileChoice(), perFile(fileGallery));
 }
 
 function viewer() {
   heading(DATA.title, plural(DATA.gallery.length, "crystal"));
-  section("gallery", "Crystals", GALLERY_HELP, gallery(DATA.gallery));
+  section("gallery", "Crystals", GALLERY_HELP, gallery(DATA.gallery),
+    DATA.gallery.length > 1 ? allCifsButton(DATA.gallery, DATA.title) : null);
   document.getElementById("contents").remove();
 }
 

@@ -55,9 +55,13 @@ const isRate = (name, metric) => !missing(metric.count) || (!metric.unit && /^(f
 
 const unitText = (unit) => String(unit).replace("angstrom", "Å").replace("g/cm3", "g/cm³");
 
+/** Decimals of a number and its error: three below 10, one below 1000, none above. */
+const digitsOf = (value) => (Math.abs(value) < 10 ? 3 : Math.abs(value) < 1000 ? 1 : 0);
+const rounded = (value, digits) => (digits ? decimal(value, digits) : integer(Math.round(value)));
+
 function metricText(name, metric) {
   if (isRate(name, metric)) return percent(metric.value);
-  const number = Number.isInteger(metric.value) ? integer(metric.value) : decimal(metric.value);
+  const number = Number.isInteger(metric.value) ? integer(metric.value) : rounded(metric.value, digitsOf(metric.value));
   return `${number}${metric.unit ? `\u202f${unitText(metric.unit)}` : ""}`;
 }
 
@@ -72,7 +76,7 @@ function metricDetail(name, metric) {
       : `${decimal(metric.low)} to ${decimal(metric.high)}`;
     parts.push(`95\u202f% interval ${range}`);
   }
-  if (!missing(metric.error)) parts.push(`standard error ${decimal(metric.error)}`);
+  if (!missing(metric.error)) parts.push(`standard error ${rounded(metric.error, digitsOf(metric.value))}`);
   return el("small", {}, parts.map((part, i) => el("span", {}, part + (i + 1 < parts.length ? "; " : ""))));
 }
 
@@ -125,7 +129,7 @@ function metricsTable() {
   const asked = (name) => FILES.some((file) => name in file.summary);
   const left = METRICS.flatMap(([, metrics]) => metrics)
     .filter(([name]) => asked(name) && !shown.has(name)).map(([, label]) => label);
-  const table = el("table", { class: "metrics" },
+  const table = el("table", { class: `metrics${FILES.length === 1 ? " single" : ""}` },
     el("caption", { class: "hidden" }, "Metrics with 95 % confidence intervals"),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Metric"), FILES.map(fileHeader))),
     groups.map(([group, metrics]) => el("tbody", {},
@@ -148,7 +152,7 @@ function classesTable(file) {
   const classes = Object.entries(file.classes);
   if (!classes.length) return el("p", { class: "note" }, "No compositions.");
   const metrics = CLASS_METRICS.filter(([name]) => classes.some(([, rates]) => rates[name]));
-  const cell = (rate) => (rate ? `${percent(rate.value)} (${integer(rate.count)} of ${integer(rate.of)})` : DASH);
+  const cell = (rate) => (rate ? `${percent(rate.value)}\n(${integer(rate.count)} of ${integer(rate.of)})` : DASH);
   return plainTable("Rates by class of compositions", ["Class", ...metrics.map(([, header]) => header)],
     classes.map(([name, rates]) => [name, ...metrics.map(([metric]) => cell(rates[metric]))]));
 }
@@ -170,13 +174,27 @@ const settingText = (value) => {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 };
 
-function settingsCard(file) {
-  const settings = Object.entries(file.settings);
+/** A text that may be broken after what separates parts of a path or a name. */
+const breakable = (text) => String(text).split(/(?<=[/\\_,:])(?=\S)/).flatMap((part, i) => (i ? [el("wbr"), part] : [part]));
+
+/** Files that were evaluated alike, with how that was. */
+function settingsCards() {
+  const alike = new Map();
+  for (const file of FILES) {
+    const key = JSON.stringify(file.settings);
+    alike.set(key, [...(alike.get(key) || []), file]);
+  }
+  return [...alike.values()].map(settingsCard);
+}
+
+function settingsCard(files) {
+  const settings = Object.entries(files[0].settings);
   return el("article", { class: "card file" },
-    el("h3", {}, el("span", { class: `swatch ${seriesClass(file.index)}`, "aria-hidden": "true" }), file.name),
-    el("p", {}, plural(file.total, "crystal")),
+    files.map((file) => [
+      el("h3", {}, el("span", { class: `swatch ${seriesClass(file.index)}`, "aria-hidden": "true" }), breakable(file.name)),
+      el("p", {}, plural(file.total, "crystal"))]).flat(),
     settings.length ? el("dl", {}, settings.map(([key, value]) =>
-      el("div", {}, el("dt", {}, key.replaceAll("_", " ")), el("dd", {}, settingText(value))))) : null);
+      el("div", {}, el("dt", {}, key.replaceAll("_", " ")), el("dd", {}, breakable(settingText(value)))))) : null);
 }
 
 /** Energies (eV/atom) so little above a threshold are on it. */

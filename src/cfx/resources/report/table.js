@@ -10,6 +10,8 @@ const COLUMNS = [
   ["space_group", "Space group", spaceGroupName, ""],
   ["space_group_relaxed", "After relaxing", spaceGroupName, ""],
   ["space_group_asked", "Asked for", spaceGroupName, ""],
+  ["e_above_hull", "Above hull, eV/atom", (value) => decimal(value, 3), "number"],
+  ["verdict", "Verdict", plainText, "verdict"],
   ["class", "Class", plainText, ""],
   ["num_atoms", "Atoms", integer, "number"],
   ["num_elements", "Elements", integer, "number"],
@@ -19,9 +21,8 @@ const COLUMNS = [
   ["unique", "Unique", yesNo, "flag"],
   ["novel", "Novel", yesNo, "flag"],
   ["matched", "Matches", plainText, "name"],
-  ["e_above_hull", "Above hull, eV/atom", (value) => decimal(value, 3), "number"],
+  ["duplicate_of", "Same as", plainText, ""],
   ["e_above_hull_unrelaxed", "Before relaxing, eV/atom", (value) => decimal(value, 3), "number"],
-  ["verdict", "Verdict", plainText, "verdict"],
   ["decomposition", "Decomposition products", plainText, ""],
   ["second_e_above_hull", "Above hull, second potential", (value) => decimal(value, 3), "number"],
   ["e_above_hull_difference", "Second less first, eV/atom", (value) => decimal(value, 3), "number"],
@@ -139,8 +140,16 @@ function showPage() {
   const rows = table.rows.slice(first, first + table.size);
   parts.body.replaceChildren(...rows.map((record) => el("tr", {}, table.columns.map((column) => cellOf(record, column)))));
   parts.status.textContent = statusText(first, rows.length, total, table.file.records.length);
+  parts.save.textContent = `Save ${plural(total, "row")} as CSV`;
+  parts.save.disabled = !total;
   parts.back.disabled = table.page === 0;
   parts.forward.disabled = first + table.size >= total;
+}
+
+/** Saves what is listed, in its order, with all columns. */
+function saveRows() {
+  const columns = Object.keys(table.file.columns);
+  saveText(`${fileWord(table.file.name) || "crystals"}.csv`, csvText(columns, table.rows), "text/csv");
 }
 
 function turnPage(step) {
@@ -180,6 +189,7 @@ function crystalsTable() {
   parts.status = el("p", { role: "status" });
   const size = el("select", { change: (event) => { table.size = Number(event.target.value); updateRows(); } },
     [25, 50, 100, 250].map((count) => el("option", { value: count }, String(count))));
+  parts.save = el("button", { type: "button", class: "save", click: saveRows });
   const card = el("div", { class: "card" },
     el("div", { class: "controls" },
       field("search", "Search", text("name, formula, space group, reason")),
@@ -187,7 +197,7 @@ function crystalsTable() {
       field("filter", "Show", el("select", { change: updateRows })),
       field("size", "Rows", size)),
     parts.scroll,
-    el("div", { class: "pager" }, button("back", "Previous", -1), parts.status, button("forward", "Next", 1)));
+    el("div", { class: "pager" }, button("back", "Previous", -1), parts.status, button("forward", "Next", 1)), parts.save);
   onFile(tableOf);
   return card;
 }
