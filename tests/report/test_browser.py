@@ -498,7 +498,7 @@ def test_galleries_say_their_order_and_what_is_wrong(show):
     unknown = [good | {"e_above_hull": None}]
     rows = [example.record(i, e_above_hull=None) for i in range(5)]
     tab = show(one_file(crystals=5, records=rows, gallery=unknown))
-    assert texts(tab, ".order")[0].startswith("1 of 5 crystals, sorted valid ones first")
+    assert texts(tab, ".order")[0].startswith("1 of 5 crystals: valid ones first")
 
 
 def test_three_files_on_a_phone(show):

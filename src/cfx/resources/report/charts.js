@@ -133,7 +133,7 @@ function bars(spec) {
   const shareText = (one, i) => `${integer(one.counts[i])} (${percent(share(one, i))})`;
   const high = 1.02 * Math.max(...spec.series.flatMap((one) => one.counts.map((_, i) => share(one, i))), 0.001);
   const draw = (width) => {
-    const [left, right, thick] = [104, 52, spec.series.length > 1 ? 9 : 14];
+    const [left, right, thick] = [104, 52, spec.series.length > 1 ? 12 : 14];
     const step = thick * spec.series.length + (spec.series.length > 1 ? 9 : 7);
     const columns = width > 760 && spec.labels.length > 5 ? 2 : 1;
     const rows = Math.ceil(spec.labels.length / columns);

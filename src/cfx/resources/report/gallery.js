@@ -14,6 +14,7 @@ function hullText(height) {
 function flaws(crystal) {
   return [
     isBelowFloor(crystal) ? IMPLAUSIBLE : null,
+    isBelowFloor(bySecond(crystal)) ? `by the second potential ${IMPLAUSIBLE}` : null,
     crystal.valid === false ? "not valid" : null,
     crystal.unique === false ? `as ${crystal.duplicate_of || "an earlier one"}` : null,
     crystal.novel === false ? `known${crystal.matched ? `: ${crystal.matched}` : ""}` : null,
@@ -63,10 +64,10 @@ function fileGallery(file) {
   const crystals = file.gallery;
   const all = file.records.filter((record) => !missing(record.num_atoms)).length || crystals.length;
   const order = crystals.some((crystal) => !missing(crystal.e_above_hull))
-    ? "by energy above the hull, the lowest first; those below the floor come last"
-    : "valid ones first, then those that are unique and novel, then as in the file";
+    ? ", sorted by energy above the hull, the lowest first; those below the floor come last"
+    : ": valid ones first, then those that are unique and novel, then as in the file";
   const many = crystals.length < all ? `${integer(crystals.length)} of ${plural(all, "crystal")}` : plural(all, "crystal");
-  return el("div", {}, el("p", { class: "note order" }, `${many}, sorted ${order}.`), gallery(crystals),
+  return el("div", {}, el("p", { class: "note order" }, `${many}${order}.`), gallery(crystals),
     crystals.length ? allCifsButton(crystals, file.name) : null);
 }
 
@@ -98,21 +99,24 @@ function fillLarge() {
     ["Name", plainText(crystal.name)],
     ["Space group", spaceGroupName(crystal.space_group)],
     ["Atoms in the cell", integer(crystal.species.length)],
+    ["Volume", `${decimal(volume, 2)}\u202fÅ³`],
     ["a, b, c", `${lengths.map((value) => decimal(value, 3)).join(", ")}\u202fÅ`],
     ["α, β, γ", `${angles.map((value) => decimal(value, 2)).join(", ")}\u202f°`],
-    ["Volume", `${decimal(volume, 2)}\u202fÅ³`],
     ["Distance", missing(crystal.e_above_hull) ? null : hullText(crystal.e_above_hull)],
     ["Verdict", missing(crystal.verdict) ? null : crystal.verdict],
-    ["Decomposition products", missing(crystal.decomposition) ? null : crystal.decomposition],
+    ["Decomposition products", missing(crystal.decomposition) ? null : formulaNodes(crystal.decomposition)],
     ...(missing(crystal.second_e_above_hull) ? [] : [
       ["Second potential", hullText(crystal.second_e_above_hull)],
       ["Its verdict", plainText(crystal.second_verdict)],
-      ["Its decomposition products", plainText(crystal.second_decomposition)],
+      ["Its decomposition products", formulaNodes(crystal.second_decomposition)],
     ]),
     ["Remarks", flaws(crystal).join("; ") || null],
   ].filter(([, value]) => value !== null);
   large.title.replaceChildren(...formulaNodes(crystal.formula));
-  large.facts.replaceChildren(...facts.map(([key, value]) => el("div", {}, el("dt", {}, key), el("dd", {}, value))));
+  const long = new Set(["a, b, c", "α, β, γ", "Distance", "Decomposition products", "Second potential",
+    "Its decomposition products", "Remarks"]);
+  large.facts.replaceChildren(...facts.map(([key, value]) =>
+    el("div", { class: long.has(key) ? "long" : null }, el("dt", {}, key), el("dd", {}, value))));
   large.sites.replaceChildren(...(crystal.sites || []).length ? [sitesTable(crystal)] : []);
   large.legend.replaceChildren(elementLegend(crystal));
   large.canvas.setAttribute("aria-label", `${crystal.formula || "Crystal"}. ${HELP}`);

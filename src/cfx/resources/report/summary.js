@@ -129,11 +129,12 @@ function metricsTable() {
   const asked = (name) => FILES.some((file) => name in file.summary);
   const left = METRICS.flatMap(([, metrics]) => metrics)
     .filter(([name]) => asked(name) && !shown.has(name)).map(([, label]) => label);
-  const table = el("table", { class: `metrics${FILES.length === 1 ? " single" : ""}` },
+  const table = el("table", { class: "metrics" },
     el("caption", { class: "hidden" }, "Metrics with 95 % confidence intervals"),
     el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "Metric"), FILES.map(fileHeader))),
     groups.map(([group, metrics]) => el("tbody", {},
       el("tr", { class: "group" }, el("th", { scope: "colgroup", colspan: 1 + FILES.length }, group)), metrics.map(metricRow))));
+  table.style.setProperty("--files", FILES.length);
   return el("div", { class: "card" },
     groups.length ? el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Metrics" }, table) : null,
     left.length ? el("p", { class: "note" }, el("strong", {}, "Not evaluated: "), `${left.join(", ")}.`) : null);
@@ -190,9 +191,9 @@ function settingsCards() {
 function settingsCard(files) {
   const settings = Object.entries(files[0].settings);
   return el("article", { class: "card file" },
-    files.map((file) => [
+    files.map((file) => el("div", { class: "head" },
       el("h3", {}, el("span", { class: `swatch ${seriesClass(file.index)}`, "aria-hidden": "true" }), breakable(file.name)),
-      el("p", {}, plural(file.total, "crystal"))]).flat(),
+      el("p", {}, plural(file.total, "crystal")))),
     settings.length ? el("dl", {}, settings.map(([key, value]) =>
       el("div", {}, el("dt", {}, key.replaceAll("_", " ")), el("dd", {}, breakable(settingText(value)))))) : null);
 }
