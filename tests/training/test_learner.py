@@ -296,6 +296,26 @@ def test_weights_decay_and_nothing_else():
             np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=f"{module}/{name}")
 
 
+def test_muon_makes_the_updates_of_matrices_orthogonal():
+    """Its steps of the blocks' matrices have nearly equal singular values, of the size of Adam's; the rest is NAdam's."""
+    drawn = [np.random.default_rng(i).normal(size=leaf.shape) for i, leaf in enumerate(jax.tree.leaves(PARAMS))]
+    total = Gradient(jax.tree.unflatten(jax.tree.structure(PARAMS), drawn), drawn_gradient(1).sums)
+    config = dataclasses.replace(PLAIN, optimizer="muon", learning_rate=0.1, clip_norm=1e6)
+    state = init_state(PARAMS, config, 100)
+    before = jax.tree.map(np.array, PARAMS)
+    after = update(state, total, np.int32(0), np.float32(1), train=config, num_steps=100).params
+    nadam, _ = optax.nadam(0.1).update(total.params, optax.nadam(0.1).init(before))
+    for module, leaves in jax.tree.map(np.subtract, after, before).items():
+        for name, step in leaves.items():
+            if not (module.startswith("blocks/") and name in ("w", "value_w")):
+                np.testing.assert_allclose(step, nadam[module][name], atol=1e-5, err_msg=f"{module}/{name}")
+                continue
+            for matrix in step.reshape(*step.shape[:2], -1):
+                sizes = np.linalg.svd(matrix, compute_uv=False)
+                assert sizes.max() < 2 * np.quantile(sizes, 0.2), (module, name)
+                assert 0.7 < np.sqrt(np.mean(matrix**2)) / (0.2 * 0.1) < 1.3
+
+
 @pytest.mark.parametrize("scale", [1e-3, 100.0])
 def test_gradients_are_clipped_by_their_global_norm(scale):
     """Longer ones keep their direction, shorter ones stay; metrics have the norm before."""

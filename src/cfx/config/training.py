@@ -65,13 +65,13 @@ class TrainConfig(Config):
     )
     decay: float = option(0.0, "Decay of the inverse schedule, lr / (1 + decay * step).", NOT_NEGATIVE)
     warmup_steps: int = option(200, "Steps of linear warm-up before the cosine.", NOT_NEGATIVE, "--warmup")
-    optimizer: Literal["adam", "adamw"] = option("adam", "Optimiser: adam or adamw.")
     # Those of `core.symmetry.SettingsTable`; validation crystals stay in the setting that they are given in.
     augment: bool = option(
         False, "Show every crystal in a random one of its equivalent settings (axes, origin, letters), anew each epoch."
     )
+    optimizer: Literal["adam", "adamw", "muon"] = option("adam", "Optimiser: adam, adamw or muon.")
     # Of the weights of linear layers and embeddings.
-    weight_decay: float = option(0.0, "Decoupled weight decay, for adamw.", NOT_NEGATIVE)
+    weight_decay: float = option(0.0, "Decoupled weight decay, for adamw and muon.", NOT_NEGATIVE)
     clip_norm: float = option(*fields.CLIP_NORM)
     dropout: float = option(0.1, "Dropout rate after attention and MLP.", BELOW_ONE)
     attention_dropout: float = option(0.1, "Dropout rate on attention weights.", BELOW_ONE)
@@ -91,7 +91,7 @@ class TrainConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         if self.weight_decay and self.optimizer == "adam":
-            raise UsageError("adam has no weight decay", "use `optimizer=adamw`")
+            raise UsageError("adam has no weight decay", "use `optimizer=adamw` or `optimizer=muon`")
         if self.decay and self.schedule != "inverse":
             raise UsageError(f"the {self.schedule} schedule has no decay", "use `schedule=inverse`")
 
