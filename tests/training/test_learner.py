@@ -297,7 +297,7 @@ def test_weights_decay_and_nothing_else():
 
 
 def test_muon_makes_the_updates_of_matrices_orthogonal():
-    """Its steps of the blocks' matrices have nearly equal singular values, of the size of Adam's; the rest is NAdam's."""
+    """Its steps of the blocks' matrices have nearly equal singular values, of Adam's size; the rest is NAdam's."""
     drawn = [np.random.default_rng(i).normal(size=leaf.shape) for i, leaf in enumerate(jax.tree.leaves(PARAMS))]
     total = Gradient(jax.tree.unflatten(jax.tree.structure(PARAMS), drawn), drawn_gradient(1).sums)
     config = dataclasses.replace(PLAIN, optimizer="muon", learning_rate=0.1, clip_norm=1e6)

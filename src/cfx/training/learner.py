@@ -81,9 +81,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Adam, AdamW or Muon on gradients clipped by their global norm.
 
-    Under AdamW weights decay, but no biases or norms. Muon (Jordan et al. 2024) makes the updates of the blocks' matrices
-    orthogonal; scaled to the size of Adam's (2502.16982, Eq. 4), they take the same learning rate. These matrices decay;
-    all other weights are NAdam's, and do not.
+    Under AdamW weights decay, but no biases or norms. Muon (Jordan et al. 2024) makes the updates of the blocks'
+    matrices orthogonal; scaled to the size of Adam's (2502.16982, Eq. 4), they take the same learning rate. These
+    matrices decay; all other weights are NAdam's, and do not.
     """
     if kind == "adam":
         optimizer = optax.adam(learning_rate)
