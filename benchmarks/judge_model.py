@@ -5,7 +5,7 @@
 
 Draws raw crystals, unphysical ones kept, with the space groups of the model's data; evaluates them as they are by
 CHGNet on the bundled hull, with --second by another potential as well. A crystal that could not be read, or has no
-energy, counts as a failure. Writes OUT/draws.jsonl, OUT/records.csv and OUT/result.json; intervals are Wilson's of 95 %.
+energy, counts as a failure. Writes draws.jsonl, records.csv and result.json into OUT; intervals are Wilson's of 95 %.
 """
 
 from __future__ import annotations
