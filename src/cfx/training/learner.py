@@ -93,7 +93,7 @@ def make_optimizer(
         optimizer = optax.contrib.muon(
             learning_rate,
             weight_decay=weight_decay,
-            muon_weight_dimension_numbers=_matrices,
+            muon_weight_dimension_numbers=cast(Any, _matrices),
             consistent_rms=0.2,
         )
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
