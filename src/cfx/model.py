@@ -15,7 +15,7 @@ from cfx.catalog import MODEL, find, is_hub_address, model_names
 from cfx.config import ModelConfig, SampleConfig
 from cfx.core import likelihood
 from cfx.core.batches import scoring_batches
-from cfx.core.crystal import CrystalBatch, concatenate, empty_batch, validate
+from cfx.core.crystal import CrystalBatch, all_settings, concatenate, empty_batch, validate
 from cfx.core.likelihood import LogProb, init_params
 from cfx.errors import CheckpointError
 from cfx.fetch import models
@@ -117,6 +117,18 @@ class Model:
             DataError: if they are not crystals that the model can read.
         """
         return self._score(batch, batch_size, lambda part: _log_prob(self.params, self.config, part))
+
+    def settings_log_prob(self, batch: CrystalBatch, batch_size: int = 64) -> np.ndarray:
+        """Log of the summed published probability of all distinct settings of each crystal, nats, float64 [B].
+
+        What a model knows of a crystal whichever equivalent setting it is given in, see `core.crystal.all_settings`:
+        it compares models that were trained in given settings with those of `cfx train --augment`. Arguments and
+        errors are those of `log_prob`.
+        """
+        found, crystal = all_settings(batch)
+        result = np.full(len(batch), -np.inf)
+        np.logaddexp.at(result, crystal, self.log_prob(found, batch_size).total.astype(float))
+        return result
 
     def _score(self, batch: CrystalBatch, batch_size: int, score: Callable[[CrystalBatch], LogProb]) -> LogProb:
         batch = batch.numpy().with_slots(self.config.n_max)

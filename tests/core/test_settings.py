@@ -211,3 +211,17 @@ def test_settings_of_real_crystals_are_the_same_crystals():
         again = encode(changed.to_structures())
         assert not again.failures
         np.testing.assert_array_equal(again.batch.space_group, batch.space_group)
+
+
+@pytest.mark.integration
+def test_probability_over_settings_is_the_sum_over_distinct_ones():
+    """Rock salt has two, NaCl and ClNa, whichever of them is given; with one element on both positions it has one."""
+    from cfx.config import ModelConfig
+    from cfx.model import Model
+
+    tiny = ModelConfig(num_layers=1, num_heads=2, key_size=8, model_size=16, embed_size=8, first_hidden=16, n_max=3)
+    model = Model.init(tiny)
+    batch = concatenate([rock_salt(), rock_salt(17, 11), rock_salt(14, 14)])
+    given, summed = np.exp(model.log_prob(batch).total.astype(float)), np.exp(model.settings_log_prob(batch))
+    assert given[0] != pytest.approx(given[1], rel=1e-2)
+    np.testing.assert_allclose(summed, [given[0] + given[1], given[0] + given[1], given[2]], rtol=1e-5)
