@@ -1,11 +1,12 @@
-"""Energies of many crystals by CHGNet, a line of JSON each: what the bundled hull is made from.
+"""Energies of many crystals by a potential, a line of JSON each: what the bundled hulls are made from.
 
     python tools/hull_energies.py mp20_subset_train.csv.gz mp_extra.csv.gz -o energies.jsonl
     python tools/hull_energies.py substituted.jsonl --relax volume -o substituted_energies.jsonl
 
 Hours on two cores. Stopped, it goes on where it was when it is started again. Crystals are reduced to a primitive cell
-first. With `--relax volume` each crystal is compressed and expanded to the volume of the lowest energy with its shape
-and fractional coordinates kept; with `--relax all` everything relaxes.
+first; raw energies get the Materials Project's corrections. With `--relax volume` each crystal is compressed and
+expanded to the volume of the lowest energy with its shape and fractional coordinates kept; with `--relax all`
+everything relaxes.
 """
 
 from __future__ import annotations
@@ -97,6 +98,8 @@ def evaluate(potential: Potential, chunk: list, relaxation: str | None) -> list[
     else:
         batch = potential.evaluate(structures, forces=False)
         energies, reasons = batch.energy.tolist(), batch.reasons
+    if potential.scale != "mp2020":
+        energies = [correct_raw(one, energy) for one, energy in zip(structures, energies, strict=True)]
     rows = []
     for (source, name, _, why), structure, energy, reason, s in zip(
         chunk, structures, energies, reasons, scale, strict=True
@@ -109,6 +112,16 @@ def evaluate(potential: Potential, chunk: list, relaxation: str | None) -> list[
         row |= {"volume": structure.volume / len(structure), "energy": energy / len(structure)}
         rows.append(row if s is None else row | {"scale": s})
     return rows
+
+
+def correct_raw(structure: Structure | None, energy: float) -> float:
+    """A raw energy (eV) on the scale mp2020; NaN where there is none, or the corrections do not cover the crystal."""
+    from cfx.evaluation.corrections import UNCORRECTABLE, correct
+
+    try:
+        return correct(structure, energy) if structure is not None and math.isfinite(energy) else math.nan
+    except UNCORRECTABLE:
+        return math.nan
 
 
 def primitive(structure: Structure) -> Structure:

@@ -1,13 +1,15 @@
 """Makes the bundled hull `chgnet-mp` from energies of crystals, which tools/hull_energies.py computes.
 
     python tools/make_hull.py table energies.jsonl substituted_energies.jsonl --published near.csv.gz mp20.csv.gz
+    python tools/make_hull.py table 7net.jsonl --name 7net-mp --version 1 --potential "ase ..." --fill-from chgnet-mp...
     python tools/make_hull.py check mp20_subset_val.csv.gz --energies val.jsonl --published mp_near_hull.csv.gz
     python tools/make_hull.py hide 1000 energies.jsonl --published near.csv.gz mp20.csv.gz --crystals val.jsonl
 
 `table` keeps the lowest energy of each composition; crystals of tools/substitute.py count where nothing else is known.
 Phases that are published with a formation energy and without a structure get an energy by composition, on the scale of
 the potential: from another crystal of the composition whose energy is known both ways, or from energies of the elements
-that are fitted to all crystals whose energy is known both ways. `check` prints the figures of the hull's card, `hide`
+that are fitted to all crystals whose energy is known both ways. `--fill-from` adds what another potential's hull has
+besides, shifted by what that is off by where both know. `check` prints the figures of the hull's card, `hide`
 what energies by composition do to energies above the hull.
 """
 
@@ -19,7 +21,7 @@ import gzip
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,16 @@ from pymatgen.core import Composition
 from cfx.core.elements import SYMBOLS
 from cfx.evaluation.hull import Hull, HullInfo
 from cfx.evaluation.hull_files import read_hull, write_hull
-from cfx.evaluation.phases import STRUCTURE, Phases, Reduced, count_atoms, reduce_counts
+from cfx.evaluation.phases import (
+    STRUCTURE,
+    Phases,
+    Reduced,
+    count_atoms,
+    fill,
+    fit_elements,
+    fractions_of,
+    reduce_counts,
+)
 
 RESOURCES = Path(__file__).resolve().parents[1] / "src" / "cfx" / "resources"
 TARGET = RESOURCES / "hulls" / "chgnet-mp" / "chgnet-mp.hull.npz"
@@ -38,10 +49,6 @@ csv.field_size_limit(sys.maxsize)
 
 COMPOSITION, SUBSTITUTION = "composition", "substitution"
 """Origins, beside STRUCTURE: a published formation energy; the structure of a neighbour's compound."""
-
-ROUNDS, SMALLEST_RESIDUAL, PRIOR = 20, 0.02, 1e-3
-"""Of the fit of elements' energies: least squares reweighted towards absolute deviations, which outliers move less; the
-prior holds elements that hardly occur at their own energy."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,10 @@ def main() -> None:
     commands = arguments.add_subparsers(required=True)
     table = command(commands, "table", make_table)
     table.add_argument("energies", type=Path, nargs="+")
+    table.add_argument("--name", default="chgnet-mp")
+    table.add_argument("--version", default="2")
+    table.add_argument("--potential", default=POTENTIAL, help="its name, as cfx gives it")
+    table.add_argument("--fill-from", type=Path, help="a hull of another potential, for what is left")
     checked = command(commands, "check", check)
     checked.add_argument("crystals", type=Path, help="with a column e_above_hull")
     checked.add_argument("--energies", type=Path, required=True, help="of these crystals")
@@ -87,7 +98,14 @@ def make_table(options: argparse.Namespace) -> None:
     # What is published about a composition is better than a guess, wherever both are there.
     known = {row.composition for row in rows if row.origin == STRUCTURE} | {one for one, _ in published[0].values()}
     rows = [row for row in rows if row.origin == STRUCTURE or row.composition not in known]
-    write_hull(options.hull, to_hull(rows + by_composition(rows, *published)))
+    hull = to_hull(rows + by_composition(rows, *published))
+    phases, info = hull.phases, replace(hull.info, name=options.name, version=options.version)
+    if options.fill_from is not None:
+        other = read_hull(options.fill_from).phases
+        filled = fill(phases, other, range(len(other)))
+        print(filled.shared, "shared", filled.added, "added", filled.lacking, filled.error, file=sys.stderr)
+        phases = filled.phases
+    write_hull(options.hull, Hull(phases, replace(info, potential=options.potential)))
     print(read_hull(options.hull), options.hull.stat().st_size, "bytes", file=sys.stderr)
 
 
@@ -186,7 +204,8 @@ def by_composition(rows: Sequence[Energy], *published: dict[str, tuple[Reduced, 
         if row.id not in lowest or row.energy < lowest[row.id].energy:
             lowest[row.id] = row
     both = [row for row in lowest.values() if row.id in known]
-    elements = fit_elements(both, [known[row.id] for row in both])
+    off = np.array([row.energy - known[row.id] for row in both])
+    elements = fit_elements([row.composition for row in both], off, own_energies(both))
     polymorphs: dict[Reduced, list[float]] = {}
     for row in both:
         polymorphs.setdefault(row.composition, []).append(row.energy - known[row.id])
@@ -194,34 +213,19 @@ def by_composition(rows: Sequence[Energy], *published: dict[str, tuple[Reduced, 
     for name, (composition, energy) in published[0].items():
         if name not in lowest:
             # What the potential is off by in one crystal of a composition, it mostly is in another.
-            offset = np.median(polymorphs.get(composition, [fractions(composition) @ elements]))
+            offset = np.median(polymorphs.get(composition, [(fractions_of([composition]) @ elements)[0]]))
             filled.append(Energy(name, composition, energy + float(offset), COMPOSITION))
     return filled
 
 
-def fractions(composition: Reduced) -> np.ndarray:
-    """float64 [elements], atomic fractions by atomic number."""
-    found = np.zeros(len(SYMBOLS))
-    for z, n in composition:
-        found[z] = n
-    return found / found.sum()
-
-
-def fit_elements(rows: Sequence[Energy], published: Sequence[float]) -> np.ndarray:
-    """Energies of the elements, eV/atom, [atomic number], that bring formation energies nearest to published ones."""
-    x = np.stack([fractions(row.composition) for row in rows])
-    y = np.array([row.energy for row in rows]) - published
+def own_energies(rows: Sequence[Energy]) -> np.ndarray:
+    """Lowest energies of the elements, eV/atom by atomic number, 0 for those that have none."""
     own = np.zeros(len(SYMBOLS))
     for row in rows:
         if len(row.composition) == 1:
             z = row.composition[0][0]
             own[z] = min(own[z], row.energy)
-    weights, found = np.ones(len(y)), own
-    for _ in range(ROUNDS):
-        a = x * weights[:, None]
-        found = np.linalg.solve(a.T @ x + PRIOR * np.eye(x.shape[1]), a.T @ y + PRIOR * own)
-        weights = 1 / np.maximum(np.abs(y - x @ found), SMALLEST_RESIDUAL)
-    return found
+    return own
 
 
 def to_hull(rows: Sequence[Energy]) -> Hull:

@@ -185,6 +185,44 @@ def test_what_is_not_installed_is_told_first(tmp_path, module, arguments):
     assert "known crystals" not in result.stderr and result.stdout == ""
 
 
+def test_a_hull_of_its_own_for_a_second_potential(cfx, tmp_path, monkeypatch):
+    """From few structures, with the rest from the first potential's hull; as others would have it with EMT, shifted."""
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    (tmp_path / "shifted.py").write_text(
+        "from ase.calculators.emt import EMT\nclass Shifted(EMT):\n"
+        "    def calculate(self, *args, **kwargs):\n        super().calculate(*args, **kwargs)\n"
+        "        self.results['energy'] += self.atoms.symbols.count('Cu') - 2 * self.atoms.symbols.count('Au')\n"
+    )
+    few = {"cu": COPPER, "au": GOLD, "cu3au": CU3AU, "cuau3": AU3CU}
+    layers = Structure(Lattice.tetragonal(2.8, 3.7), ["Cu", "Au"], [[0] * 3, [0.5] * 3])
+    write(tmp_path / "few.jsonl", **few, nickel=fcc("Ni", 3.5))
+    write(tmp_path / "all.jsonl", **few, layers=layers, silver=SILVER, agcu3=l12("Ag", "Cu", 3.8))
+    write(tmp_path / "judged.jsonl", layers=layers, cu3au=CU3AU)
+    own = ["few.jsonl", "--potential", "ase:shifted:Shifted", "--fill-from", "first.npz"]
+    assert cfx("hull", "build", "all.jsonl", "--potential", EMT, "-o", "first.npz").returncode == 0
+    done = cfx("hull", "build", *own, "-o", "wide.npz")
+    assert done.returncode == 0 and "phases of first with Ag were not added" in done.stderr, done.stderr
+    assert "added 1 phases of first" in done.stderr and "fitted to 4 compositions that both have" in done.stderr
+    done = cfx("hull", "build", *own, "--systems-of", "judged.jsonl", "-o", "second.npz")
+    assert done.returncode == 0 and "were not added" not in done.stderr, done.stderr
+    content = json.loads(cfx("hull", "show", "second.npz", "--json").stdout)
+    assert (content["phases"], content["potential"]) == (5, "ase shifted:Shifted")  # without nickel
+    assert content["phases_by_origin_of_energy"] == {"offset": 1, "structure": 4}
+    arguments = ["judged.jsonl", "--potential", EMT, "--hull", "first.npz", "--workers", 1, "--json"]
+    second = ["--second-potential", "ase:shifted:Shifted", "--second-hull", "second.npz"]
+    result = cfx("eval", *arguments, *second)
+    assert result.returncode == 0, result.stderr
+    [file] = json.loads(result.stdout)["files"]
+    assert [row["second_e_above_hull"] for row in file["records"]] == pytest.approx([0, 0], abs=0.01)
+    assert file["summary"]["frac_verdicts_differ"]["of"] == 2
+    nothing = cfx("hull", "build", "judged.jsonl", "--potential", EMT, "--fill-from", "first.npz", "-o", "x.npz")
+    assert nothing.returncode == 3 and "too few compositions" in nothing.stderr
+    corrected = cfx(
+        "hull", "build", "few.jsonl", "--potential", f"{EMT}:mp2020", "--fill-from", "first.npz", "-o", "x.npz"
+    )
+    assert corrected.returncode == 2 and "cannot be compared with the raw energies" in corrected.stderr
+
+
 def test_a_hull_and_what_it_lacks(cfx, hull, tmp_path):
     (tmp_path / "list.csv").write_text("formula,e\nCu3Au,0\nCuAu,0\nAg,0\nCuAu,0\n")
     result = cfx("hull", "show", hull, "--reference", "list.csv", "--json")

@@ -13,7 +13,7 @@ from cfx.evaluation import hull as module
 from cfx.evaluation.corrections import correction
 from cfx.evaluation.hull import Hull, HullFailure, HullInfo, build_table, missing_phases
 from cfx.evaluation.hull_files import read_hull
-from cfx.evaluation.phases import Phases, best_mixture, count_atoms, reduce_counts
+from cfx.evaluation.phases import Phases, best_mixture, count_atoms, fill, fit_elements, fractions_of, reduce_counts
 from cfx.fetch.names import hull_path
 from cfx.reporter import Silent
 
@@ -270,3 +270,45 @@ def test_corrections_of_raw_energies_as_published():
         uncorrected = published.e_above_hull(crystal(formula), -30.0, "mp2020")
         assert full < uncorrected - 0.1 and public == pytest.approx(full if is_corrected else uncorrected)
     assert "published corrections" in str(published) and "corrections" not in str(hull)
+
+
+def reduced(formula: str):
+    return reduce_counts(count_atoms(Composition(formula)))
+
+
+def test_energies_of_elements_are_found_despite_outliers():
+    rng = np.random.default_rng(0)
+    compositions = [reduced(f"Li{a}O{b}S{c}") for a, b, c in rng.integers(1, 9, (60, 3)).tolist()]
+    truth = np.zeros(len(SYMBOLS))
+    truth[[3, 8, 16]] = -1.9, 0.4, 2.5
+    energies = fractions_of(compositions) @ truth
+    energies[::10] += 3.0
+    found = fit_elements(compositions, energies)
+    assert found == pytest.approx(truth, abs=0.02)
+    held = fit_elements(compositions[:1], energies[1:2], prior=np.full(len(SYMBOLS), 7.0))
+    assert held[26] == pytest.approx(7.0)  # nothing is said of iron
+
+
+def test_phases_of_another_potential_are_added_with_its_offsets():
+    """Where it is off by so much for each atom of an element, what it adds is exact."""
+    off = {"Na": 0.3, "Cl": -1.1, "O": 0.7}
+    formulas = ["Na", "Cl", "O", "NaCl", "Na2O", "Na2O2", "NaClO3", "ClO2", "NaClO4", "Cl2O7", "Fe2O3", "FeCl3"]
+    theirs = {formula: -float(i) for i, formula in enumerate(formulas)}
+
+    def ours(formula: str) -> float:
+        return theirs[formula] + sum(Composition(formula)[symbol] * amount for symbol, amount in off.items())
+
+    other = hull_of(theirs).phases
+    own = hull_of({formula: ours(formula) for formula in formulas[:7]}).phases
+    filled = fill(own, other, range(len(other)))
+    assert (filled.shared, filled.added, filled.lacking) == (7, 3, ["Fe"])
+    assert filled.error < 0.01
+    found = {filled.phases.composition(row): row for row in range(len(filled.phases))}
+    assert set(found) == {reduced(formula) for formula in formulas[:10]}
+    for formula in formulas[:10]:
+        row = found[reduced(formula)]
+        assert filled.phases.energies[row] == pytest.approx(ours(formula) / Composition(formula).num_atoms, abs=1e-3)
+        assert filled.phases.origins[row] == ("structure" if formula in formulas[:7] else "offset")
+    only = [row for row in range(len(other)) if other.composition(row) == reduced("Cl2O7")]
+    assert fill(own, other, only).added == 1
+    assert fill(hull_of({"Na": 0.0, "Cl": 0.0}).phases, other, only) is None  # one composition tells nothing

@@ -267,6 +267,16 @@ def build_hull(
     potential: str = options.single(RelaxConfig, "potential"),
     output: Path = options.output("A .npz file.", ...),
     name: Annotated[str | None, typer.Option(help="Name of the hull in reports; by default the file's.")] = None,
+    fill_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Hull of another potential: its other phases are added, shifted by offsets measured where both know.",
+            autocompletion=options.COMPLETIONS["hull"],
+        ),
+    ] = None,
+    systems_of: Annotated[
+        str | None, typer.Option(help="Crystals to be judged: only phases of their chemical systems are kept.")
+    ] = None,
     device: str = options.DEVICE,
     workers: int = options.WORKERS,
     force: bool = options.FORCE,
@@ -274,17 +284,18 @@ def build_hull(
     """Build a hull: the lowest energy of each composition.
 
     Energies are those of the crystals as they are, not relaxed. Candidates that are judged by the same potential are
-    then on the same footing. Each element must be among the crystals.
+    then on the same footing. Each element must be among the crystals, or come from the hull of --fill-from.
 
     Examples:
       cfx hull build relaxed.jsonl --potential chgnet -o known.npz
       cfx hull build a.csv b.cif --potential orb:orb-v3-conservative-inf-omat --device cuda -o known.npz
+      cfx hull build mp-20 --potential orb --fill-from chgnet-mp --systems-of out.cif -o orb.npz
     """
     title = name or output.name.removesuffix(".npz").removesuffix(".hull")
     with claimed(output, (".npz",), force):
         from cfx.runs.hull import build
 
-        hull = build(structures, potential, output, title, device, workers or -1, REPORTER)
+        hull = build(structures, potential, output, title, device, workers or -1, REPORTER, fill_from, systems_of)
     REPORTER.message(f"{hull}: {output}")
 
 

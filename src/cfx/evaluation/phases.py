@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,19 @@ MAX_STEPS = 20_000
 
 STRUCTURE = "structure"
 """Origin of an energy that was computed for a structure as it was given."""
+
+OFFSET = "offset"
+"""Origin of an energy of another potential, shifted by what that is off by elsewhere."""
+
+LEAST_SHARED = 3
+"""Compositions with an element that tell what another potential is off by for it."""
+
+FOLDS, FEW = 5, 50
+"""Parts of the shared compositions, each of which tests offsets fitted to the others; of few, one at a time."""
+
+ROUNDS, SMALLEST_RESIDUAL, PRIOR = 20, 0.02, 1e-3
+"""Of the fit of elements' energies: how often it is reweighted; eV/atom below which deviations count alike; the weight
+of what is known beforehand."""
 
 Reduced = tuple[tuple[int, int], ...]
 """(atomic number, atoms) in order of atomic number, without a common divisor."""
@@ -169,6 +183,102 @@ class Phases:
         """The reduced composition of a phase."""
         entries = slice(self._start[row], self._start[row + 1])
         return tuple(zip(self.species[entries].tolist(), self.counts[entries].tolist(), strict=True))
+
+
+def fit_elements(compositions: Sequence[Reduced], energies: np.ndarray, prior: np.ndarray | None = None) -> np.ndarray:
+    """Energies of the elements whose mixtures come nearest to energies of compositions.
+
+    Least squares, reweighted towards absolute deviations, so that outliers move the fit little.
+
+    Args:
+        compositions: n of them.
+        energies: float64 [n], eV/atom.
+        prior: float64 [len(SYMBOLS)], eV/atom by atomic number, for elements that hardly occur; 0 by default.
+
+    Returns:
+        float64 [len(SYMBOLS)], eV/atom by atomic number.
+    """
+    x = fractions_of(compositions)
+    prior = np.zeros(x.shape[1]) if prior is None else prior
+    weights, found = np.ones(len(x)), prior
+    for _ in range(ROUNDS):
+        a = x * weights[:, None]
+        found = np.linalg.solve(a.T @ x + PRIOR * np.eye(x.shape[1]), a.T @ energies + PRIOR * prior)
+        weights = 1 / np.maximum(np.abs(energies - x @ found), SMALLEST_RESIDUAL)
+    return found
+
+
+def fractions_of(compositions: Sequence[Reduced]) -> np.ndarray:
+    """Atomic fractions, float64 [n, len(SYMBOLS)], by atomic number."""
+    table = np.zeros((len(compositions), len(SYMBOLS)))
+    for row, composition in enumerate(compositions):
+        for z, n in composition:
+            table[row, z] = n
+    return table / table.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Filled:
+    """Phases of one potential with those that only another one knows.
+
+    Attributes:
+        phases: own phases, and added ones.
+        shared: number of compositions of both.
+        added: number of added phases.
+        lacking: symbols of elements that too few shared compositions have; phases with one were not added.
+        error: mean absolute error, eV/atom, of offsets at shared compositions that they were not fitted to.
+    """
+
+    phases: Phases
+    shared: int
+    added: int
+    lacking: list[str]
+    error: float
+
+
+def fill(own: Phases, other: Phases, rows: Iterable[int]) -> Filled | None:
+    """Adds phases of compositions that only another potential knows, with energies shifted by what it is off by.
+
+    That is an amount for each element, fitted to all compositions that both know. At those, own energies count.
+
+    Args:
+        own: their energies are on the scale of the other's.
+        other: phases by another potential.
+        rows: which of the other's phases to add.
+
+    Returns:
+        None if they share too little to tell what the other is off by, for any element.
+    """
+    at = {own.composition(row): float(own.energies[row]) for row in range(len(own))}
+    its = {other.composition(row): float(other.energies[row]) for row in range(len(other))}
+    shared = [composition for composition in at if composition in its]
+    off = np.array([at[composition] - its[composition] for composition in shared])
+    seen = Counter(z for composition in shared for z, _ in composition)
+    known = {z for z, count in seen.items() if count >= LEAST_SHARED}
+    if not known:
+        return None
+    wanted = {row: other.composition(row) for row in rows if other.composition(row) not in at}
+    lacking = sorted({z for composition in wanted.values() for z, _ in composition} - known)
+    added = {row: one for row, one in wanted.items() if all(z in known for z, _ in one)}
+    shifted = other.energies[list(added)] + fractions_of(list(added.values())) @ fit_elements(shared, off)
+    phases = Phases.lowest(
+        [*at, *added.values()],
+        [*at.values(), *shifted],
+        [*own.ids, *(other.ids[row] for row in added)],
+        [*own.origins, *[OFFSET] * len(added)],
+    )
+    return Filled(phases, len(shared), len(added), [SYMBOLS[z] for z in lacking], _error_of_offsets(shared, off))
+
+
+def _error_of_offsets(compositions: Sequence[Reduced], off: np.ndarray) -> float:
+    """Mean absolute error, eV/atom, of energies of elements at compositions that they are not fitted to."""
+    x, numbers, errors = fractions_of(compositions), np.arange(len(off)), []
+    folds = FOLDS if len(off) > FEW else len(off)
+    for fold in range(folds):
+        others = [one for i, one in enumerate(compositions) if i % folds != fold]
+        tests = numbers % folds == fold
+        errors.append(np.abs(off[tests] - x[tests] @ fit_elements(others, off[~tests])))
+    return float(np.concatenate(errors).mean())
 
 
 class NoSolution(ArithmeticError):

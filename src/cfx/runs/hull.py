@@ -3,17 +3,23 @@
 import math
 import re
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cfx.core import Structure
 from cfx.core.elements import SYMBOLS
 from cfx.data.formats.tables import read_rows
 from cfx.data.structures import load_crystals
 from cfx.errors import DataError, UsageError
+from cfx.evaluation.corrections import UNCORRECTABLE, correct
 from cfx.evaluation.hull import Hull, HullFailure, HullInfo, build_table, missing_phases
 from cfx.evaluation.hull_files import read_hull, write_hull
+from cfx.evaluation.phases import LEAST_SHARED, count_atoms, fill
 from cfx.fetch.names import data_path, hull_path
+from cfx.predictors.base import Potential
 from cfx.predictors.load import load_potential
 from cfx.reporter import Interrupted, Reporter, StopRequest
 
@@ -25,7 +31,15 @@ CHUNK = 512
 
 
 def build(
-    names: list[str], potential: str, target: Path, title: str, device: str, workers: int, reporter: Reporter
+    names: list[str],
+    potential: str,
+    target: Path,
+    title: str,
+    device: str,
+    workers: int,
+    reporter: Reporter,
+    fill_from: str | None = None,
+    systems_of: str | None = None,
 ) -> Hull:
     """Computes the energies of crystals and keeps the lowest of each composition.
 
@@ -33,37 +47,44 @@ def build(
         names: files or data sets.
         target: where the table goes.
         title: what the hull is called.
+        fill_from: hull of another potential, whose other phases are added; see `evaluation.phases.fill`. The result is
+            on its scale.
+        systems_of: crystals whose chemical systems alone matter.
 
     Raises:
-        DataError: if no crystal has an energy.
+        DataError: if no crystal has an energy, or too few to tell what another potential is off by.
         Interrupted: after a signal; nothing is written.
+        UsageError: if the energies cannot be brought to the scale of the other hull.
     """
     model = load_potential(potential, device)
+    other = None if fill_from is None else read_hull(hull_path(fill_from, reporter))
+    if other is not None:
+        other.check_potential(model.scale)
     crystals = [one for name in names for one in load_crystals(data_path(name, reporter), workers)]
+    systems = None if systems_of is None else find_systems(data_path(systems_of, reporter), workers)
+    if systems is not None:
+        crystals = [one for one in crystals if one.structure is None or _is_within(one.structure, systems)]
     structures = [one.structure for one in crystals]
-    energies: list[float] = []
-    reasons: list[str] = []
-    with StopRequest() as stop, reporter.progress(f"energies by {model.name}", len(crystals)) as progress:
-        for first in range(0, len(structures), CHUNK):
-            batch = model.evaluate(structures[first : first + CHUNK], forces=False)
-            energies += batch.energy.tolist()
-            reasons += batch.reasons
-            progress.update(len(energies))
-            if stop.signum is not None:
-                raise Interrupted(stop.signum, "stopped; nothing was written")
+    energies, reasons = _evaluate(model, structures, reporter)
+    scale = model.scale if other is None else other.scale
+    if scale != model.scale:
+        _correct(structures, energies, reasons)
     kept = [i for i, energy in enumerate(energies) if math.isfinite(energy)]
     left_out = Counter(crystals[i].reason or reasons[i] for i in range(len(crystals)) if not math.isfinite(energies[i]))
     if not kept:
-        raise DataError(f"none of the {len(crystals)} crystals has an energy: {left_out.most_common(1)[0][0]}")
+        reason = left_out.most_common(1)[0][0] if left_out else "none is of the chemical systems"
+        raise DataError(f"none of the {len(crystals)} crystals has an energy: {reason}")
     if left_out:
         said = ", ".join(f"{count} x {reason}" for reason, count in left_out.most_common(5))
         reporter.warning(f"{left_out.total()} crystals were left out: {said}")
     sources = ", ".join(Path(name).name for name in names)
     made = f"{len(kept):,} crystals of {sources}, by cfx {version('cfx-crystal')}"
-    info = HullInfo(title, model.scale, model.name, provenance=made)
+    info = HullInfo(title, scale, model.name, provenance=made)
     hull = build_table(
         [structures[i] for i in kept], [energies[i] for i in kept], [crystals[i].name for i in kept], info
     )
+    if other is not None:
+        hull = _fill(hull, other, systems, reporter)
     if lacking := without_terminal(hull):
         reporter.warning(
             f"no phase of the pure element for {', '.join(lacking)}: crystals that contain one will have no "
@@ -71,6 +92,72 @@ def build(
         )
     write_hull(target, hull)
     return hull
+
+
+def find_systems(path: Path, workers: int) -> set[frozenset[int]]:
+    """The chemical systems of the crystals of a file, as atomic numbers, without those that are part of another."""
+    found = {_system(one.structure) for one in load_crystals(path, workers) if one.structure is not None}
+    return {system for system in found if not any(system < other for other in found)}
+
+
+def _system(structure: Structure) -> frozenset[int]:
+    return frozenset(count_atoms(structure.composition))
+
+
+def _is_within(structure: Structure, systems: set[frozenset[int]]) -> bool:
+    own = _system(structure)
+    return any(own <= system for system in systems)
+
+
+def _evaluate(
+    model: Potential, structures: list[Structure | None], reporter: Reporter
+) -> tuple[list[float], list[str]]:
+    """Energies of the crystals (eV; NaN without one) and why some have none."""
+    energies: list[float] = []
+    reasons: list[str] = []
+    with StopRequest() as stop, reporter.progress(f"energies by {model.name}", len(structures)) as progress:
+        for first in range(0, len(structures), CHUNK):
+            batch = model.evaluate(structures[first : first + CHUNK], forces=False)
+            energies += batch.energy.tolist()
+            reasons += batch.reasons
+            progress.update(len(energies))
+            if stop.signum is not None:
+                raise Interrupted(stop.signum, "stopped; nothing was written")
+    return energies, reasons
+
+
+def _correct(structures: list[Structure | None], energies: list[float], reasons: list[str]) -> None:
+    """Brings raw energies of crystals to the scale mp2020, in place."""
+    for i, structure in enumerate(structures):
+        if structure is not None and math.isfinite(energies[i]):
+            try:
+                energies[i] = correct(structure, energies[i])
+            except UNCORRECTABLE:
+                energies[i], reasons[i] = math.nan, "the MP2020 corrections do not cover it"
+
+
+def _fill(hull: Hull, other: Hull, systems: set[frozenset[int]] | None, reporter: Reporter) -> Hull:
+    """A hull with the phases of another one added, of some chemical systems or all."""
+    rows: Iterable[int] = range(len(other.phases))
+    if systems is not None:
+        rows = sorted({int(row) for system in systems for row in other.phases.within(sorted(system))})
+    filled = fill(hull.phases, other.phases, rows)
+    if filled is None:
+        raise DataError(
+            f"the crystals share too few compositions with {other.name} to tell how the energies differ",
+            f"add crystals: an element must be in {LEAST_SHARED} compositions that both have",
+        )
+    said = f"{filled.added:,} phases of {other.name}, shifted by offsets of the elements"
+    reporter.message(
+        f"added {said}: fitted to {filled.shared:,} compositions that both have; mean absolute error where they are "
+        f"not fitted {filled.error:.3f} eV/atom"
+    )
+    if filled.lacking:
+        reporter.warning(
+            f"phases of {other.name} with {', '.join(filled.lacking)} were not added: fewer than {LEAST_SHARED} of the "
+            "crystals' compositions tell how the energies differ"
+        )
+    return Hull(filled.phases, replace(hull.info, provenance=f"{hull.info.provenance}; {said}"))
 
 
 def without_terminal(hull: Hull) -> list[str]:
