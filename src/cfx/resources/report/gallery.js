@@ -68,7 +68,7 @@ function fileGallery(file) {
     : ": valid ones first, then those that are unique and novel, then as in the file";
   const many = crystals.length < all ? `${integer(crystals.length)} of ${plural(all, "crystal")}` : plural(all, "crystal");
   return el("div", {}, el("p", { class: "note order" }, `${many}${order}.`), gallery(crystals),
-    crystals.length ? allCifsButton(crystals, file.name) : null);
+    crystals.length > 1 ? allCifsButton(crystals, file.name) : null);
 }
 
 /** A grid of cards that grows on demand. */
