@@ -83,8 +83,32 @@ def render_viewer(crystals: Sequence[Mapping[str, Any]], title: str = "Crystals"
     return _page({"kind": "viewer", "title": title, "gallery": gallery, "operations": _operations(gallery)}, title)
 
 
-def _evaluated_file(file: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page needs of a file, its records by column."""
+def render_shortlist(
+    file: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    crystals: Sequence[Mapping[str, Any]],
+    text: str,
+    table: str,
+    version: str,
+) -> str:
+    """A page of the best crystals of an evaluated file.
+
+    Args:
+        file: as in `render_report`.
+        rows: their records, the best first, each with its rank.
+        crystals: the same as in `render_viewer`, each with rank, and cif_file, the name that its CIF is saved under.
+        text: what they are.
+        table: the rows as CSV.
+        version: of cfx.
+    """
+    title = f"Shortlist of {file['name']}"
+    data = {"kind": "shortlist", "title": title, "text": text, "table": table, "version": version}
+    best = {**file, "records": rows, "summary": {}, "classes": {}, "reasons": [], "reference": None}
+    return _page({**data, "files": [_evaluated_file({**best, "gallery": crystals}, None)]}, title)
+
+
+def _evaluated_file(file: Mapping[str, Any], most: int | None = GALLERY) -> dict[str, Any]:
+    """What the page needs of a file, its records by column, at most so many crystals in its gallery."""
     reference = file.get("reference") or {}
     return {
         "name": file.get("name") or "unnamed",
@@ -101,7 +125,7 @@ def _evaluated_file(file: Mapping[str, Any]) -> dict[str, Any]:
             "density": _thinned(reference.get("density")),
             "num_elements": sorted(Counter(_numbers(reference.get("num_elements"))).items()),
         },
-        "gallery": _drawable((file.get("gallery") or [])[:GALLERY]),
+        "gallery": _drawable((file.get("gallery") or [])[:most]),
     }
 
 

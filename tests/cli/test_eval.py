@@ -375,14 +375,15 @@ def test_an_interrupt(start_cfx, tmp_path, monkeypatch):
         "    def calculate(self, *args, **kwargs):\n        Path('begun').touch()\n"
         "        super().calculate(*args, **kwargs)\n"
     )
-    process = start_cfx("eval", "many.jsonl", "--potential", "ase:told:Told", "--workers", 1, "-o", "out.csv")
+    outputs = ["-o", "out.csv", "--shortlist", "best", "--sort", "density"]
+    process = start_cfx("eval", "many.jsonl", "--potential", "ase:told:Told", "--workers", 1, *outputs)
     while not (tmp_path / "begun").exists():
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130 and "error: stopped evaluating many.jsonl" in stderr
-    assert not (tmp_path / "out.csv").exists()
+    assert not list(tmp_path.glob("out*")) + list(tmp_path.glob("best*"))
 
 
 def test_on_a_dask_cluster(cfx, samples, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cfx.report import as_drawn, render_report, render_viewer
+from cfx.report import as_drawn, render_report, render_shortlist, render_viewer
 
 from . import example
 from .browser import EXECUTABLE, NAMES, Browser, Tab
@@ -499,6 +499,38 @@ def test_galleries_say_their_order_and_what_is_wrong(show):
     rows = [example.record(i, e_above_hull=None) for i in range(5)]
     tab = show(one_file(crystals=5, records=rows, gallery=unknown))
     assert texts(tab, ".order")[0].startswith("1 of 5 crystals: valid ones first")
+
+
+@pytest.mark.parametrize("width", [DESK, PHONE])
+def test_a_shortlist_is_a_table_with_its_files(show, tmp_path, width):
+    relaxed = {"e_above_hull_unrelaxed": 0.25, "space_group": 1, "space_group_unrelaxed": 225, "converged": False}
+    crystals = [
+        example.rock_salt("Na", "Cl") | relaxed | {"rank": 1, "cif_file": "1_NaCl.cif", "cif": "data_1_NaCl\n"},
+        example.rock_salt("K", "Br") | {"rank": 2, "cif_file": "2_KBr.cif", "cif": "data_2_KBr\n", "name": HOSTILE},
+    ]
+    file = example.evaluated("a.cif")
+    page = render_shortlist(file, file["records"][:2], crystals, f"2 of 40 {HOSTILE}", "rank,name\n1,x\n", "0.1.0")
+    tab = show(page, width)
+    assert texts(tab, "h1") == ["Shortlist of a.cif"] and texts(tab, "#heading p") == [f"2 of 40 {HOSTILE}"]
+    assert "2 crystals are <b>below</b> the floor" in texts(tab, ".warnings")[0]
+    rows = [texts(tab, f"#crystals tbody tr:nth-child({row}) > *") for row in (1, 2)]
+    assert rows[0][:6] == ["1", "Na4Cl4", "0.000", "0.250", "1 P1", "225 Fm-3m"] and "no" in rows[0]
+    assert rows[1][:6] == ["2", "K4Br4", "0.000", "–", "225 Fm-3m", "–"] and HOSTILE in rows[1]
+    assert texts(tab, ".crystal h3") == ["1. Na4Cl4", "2. K4Br4"]
+    for i, crystal in enumerate(crystals):
+        saved = tab.download(tmp_path, f"document.querySelectorAll('#crystals .cif')[{i}].click()")
+        assert saved == (crystal["cif_file"], crystal["cif"])
+    buttons = "document.querySelectorAll('#crystals .buttons button')"
+    assert tab.download(tmp_path, f"{buttons}[0].click()") == ("shortlist.cif", "data_1_NaCl\n\ndata_2_KBr\n")
+    assert tab.download(tmp_path, f"{buttons}[1].click()") == ("shortlist.csv", "rank,name\n1,x\n")
+    click(tab, "#crystals .link", 0)
+    tab.wait("document.querySelector('dialog').open")
+    facts = dict(zip(texts(tab, "dialog dt"), texts(tab, "dialog dd"), strict=True))
+    assert (facts["Space group"], facts["Space group before relaxing"]) == ("1 P1", "225 Fm-3m")
+    assert facts["Before relaxing"] == "0.250\u202feV/atom above the hull"
+    assert facts["Remarks"] == "the relaxation did not converge"
+    tab.press("Escape")
+    tab.wait("!document.querySelector('dialog').open")
 
 
 def test_three_files_on_a_phone(show):

@@ -11,7 +11,7 @@ import typer
 from cfx.cli import options, values
 from cfx.cli.console import REPORTER, in_flags, print_columns, print_json, printable, shown, stdout
 from cfx.cli.options import Fields, Given
-from cfx.config import EvalConfig, RelaxConfig
+from cfx.config import EvalConfig, RelaxConfig, ShortlistConfig
 from cfx.errors import DependencyError, NetworkError, UsageError
 from cfx.io.files import TABLES, check_file, claimed, replace_atomically, write_table
 
@@ -80,6 +80,7 @@ PHASE = {
 
 def evaluate(
     files: Annotated[list[str], typer.Argument(help=f"Crystals: {options.DATA_HELP} Several are compared.")],
+    *,
     judging: Annotated[Given, Fields(EvalConfig, without=("workers",))],
     workers: int = options.WORKERS,
     scheduler: Annotated[
@@ -90,6 +91,11 @@ def evaluate(
     structures: Path | None = options.writes(
         "--structures", help="A .jsonl, .extxyz or .cif file of the relaxed crystals."
     ),
+    shortlist: Path | None = options.writes(
+        "--shortlist",
+        help="A directory for the best crystals: CIF files, a table, a page. With --top or --sort: shortlist.",
+    ),
+    best: Annotated[Given, Fields(ShortlistConfig)],
     as_json: bool = options.JSON,
     force: bool = options.FORCE,
 ) -> None:
@@ -99,13 +105,20 @@ def evaluate(
     reference, energies a potential, stability a hull as well; S.U.N. (stable, unique
     and novel) needs all three. What is not asked for is not evaluated.
 
+    A shortlist is made of the crystals that are valid, unique and not below the floor.
+
     Examples:
       cfx eval crystals.cif --html report.html
       cfx eval crystals.cif --reference data.csv --potential chgnet --relax -o records.csv
       cfx eval crystals.cif --potential chgnet --relax --fix-symmetry --structures relaxed.jsonl
+      cfx eval crystals.cif --potential chgnet --relax --top 20 --sort e_above_hull --shortlist best
       cfx eval before.cif after.cif --reference mp-20
     """
-    config = EvalConfig(**judging, workers=workers or -1)
+    config, selection = EvalConfig(**judging, workers=workers or -1), ShortlistConfig(**best)
+    if best and shortlist is None:
+        shortlist = Path("shortlist")
+    if shortlist is not None:
+        selection.check(config)
     values.check_table(records, force)
     check_file(html, (".html",), force)
     if structures is not None and not config.relax:
@@ -114,13 +127,16 @@ def evaluate(
     from cfx.evaluation.setup import check_inputs, load_setup
     from cfx.runs import evaluate as runs
     from cfx.runs.relax import SUFFIXES, write_evaluated
+    from cfx.runs.shortlist import check_shortlist, claimed_shortlist, write_shortlist
 
     check_file(structures, SUFFIXES, force)
+    check_shortlist(shortlist, files, force)
     check_inputs(files, REPORTER)
     with (
         claimed(records, TABLES, force),
         claimed(html, (".html",), force),
         claimed(structures, SUFFIXES, force),
+        claimed_shortlist(shortlist, files, force),
         _cluster(scheduler),
     ):
         setup = load_setup(config, REPORTER)
@@ -131,6 +147,8 @@ def evaluate(
         _write(result, records, html)
         if structures is not None:
             write_evaluated(structures, evaluated, REPORTER)
+        if shortlist is not None:
+            result["shortlist"] = write_shortlist(shortlist, evaluated[0], selection, result["version"], REPORTER)
     if as_json:
         print_json(result)
     else:

@@ -19,6 +19,7 @@ import typer
 from cfx.cli import values
 from cfx.cli.console import FLAGS
 from cfx.config import DataConfig, EvalConfig
+from cfx.config.evaluation import SORTABLE
 from cfx.config.fields import check_value, kinds_of
 from cfx.errors import UsageError
 from cfx.io.files import followed
@@ -71,6 +72,7 @@ COMPLETIONS: dict[str, Callable[[str], list[str]]] = {
     "potential": _one_of("chgnet", "orb:", "matgl:", "ase:"),
     "reward": _one_of("ehull", "fom", "gap", "dielectric", "property:", "force", "energy"),
     "hull_scale": _one_of("raw", "mp2020"),
+    "sort": _one_of(*SORTABLE),
     "device": _one_of("cpu", "cuda"),
 }
 """What a shell completes after the flags of fields whose types do not say."""

@@ -1,6 +1,6 @@
 """What a command is asked to do, frozen and checked; nothing here imports more than the standard library."""
 
-from cfx.config.evaluation import EvalConfig, RelaxConfig
+from cfx.config.evaluation import EvalConfig, RelaxConfig, ShortlistConfig
 from cfx.config.fields import from_dict
 from cfx.config.finetuning import DPOConfig, PairsRun, RewardConfig, RewardRun, RLConfig, Shape
 from cfx.config.sampling import SampleConfig, Template
@@ -19,6 +19,7 @@ __all__ = [
     "RewardRun",
     "SampleConfig",
     "Shape",
+    "ShortlistConfig",
     "Template",
     "TrainConfig",
     "TrainRun",

@@ -84,6 +84,52 @@ class EvalConfig(Config):
         object.__setattr__(self, "second_hull", hull)
 
 
+SORTABLE: dict[str, tuple[str, ...]] = {
+    "e_above_hull": ("hull",),
+    "e_above_hull_unrelaxed": ("hull", "relax"),
+    "energy_per_atom": ("potential",),
+    **dict.fromkeys(("energy_per_atom_unrelaxed", "rmsd_to_relaxed", "space_group_relaxed", "steps"), ("relax",)),
+    **dict.fromkeys(
+        ("second_energy_per_atom", "second_e_above_hull", "e_above_hull_difference"), ("second_potential",)
+    ),
+    **dict.fromkeys(("density", "num_atoms", "num_elements", "hhi_production", "hhi_reserve"), ()),
+    **dict.fromkeys(("space_group", "space_group_asked"), ()),
+}
+"""Numeric columns of the records of crystals, and the settings without which nothing is in them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortlistConfig(Config):
+    """Which crystals of an evaluated file are the best."""
+
+    top: int = option(20, "Crystals in the shortlist, at most.", at_least(1))
+    sort: str = option(
+        "e_above_hull", "Column of numbers by which the shortlist is sorted, smallest first; -COLUMN: largest first."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.column not in SORTABLE:
+            raise UsageError(f"there is no column of numbers {self.column!r}", f"sort by one of {', '.join(SORTABLE)}")
+
+    @property
+    def column(self) -> str:
+        """The column without its sign."""
+        return self.sort.removeprefix("-")
+
+    @property
+    def descending(self) -> bool:
+        """Whether the largest value comes first."""
+        return self.sort.startswith("-")
+
+    def check(self, judging: EvalConfig) -> None:
+        """Raises UsageError if an evaluation leaves the column empty."""
+        if lacking := [f"`{name}`" for name in SORTABLE[self.column] if not getattr(judging, name)]:
+            raise UsageError(
+                f"{self.column} is only known with {' and '.join(lacking)}", "add them, or sort by another column"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RelaxConfig(Config):
     """How the crystals of a file are relaxed; an interrupted run is continued with the same."""

@@ -27,8 +27,9 @@ Step = Callable[[str, int | None], AbstractContextManager[Update]]
 """Begins a step of the work: a title and the size of it, if known; gives what is told how much is done."""
 
 SHOWN = (
-    *("name", "formula", "valid", "unique", "duplicate_of", "novel", "matched"),
-    *("e_above_hull", "verdict", "decomposition", "second_e_above_hull", "second_verdict", "second_decomposition"),
+    *("name", "formula", "valid", "unique", "duplicate_of", "novel", "matched", "converged"),
+    *("e_above_hull", "e_above_hull_unrelaxed", "verdict", "decomposition"),
+    *("second_e_above_hull", "second_verdict", "second_decomposition"),
 )
 """What the gallery says of a crystal."""
 
@@ -345,7 +346,10 @@ def _gallery(records: Sequence[dict[str, Any]], structures: Sequence[Structure |
         return implausible, height, not record["valid"], not record["unique"], record["novel"] is False, i
 
     drawn = {i: one for i, one in enumerate(structures) if one is not None}
-    return [
-        {**{key: records[i][key] for key in SHOWN if key in records[i]}, **as_drawn(drawn[i])}
-        for i in sorted(drawn, key=place)[:GALLERY]
-    ]
+    return [as_shown(records[i], drawn[i]) for i in sorted(drawn, key=place)[:GALLERY]]
+
+
+def as_shown(record: dict[str, Any], structure: Structure) -> dict[str, Any]:
+    """A crystal as galleries have it: relaxed, if it was, with its space group before as well."""
+    before = {} if record["converged"] is None else {"space_group_unrelaxed": record["space_group"]}
+    return {key: record[key] for key in SHOWN if key in record} | before | as_drawn(structure)

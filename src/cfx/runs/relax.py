@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,9 @@ EVALUATED = (
     *("verdict", "decomposition"),
 )
 """What an evaluation knows of it besides."""
+
+REMARKS = ("potential", "energy", "energy_per_atom", "e_above_hull", "converged", "steps")
+"""What the CIF of a crystal says of it."""
 
 
 def relax_file(
@@ -216,13 +219,21 @@ def _as_extxyz(row: dict[str, Any]) -> str:
 
 
 def _as_cif(row: dict[str, Any]) -> str:
-    """A block with the space group and the asymmetric unit, or in P1 where no symmetry search helps."""
     from pymatgen.core import Structure
+
+    return crystal_block(row, Structure.from_str(row["cif"], fmt="cif"))
+
+
+def crystal_block(row: Mapping[str, Any], structure: Structure) -> str:
+    """A CIF block with the space group and the asymmetric unit, or in P1 where no symmetry search helps.
+
+    Args:
+        row: `name`, of the block, and what is known of REMARKS.
+        structure: pymatgen Structure.
+    """
     from pymatgen.io.cif import CifWriter
 
-    keys = ("potential", "energy", "energy_per_atom", "e_above_hull", "converged", "steps")
-    remarks = {key: row[key] for key in keys if row.get(key) is not None}
-    structure = Structure.from_str(row["cif"], fmt="cif")
+    remarks = {key: row[key] for key in REMARKS if row.get(key) is not None}
     encoded = encode([structure], n_max=len(structure) + 1)
     if not encoded.failures:
         # The conventional cell may hold several of the cells that were relaxed.

@@ -71,7 +71,9 @@ function formulaNodes(formula) {
   return String(formula).split(/(?<=[A-Za-z)])(\d+(?:\.\d+)?)/).map((part, i) => (i % 2 ? low(part) : part));
 }
 
-/** A table of text with headers of columns and, in the first column, of rows. */
+const content = (cell) => (cell instanceof Node || Array.isArray(cell) ? cell : String(cell));
+
+/** A table of texts and nodes with headers of columns and, in the first column, of rows. */
 function plainTable(caption, headers, rows) {
   return el(
     "div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
@@ -79,7 +81,7 @@ function plainTable(caption, headers, rows) {
       el("caption", { class: "hidden" }, caption),
       el("thead", {}, el("tr", {}, headers.map((text) => el("th", { scope: "col" }, text)))),
       el("tbody", {}, rows.map(([first, ...rest]) => el("tr", {},
-        el("th", { scope: "row" }, String(first)), rest.map((cell) => el("td", {}, String(cell)))))),
+        el("th", { scope: "row" }, content(first)), rest.map((cell) => el("td", {}, content(cell)))))),
     ),
   );
 }

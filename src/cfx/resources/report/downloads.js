@@ -67,7 +67,7 @@ function cifText(crystal) {
 const CIF_TYPE = "chemical/x-cif";
 
 function saveCif(crystal) {
-  saveText(`${crystalFileName(crystal)}.cif`, cifText(crystal), CIF_TYPE);
+  saveText(crystal.cif_file || `${crystalFileName(crystal)}.cif`, cifText(crystal), CIF_TYPE);
 }
 
 /** A button that saves the CIF of a crystal. */

@@ -16,6 +16,7 @@ function flaws(crystal) {
     isBelowFloor(crystal) ? IMPLAUSIBLE : null,
     isBelowFloor(bySecond(crystal)) ? `by the second potential ${IMPLAUSIBLE}` : null,
     crystal.valid === false ? "not valid" : null,
+    crystal.converged === false ? "the relaxation did not converge" : null,
     crystal.unique === false ? `as ${crystal.duplicate_of || "an earlier one"}` : null,
     crystal.novel === false ? `known${crystal.matched ? `: ${crystal.matched}` : ""}` : null,
   ].filter(Boolean);
@@ -40,7 +41,7 @@ function crystalCard(crystals, index) {
   new Viewer(canvas, crystal, false);
   return el("article", { class: "card crystal" }, canvas,
     el("div", { class: "caption" },
-      el("h3", {}, formulaNodes(crystal.formula)),
+      el("h3", {}, missing(crystal.rank) ? [] : `${crystal.rank}. `, formulaNodes(crystal.formula)),
       cifButton(crystal, { class: "cif" }),
       el("button", { type: "button", class: "icon", "aria-label": `Enlarge ${crystal.formula || "the crystal"}`,
         click: () => openCrystal(crystals, index) }, "⤢"),
@@ -98,11 +99,13 @@ function fillLarge() {
   const facts = [
     ["Name", plainText(crystal.name)],
     ["Space group", spaceGroupName(crystal.space_group)],
+    ["Space group before relaxing", missing(crystal.space_group_unrelaxed) ? null : spaceGroupName(crystal.space_group_unrelaxed)],
     ["Atoms in the cell", integer(crystal.species.length)],
     ["Volume", `${decimal(volume, 2)}\u202fÅ³`],
     ["a, b, c", `${lengths.map((value) => decimal(value, 3)).join(", ")}\u202fÅ`],
     ["α, β, γ", `${angles.map((value) => decimal(value, 2)).join(", ")}\u202f°`],
     ["Distance", missing(crystal.e_above_hull) ? null : hullText(crystal.e_above_hull)],
+    ["Before relaxing", missing(crystal.e_above_hull_unrelaxed) ? null : hullText(crystal.e_above_hull_unrelaxed)],
     ["Verdict", missing(crystal.verdict) ? null : crystal.verdict],
     ["Decomposition products", missing(crystal.decomposition) ? null : formulaNodes(crystal.decomposition)],
     ...(missing(crystal.second_e_above_hull) ? [] : [

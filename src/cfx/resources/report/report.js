@@ -59,6 +59,34 @@ function report() {
   section("gallery", "Gallery", GALLERY_HELP, fileChoice(), perFile(fileGallery));
 }
 
+/** The crystals of a shortlist, the best first, each with its CIF. */
+function shortlistTable(file) {
+  const known = [
+    ["E_hull, eV/atom", "e_above_hull", decimal], ["Before relaxing", "e_above_hull_unrelaxed", decimal],
+    ["Space group", "space_group", spaceGroupName], ["Before relaxing", "space_group_unrelaxed", spaceGroupName],
+    ["Verdict", "verdict", plainText], ["Decomposition products", "decomposition", formulaNodes],
+    ["Converged", "converged", yesNo], ["Name", "name", plainText],
+  ].filter(([, name]) => file.gallery.some((crystal) => !missing(crystal[name])));
+  const open = (crystal, i) => el("button", { type: "button", class: "link", "aria-label": `${crystal.formula}, show the crystal`,
+    click: () => openCrystal(file.gallery, i) }, formulaNodes(crystal.formula));
+  const row = (crystal, i) => [
+    crystal.rank, open(crystal, i), ...known.map(([, name, text]) => text(crystal[name])), cifButton(crystal, { class: "cif" })];
+  return plainTable("Crystals of the shortlist", ["Rank", "Formula", ...known.map(([header]) => header), "CIF"], file.gallery.map(row));
+}
+
+function shortlist() {
+  const [file] = FILES;
+  const saveTable = () => saveText("shortlist.csv", DATA.table, "text/csv");
+  heading(DATA.title, DATA.text);
+  section("evaluated", "Evaluated", null, el("div", { class: "cards" }, settingsCards()), warningsCard());
+  section("crystals", "Crystals", null,
+    el("p", { class: "buttons" },
+      allCifsButton(file.gallery, "shortlist"),
+      el("button", { type: "button", class: "save", click: saveTable }, "Save the table as CSV")),
+    el("div", { class: "card" }, shortlistTable(file)));
+  section("gallery", "Gallery", GALLERY_HELP, gallery(file.gallery));
+}
+
 function viewer() {
   heading(DATA.title, plural(DATA.gallery.length, "crystal"));
   section("gallery", "Crystals", GALLERY_HELP, gallery(DATA.gallery),
@@ -66,7 +94,7 @@ function viewer() {
   document.getElementById("contents").remove();
 }
 
-(DATA.kind === "viewer" ? viewer : report)();
+({ viewer, shortlist }[DATA.kind] || report)();
 document.getElementById("footer").append(
   DATA.version ? `Made by cfx ${DATA.version}. ` : "Made by cfx. ", "This file needs no network and sends nothing.");
 ROOT.dataset.ready = "yes";
