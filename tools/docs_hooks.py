@@ -17,6 +17,7 @@ ELSEWHERE = {
     "src/cfx/resources/models/mini-rl-ehull/README.md": "cards/mini-rl-ehull.md",
     "src/cfx/resources/models/mini-rl-fom/README.md": "cards/mini-rl-fom.md",
     "src/cfx/resources/hulls/chgnet-mp/README.md": "cards/chgnet-mp.md",
+    "src/cfx/resources/hulls/7net-mp/README.md": "cards/7net-mp.md",
     "src/cfx/resources/properties/README.md": "cards/properties.md",
     "CHANGELOG.md": "changelog.md",
 }

@@ -34,6 +34,20 @@ def test_every_element_of_the_bundled_hull_has_a_phase_of_its_own(bundled):
     assert set(bundled.phases.origins) == {"structure", "composition", "substitution"}
 
 
+def test_the_bundled_hull_of_another_potential_has_the_same_phases(bundled):
+    """By 7net-0, on the same scale, so that both may be compared with published energies."""
+    other = read_hull(hull_path("7net-mp", Mute()))
+    assert other.scale == bundled.scale and other.info.potential == "ase sevenn.calculator:SevenNetCalculator"
+    assert without_terminal(other) == []
+    assert [other.phases.composition(row) for row in range(0, len(other.phases), 500)] == [
+        bundled.phases.composition(row) for row in range(0, len(bundled.phases), 500)
+    ]
+    assert set(other.phases.origins) == {"structure", "composition", "offset"}
+    difference = other.phases.energies - bundled.phases.energies
+    assert 0.001 < np.median(np.abs(difference)) < 0.03
+    assert abs(np.median(difference)) < 0.02
+
+
 OXIDES = {"CaO": (4.81, 0), "ScO": (4.45, 0.05), "YO": (4.88, 0.1), "GaO": (4.6, 0.3), "LaO": (5.15, 0.05)}
 """Rock salts: lattice parameter (angstrom) and least E_hull. All but CaO lose against their sesquioxides."""
 HALIDES = {"KF": (5.34, 0), "RbF": (5.65, 0), "LiCl": (5.13, 0), "MgF": (4.6, 0.5), "ZnCl": (5.4, 0.3)}
@@ -141,6 +155,13 @@ def test_chgnet_is_judged_on_its_own_hull_unless_another_is_named():
     assert EvalConfig(potential="chgnet", hull="none").hull is None
     assert EvalConfig(potential="chgnet", hull="mine.npz").hull == "mine.npz"
     assert EvalConfig(potential="orb").hull is None
+    sevennet = "ase:sevenn.calculator:SevenNetCalculator"
+    assert (
+        EvalConfig(potential=sevennet).hull
+        == EvalConfig(potential="chgnet", second_potential=sevennet).second_hull
+        == "7net-mp"
+    )
+    assert EvalConfig(potential=sevennet, hull="none").hull is None
     assert EvalConfig().hull is None
 
 

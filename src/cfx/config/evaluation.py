@@ -8,7 +8,7 @@ from cfx.errors import UsageError
 
 POTENTIALS = "chgnet, orb:NAME, matgl:NAME, ase:MODULE:FACTORY."
 
-OWN_HULLS = {"chgnet": "chgnet-mp"}
+OWN_HULLS = {"chgnet": "chgnet-mp", "ase:sevenn.calculator:SevenNetCalculator": "7net-mp"}
 """Bundled hulls by the potential that computed them."""
 
 
@@ -33,12 +33,14 @@ class EvalConfig(Config):
     reference: str | None = option(None, "Known crystals that novelty is judged against: a file, or a name.")
     potential: str | None = option(None, f"Interatomic potential, for energies: {POTENTIALS}")
     hull: str | None = option(
-        None, "Hull that stability is judged against: a file, a name, or none. Default with chgnet: chgnet-mp."
+        None,
+        "Hull that stability is judged against: a file, a name, or none. Default: one bundled for the potential.",
     )
     hull_scale: str | None = option(*HULL_SCALE)
     second_potential: str | None = option(None, "A second potential, whose verdicts stand beside those of the first.")
     second_hull: str | None = option(
-        None, "Hull of the second potential's own, as made by cfx hull build. Default with chgnet: chgnet-mp."
+        None,
+        "Hull of the second potential's own, as cfx hull build makes. Default: one bundled for the potential.",
     )
     e_hull_floor: float = option(*E_HULL_FLOOR)
     corrections: Literal["mp2020", "published"] = option(*CORRECTIONS)
