@@ -282,11 +282,22 @@ def test_what_two_potentials_agree_on():
     differ = summary["frac_verdicts_differ"]
     assert (differ["count"], differ["of"]) == (3, 5)
     differences = [0.01, 0.06, 0.22, -0.55, 0.03]
+    assert summary["median_abs_e_above_hull_difference"] == {"value": pytest.approx(0.06), "unit": "eV/atom", "of": 5}
     assert summary["avg_e_above_hull_difference"]["value"] == pytest.approx(np.mean(differences))
     assert summary["avg_abs_e_above_hull_difference"]["value"] == pytest.approx(np.mean(np.abs(differences)))
     # Ranks 1.5, 1.5, 5, 3, 4 and 2, 3, 5, 1, 4.
     ranks = np.corrcoef([1.5, 1.5, 5, 3, 4], [2, 3, 5, 1, 4])[0, 1]
     assert summary["rank_correlation_e_above_hull"] == {"value": pytest.approx(ranks), "unit": "", "of": 5}
+
+
+def test_means_of_differences_leave_out_crystals_that_neither_calls_metastable():
+    """Of overlapping atoms one says 0.4 eV/atom and the other a million."""
+    overlapping = row(e_above_hull=0.4, second_e_above_hull=1e6)
+    collapsed = row(e_above_hull=0.4, second_e_above_hull=-50.0)
+    summary, without = summarize([*TWO, overlapping, collapsed]), summarize(TWO)
+    for name in ("avg_e_above_hull_difference", "avg_abs_e_above_hull_difference"):
+        assert summary[name] == without[name]
+    assert summary["frac_verdicts_differ"]["of"] == summary["median_abs_e_above_hull_difference"]["of"] == 7
 
 
 def test_without_a_second_potential_nothing_is_confirmed():

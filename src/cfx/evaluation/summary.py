@@ -192,19 +192,32 @@ def _confirmed(records: Sequence[Record], limits: Thresholds) -> dict[str, Any]:
 
 
 def _disagreement(records: Sequence[Record], limits: Thresholds) -> dict[str, Any]:
-    """How the heights by two potentials differ, over the crystals that both know; nothing without a second one."""
+    """How the heights by two potentials differ, over the crystals that both know; nothing without a second one.
+
+    Means are over those that either calls metastable or better: of overlapping atoms potentials say anything.
+    """
     if not any(SECOND in record for record in records):
         return {}
     heights = zip(_column(records, FIRST), _column(records, SECOND), strict=True)
     both = [(first, second) for first, second in heights if first is not None and second is not None]
-    differences = [second - first for first, second in both]
+    near = [pair for pair in both if any(limits.allow(height, limits.stable) for height in pair)]
+    differences = [second - first for first, second in near]
     differ = rate(limits.verdict(first) != limits.verdict(second) for first, second in both)
     return {
         "frac_verdicts_differ": differ,
         "avg_e_above_hull_difference": mean(differences, "eV/atom"),
         "avg_abs_e_above_hull_difference": mean(map(abs, differences), "eV/atom"),
+        "median_abs_e_above_hull_difference": _median_distance(both),
         "rank_correlation_e_above_hull": _rank_correlation(both),
     }
+
+
+def _median_distance(pairs: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
+    """Half of the pairs are nearer to each other than this, eV/atom."""
+    if not pairs:
+        return None
+    distances = [abs(second - first) for first, second in pairs]
+    return {"value": float(np.median(distances)), "unit": "eV/atom", "of": len(pairs)}
 
 
 def _rank_correlation(pairs: Sequence[tuple[float, float]]) -> dict[str, Any] | None:

@@ -39,8 +39,9 @@ const METRICS = [
     ["frac_confirmed_novel_unique_stable_structures", "S.U.N. at 0.1 eV/atom by both", "Metastable by both, unique and novel."],
     ["frac_confirmed_novel_unique_on_hull_structures", "S.U.N. at 0 eV/atom by both", "Stable by both, unique and novel."],
     ["frac_verdicts_differ", "Verdicts differ", "Of the crystals that both potentials know."],
-    ["avg_e_above_hull_difference", "Mean difference", "Energy above the hull by the second potential less that by the first."],
-    ["avg_abs_e_above_hull_difference", "Mean absolute difference", "How far apart the two are."],
+    ["avg_e_above_hull_difference", "Mean difference", "Second less first, of the crystals that either calls metastable or stable."],
+    ["avg_abs_e_above_hull_difference", "Mean absolute difference", "How far apart the two are, of the same crystals."],
+    ["median_abs_e_above_hull_difference", "Median absolute difference", "Of all crystals that both know."],
     ["rank_correlation_e_above_hull", "Rank correlation", "Of the two energies above the hull; 1 where they rank crystals alike."],
   ]],
   ["Likeness to the reference", [
