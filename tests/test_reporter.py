@@ -38,6 +38,19 @@ def test_a_second_signal_acts_as_usual():
         os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_a_request_within_another_is_told_to_both():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as outer:
+        with StopRequest() as inner:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert inner.signum == outer.signum == signal.SIGTERM
+            assert signal.getsignal(signal.SIGTERM) is before  # a second one acts as usual
+        with StopRequest() as later:
+            assert not later
+        assert outer
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_hangup_is_a_request_unless_it_is_ignored(ignored):
     """As under nohup."""

@@ -81,6 +81,8 @@ class Noting:
 class StopRequest:
     """Context in which the first signal only sets `signum`; a second one acts as usual.
 
+    Of contexts in one another, all are told: a part of the work may end as if nothing had happened, the whole must not.
+
     Attributes:
         signum: of the signal that asked to stop, or None.
     """
@@ -105,6 +107,9 @@ class StopRequest:
     def _request(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
         _restore(self._previous)
+        outer = getattr(self._previous.get(signum), "__self__", None)
+        if isinstance(outer, StopRequest):
+            outer._request(signum, frame)
 
 
 class Interrupted(CfxError):

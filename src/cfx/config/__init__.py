@@ -2,7 +2,16 @@
 
 from cfx.config.evaluation import EvalConfig, RelaxConfig, ShortlistConfig
 from cfx.config.fields import from_dict
-from cfx.config.finetuning import DPOConfig, PairsRun, RewardConfig, RewardRun, RLConfig, Shape
+from cfx.config.finetuning import (
+    DPOConfig,
+    PairsRun,
+    RewardConfig,
+    RewardRun,
+    RLConfig,
+    SelfTrainConfig,
+    SelfTrainRun,
+    Shape,
+)
 from cfx.config.sampling import SampleConfig, Template
 from cfx.config.training import SYMPREC, DataConfig, ModelConfig, TrainConfig, TrainRun
 
@@ -18,6 +27,8 @@ __all__ = [
     "RewardConfig",
     "RewardRun",
     "SampleConfig",
+    "SelfTrainConfig",
+    "SelfTrainRun",
     "Shape",
     "ShortlistConfig",
     "Template",

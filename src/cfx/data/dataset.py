@@ -161,9 +161,12 @@ class EncodedDataset:
         counts = np.zeros(len(SYMBOLS), int)
         # In pieces, so that no more of the mapped file than that is in memory.
         for first in range(0, len(self), 100_000):
-            num_sites = self._crystals["num_sites"][first : first + 100_000]
-            start = int(self._crystals["start"][first])
-            species = self._sites["species"][start : start + int(num_sites.sum())].astype(int)
+            records = self._crystals[first : first + 100_000]
+            num_sites = records["num_sites"].astype(np.int64)
+            # Sites of a crystal follow each other; those of the next one may be elsewhere.
+            offset = records["start"].astype(np.int64) - (np.cumsum(num_sites) - num_sites)
+            sites = np.repeat(offset, num_sites) + np.arange(num_sites.sum())
+            species = self._sites["species"][sites].astype(int)
             crystal = np.repeat(np.arange(len(num_sites)), num_sites)
             pairs = np.unique(crystal * len(SYMBOLS) + species)
             counts += np.bincount(pairs % len(SYMBOLS), minlength=len(SYMBOLS))

@@ -191,11 +191,11 @@ def primitive_cells(crystals: CrystalBatch) -> list[Structure | None]:
     structures: list[Structure | None] = [None] * len(crystals)
     for row, structure in zip(rows, crystals[rows].to_structures() if len(rows) else [], strict=True):
         centred = table.num_lattice_points(int(crystals.space_group[row])) > 1
-        structures[row] = _primitive(structure) if centred else structure
+        structures[row] = primitive_cell(structure) if centred else structure
     return structures
 
 
-def _primitive(structure: Structure) -> Structure:
+def primitive_cell(structure: Structure) -> Structure:
     """The primitive cell as spglib finds it, atoms where they are; the cell itself where it finds none."""
     import spglib
     from pymatgen.core import Structure

@@ -14,6 +14,9 @@ SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 """Blue, vermilion, green and purple of Okabe and Ito, which colour-blind people can tell apart."""
 
+KINDS = ("train", "validation", "rl", "dpo", "selftrain")
+"""What a line of metrics holds at least one of."""
+
 NAMES = {"wyckoff": "letters", "species": "species", "coords": "coordinates", "lattice": "lattice"}
 """The parts of a loss, as a person reads them."""
 
@@ -75,6 +78,8 @@ def read_run(path: Path) -> Curves:
         raise DataError(f"there is no run {path}", "name the directory given with -o, or: embeddings")
     file = path / "metrics.jsonl" if path.is_dir() else path
     name, lines = file.absolute().parent.name, read_lines(file)
+    if "selftrain" in lines[0]:
+        return round_curves(name, lines)
     return training_curves(name, lines) if lines[0].keys() & {"train", "validation"} else reward_curves(name, lines)
 
 
@@ -106,7 +111,7 @@ def _parse(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     whole = isinstance(line, dict) and isinstance(line.get("step"), int)
-    holds_metrics = whole and any(isinstance(line.get(kind), dict) for kind in ("train", "validation", "rl", "dpo"))
+    holds_metrics = whole and any(isinstance(line.get(kind), dict) for kind in KINDS)
     return line if holds_metrics else None
 
 
@@ -179,6 +184,24 @@ def reward_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
     first = lines[0]["rl"]["reward"]
     headline = f"mean reward {first:.3f} at step {lines[0]['step']}, {last['reward']:.3f} at step {lines[-1]['step']}"
     return Curves(name, "step", _with_points(panels), headline)
+
+
+def round_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
+    """The curves of a `cfx selftrain`: what its models draw, round by round."""
+
+    def series(label: str, key: str, factor: float = 1.0) -> Series:
+        return _series(lines, "step", label, "selftrain", key, factor=factor)
+
+    shares = {"valid": "valid", "charge-neutral": "neutral", "metastable": "metastable", "S.U.N.": "sun"}
+    panels = [
+        Panel("Draws", "%", tuple(series(label, key, 100) for label, key in shares.items()), wide=True),
+        Panel("Metastable and charge-neutral draws", "%", (series("both", "neutral_metastable", 100),), wide=True),
+        Panel("Crystals kept", "", (series("kept", "kept"),)),
+        Panel("Validation loss after a round", NATS, (series("validation", "validation"),)),
+    ]
+    first, last = (100 * line["selftrain"]["metastable"] for line in (lines[0], lines[-1]))
+    headline = f"metastable draws: {first:.1f} % in round 1, {last:.1f} % in round {lines[-1]['step']}"
+    return Curves(name, "round", _with_points(panels), headline)
 
 
 def _series(lines: list[dict[str, Any]], axis: str, label: str, *keys: str, factor: float = 1.0) -> Series:

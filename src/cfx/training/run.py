@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from cfx.config import PairsRun, RewardRun, TrainRun
+from cfx.config import PairsRun, RewardRun, SelfTrainRun, TrainRun
 from cfx.config.training import read_toml
 from cfx.errors import CheckpointError, OutputError, UsageError
 from cfx.io.files import parse_json, replace_atomically, sole_writer, writing
@@ -69,7 +69,7 @@ class RunDirectory:
         if not is_begun or self.checkpoints():
             raise UsageError(f"{self.path} is not empty", "continue it with `resume`, or choose another directory")
 
-    def create(self, config: TrainRun | RewardRun | PairsRun) -> None:
+    def create(self, config: TrainRun | RewardRun | PairsRun | SelfTrainRun) -> None:
         """Makes the directory and writes the configuration.
 
         Raises:
