@@ -56,7 +56,9 @@ def selftrain(
     keeping: Annotated[Given, Fields(SelfTrainConfig, shown={"classes": "charge-neutral"})],
     drawing: Annotated[Given, Fields(SampleConfig, "n", *DRAWING, shown={"n": 1000})],
     space_group: str | None = options.space_groups(" [default: data:model]"),
-    judging: Annotated[Given, Fields(EvalConfig, *JUDGING, shown={**vars(finetuning.JUDGE), "reference": "DATA"})],
+    judging: Annotated[
+        Given, Fields(EvalConfig, *JUDGING, shown={**vars(finetuning.JUDGE), "hull": None, "reference": "DATA"})
+    ],
     workers: int = options.WORKERS,
     learning: Annotated[Given, Fields(TrainConfig, *LEARNING, shown=vars(finetuning.ROUND))],
     resume: bool = options.RESUME_RUN,
@@ -85,9 +87,12 @@ def selftrain(
         RunDirectory(run).check_free()
         text = space_group or "data:model"
         values.check_space_groups(text)
+        # Made anew: which hull goes without saying depends on the potential.
+        usual: Given = {"potential": finetuning.JUDGE.potential, "steps": finetuning.JUDGE.steps}
+        judged: Given = {**usual, "reference": data, "workers": workers or -1, **judging}
         parts: Given = {
             "data": DataConfig(train=data, **files),
-            "judge": dataclasses.replace(finetuning.JUDGE, **{"reference": data, "workers": workers or -1, **judging}),
+            "judge": EvalConfig(**judged),
             "keep": SelfTrainConfig(**keeping),
             "train": dataclasses.replace(finetuning.ROUND, **learning),
         }
