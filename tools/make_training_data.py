@@ -6,6 +6,12 @@ r"""Writes the training data of the bundled model from several files of crystals
 Of each file it takes what MP-20's own rules allow: at most 20 atoms in the primitive cell and, where the file says so,
 near the hull. A crystal is left out if it has the id of a held-out crystal or of one taken before, and if it matches a
 held-out crystal, or one taken before, of the same composition by pymatgen's StructureMatcher.
+
+    cfx eval training.csv --potential chgnet -o records.csv
+    python tools/make_training_data.py training.csv --judged records.csv --without alexandria oqmd jarvis -o best.csv
+
+With --judged it takes, of its own output, what CHGNet has from -0.2 to 0.1 eV/atom above the bundled hull and SMACT
+finds valid: what the last epochs see.
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ import joblib
 import pandas as pd
 
 MAX_ATOMS = 20
+MIN_E_HULL = -0.2  # eV/atom; what is below lies in a gap of the hull
 MAX_E_HULL = 0.1  # eV/atom; MP-20 stops at 0.08, of an older hull
 COLUMNS_OF_E_HULL = ("e_above_hull", "energy_above_hull")
 COLUMNS_OF_IDS = ("material_id", "id")
@@ -27,9 +34,16 @@ COLUMNS_OF_IDS = ("material_id", "id")
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("sources", type=Path, nargs="+", help="files with a column cif; earlier ones come first")
-    arguments.add_argument("--held-out", type=Path, required=True)
+    arguments.add_argument("--held-out", type=Path)
+    arguments.add_argument("--judged", type=Path, help="records of cfx eval on the only source, an output of this tool")
+    arguments.add_argument("--without", nargs="*", default=[], help="sources that --judged leaves out")
     arguments.add_argument("-o", "--output", type=Path, required=True)
     options = arguments.parse_args()
+    if options.judged:
+        table = pd.read_csv(options.sources[0])
+        taken = best(table, pd.read_csv(options.judged), options.without)
+        print(f"{len(taken):,} of {len(table):,} crystals")
+        return taken.to_csv(options.output, index=False)
 
     held_out = read(options.held_out)
     rows = pd.concat([near_hull(read(path)) for path in options.sources], ignore_index=True)
@@ -47,6 +61,13 @@ def main() -> None:
     taken = rows[rows.fate == ""]
     taken[["id", "source", "cif"]].to_csv(options.output, index=False)
     print(f"{len(taken):,} crystals")
+
+
+def best(table: pd.DataFrame, records: pd.DataFrame, without: list[str]) -> pd.DataFrame:
+    """The rows of sources not left out that are near the hull and of valid composition."""
+    assert len(table) == len(records), "records of another file"
+    near = records.e_above_hull.between(MIN_E_HULL, MAX_E_HULL)
+    return table[near & records.valid_composition.astype(bool) & ~table.source.isin(without)]
 
 
 def read(path: Path) -> pd.DataFrame:

@@ -111,7 +111,7 @@ class DataConfig(Config):
     )
 
 
-MINI = ModelConfig(num_layers=4, num_heads=4, key_size=32, model_size=128, first_hidden=128)
+MINI = ModelConfig(num_layers=5, num_heads=6, key_size=32, model_size=192, first_hidden=128)
 """Architecture of the bundled model, sized for two CPU cores."""
 
 PUBLISHED = TrainConfig(batch_size=100, learning_rate=1e-4, schedule="inverse")
@@ -132,7 +132,10 @@ PRESETS = {
         model=ModelConfig(position="absolute"),
         train=dataclasses.replace(PUBLISHED, epochs=3800, dropout=0.5, attention_dropout=0.5),
     ),
-    "mini": Preset(model=MINI, train=TrainConfig(epochs=26, batch_size=64, attention_dropout=0.0)),
+    "mini": Preset(
+        model=MINI,
+        train=TrainConfig(epochs=14, batch_size=64, learning_rate=4e-3, optimizer="muon", attention_dropout=0.0),
+    ),
 }
 """By name: those of the published checkpoints (as many epochs as they were trained for) and of the bundled model."""
 
