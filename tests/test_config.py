@@ -210,7 +210,7 @@ def test_a_model_that_is_trained_further_keeps_its_architecture():
         ({"train": {"epoch": 3, "lr": 1.0}}, "TrainConfig has no field epoch, lr", "learning_rate"),
         ({"model": {"depth": 3}}, "ModelConfig has no field depth", "num_layers"),
         ({"data": {"test": "a.csv"}}, "DataConfig has no field test", "validation"),
-        ({"train": {"weight_decay": 0.1}}, "adam has no weight decay", "adamw"),
+        ({"train": {"optimizer": "adam", "weight_decay": 0.1}}, "adam has no weight decay", "adamw"),
         ({"train": {"decay": 0.1}}, "the cosine schedule has no decay", "inverse"),
         ({"train": {"schedule": "constant", "decay": 0.1}}, "the constant schedule has no decay", "inverse"),
     ],

@@ -51,7 +51,7 @@ RUN = (
 
 PUBLISHED = {name for name, entry in catalog.CATALOG.items() if entry.files}
 FILES = re.compile(r"[^-].*\.(csv|jsonl|cif|zip|a?extxyz|json|npz|pkl|parquet|lmdb|toml)")
-DIRECTORIES = ("run", "tuned", "fom", "light", "stable", "rl-", "stick", "grpo")
+DIRECTORIES = ("flywheel", "run", "tuned", "fom", "light", "stable", "rl-", "stick", "grpo")
 REASONS = (
     ("continues a run of the user's", lambda line: "--resume" in line.words),
     (
@@ -145,7 +145,7 @@ def option_names(command) -> set[str]:
     return own.union(*map(option_names, getattr(command, "commands", {}).values()), {"--help", "--version", "--debug"})
 
 
-FOREIGN = {"--ideas", "--check", "--no-index", "--find-links", "--held-out", "--balanced"}
+FOREIGN = {"--ideas", "--check", "--no-index", "--find-links"}
 """Options of other programs that the pages name in passing: benchmarks/, tools/, pip."""
 
 
