@@ -58,7 +58,7 @@ def assert_one_error(result, exit_code: int, *words: str) -> None:
         (["train", "missing.csv", "-o", "run", "--preset", "huge"], 2, ["huge"]),
         (["train", "-o", "run"], 2, ["the data to train on is missing"]),
         (["train", "missing.csv", "-o", "run", "--config", "missing.toml"], 2, ["missing.toml"]),
-        (["train", "missing.csv", "-o", "run", "--weight-decay", "0.1"], 2, ["adam"]),
+        (["train", "missing.csv", "-o", "run", "--optimizer", "adam", "--weight-decay", "0.1"], 2, ["adam"]),
         (["train", "missing.csv", "-o", "run", "--schedule", "linear"], 2, ["linear"]),
         (["train", "missing.csv", "-o", "run", "--from", "nowhere"], 4, ["nowhere"]),
         (["train", "missing.csv", "-o", "run", "--epochs", "0"], 2, ["epochs"]),

@@ -109,9 +109,7 @@ def evaluate(
     A shortlist is made of the crystals that are valid, unique and not below the floor.
 
     Examples:
-      cfx eval crystals.cif --html report.html
-      cfx eval crystals.cif --reference data.csv --potential chgnet --relax -o records.csv
-      cfx eval crystals.cif --potential chgnet --relax --fix-symmetry --structures relaxed.jsonl
+      cfx eval crystals.cif --reference data.csv --potential chgnet -o records.csv --html report.html
       cfx eval crystals.cif --potential chgnet --relax --top 20 --sort e_above_hull --shortlist best
       cfx eval before.cif after.cif --reference mp-20
     """
@@ -244,8 +242,9 @@ def _value(value: dict[str, Any] | None) -> str:
     if "count" in value:
         low, high = 100 * value["low"], 100 * value["high"]
         return f"{100 * value['value']:.1f} %  ({low:.1f}-{high:.1f}, {value['count']} of {value['of']})"
-    error = f" ± {value['error']:.3f}" if value.get("error") is not None else ""
-    number = f"{value['value']:,}" if isinstance(value["value"], int) else f"{value['value']:.3f}"
+    digits = 0 if isinstance(value["value"], int) or abs(value["value"]) >= 100 else 3
+    error = f" ± {value['error']:,.{digits}f}" if value.get("error") is not None else ""
+    number = f"{value['value']:,.{digits}f}"
     unit = f" {value['unit']}" if value["unit"] else ""
     return f"{number}{error}{unit}  (of {value['of']})"
 
