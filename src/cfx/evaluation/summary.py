@@ -32,7 +32,7 @@ Record = Mapping[str, Any]
 valid_structure, valid_composition, valid_composition_without_alloys, unique, novel, converged: bools. class: one of
 CLASSES. formula: reduced. hhi_production, hhi_reserve: numbers. e_above_hull, e_above_hull_unrelaxed: eV/atom.
 rmsd_to_relaxed: angstrom. space_group, space_group_asked, space_group_relaxed: 1..230. density: g/cm3. num_elements: a
-number. second_e_above_hull: by a second potential, eV/atom, if there is one.
+number. second_e_above_hull: by a second potential, eV/atom, if there is one. verdict, second_verdict: of VERDICTS.
 """
 
 NOT_EVALUATED = ("coverage_recall", "coverage_precision")
@@ -74,6 +74,11 @@ class Thresholds:
         if height <= self.on_hull + ROUNDING:
             return "stable"
         return "metastable" if height <= self.stable + ROUNDING else "unstable"
+
+
+def is_below_floor(record: Record) -> bool:
+    """Whether a crystal is below the floor by either potential: it is no candidate for anything."""
+    return BELOW_FLOOR in (record.get("verdict"), record.get("second_verdict"))
 
 
 def summarize(

@@ -342,7 +342,7 @@ def _gallery(records: Sequence[dict[str, Any]], structures: Sequence[Structure |
     def place(i: int) -> tuple:
         record = records[i]
         height = math.inf if record["e_above_hull"] is None else record["e_above_hull"]
-        implausible = summary.BELOW_FLOOR in (record["verdict"], record.get("second_verdict"))
+        implausible = summary.is_below_floor(record)
         return implausible, height, not record["valid"], not record["unique"], record["novel"] is False, i
 
     drawn = {i: one for i, one in enumerate(structures) if one is not None}

@@ -70,13 +70,7 @@ def build(
     if scale != model.scale:
         _correct(structures, energies, reasons)
     kept = [i for i, energy in enumerate(energies) if math.isfinite(energy)]
-    left_out = Counter(crystals[i].reason or reasons[i] for i in range(len(crystals)) if not math.isfinite(energies[i]))
-    if not kept:
-        reason = left_out.most_common(1)[0][0] if left_out else "none is of the chemical systems"
-        raise DataError(f"none of the {len(crystals)} crystals has an energy: {reason}")
-    if left_out:
-        said = ", ".join(f"{count} x {reason}" for reason, count in left_out.most_common(5))
-        reporter.warning(f"{left_out.total()} crystals were left out: {said}")
+    _tell_left_out([one.reason or why for one, why in zip(crystals, reasons, strict=True)], kept, reporter)
     sources = ", ".join(Path(name).name for name in names)
     made = f"{len(kept):,} crystals of {sources}, by cfx {version('cfx-crystal')}"
     info = HullInfo(title, scale, model.name, provenance=made)
@@ -92,6 +86,18 @@ def build(
         )
     write_hull(target, hull)
     return hull
+
+
+def _tell_left_out(reasons: list[str], kept: list[int], reporter: Reporter) -> None:
+    """Warns of crystals without an energy; raises DataError if none has one."""
+    with_energy = set(kept)
+    left_out = Counter(reason for i, reason in enumerate(reasons) if i not in with_energy)
+    if not kept:
+        reason = left_out.most_common(1)[0][0] if left_out else "none is of the chemical systems"
+        raise DataError(f"none of the {len(reasons)} crystals has an energy: {reason}")
+    if left_out:
+        said = ", ".join(f"{count} x {reason}" for reason, count in left_out.most_common(5))
+        reporter.warning(f"{left_out.total()} crystals were left out: {said}")
 
 
 def find_systems(path: Path, workers: int) -> set[frozenset[int]]:

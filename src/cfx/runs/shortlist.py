@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from cfx.config import ShortlistConfig
 from cfx.core import Structure
 from cfx.errors import OutputError, UsageError
-from cfx.evaluation.summary import BELOW_FLOOR
+from cfx.evaluation.summary import BELOW_FLOOR, is_below_floor
 from cfx.io.files import check_directory, csv_text, replace_atomically, sole_writer
 from cfx.report import render_shortlist
 from cfx.reporter import Reporter
@@ -55,7 +55,7 @@ def _why_left_out(record: Mapping[str, Any], column: str) -> str:
     """Why a crystal is in no shortlist, or ""."""
     if record["formula"] is None:
         return "could not be read"
-    if BELOW_FLOOR in (record["verdict"], record.get("second_verdict")):
+    if is_below_floor(record):
         return f"{BELOW_FLOOR} ({IMPLAUSIBLE})"
     if not record["valid"]:
         return "not valid"
