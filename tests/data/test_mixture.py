@@ -54,18 +54,25 @@ def test_the_digest_is_that_of_content_and_choice(sets):
 
 @pytest.mark.parametrize("size", [1, 3, 40, 250, 251, 10_000])
 @pytest.mark.parametrize("most", [1, 4, 1000])
-def test_kept_crystals_are_at_most_a_share_of_an_epoch(size, most):
-    rows = repeated_rows(size, beside=1000, share=0.2, most=most, seed=[0])
+def test_kept_crystals_fill_the_room_they_are_given(size, most):
+    rows = repeated_rows(["salt"] * size, {"salt": 0.3}, room=250, most=most, seed=0)
     times = np.bincount(rows, minlength=size)
-    assert len(rows) / (1000 + len(rows)) <= 0.2 and times.max() <= most
-    if size <= 250:
-        assert (times == times[0]).all(), "each as often as any other"
-        assert times[0] == most or len(rows) + size > 250, "as often as there is room"
-    else:
-        assert len(rows) == 250 and times.max() == 1
+    assert len(rows) == min(250, size * most) and times.max() <= most
+    assert times.max() - times.min() <= 1, "each as often as any other, as far as that goes"
+
+
+@pytest.mark.parametrize(("many", "few", "most"), [(300, 30, 1), (300, 30, 4), (20, 40, 3), (1000, 1, 1)])
+def test_every_kind_is_as_frequent_as_it_should_be(many, few, most):
+    kinds = ["metal"] * many + ["salt"] * few
+    rows = repeated_rows(kinds, {"metal": 0.2, "salt": 0.4, "gas": 0.4}, room=150, most=most, seed=0)
+    times = np.bincount(rows, minlength=len(kinds))
+    metals, salts = times[:many].sum(), times[many:].sum()
+    assert abs(salts - 2 * metals) <= 2, "two to one; a kind that is not there takes no room"
+    assert 148 <= metals + salts <= 150 or times[many:].min() == most or times[:many].min() == most
 
 
 def test_a_choice_among_many_follows_from_the_seed():
-    first, again, other = (repeated_rows(5000, 1000, 0.2, 4, [seed]) for seed in (1, 1, 2))
+    kinds, shares = ["salt"] * 5000, {"salt": 1.0}
+    first, again, other = (repeated_rows(kinds, shares, 250, 4, seed) for seed in (1, 1, 2))
     assert (first == again).all() and (first != other).any()
-    assert len(repeated_rows(7, 2, 0.01, 4, [0])) == 1, "one at least"
+    assert len(repeated_rows(kinds, shares, 0, 4, 0)) == 1, "one at least"

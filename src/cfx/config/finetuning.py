@@ -239,6 +239,8 @@ class SelfTrainConfig(Config):
     # They are what a loop spreads most: rare in the data, and new wherever they are put.
     radioactive: bool = option(False, "Let elements without a stable isotope be drawn, too: Tc, Pm, Po and beyond.")
     novel: bool = option(False, "Keep only crystals that are not in `reference`.")
+    # Relaxing costs dozens of evaluations for a crystal; as many draws by themselves hold many that need none.
+    relax: bool = option(True, "Keep crystals as drawn, by their energy unrelaxed.", flag="--no-relax")
     fix_symmetry: bool = option(True, "Relax without keeping the space group.", flag="--no-fix-symmetry")
     share: float = option(
         0.2, "Share of kept crystals in an epoch, at most.", Bound(lambda value: 0 < value < 1, "be between 0 and 1")

@@ -1,7 +1,7 @@
 """Several encoded data sets as one, some rows of it more than once: what a model is trained on after the first time."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,20 +43,27 @@ class Mixture(EncodedDataset):
         return False
 
 
-def repeated_rows(size: int, beside: int, share: float, most: int, seed: Sequence[int]) -> np.ndarray:
-    """Rows of a small data set that make up at most a share of an epoch, int [k], ascending.
+def repeated_rows(kinds: Sequence[str], shares: Mapping[str, float], room: int, most: int, seed: int) -> np.ndarray:
+    """Rows of a small data set for an epoch, every kind of crystal as frequent as it should be, int [k], ascending.
 
     Args:
-        size: its crystals.
-        beside: crystals of the data that are in the epoch as well.
-        share: of the epoch, between 0 and 1.
+        kinds: of its crystals, one or more.
+        shares: how frequent each kind should be; only their ratios matter.
+        room: rows, at most; there is one at least.
         most: how often a crystal may be in it.
         seed: of the choice, where there is no room for all.
 
     Returns:
-        All rows, as often as there is room, or, where there is none, as many as there is room for (one at least).
+        Rows of each kind in these ratios: all as often as there is room for, or, where there is none, as many as there
+        is room for. A kind of which there is too little makes the others fewer.
     """
-    room = max(int(share / (1 - share) * beside), 1)
-    if size > room:
-        return np.sort(np.random.default_rng(seed).choice(size, room, replace=False))
-    return np.repeat(np.arange(size), min(room // size, most))
+    found = np.asarray(kinds)
+    rows = {kind: np.flatnonzero(found == kind) for kind in np.unique(found)}
+    total = sum(shares[kind] for kind in rows)
+    whole = min(room, *(len(of_kind) * most * total / shares[kind] for kind, of_kind in rows.items()))
+    rng = np.random.default_rng(seed)
+    chosen = []
+    for kind, of_kind in rows.items():
+        repeats, rest = divmod(int(whole * shares[kind] / total), len(of_kind))
+        chosen += [np.repeat(of_kind, repeats), rng.choice(of_kind, rest, replace=False)]
+    return np.sort(np.concatenate(chosen)) if any(map(len, chosen)) else rng.choice(len(found), 1)

@@ -63,7 +63,8 @@ def why_not_relaxed(record: Record, config: SelfTrainConfig, limits: Thresholds)
         return NO_ENERGY
     if limits.verdict(height) == BELOW_FLOOR:
         return TOO_LOW
-    return "" if limits.allow(height, config.max_e_hull_unrelaxed) else TOO_HIGH
+    highest = config.max_e_hull_unrelaxed if config.relax else config.max_e_hull
+    return "" if limits.allow(height, highest) else TOO_HIGH
 
 
 def why_not_kept(record: Record, fmax: float | None, config: SelfTrainConfig, limits: Thresholds, goal: float) -> str:
@@ -77,7 +78,7 @@ def why_not_kept(record: Record, fmax: float | None, config: SelfTrainConfig, li
         goal: force at which the relaxation was to end.
     """
     height = record["e_above_hull"]
-    if fmax is None or fmax > NEARLY * goal:
+    if fmax is None or (config.relax and fmax > NEARLY * goal):
         return NOT_RELAXED
     if not record["valid_structure"]:
         return INVALID

@@ -268,7 +268,7 @@ class _SelfTraining:
                 source=str(candidates),
                 potential=str(judge.potential),
                 fmax=judge.fmax,
-                steps=judge.steps,
+                steps=judge.steps if self.config.keep.relax else 0,
                 fix_symmetry=fix,
             )
             resume = partial_of(target).exists()
@@ -309,7 +309,10 @@ class _SelfTraining:
         kept = [self._encoded(self.place(one) / "kept.jsonl") for one in range(1, number + 1)]
         pool = Mixture("kept", [(one, np.arange(len(one))) for one in kept])
         keep, seed = self.config.keep, self.seed(number)
-        rows = repeated_rows(len(pool), len(self.data), keep.share, keep.repeats, [seed])
+        rows = [row for one in range(1, number + 1) for row in _read_lines(self.place(one) / "kept.jsonl")]
+        kinds = {row["name"]: row["class"] for row in rows}
+        room = int(keep.share / (1 - keep.share) * len(self.data))
+        rows = repeated_rows([kinds[name] for name in pool.names], self._shares(), room, keep.repeats, seed)
         source = f"{self.data.source} and kept crystals of {number} rounds"
         mixture = Mixture(source, [(self.data, np.arange(len(self.data))), (pool, rows)])
         start = f"round-{number - 1:02d}/model" if number > 1 else "reference"
@@ -328,6 +331,11 @@ class _SelfTraining:
             "validation_before": before,
             "validation": result.validation_loss if keep.take == "last" else result.best_loss,
         }
+
+    def _shares(self) -> dict[str, float]:
+        """How frequent each class of compositions is among the first model's draws: what is kept does not change it."""
+        classes = parse_json((self.place(1) / "draws.eval.json").read_text())["classes"]
+        return {kind: found["frac_of_crystals"]["value"] for kind, found in classes.items()}
 
     def _why_ended(self, number: int, training: dict[str, Any]) -> str:
         """Why no further round follows, and the model of this one is not used; "" if there is no reason."""
