@@ -12,6 +12,7 @@ from cfx.config.finetuning import (
     SelfTrainRun,
     Shape,
 )
+from cfx.config.prediction import PredictConfig
 from cfx.config.sampling import SampleConfig, Template
 from cfx.config.training import SYMPREC, DataConfig, ModelConfig, TrainConfig, TrainRun
 
@@ -22,6 +23,7 @@ __all__ = [
     "EvalConfig",
     "ModelConfig",
     "PairsRun",
+    "PredictConfig",
     "RLConfig",
     "RelaxConfig",
     "RewardConfig",

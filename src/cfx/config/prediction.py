@@ -1,0 +1,98 @@
+"""How structures of a formula are predicted."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from cfx.config.evaluation import (
+    CORRECTIONS,
+    DEVICE,
+    E_HULL_FLOOR,
+    FMAX,
+    HULL_SCALE,
+    OWN_HULLS,
+    POTENTIALS,
+)
+from cfx.config.fields import NOT_NEGATIVE, SHARE, Bound, Config, at_least, option, seed
+from cfx.errors import UsageError
+
+SECONDS = {"s": 1, "min": 60, "h": 3600}
+"""Units of a budget of time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(Config):
+    """How the structures of a formula are predicted; an interrupted run is continued with the same."""
+
+    space_groups: tuple[int, ...] = option((), "Space groups that are drawn; empty: as the model finds likely.")
+    weights: tuple[float, ...] = option((), "For each of space_groups, how likely it is drawn; empty: they take turns.")
+    draws: int = option(200, "Structures drawn for each formula.", at_least(1), "-n --draws")
+    seed: int = seed()
+    temperature: float = option(
+        1.0,
+        "Below 1: more likely structures. Above 1: more adventurous ones.",
+        Bound(lambda value: 1e-6 <= value <= 1e6, "be between 1e-6 and 1e6"),
+    )
+    top_p: float = option(1.0, "Nucleus sampling: probability kept in every categorical draw.", SHARE)
+    max_atoms: int | None = option(
+        None, "Maximum number of atoms in the conventional cell. Default: 20 in the primitive cell.", at_least(1)
+    )
+    max_sites: int | None = option(None, "Maximum number of symmetry-inequivalent sites.", at_least(1))
+    min_distance: float = option(
+        0.7,
+        "Smallest distance between atoms of a structure, angstrom.",
+        Bound(NOT_NEGATIVE.holds, "be a length in angstrom"),
+    )
+    potential: str = option("chgnet", f"Interatomic potential that ranks the structures: {POTENTIALS}")
+    hull: str | None = option(
+        None,
+        "Hull that energies are counted from: a file, a name, or none. Default: one bundled for the potential.",
+    )
+    hull_scale: str | None = option(*HULL_SCALE)
+    e_hull_floor: float = option(*E_HULL_FLOOR)
+    corrections: Literal["mp2020", "published"] = option(*CORRECTIONS)
+    budget: str | int = option(
+        "2000", "What a formula may cost: 2000 evaluations of one structure each, or a time, as 90s, 10min or 2h."
+    )
+    relax: bool = option(True, "Rank the structures as drawn.", flag="--no-relax")
+    fmax: float = option(*FMAX)
+    steps: int = option(200, "Maximum number of steps of a relaxation.", at_least(1))
+    top: int = option(20, "Structures in the list of a formula, at most.", at_least(1))
+    device: str = option(*DEVICE)
+
+    def __post_init__(self):
+        super().__post_init__()
+        _amount_and_unit(self.budget)
+        if self.hull is None:
+            object.__setattr__(self, "hull", OWN_HULLS.get(self.potential))
+        if self.hull == "none":
+            object.__setattr__(self, "hull", None)
+        if self.hull_scale and not self.hull:
+            raise UsageError("`hull_scale` needs a hull", "name one with `hull`")
+
+    @property
+    def evaluations(self) -> int | None:
+        """Evaluations of one structure that a formula may cost; None where time counts."""
+        amount, unit = _amount_and_unit(self.budget)
+        return None if unit else int(amount)
+
+    @property
+    def seconds(self) -> float | None:
+        """Time that a formula may take; None where evaluations count."""
+        amount, unit = _amount_and_unit(self.budget)
+        return amount * SECONDS[unit] if unit else None
+
+
+def _amount_and_unit(budget: str | int) -> tuple[float, str]:
+    """2000 as (2000, ""), 10min as (10, "min").
+
+    Raises:
+        UsageError: if it is no budget.
+    """
+    match = re.fullmatch(rf"(\d+)|(\d+(?:\.\d+)?)\s*({'|'.join(SECONDS)})", str(budget).strip())
+    amount = float(match[1] or match[2]) if match else 0.0
+    if match is None or not amount:
+        raise UsageError(
+            f"{budget!r} is not a budget", "write a number of evaluations, as 2000, or a time: 90s, 10min, 2h"
+        )
+    return amount, match[3] or ""

@@ -1,0 +1,315 @@
+"""From formulas to their likely structures: drawn, relaxed within a budget, ranked by energy.
+
+The prediction of a formula is a sequence of steps: to draw, to evaluate what was drawn, and to relax it, a few
+structures at a time, first with the symmetry that it was drawn with and then, displaced a little, without. What a step
+gives is a row of a journal, in which a resumed run finds it; everything else follows from these rows. A step that is
+interrupted is made anew as a whole: what is relaxed together decides over the last digits of its energies.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfx.config import PredictConfig
+from cfx.core import Structure
+from cfx.core.elements import lowest_terms
+from cfx.data.structures import MIN_DISTANCE, closest_approach
+from cfx.errors import NumericsError, OutputError, UsageError
+from cfx.evaluation.hull import Hull
+from cfx.evaluation.setup import open_hull
+from cfx.evaluation.summary import Thresholds
+from cfx.io.files import sole_writer
+from cfx.io.journal import JsonLines, check_unfinished, complete, partial_of, remove_partial
+from cfx.model import Model
+from cfx.predictors.base import Potential
+from cfx.predictors.load import load_potential
+from cfx.predictors.relax import relax
+from cfx.reporter import Interrupted, Reporter, StopRequest
+from cfx.runs.candidates import Candidate, Formula, draw_candidates, draws_request, structure_as_json, structure_of
+from cfx.runs.predictions import Minimum, Prediction, check_predictions, merge, ranked, write_predictions
+from cfx.runs.steps import Budget, Steps
+from cfx.sampling.request import prepare
+
+AT_ONCE = 16
+"""Structures that are evaluated or relaxed together, in one step."""
+
+WITH_SYMMETRY = 0.75
+"""Share of the budget after which no relaxation that keeps the symmetry begins."""
+
+DISPLACED = 0.03
+"""Mean displacement of atoms, angstrom, before a relaxation without symmetry: forces that it forbids are exactly 0."""
+
+
+def predict(
+    model: Model,
+    formulas: Sequence[Formula],
+    config: PredictConfig,
+    reporter: Reporter,
+    journal: JsonLines | None = None,
+    resume: bool = False,
+) -> list[Prediction]:
+    """Predicts the structures of formulas.
+
+    Args:
+        model: draws the structures.
+        formulas: symbols and numbers of atoms of each.
+        journal: keeps what was computed; without one, an interrupted run leaves nothing.
+        resume: go on with what is in the journal.
+
+    Returns:
+        Of each formula in turn, at most `top` structures, those of lowest energy first.
+
+    Raises:
+        UsageError: if no formula can be met, or an interrupted run was another.
+        NumericsError: if no formula has a structure with an energy.
+        Interrupted: after a signal.
+    """
+    formulas = [tuple(lowest_terms(dict(formula)).items()) for formula in formulas]
+    possible = _possible(model, formulas, config, reporter)
+    potential = load_potential(config.potential, config.device)
+    hull = None
+    if config.hull:
+        hull = open_hull(config.hull, config.hull_scale, potential, reporter, config.corrections)
+    else:
+        reporter.warning("without a hull, energies above it are unknown; name one with `hull`")
+    steps = Steps(journal, _header(model, possible, config, potential), resume)
+    found: list[Prediction] = []
+    with StopRequest() as stop, warnings.catch_warnings(action="ignore"):
+        for formula in possible:
+            try:
+                found += _Prediction(formula, model, config, potential, hull, reporter, steps, stop).execute()
+            except NumericsError as error:
+                if len(possible) == 1:
+                    raise
+                reporter.warning(f"{name_of(formula)}: {error.message}")
+    if not found:
+        raise NumericsError("none of the formulas has a structure with an energy", "draw more with `draws`")
+    return found
+
+
+def predict_into(
+    directory: Path,
+    model: Model,
+    formulas: Sequence[Formula],
+    config: PredictConfig,
+    reporter: Reporter,
+    force: bool = False,
+    resume: bool = False,
+) -> list[Prediction]:
+    """Predicts the structures of formulas, and writes them to a directory; see `predict`.
+
+    Args:
+        directory: gets predictions.csv, .json and .html, and a CIF of each structure. Until then, what was computed is
+            in DIRECTORY.partial.
+        force: overwrite predictions that are there, finished or not.
+        resume: go on with DIRECTORY.partial.
+
+    Raises:
+        OutputError: if it is there and `force` is False, or cannot be written.
+    """
+    with sole_writer(directory), StopRequest():  # a signal lets what is written be finished
+        check_unfinished(directory, force, resume)
+        check_predictions(directory)
+        journal = JsonLines(partial_of(directory), hint="free disk space, then use `resume`")
+        if resume and not journal.path.exists():
+            raise OutputError(f"nothing to continue: {journal.path}", "start it without `resume`")
+        if not resume:
+            remove_partial(directory)
+        found = predict(model, formulas, config, reporter, journal, resume)
+        complete(directory, lambda fresh: write_predictions(fresh, found, config, model.name))
+    reporter.message(f"written: {directory}: {len(found)} structures")
+    return found
+
+
+def name_of(formula: Formula) -> str:
+    """The reduced formula as pymatgen writes it."""
+    from pymatgen.core import Composition
+
+    return Composition(dict(formula)).reduced_formula
+
+
+def _possible(model: Model, formulas: Sequence[Formula], config: PredictConfig, reporter: Reporter) -> list[Formula]:
+    """The formulas that some space group can hold; of several, the others are named."""
+    possible: list[Formula] = []
+    for formula in dict.fromkeys(formulas):
+        try:
+            prepare(draws_request(formula, config), model.config)
+            possible.append(formula)
+        except UsageError as error:
+            if len(formulas) == 1:
+                raise
+            reporter.warning(f"{name_of(formula)} is left out: {error.message}")
+    if not possible:
+        raise UsageError(
+            "none of the formulas can be met", "allow larger cells with `max_atoms`, or other space groups"
+        )
+    return possible
+
+
+def _header(model: Model, formulas: Sequence[Formula], config: PredictConfig, potential: Potential) -> dict[str, Any]:
+    """What a run has to share with the one that it continues."""
+    weights = hashlib.sha256()
+    import jax
+
+    for leaf in jax.tree.leaves(model.params):
+        weights.update(np.asarray(leaf).tobytes())
+    names = [name_of(formula) for formula in formulas]
+    return {**asdict(config), "formulas": names, "model": weights.hexdigest(), "potential": potential.name}
+
+
+class _Prediction:
+    """The prediction of one formula."""
+
+    def __init__(
+        self,
+        formula: Formula,
+        model: Model,
+        config: PredictConfig,
+        potential: Potential,
+        hull: Hull | None,
+        reporter: Reporter,
+        steps: Steps,
+        stop: StopRequest,
+    ):
+        self.formula, self.name, self.model, self.config = formula, name_of(formula), model, config
+        self.potential, self.hull, self.reporter, self.stop = potential, hull, reporter, stop
+        self.steps, self.budget = steps, Budget(config.evaluations, config.seconds)
+        self.lowest: tuple[float, str] | None = None
+
+    def execute(self) -> list[Prediction]:
+        """Draws, evaluates, relaxes, ranks."""
+        candidates = self.draw()
+        energies = self.energies(candidates)
+        known = sorted((energy, i) for i, energy in enumerate(energies) if energy is not None)
+        starts = [Minimum(candidates[i].structure, energy, frozenset({i})) for energy, i in known]
+        minima = merge(self.relax(starts)) if self.config.relax else merge(starts)
+        if not minima:
+            raise NumericsError(
+                f"none of {self.config.draws} draws of {self.name} has an energy", "draw more with `draws`"
+            )
+        limits = Thresholds(floor=self.config.e_hull_floor)
+        return ranked(self.name, minima, candidates, self.potential, self.hull, limits, self.config.top)
+
+    def draw(self) -> list[Candidate]:
+        """The candidates, the likeliest first."""
+
+        def make() -> dict[str, Any]:
+            with self.reporter.progress(f"{self.name}: structures drawn", self.config.draws) as progress:
+                progress.update(0, "compiling")
+                candidates, left_out = draw_candidates(
+                    self.model, self.formula, self.config, lambda: bool(self.stop), progress.update
+                )
+            self.check()
+            return {"candidates": [one.as_json() for one in candidates], "left_out": dict(left_out)}
+
+        row = self.take("draw", make)
+        return [Candidate.of(one) for one in row["candidates"]]
+
+    def energies(self, candidates: Sequence[Candidate]) -> list[float | None]:
+        """Energy of each candidate as drawn, eV/atom; None where there is none, or the budget does not reach."""
+        number = min(len(candidates), self.budget.steps(1, len(candidates)) + 1)
+
+        def make() -> dict[str, Any]:
+            energies: list[float | None] = []
+            with self.reporter.progress(f"{self.name}: energies", number) as progress:
+                for first in range(0, number, AT_ONCE):
+                    part = [one.structure for one in candidates[first : min(first + AT_ONCE, number)]]
+                    batch = self.potential.evaluate(part, forces=False)
+                    energies += [
+                        float(energy) / len(structure) if math.isfinite(energy) else None
+                        for energy, structure in zip(batch.energy, part, strict=True)
+                    ]
+                    progress.update(len(energies))
+                    self.check()
+            return {"energies": energies, "evaluations": number}
+
+        return self.take("energies", make)["energies"] + [None] * (len(candidates) - number)
+
+    def relax(self, starts: Sequence[Minimum]) -> list[Minimum]:
+        """Minima within the budget: those of the starts with their symmetry, and of the lowest of these without."""
+        kept = list(self.relaxed(starts, "with symmetry", WITH_SYMMETRY, fix_symmetry=True))
+        best = merge(kept)[: self.config.top]
+        random = np.random.default_rng(self.config.seed)
+        shaken = [Minimum(_displaced(one.structure, random), one.energy, one.members) for one in best]
+        return [*kept, *self.relaxed(shaken, "without symmetry", 1.0, fix_symmetry=False)]
+
+    def relaxed(self, starts: Sequence[Minimum], how: str, share: float, fix_symmetry: bool) -> Iterator[Minimum]:
+        """Minima of the starts, in their order, as long as less than a share of the budget is spent."""
+        for first in range(0, len(starts), AT_ONCE):
+            part = starts[first : first + AT_ONCE]
+            steps = self.budget.steps(len(part), self.config.steps)
+            if self.budget.share() >= share or steps < 1:
+                return
+            make = functools.partial(self._relax, part, how, steps, fix_symmetry)
+            for start, one in zip(part, self.take(f"relax {how}", make)["minima"], strict=True):
+                if one is not None:
+                    structure = structure_of(one)
+                    yield Minimum(structure, one["energy"], start.members, one["converged"])
+
+    def _relax(self, part: Sequence[Minimum], how: str, steps: int, fix_symmetry: bool) -> dict[str, Any]:
+        """The row of a few structures that are relaxed together."""
+        began, left = time.monotonic(), self.budget.left()
+        title = f"{self.name}: relaxing {how}"
+        with self.reporter.progress(title, self.config.evaluations) as progress:
+            progress.update(self.budget.spent, self._best())
+            done = 0
+
+            def over() -> bool:
+                nonlocal done
+                progress.update(self.budget.spent + done, self._best())
+                done += len(part)
+                return bool(self.stop) or time.monotonic() - began > left
+
+            results = relax(
+                self.potential,
+                [one.structure for one in part],
+                self.config.fmax,
+                steps,
+                fix_symmetry,
+                stop=over,
+                at_once=AT_ONCE,
+            )
+        self.check()
+        minima = []
+        for one in results:
+            if one.structure is None or not math.isfinite(one.energy) or closest_approach(one.structure) < MIN_DISTANCE:
+                minima.append(None)
+                continue
+            energy = one.energy / len(one.structure)
+            minima.append({**structure_as_json(one.structure), "energy": energy, "converged": one.converged})
+        return {"minima": minima, "evaluations": sum(one.steps + 1 for one in results)}
+
+    def take(self, step: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The row of a step, whose cost is counted."""
+        row = self.steps.take(f"{self.name}: {step}", make)
+        self.budget.charge(row)
+        for one in row.get("minima", []):
+            if one is not None and (self.lowest is None or one["energy"] < self.lowest[0]):
+                self.lowest = one["energy"], structure_of(one).get_space_group_info(symprec=0.01)[0]
+        return row
+
+    def check(self) -> None:
+        """Raises Interrupted after a signal."""
+        if self.stop.signum is not None:
+            raise Interrupted(self.stop.signum, f"stopped at {self.name}; {self.steps.where}")
+
+    def _best(self) -> str:
+        return "" if self.lowest is None else f"best {self.lowest[1]} {self.lowest[0]:.3f} eV/atom"
+
+
+def _displaced(structure: Structure, random: np.random.Generator) -> Structure:
+    """A copy whose atoms are displaced at random."""
+    from pymatgen.core import Structure
+
+    moved = structure.cart_coords + random.normal(0, DISPLACED / math.sqrt(3), (len(structure), 3))
+    return Structure(structure.lattice, structure.species, moved, coords_are_cartesian=True)

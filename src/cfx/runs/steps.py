@@ -1,0 +1,95 @@
+"""A run as a sequence of steps, each made once, and what a budget leaves for those to come."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cfx.errors import DataError, UsageError
+from cfx.io.journal import JsonLines
+
+
+class Steps:
+    """What the steps of a run gave; those that a journal has are not made again."""
+
+    def __init__(self, journal: JsonLines | None, header: dict[str, Any], resume: bool):
+        self._journal, self._done = journal, deque[dict[str, Any]]()
+        self.where = (
+            "nothing is kept of it without a directory, `output`"
+            if journal is None
+            else f"what was computed is in {journal.path}; continue with `resume`"
+        )
+        header = json.loads(json.dumps(header))
+        if journal is None:
+            return
+        if resume and (lines := list(journal.read())):
+            check_same(journal.path, lines[0][1], header)
+            self._done.extend(row for _, row in lines[1:])
+            journal.resume(lines[-1][0])
+        else:
+            journal.begin()
+            journal.add(header)
+
+    def take(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The row of a step, from the journal or made now, with the `seconds` that it took."""
+        if self._done:
+            row = self._done.popleft()
+            if row.get("step") != name:
+                raise DataError(f"step {name} is missing: {self.where}", "start again with `force`")
+            return row
+        start = time.monotonic()
+        made = make()
+        row = json.loads(json.dumps({"step": name, **made, "seconds": time.monotonic() - start}))
+        if self._journal is not None:
+            self._journal.add(row)
+        return row
+
+
+def check_same(path: Path, before: Any, header: dict[str, Any]) -> None:
+    """Raises UsageError if a journal was begun by another run."""
+    different = [key for key, value in header.items() if not isinstance(before, dict) or before.get(key) != value]
+    if different:
+        raise UsageError(
+            f"{path} was started with different settings ({', '.join(different)})",
+            "use the same formulas and settings, or start again with `force`",
+        )
+
+
+@dataclass
+class Budget:
+    """What is left of the evaluations, or of the time, of a formula.
+
+    Attributes:
+        evaluations: that are allowed; None where time counts.
+        seconds: that are allowed; None where evaluations count.
+        spent: evaluations so far.
+        took: seconds so far.
+    """
+
+    evaluations: int | None
+    seconds: float | None
+    spent: int = 0
+    took: float = 0.0
+
+    def charge(self, row: dict[str, Any]) -> None:
+        """Counts what a step cost."""
+        self.spent += row.get("evaluations", 0)
+        self.took += row["seconds"]
+
+    def share(self) -> float:
+        """How much of it is spent, 0 to 1."""
+        return self.took / self.seconds if self.seconds else self.spent / (self.evaluations or 1)
+
+    def steps(self, structures: int, most: int) -> int:
+        """How many steps so many structures may make each, at most `most`; none if less than one is left for each."""
+        return most if self.evaluations is None else min(most, (self.evaluations - self.spent) // structures - 1)
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        return math.inf if self.seconds is None else self.seconds - self.took

@@ -1,0 +1,145 @@
+"""What a prediction does with draws and minima, what it may spend, and what a resumed run does not compute again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from cfx.config import PredictConfig
+from cfx.errors import OutputError, UsageError
+from cfx.evaluation.summary import Thresholds
+from cfx.io.journal import JsonLines
+from cfx.runs.candidates import Candidate, distinct
+from cfx.runs.predictions import Minimum, check_predictions, merge, ranked
+from cfx.runs.steps import Budget, Steps
+
+
+def perovskite(a: float, c: float | None = None) -> Structure:
+    coords = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    return Structure(Lattice.tetragonal(a, c or a), ["Sr", "Ti", "O", "O", "O"], coords)
+
+
+WURTZITE = Structure.from_spacegroup(
+    "P6_3mc", Lattice.hexagonal(3.2, 5.2), ["Ga", "N"], [[1 / 3, 2 / 3, 0], [1 / 3, 2 / 3, 0.375]]
+)
+ZINCBLENDE = Structure.from_spacegroup("F-43m", Lattice.cubic(4.5), ["Ga", "N"], [[0, 0, 0], [0.25] * 3])
+
+
+@pytest.mark.parametrize(
+    ("text", "evaluations", "seconds"),
+    [("2000", 2000, None), (300, 300, None), ("90s", None, 90), ("1.5min", None, 90), ("2 h", None, 7200)],
+)
+def test_a_budget_is_of_evaluations_or_of_time(text, evaluations, seconds):
+    config = PredictConfig(budget=text)
+    assert (config.evaluations, config.seconds) == (evaluations, seconds)
+
+
+@pytest.mark.parametrize("text", ["", "0", "0min", "-5", "10 days", "1.5", "min", "1e3"])
+def test_what_is_no_budget(text):
+    with pytest.raises(UsageError, match="is not a budget"):
+        PredictConfig(budget=text)
+
+
+def test_the_hull_that_goes_without_saying():
+    assert PredictConfig().hull == "chgnet-mp"
+    assert PredictConfig(hull="none").hull is None
+    assert PredictConfig(potential="orb").hull is None
+    with pytest.raises(UsageError, match="hull"):
+        PredictConfig(hull="none", hull_scale="raw")
+
+
+def test_evaluations_never_exceed_the_budget():
+    budget = Budget(evaluations=100, seconds=None)
+    while (steps := budget.steps(7, 5)) >= 1:
+        assert steps <= 5
+        budget.charge({"evaluations": 7 * (steps + 1), "seconds": 1.0})
+    assert 100 - 2 * 7 < budget.spent <= 100
+    assert Budget(None, 10.0, took=4.0).share() == 0.4 and Budget(None, 10.0, took=4.0).left() == 6.0
+
+
+def test_repeated_draws_are_counted_and_other_arrangements_are_kept():
+    draws = [Candidate(perovskite(a), 221, -a, {"model": 1}) for a in (3.9, 4.0, 4.1, 3.95)]
+    kept = distinct(draws, ["one", "one", "other", "one"])
+    assert [(one.structure.lattice.a, one.draws) for one in kept] == [(3.9, {"model": 3}), (4.1, {"model": 1})]
+
+
+def test_merged_by_structure_and_the_most_symmetric_of_those_that_tie():
+    tetragonal = Minimum(perovskite(3.9, 3.93), -8.4004, frozenset({0}), True)
+    cubic = Minimum(perovskite(3.91), -8.4, frozenset({1, 2}), True)
+    higher = Minimum(perovskite(3.91) * (2, 1, 1), -8.38, frozenset({3}))
+    strained = Minimum(perovskite(4.4), -8.2, frozenset({4}))  # matches too, but is another point of the energy
+    for order in ([tetragonal, cubic, higher, strained], [strained, higher, cubic, tetragonal]):
+        first, second = merge(order)
+        assert first.structure is cubic.structure and first.members == {0, 1, 2, 3} and first.converged
+        assert second.structure is strained.structure
+    apart = Minimum(tetragonal.structure, -8.402, frozenset({0}))
+    assert merge([apart, cubic])[0].structure is apart.structure
+
+
+class ByElement:
+    """A hull that has GaN at -6 eV/atom."""
+
+    def evaluate(self, structures, energies, scale):
+        from cfx.evaluation.hull import HullBatch
+
+        heights = [energy / len(one) + 6.0 for one, energy in zip(structures, energies, strict=True)]
+        return HullBatch(reasons=[""] * len(heights), e_above_hull=heights, decompositions=["GaN"] * len(heights))
+
+
+class Named:
+    name, scale = "test", "raw"
+
+
+def test_ranked_by_energy_with_what_is_below_the_floor_last():
+    candidates = [Candidate(WURTZITE, 186, -10.0, {"model": 3}), Candidate(ZINCBLENDE, 216, -12.0, {"prototype": 1})]
+    rocksalt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.2), ["Ga", "N"], [[0, 0, 0], [0.5] * 3])
+    minima = [
+        Minimum(rocksalt, -6.9, frozenset({1})),
+        Minimum(ZINCBLENDE, -5.99, frozenset({1})),
+        Minimum(WURTZITE, -6.0, frozenset({0, 1}), True),
+    ]
+    found = ranked("GaN", minima, candidates, Named(), ByElement(), Thresholds(), top=20)
+    assert [(one.rank, one.symbol, one.verdict) for one in found] == [
+        (1, "P6_3mc", "stable"), (2, "F-43m", "metastable"), (3, "Fm-3m", "below the floor")]  # fmt: skip
+    best = found[0]
+    assert best.draws == {"model": 3, "prototype": 1} and (best.space_group_drawn, best.log_prob) == (186, -10.0)
+    assert (best.num_sites, best.num_atoms, best.converged) == (2, 4, True)
+    assert Structure.from_str(best.cif, fmt="cif").matches(WURTZITE)
+    assert json.loads(json.dumps(best.as_json()))["decomposition"] == "GaN"
+    assert len(ranked("GaN", minima, candidates, Named(), ByElement(), Thresholds(), top=1)) == 1
+    without = ranked("GaN", minima, candidates, Named(), None, Thresholds(), top=20)
+    assert without[0].symbol == "Fm-3m" and without[0].e_above_hull is None and without[0].verdict is None
+
+
+def test_steps_of_a_resumed_run_are_read(tmp_path):
+    path = tmp_path / "out.partial"
+    made = []
+
+    def make(value: float):
+        def function():
+            made.append(value)
+            return {"value": value}
+
+        return function
+
+    steps = Steps(JsonLines(path), {"seed": 0}, resume=False)
+    first = [steps.take("a", make(0.1)), steps.take("b", make(1 / 3))]
+    with open(path, "a") as file:
+        file.write('{"step": "c", "val')  # as a kill leaves it
+    steps = Steps(JsonLines(path), {"seed": 0}, resume=True)
+    assert [steps.take("a", make(9)), steps.take("b", make(9))] == first and made == [0.1, 1 / 3]
+    assert steps.take("c", make(2.0))["value"] == 2.0
+    assert len(path.read_text().splitlines()) == 4
+    with pytest.raises(UsageError, match=r"different settings \(seed\)"):
+        Steps(JsonLines(path), {"seed": 1}, resume=True)
+
+
+def test_a_directory_of_other_files_is_not_overwritten(tmp_path):
+    (tmp_path / "predictions.csv").touch()
+    (tmp_path / "Sr(NO3)2_01.cif").touch()
+    check_predictions(tmp_path)
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(OutputError, match="not predictions"):
+        check_predictions(tmp_path)
