@@ -51,7 +51,7 @@ class Model:
 
     def sample(
         self,
-        space_group: int | Sequence[int],
+        space_group: int | str | Sequence[int | str],
         n: int = 1,
         seed: int = 0,
         temperature: float = 1.0,
@@ -61,21 +61,20 @@ class Model:
         """Draws `n` crystals, or with `unique` fewer, and warns, if the space groups give no more new ones.
 
         Args:
-            space_group: 1 to 230; of several, the crystals take turns.
+            space_group: 1 to 230, a symbol as "P6_3/mmc", "1-230" or "uniform"; of several, the crystals take turns.
             n: crystals.
             seed: the same seed gives the same crystals.
             temperature: below 1 sharpens every distribution, above 1 flattens it.
             top_p: share of the probability kept in every categorical draw.
-            **constraints: any other field of `SampleConfig`, as elements=("La", "Ni", "O").
+            **constraints: any other field of `SampleConfig`; texts stand for what they do on the command line, as
+                elements="La,Ni,O" or formula="SrTiO3".
 
         Raises:
             UsageError: for values out of range, and constraints that cannot be met.
             NumericsError: if the model gives no acceptable crystal.
         """
-        groups = (space_group,) if isinstance(space_group, (int, np.integer)) else tuple(space_group)
-        request = SampleConfig(
-            space_groups=tuple(map(int, groups)), n=n, seed=seed, temperature=temperature, top_p=top_p, **constraints
-        )
+        groups: Any = space_group  # what `SampleConfig` makes numbers of
+        request = SampleConfig(space_groups=groups, n=n, seed=seed, temperature=temperature, top_p=top_p, **constraints)
         batches = [draws.crystals for draws in self.draws(request)]
         if (found := sum(map(len, batches))) < len(request.numbers):
             warnings.warn(

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from typer.main import get_command
 
 from cfx import catalog
-from cfx.cli import values as texts
 from cfx.cli.app import app
+from cfx.config import texts
 from cfx.io.files import resource_directory
 
 from .. import processes

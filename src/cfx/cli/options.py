@@ -16,11 +16,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from cfx.cli import values
 from cfx.cli.console import FLAGS
 from cfx.config import DataConfig, EvalConfig
 from cfx.config.evaluation import SORTABLE
-from cfx.config.fields import check_value, kinds_of
+from cfx.config.fields import check_value, converted, kinds_of
 from cfx.errors import UsageError
 from cfx.io.files import followed
 
@@ -29,14 +28,6 @@ Given = dict[str, Any]
 
 MODEL_HELP = "A name (cfx fetch --list), a checkpoint directory, a published .pkl file, or hf:owner/repo/path."
 DATA_HELP = "a .csv, .parquet, .cif, .extxyz, .jsonl, .lmdb, POSCAR, a directory or zip; or a name (cfx fetch --list)."
-
-PARSERS: dict[str, Callable[[str], Any]] = {
-    "formula": values.formula,
-    "bias": values.bias,
-    "shard": values.shard,
-    "clip": values.limits,
-}
-"""What the text of an option stands for, by the name of its field; tuples of texts are written a,b,c."""
 
 READ = ("reference", "validation", "pairs", "prototype", "crystals", "sites", "config")
 """Options that name files to read, as all arguments may."""
@@ -109,10 +100,7 @@ class Fields:
     def _value(self, name: str, value: Any) -> Any:
         if value is True:
             return not self.fields[name].metadata["flag"].startswith("--no-")
-        if name in PARSERS:
-            return PARSERS[name](value)
-        several = any(get_origin(kind) is tuple for kind in kinds_of(self.cls)[name])
-        return values.words(value) if several else value
+        return converted(self.cls, name, value)
 
 
 def single(cls: Any, name: str, flag: str = "") -> Any:
@@ -145,7 +133,7 @@ def flags(name: str, given: str = "") -> list[str]:
 def _kind(cls: Any, name: str) -> Any:
     """The type that Typer converts to; what is parsed here is text."""
     [kind, *_] = kinds_of(cls)[name]
-    return str if name in PARSERS or get_origin(kind) is not None else kind
+    return str if get_origin(kind) is not None else kind
 
 
 def _shown(default: Any) -> str:
@@ -246,8 +234,8 @@ def space_groups(shown: str = "") -> Any:
         None,
         "--sg",
         "--space-group",
-        help="Space groups: 194; 2,14,62 or 1-230, in turn; uniform; or as frequent as in data:FILE, or in what the "
-        f"model was trained on, data:model.{shown}",
+        help="Space groups: 194 or P6_3/mmc; 2,14,62 or 1-230, in turn; uniform; or as frequent as in data:FILE, or in "
+        f"what the model was trained on, data:model.{shown}",
     )
 
 

@@ -11,6 +11,7 @@ from cfx.cli import options, values
 from cfx.cli.console import REPORTER, print_json, print_table
 from cfx.cli.options import Fields, Given
 from cfx.config import PredictConfig
+from cfx.config.texts import formula
 from cfx.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def predict(
       cfx predict formulas.txt --sg 221,225 --draws 50 --json
     """
     texts = [text for one in formulas for text in _read(one)]
-    asked = [values.formula(text) for text in texts]
+    asked = [formula(text) for text in texts]
     # What is wrong with numbers and combinations is found before anything slow starts.
     PredictConfig(**settings)
     if resume and output is None:

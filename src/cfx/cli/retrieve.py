@@ -17,6 +17,7 @@ from cfx.cli.options import Fields, Given
 from cfx.config import SampleConfig
 from cfx.config.fields import option
 from cfx.config.finetuning import PROPERTY_MODELS
+from cfx.config.texts import words
 from cfx.core import Structure
 from cfx.errors import UsageError
 from cfx.io.files import TABLES, check_file, claimed, write_table
@@ -130,7 +131,7 @@ def _settings(asked: Callable[..., SampleConfig], space_group: str | None) -> di
 
 def _sizes(text: str) -> list[int]:
     """10,50,100 as numbers."""
-    parts = values.words(text)
+    parts = words(text)
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UsageError(f"{text!r} is not a list of numbers of crystals", "write --top 10,50,100")
     return sorted({int(part) for part in parts})

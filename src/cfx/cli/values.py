@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cfx.cli.console import REPORTER
 from cfx.config import SYMPREC, Template
 from cfx.config.fields import option
+from cfx.config.texts import space_groups, words
 from cfx.errors import DataError, DependencyError, OutputError, UsageError
 from cfx.io.files import TABLES, cache_directory, check_file, parse_json
 from cfx.reporter import interrupted_by_signals
@@ -57,44 +57,6 @@ def load(name: str) -> Model:
         return load_model(name, reporter=REPORTER)
 
 
-def words(text: str | None) -> tuple[str, ...]:
-    """The parts of a,b,c; nothing for None.
-
-    Raises:
-        UsageError: for an empty text, which a forgotten shell variable leaves behind.
-    """
-    if text is None:
-        return ()
-    parts = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not parts:
-        raise UsageError("an option was given an empty value", "leave it out, or write a,b,c")
-    return parts
-
-
-def space_groups(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Space groups and weights: 194, or 2,14,62, or 1-230, or uniform.
-
-    With uniform, each crystal's group is drawn; those of ranges and lists take turns.
-    """
-    if text == "uniform":
-        return tuple(range(1, 231)), (1.0,) * 230
-    groups: list[int] = []
-    for part in words(text):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if not match:
-            raise UsageError(
-                f"{part!r} is not a space group", "write 194, or 2,14,62, or 1-230, or uniform, or data:DATA_SET"
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        for group in (first, last):
-            if not 1 <= group <= 230:
-                raise UsageError(f"there is no space group {group}", "space groups run from 1 to 230")
-        if last < first:
-            raise UsageError(f"the range {part} is empty", f"write {last}-{first}")
-        groups += range(first, last + 1)
-    return tuple(groups), ()
-
-
 def space_group_text(groups: Sequence[int]) -> str:
     """Space groups as --sg takes them, ranges where there are some: 2,14,62-65."""
     # In a run of consecutive groups, a group less its place is always the same.
@@ -130,44 +92,6 @@ def drawn_space_groups(text: str, model: Model) -> tuple[tuple[int, ...], tuple[
     return tuple(found), tuple(float(count) for count in found.values())
 
 
-def formula(text: str | None) -> tuple[tuple[str, int], ...]:
-    """Symbols and counts of a formula, parentheses allowed.
-
-    Raises:
-        UsageError: if it is none, or its counts are not whole.
-    """
-    if text is None:
-        return ()
-    from pymatgen.core import Composition
-
-    try:
-        counts = Composition(text).get_el_amt_dict()
-    except ValueError as error:
-        raise UsageError(f"{text!r} is not a formula", "write it as SrTiO3 or Cs2ZnFe(CN)6") from error
-    if not counts or any(count != int(count) for count in counts.values()):
-        raise UsageError(f"{text!r} does not have whole numbers of atoms", "write it as SrTiO3 or Cs2ZnFe(CN)6")
-    return tuple((symbol, int(count)) for symbol, count in counts.items())
-
-
-def bias(text: str | None) -> tuple[tuple[str, float], ...]:
-    """Fe:2.0,S:1.5 as pairs."""
-    pairs = []
-    for part in words(text):
-        match = re.fullmatch(r"([A-Z][a-z]?):([+-]?\d+(?:\.\d+)?)", part)
-        if not match:
-            raise UsageError(f"{part!r} is not a bias", "write --bias Fe:2.0,S:1.5")
-        pairs.append((match[1], float(match[2])))
-    return tuple(pairs)
-
-
-def shard(text: str | None) -> tuple[int, int]:
-    """3/16 as (3, 16)."""
-    match = re.fullmatch(r"(\d+)/(\d+)", "1/1" if text is None else text)
-    if not match:
-        raise UsageError(f"{text!r} is not a shard", "write --shard 3/16")
-    return int(match[1]), int(match[2])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Arrangement:
     """What a command line says of the sites of the crystals."""
@@ -196,10 +120,12 @@ def template(given: dict[str, Any]) -> tuple[Template, int | None]:
         if asked.redraw:
             raise UsageError("--redraw needs a prototype", "name it with --from FILE")
         species, tied = _sites(asked.sites) if asked.sites else ((), ())
-        return Template(letters=words(asked.wyckoff), species=species, tied=tied), None
+        return Template(
+            letters=words(asked.wyckoff) if asked.wyckoff is not None else (), species=species, tied=tied
+        ), None
     if asked.wyckoff:
         raise UsageError("a prototype keeps its letters: give either --from or --wyckoff")
-    return _prototype(asked.prototype, asked.sites, words(asked.redraw))
+    return _prototype(asked.prototype, asked.sites, words(asked.redraw) if asked.redraw is not None else ())
 
 
 def _sites(path: Path) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[int, ...], ...]]:
@@ -243,12 +169,3 @@ def _prototype(path: Path, sites: Path | None, redraw: tuple[str, ...]) -> tuple
         lattice=() if "lattice" in redraw else tuple(crystal.lattice.tolist()),
     )
     return found, int(crystal.space_group)
-
-
-def limits(text: str) -> tuple[float, float]:
-    """LOWEST,HIGHEST as numbers."""
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise UsageError(f"{text!r} is not a pair of numbers", "write --clip-reward=-1,1") from None
-    return low, high

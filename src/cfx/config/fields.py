@@ -1,19 +1,21 @@
 """What all configurations share: one declaration for each field, checks of the values, and the way to JSON and TOML.
 
 A field is declared by `option`: its help is its documentation and that of its flag, its bound is checked wherever the
-configuration is made, and `cfx.cli.options` makes the flag from it.
+configuration is made, and `cfx.cli.options` makes the flag from it. A text stands for the same wherever it is given, on
+the command line or in Python: elements="La,Ni,O".
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import starmap
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+from cfx.config import texts
 from cfx.errors import UsageError
 
 NUMBERS: dict[Any, type] = {int: Integral, float: Real}
@@ -39,7 +41,13 @@ def at_least(least: int) -> Bound:
     return Bound(lambda value: value >= least, f"be at least {least}")
 
 
-def option(default: Any = dataclasses.MISSING, help: str = "", bound: Bound | None = None, flag: str = "") -> Any:
+def option(
+    default: Any = dataclasses.MISSING,
+    help: str = "",
+    bound: Bound | None = None,
+    flag: str = "",
+    text: Callable[[str], Any] | None = None,
+) -> Any:
     """A field of a configuration.
 
     Args:
@@ -47,8 +55,9 @@ def option(default: Any = dataclasses.MISSING, help: str = "", bound: Bound | No
         help: what it means, for the documentation and for the help of commands.
         bound: which values it may have; None is let through.
         flag: its names on the command line, separated by spaces, if they are not its own: "-n --n".
+        text: what a text given for it stands for; tuples of texts are written a,b,c.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "bound": bound, "flag": flag})
+    return dataclasses.field(default=default, metadata={"help": help, "bound": bound, "flag": flag, "text": text})
 
 
 def seed(bits: int = 63) -> Any:
@@ -64,7 +73,10 @@ KEEP_CHECKPOINTS = (2, "How many of the latest checkpoints stay on disk; the bes
 
 
 class Config:
-    """Base of the configurations: their fields are in their docstrings, and checked when one is made."""
+    """Base of the configurations: their fields are in their docstrings, and checked when one is made.
+
+    Beside a tuple, a field takes what is the same as a list, a mapping, or a text of the command line.
+    """
 
     def __init_subclass__(cls) -> None:
         # This runs before the decorator `dataclass`, which would leave defaults in the place of the fields.
@@ -73,13 +85,40 @@ class Config:
 
     def __post_init__(self) -> None:
         for name in kinds_of(type(self)):
-            check_value(type(self), name, getattr(self, name))
+            value = converted(type(self), name, getattr(self, name))
+            object.__setattr__(self, name, value)  # configurations are frozen
+            check_value(type(self), name, value)
 
 
 def _described(name: str, field: dataclasses.Field[Any]) -> str:
     """A line of a docstring; what a flag --no-NAME means holds where the field is False."""
     text, flag = field.metadata["help"], field.metadata["flag"]
     return f"    {name}: {f'if False: {text}' if flag.startswith('--no-') else text}"
+
+
+def converted(cls: Any, name: str, value: Any) -> Any:
+    """What a value given for a field stands for: a text as on the command line, a list or mapping as a tuple."""
+    if isinstance(value, str) and (parse := text_parser(cls, name)):
+        return parse(value)
+    return _as_tuple(value) if takes_tuple(cls, name) else value
+
+
+def text_parser(cls: Any, name: str) -> Callable[[str], Any] | None:
+    """What reads a text given for a field, or None where the text itself is meant."""
+    own = cls.__dataclass_fields__[name].metadata["text"]
+    return own or (texts.words if takes_tuple(cls, name) else None)
+
+
+def takes_tuple(cls: type, name: str) -> bool:
+    """Whether a field may be a tuple."""
+    return any(get_origin(kind) is tuple for kind in kinds_of(cls)[name])
+
+
+def _as_tuple(value: Any) -> Any:
+    """A tuple, of tuples all the way down, for what can be gone through; anything else as it is."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return value
+    return tuple(_as_tuple(item) for item in (value.items() if isinstance(value, Mapping) else value))
 
 
 def check_value(cls: Any, name: str, value: Any) -> None:
@@ -106,8 +145,10 @@ def kinds_of(cls: type) -> dict[str, tuple[Any, ...]]:
 def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
-    if get_origin(kind) is not None:  # of tuples, only the commands' own checks say what is wrong
-        return True
+    if get_origin(kind) is tuple:
+        parts = get_args(kind)
+        parts = parts[:1] * len(value) if parts[1:] == (...,) and isinstance(value, tuple) else parts
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_fits, value, parts))
     if isinstance(value, bool) and kind is not bool:
         return False
     return isinstance(value, NUMBERS.get(kind, kind))
@@ -116,6 +157,9 @@ def _fits(value: Any, kind: Any) -> bool:
 def _word(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) is tuple:
+        first, *others = [_word(part) for part in get_args(kind) if part is not ...] or ["nothing"]
+        return f"({', '.join([first, *others])})" if ... not in get_args(kind) else f"a list, each {first}"
     return WORDS.get(kind, f"a {kind.__name__}")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from cfx.config import fields
+from cfx.config import fields, texts
 from cfx.config.evaluation import CORRECTIONS, DEVICE, E_HULL_FLOOR, HULL_SCALE, POTENTIALS, EvalConfig
 from cfx.config.fields import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, Bound, Config, at_least, option
 from cfx.config.sampling import SampleConfig, Template
@@ -20,7 +20,9 @@ PROPERTY_MODELS = "bundled, matgl:NAME, matgl:/directory, or auto: published if 
 class Shape(Config):
     """What is done to the values of a reward before they are weighed."""
 
-    clip: tuple[float, float] | tuple[()] = option((), "Clip each reward to LOWEST,HIGHEST.", flag="--clip-reward")
+    clip: tuple[float, float] | tuple[()] = option(
+        (), "Clip each reward to LOWEST,HIGHEST.", flag="--clip-reward", text=texts.limits
+    )
     log1p: bool = option(False, "Take log(1 + reward).")  # with the value's sign
     threshold: float | None = option(None, "Replace each reward by 1 at or above this value, and by 0 below it.")
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from cfx.config import texts
 from cfx.config.evaluation import (
     CORRECTIONS,
     DEVICE,
@@ -61,6 +62,9 @@ class PredictConfig(Config):
     device: str = option(*DEVICE)
 
     def __post_init__(self):
+        groups, weights = texts.given_space_groups(self.space_groups)
+        object.__setattr__(self, "space_groups", groups)
+        object.__setattr__(self, "weights", self.weights or weights)
         super().__post_init__()
         _amount_and_unit(self.budget)
         if self.hull is None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cfx.config import texts
 from cfx.config.fields import NOT_NEGATIVE, SHARE, Bound, Config, at_least, option, seed
 from cfx.errors import UsageError
 
@@ -32,7 +33,7 @@ class SampleConfig(Config):
     """What to sample."""
 
     space_groups: tuple[int, ...] = option(
-        help="Numbers, 1 to 230; the crystals take turns among those that can meet the request."
+        help="Numbers, 1 to 230, or symbols; the crystals take turns among those that can meet the request."
     )
     weights: tuple[float, ...] = option((), "For each of space_groups, how likely it is drawn; empty: they take turns.")
     n: int = option(1, "Number of crystals.", at_least(1), "-n --n")
@@ -51,10 +52,14 @@ class SampleConfig(Config):
         True, "Exclude elements without a stable isotope: Tc, Pm, Po and beyond.", flag="--no-radioactive"
     )
     formula: tuple[tuple[str, int], ...] = option(
-        (), "Exact reduced composition: SrTiO3. At most 20 atoms per primitive cell, unless `max_atoms` is given."
+        (),
+        "Exact reduced composition: SrTiO3. At most 20 atoms per primitive cell, unless `max_atoms` is given.",
+        text=texts.formula,
     )
     bias: tuple[tuple[str, float], ...] = option(
-        (), "Elements to favour, by nats added to their logits: Fe:2.0,S:1.5. 0.7 about doubles the odds."
+        (),
+        "Elements to favour, by nats added to their logits: Fe:2.0,S:1.5. 0.7 about doubles the odds.",
+        text=texts.bias,
     )
     max_atoms: int | None = option(None, "Maximum number of atoms in the conventional cell.", at_least(1))
     max_sites: int | None = option(None, "Maximum number of symmetry-inequivalent sites.", at_least(1))
@@ -71,12 +76,17 @@ class SampleConfig(Config):
     )
     keep_invalid: bool = option(False, "Also keep crystals with an unphysical lattice.")
     max_attempts: int = option(10_000, "Attempts at one crystal before giving up.", at_least(1))
-    shard: tuple[int, int] = option((1, 1), "Draw only a part of the request: 3/16 (`unique` holds within a part).")
+    shard: tuple[int, int] = option(
+        (1, 1), "Draw only a part of the request: 3/16 (`unique` holds within a part).", text=texts.shard
+    )
     batch_size: int | None = option(
         None, "Crystals drawn at once, 64 or more; chosen by device and request if not given.", at_least(1)
     )
 
     def __post_init__(self):
+        groups, weights = texts.given_space_groups(self.space_groups)
+        object.__setattr__(self, "space_groups", groups)
+        object.__setattr__(self, "weights", self.weights or weights)
         super().__post_init__()
         if not self.space_groups:
             raise UsageError("no space group", "space groups run from 1 to 230")

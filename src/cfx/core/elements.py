@@ -7,20 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
+from cfx.config.symbols import SYMBOLS as SYMBOLS  # those of config, under the name that everything above has for them
+
 if TYPE_CHECKING:
     from pymatgen.core import Composition
 
 K = TypeVar("K")
-
-_TEXT = """
-X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr
-Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb
-Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf
-Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
-"""
-
-SYMBOLS = list[str](_TEXT.split())
-"""SYMBOLS[z] for z in 0..118; index 0, the pad, reads X."""
 
 
 def lowest_terms(counts: Mapping[K, int]) -> dict[K, int]:
