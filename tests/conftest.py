@@ -36,7 +36,10 @@ GOLDEN = Path(__file__).parent / "golden"
 FILES = {
     "rotary": ("v042_dev_epoch_005500.pkl", "v042_dev_expected.npz"),
     "absolute": ("v03_dev_epoch_003800.pkl", "v03_dev_expected.npz"),
+    "csp": ("csp_dev_epoch_000000.pkl", "csp_dev_expected.npz"),
 }
+SIZES = {"rotary": {"num_heads": 4}, "absolute": {"num_heads": 4}, "csp": {"num_heads": 2, "coord_components": 5}}
+"""What shapes cannot tell."""
 
 
 WHOLE_COMMANDS = ("cli", "docs")
@@ -69,7 +72,8 @@ class Golden:
         config: its architecture.
         params: its parameters, under cfx's names; float32.
         batch: the crystals, physical frame; float64.
-        expected: logp_w, logp_a, logp_xyz, logp_l [150], and h [8, 106, 171].
+        expected: logp_w, logp_a, logp_xyz, logp_l [150], and h [8, 106, 171]; of the model that has a composition as
+            input, also composition [150, 119], logp_g [150] and group_log_prob [4, 230].
     """
 
     path: Path
@@ -81,11 +85,11 @@ class Golden:
 
 
 @functools.cache
-def load_golden(position: str) -> Golden:
-    """The golden model with that position scheme; both schemes share the crystals."""
-    pickle_name, expected_name = FILES[position]
+def load_golden(name: str) -> Golden:
+    """The golden model of that name; all share the crystals."""
+    pickle_name, expected_name = FILES[name]
     published = upstream.load_pickle(GOLDEN / pickle_name)
-    config = upstream.recognise(published, num_heads=4)
+    config = upstream.recognise(published, **SIZES[name])
     stored = dict(np.load(GOLDEN / FILES["rotary"][1]))
     batch = CrystalBatch(
         space_group=stored["G"],
@@ -137,6 +141,12 @@ def golden(request) -> Golden:
 def rotary() -> Golden:
     """The golden model with rotary positions."""
     return load_golden("rotary")
+
+
+@pytest.fixture(scope="session")
+def csp() -> Golden:
+    """The golden model that has a composition as input."""
+    return load_golden("csp")
 
 
 @pytest.fixture(scope="session")

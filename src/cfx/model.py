@@ -17,14 +17,14 @@ from cfx.core import likelihood
 from cfx.core.batches import scoring_batches
 from cfx.core.crystal import CrystalBatch, all_settings, concatenate, empty_batch, validate
 from cfx.core.likelihood import LogProb, init_params
-from cfx.errors import CheckpointError
+from cfx.errors import CheckpointError, UsageError
 from cfx.fetch import models
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cfx.io.files import resource_directory
 from cfx.reporter import Reporter, Silent
 from cfx.sampling import policy, sampler
 from cfx.sampling.ledger import Ledger
-from cfx.sampling.request import PreparedRequest, prepare
+from cfx.sampling.request import PreparedRequest, prepare, told_composition
 from cfx.sampling.sampler import Draws, Resumed
 
 
@@ -117,6 +117,30 @@ class Model:
         """
         return self._score(batch, batch_size, lambda part: _log_prob(self.params, self.config, part))
 
+    @property
+    def has_space_group_head(self) -> bool:
+        """Whether the model itself tells the space groups of a composition, see `space_group_log_prob`."""
+        return self.config.composition != "none"
+
+    def space_group_log_prob(self, formula: Sequence[tuple[str, int]] = ()) -> np.ndarray:
+        """log p(space group | composition), nats, float32 [230], by the model's own head (2512.18251).
+
+        Args:
+            formula: symbols and numbers of atoms, of any number of formula units. Without one, a model that can do
+                without gives its log p(space group).
+
+        Raises:
+            UsageError: if the model has no such head, needs a composition, or there is no such element.
+        """
+        if not self.has_space_group_head:
+            raise UsageError(
+                f"model {self.name} does not tell the space groups of a composition",
+                "models of the CrystalFormer-CSP family do",
+            )
+        told = told_composition(formula, self.config)
+        with jax.default_matmul_precision("float32"):
+            return np.asarray(_space_group_log_prob(self.params, self.config, told[None]))[0]
+
     def settings_log_prob(self, batch: CrystalBatch, batch_size: int = 64) -> np.ndarray:
         """Log of the summed published probability of all distinct settings of each crystal, nats, float64 [B].
 
@@ -150,6 +174,7 @@ class Model:
 
 
 _log_prob = jax.jit(likelihood.log_prob, static_argnums=1)
+_space_group_log_prob = jax.jit(likelihood.space_group_log_prob, static_argnums=1)
 _policy_log_prob = jax.jit(policy.policy_log_prob, static_argnums=1)
 
 

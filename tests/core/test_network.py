@@ -172,9 +172,12 @@ def test_sizes_of_the_published_models():
     assert count(ModelConfig(position="absolute")) == 4_840_295
 
 
-@pytest.mark.parametrize("position", ["rotary", "absolute"])
-def test_parameter_shapes_are_those_that_init_makes(position):
-    config = ModelConfig(position=position, num_layers=2, num_heads=3, key_size=8, model_size=12, embed_size=10)
+@pytest.mark.parametrize(
+    "kind",
+    [{"position": "rotary"}, {"position": "absolute"}, {"composition": "required"}, {"composition": "optional"}],
+)
+def test_parameter_shapes_are_those_that_init_makes(kind):
+    config = ModelConfig(**kind, num_layers=2, num_heads=3, key_size=8, model_size=12, embed_size=10)
     params = jax.eval_shape(lambda key: init_params(config, key), jax.random.key(0))
     made = {(module, name): leaf.shape for module, leaves in params.items() for name, leaf in leaves.items()}
     assert made == network.parameter_shapes(config)

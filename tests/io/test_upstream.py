@@ -444,16 +444,48 @@ def test_parameters_of_the_wrong_shape(rotary, module, name, shape):
         convert(params, recognise(params, num_heads=4))
 
 
-@pytest.mark.parametrize("place", ["module", "parameter"])
-def test_another_family_is_refused_by_name(place):
+def published_csp(csp, nothing: str | None) -> dict:
+    """The golden parameters of CrystalFormer-CSP, and, as in CrystalFormer 0.6, what stands for no composition."""
+    params = copy(csp.published)
+    if nothing:
+        params["~"][nothing] = np.full(8, 0.5, np.float32)
+    return params
+
+
+@pytest.mark.parametrize(
+    ("nothing", "composition"),
+    [(None, "required"), ("c_embedding_uncond", "optional"), ("c_embedding_unconditional", "optional")],
+)
+def test_models_that_read_a_composition(csp, nothing, composition):
+    params = published_csp(csp, nothing)
+    config = recognise(params, num_heads=2, coord_components=5)
+    assert config.composition == composition
+    assert (config.lattice_components, config.num_frequencies, config.first_hidden) == (2, 3, 16)
+    ours = convert(params, config)
+    assert ("no_composition" in ours["~"]) == (composition == "optional")
+    assert sum(leaf.size for leaf in jax.tree.leaves(ours)) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    np.testing.assert_array_equal(ours["group_output"]["w"], params["linear_1"]["w"])
+
+
+def test_heads_of_models_that_read_a_composition_are_32_wide(csp):
+    params = copy(csp.published)
+    for layer in ("multi_head_attention", "multi_head_attention_1"):
+        for name in ("query", "key", "value"):
+            params[f"{layer}/{name}"] = {"w": np.zeros((16, 256), np.float32), "b": np.zeros(256, np.float32)}
+    config = recognise(params, coord_components=5)
+    assert (config.num_heads, config.key_size) == (8, 32)
+
+
+def test_a_relative_of_these_models_is_refused(csp):
+    """A layer is missing; or the head of the space group, so that linear layers have other numbers."""
+    params = copy(csp.published)
+    del params["linear_13"]
+    with pytest.raises(CheckpointError):
+        convert(params, recognise(params, num_heads=2, coord_components=5))
     params = published_shapes(layers=1)
-    if place == "module":
-        params["g_embedding_table"] = {"w": np.zeros((230, 32), np.float32)}
-    else:
-        params["~"]["g_embedding_table"] = params["~"].pop("g_embeddings")
-    with pytest.raises(CheckpointError, match="CrystalFormer-CSP") as error:
+    params["~"]["g_embedding_table"] = params["~"].pop("g_embeddings")
+    with pytest.raises(CheckpointError, match="not CrystalFormer parameters"):
         recognise(params)
-    assert "MP-20" in error.value.hint
 
 
 def test_nothing_of_the_kind():

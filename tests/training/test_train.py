@@ -140,6 +140,13 @@ def test_the_loss_falls_and_the_run_is_complete(uninterrupted, data):
     ]
 
 
+def test_a_model_that_reads_a_composition_is_not_trained(data, tmp_path):
+    model = dataclasses.replace(TINY, composition="required")
+    with pytest.raises(UsageError, match="composition as input are not trained"):
+        train(tmp_path / "run", dataclasses.replace(RUN, model=model), data, data, Silent())
+    assert not (tmp_path / "run").exists()
+
+
 def test_learning_rate_and_gradient_norm_are_told(uninterrupted):
     lines = metrics(uninterrupted[0])
     assert all(line["train"]["grad_norm"] > 0 for line in lines)

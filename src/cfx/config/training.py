@@ -22,6 +22,10 @@ class ModelConfig(Config):
     position: Literal["rotary", "absolute"] = option(
         "rotary", "How a token knows its place: rotary (Alex-20 and its fine-tuned models) or absolute (MP-20)."
     )
+    composition: Literal["none", "required", "optional"] = option(
+        "none",
+        "Whether the composition is an input: none, required (CrystalFormer-CSP) or optional (CrystalFormer 0.6).",
+    )
     num_frequencies: int = size(5, "Fourier frequencies of a coordinate (Nf).")
     coord_components: int = size(16, "Von Mises components of a coordinate (Kx).")
     lattice_components: int = size(4, "Gaussian components of the lattice (Kl).")
@@ -43,6 +47,11 @@ class ModelConfig(Config):
             raise UsageError(f"rotary positions need an even key size, not {self.key_size}")
         if self.output_size < max(self.num_letters, 3 * self.coord_components):
             raise UsageError("the output row is too narrow for its heads; use fewer components, or more species")
+
+    @property
+    def condition_size(self) -> int:
+        """Width of what joins every token: the embedding of the space group, after that of a composition if any."""
+        return self.embed_size * (1 if self.composition == "none" else 2)
 
     @property
     def output_size(self) -> int:

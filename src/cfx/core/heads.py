@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from cfx.config import ModelConfig
 from cfx.core import AnyArray
+from cfx.core.composition import elements_of
 from cfx.core.symmetry import symmetry_table
 
 
@@ -70,11 +71,24 @@ def next_letter_logits(
 
 
 def species_logits(
-    row: Float[AnyArray, "... output_size"], letter: Int[AnyArray, "..."], num_species: int
+    row: Float[AnyArray, "... output_size"],
+    letter: Int[AnyArray, "..."],
+    num_species: int,
+    composition: Float[AnyArray, "... S"] | None = None,
 ) -> Float[Array, "... S"]:
-    """Log-probabilities of a site's species, from the row after the letter: the pad exactly on a pad."""
+    """Log-probabilities of a site's species, from the row after the letter: the pad exactly on a pad.
+
+    Args:
+        row: of the network, after the site's letter.
+        letter: of that site.
+        num_species: atomic numbers, pad included.
+        composition: if the network has one as input, only its elements are possible.
+    """
     is_pad = jnp.arange(num_species) == 0
-    return normalise(row[..., :num_species], is_pad == (letter == 0)[..., None])
+    mask = is_pad == (letter == 0)[..., None]
+    if composition is not None:
+        mask &= is_pad | elements_of(composition)
+    return normalise(row[..., :num_species], mask)
 
 
 def coordinate_mixture(row: Float[AnyArray, "... output_size"], config: ModelConfig) -> VonMisesMixture:

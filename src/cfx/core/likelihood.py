@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from cfx.config import ModelConfig
 from cfx.core import AnyArray, Params, heads, lattice, network
 from cfx.core.batches import num_tokens
+from cfx.core.composition import compositions
 from cfx.core.crystal import CrystalBatch
 from cfx.core.symmetry import symmetry_table
 
@@ -48,10 +49,12 @@ class OutputRows(NamedTuple):
     Attributes:
         first: for the first letter.
         rows: T = 5 N - 4 of them; row 5 i follows the letter of slot i.
+        composition: what the network was told, if it has a composition as input.
     """
 
     first: Float[Array, "B W"]
     rows: Float[Array, "B T output_size"]
+    composition: Float[Array, "B S"] | None = None
 
     def after(self, kind: str) -> Float[Array, "B slots output_size"]:
         """Rows after the tokens of a kind: N after letters, N - 1 after others, which the last slot does not have."""
@@ -62,6 +65,11 @@ class OutputRows(NamedTuple):
         """Rows after the letter of the first pad, which predict the lattice."""
         return jnp.take_along_axis(self.after("letter"), batch.num_sites[:, None, None], axis=1)[:, 0]
 
+    def species_logits(self, batch: CrystalBatch, num_species: int) -> Float[Array, "B N S"]:
+        """Log-probabilities of the species of all slots."""
+        told = None if self.composition is None else self.composition[:, None]
+        return heads.species_logits(self.after("letter"), batch.wyckoff, num_species, told)
+
 
 def output_rows(
     params: Params,
@@ -69,29 +77,61 @@ def output_rows(
     batch: CrystalBatch,
     rng_key: Key[Array, ""] | None = None,
     dropout: network.Dropout = network.NO_DROPOUT,
+    composition: Float[AnyArray, "*B S"] | None = None,
 ) -> OutputRows:
     """Raw output rows of a batch whose crystals leave their last slot to a pad.
 
     The tokens after the last slot's letter predict nothing that is used, and are not computed.
+
+    Args:
+        batch: B crystals.
+        dropout: rates.
+        composition: what the network is told, if it has a composition as input: by default each crystal's own.
     """
-    return _forward(config, batch, dropout).apply(params, rng_key)
+    return hk.transform(lambda: _forward(config, batch, dropout, composition)).apply(params, rng_key)
 
 
-def _forward(config: ModelConfig, batch: CrystalBatch, dropout: network.Dropout) -> hk.Transformed:
-    def forward():
-        tokens = network.embed_sites(
-            config, batch.space_group, batch.wyckoff, batch.multiplicity, batch.species, batch.frac_coords
-        )[:, : num_tokens(batch.num_slots)]
-        return OutputRows(network.first_letter(config, batch.space_group), network.transformer(config, tokens, dropout))
+def _forward(
+    config: ModelConfig, batch: CrystalBatch, dropout: network.Dropout, composition: Float[AnyArray, "*B S"] | None
+) -> OutputRows:
+    told = _told(config, batch, composition)
+    tokens = network.embed_sites(
+        config, batch.space_group, batch.wyckoff, batch.multiplicity, batch.species, batch.frac_coords, told
+    )[:, : num_tokens(batch.num_slots)]
+    first = network.first_letter(config, batch.space_group, told)
+    return OutputRows(first, network.transformer(config, tokens, dropout), told)
 
-    return hk.transform(forward)
+
+def _told(
+    config: ModelConfig, batch: CrystalBatch, composition: Float[AnyArray, "*B S"] | None
+) -> Float[Array, "B S"] | None:
+    """The compositions that the network is told of, if any."""
+    if config.composition == "none":
+        return None
+    if composition is None:
+        return compositions(batch, config.num_species)
+    return jnp.broadcast_to(jnp.asarray(composition), (len(batch), config.num_species))
+
+
+def space_group_log_prob(
+    params: Params, config: ModelConfig, composition: Float[AnyArray, "B S"]
+) -> Float[Array, "B 230"]:
+    """log p(space group | composition) of a model that has a composition as input, nats, for groups 1 to 230."""
+    raw = hk.transform(lambda: network.space_group(config, composition)).apply(params, None)
+    return jax.nn.log_softmax(raw)
 
 
 def init_params(config: ModelConfig, rng_key: Key[Array, ""]) -> Params:
     """Random weights of a network."""
     one = jnp.ones((1, 2), jnp.int32)
     batch = CrystalBatch(one[:, 0], jnp.ones((1, 6)), jnp.zeros((1, 2, 3)), one, one)
-    return jax.jit(_forward(config, batch, network.NO_DROPOUT).init)(rng_key)
+
+    def everything() -> None:
+        rows = _forward(config, batch, network.NO_DROPOUT, None)
+        if rows.composition is not None:
+            network.space_group(config, rows.composition)
+
+    return jax.jit(hk.transform(everything).init)(rng_key)
 
 
 def log_prob(
@@ -100,20 +140,21 @@ def log_prob(
     batch: CrystalBatch,
     rng_key: Key[Array, ""] | None = None,
     dropout: network.Dropout = network.NO_DROPOUT,
+    composition: Float[AnyArray, "*B S"] | None = None,
 ) -> LogProb:
-    """Published log-probability of each crystal, nats.
+    """Published log-probability of each crystal in its space group, nats.
 
     Args:
         batch: B crystals; the last slot of each must be a pad.
         dropout: rates; none outside training.
+        composition: what it is given, if the model has a composition as input: by default each crystal's own.
     """
-    raw = output_rows(params, config, batch, rng_key, dropout)
-    species_logits = heads.species_logits(raw.after("letter"), batch.wyckoff, config.num_species)
+    raw = output_rows(params, config, batch, rng_key, dropout, composition)
     free = jnp.asarray(symmetry_table().free_mask)[batch.space_group[:, None] - 1, batch.wyckoff]
     model_frame = lattice.to_model_frame(batch.lattice, batch.num_atoms, jnp)
     return LogProb(
         wyckoff=_letters_log_prob(raw, config, batch),
-        species=pick(species_logits, batch.species).sum(1),
+        species=pick(raw.species_logits(batch, config.num_species), batch.species).sum(1),
         coords=coords_log_prob(raw, config, batch, free),
         lattice=lattice_log_prob(heads.lattice_mixture(raw.for_lattice(batch), config), model_frame, batch.space_group),
     )

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, Shaped
 
 from cfx.config import ModelConfig
 from cfx.core import AnyArray, Params
+from cfx.core.composition import is_given
 from cfx.errors import CheckpointError
 
 TOKEN_KINDS = ("letter", "species", "x", "y", "z")
@@ -41,9 +42,18 @@ class Dropout(NamedTuple):
 NO_DROPOUT = Dropout()
 
 
-def first_letter(config: ModelConfig, space_group: Int[AnyArray, " B"]) -> Float[Array, "B W"]:
-    """Raw logits of the first letter; they come from the space group alone."""
-    hidden = jax.nn.gelu(_linear(config.first_hidden, "first_hidden")(_group_embedding(config, space_group)))
+def space_group(config: ModelConfig, composition: Float[AnyArray, "B S"]) -> Float[Array, "B 230"]:
+    """Raw logits of the space group of a composition (2512.18251), for models that have one as input."""
+    hidden = jax.nn.gelu(_linear(config.first_hidden, "group_hidden")(_composition_embedding(config, composition)))
+    return _linear(230, "group_output")(hidden, precision=EXACT)
+
+
+def first_letter(
+    config: ModelConfig, space_group: Int[AnyArray, " B"], composition: Float[AnyArray, "*B S"] | None = None
+) -> Float[Array, "B W"]:
+    """Raw logits of the first letter; they come from the space group and the composition alone."""
+    condition = _condition(config, space_group, composition)
+    hidden = jax.nn.gelu(_linear(config.first_hidden, "first_hidden")(condition))
     return _linear(config.num_letters, "first_output")(hidden, precision=EXACT)
 
 
@@ -53,6 +63,7 @@ def embed_token(
     space_group: Int[AnyArray, "..."],
     value: Shaped[AnyArray, "..."],
     multiplicity: Int[AnyArray, "..."] | None = None,
+    composition: Float[AnyArray, "... S"] | None = None,
 ) -> Float[Array, "... D"]:
     """Tokens of one kind, embedded.
 
@@ -61,16 +72,17 @@ def embed_token(
         space_group: 1 to 230, broadcast to `value`.
         value: letter, atomic number or fractional coordinate.
         multiplicity: of the letter; for letters only.
+        composition: broadcast to `value`; see `core.composition`. Only for models that have one as input.
     """
-    group = _group_embedding(config, jnp.broadcast_to(space_group, value.shape))
+    condition = _condition(config, jnp.broadcast_to(space_group, value.shape), composition)
     if multiplicity is not None:
         table = _embedding("letter", config.num_letters, config.embed_size)
-        features = [table[value], multiplicity[..., None].astype(group.dtype)]
+        features = [table[value], multiplicity[..., None].astype(condition.dtype)]
     elif kind == "species":
         features = [_embedding("species", config.num_species, config.embed_size)[value]]
     else:
         features = [fourier_features(value, config.num_frequencies)]
-    return _linear(config.model_size, f"token_{kind}")(jnp.concatenate([group, *features], axis=-1))
+    return _linear(config.model_size, f"token_{kind}")(jnp.concatenate([condition, *features], axis=-1))
 
 
 def embed_sites(
@@ -80,13 +92,14 @@ def embed_sites(
     multiplicity: Int[AnyArray, "B N"],
     species: Int[AnyArray, "B N"],
     coords: Float[AnyArray, "B N 3"],
+    composition: Float[AnyArray, "B S"] | None = None,
 ) -> Float[Array, "B T D"]:
     """Embeds all tokens of whole crystals, T = 5 N."""
-    group = space_group[:, None]
+    group, told = space_group[:, None], None if composition is None else composition[:, None]
     tokens = [
-        embed_token(config, "letter", group, letter, multiplicity),
-        embed_token(config, "species", group, species),
-        *(embed_token(config, kind, group, coords[..., i]) for i, kind in enumerate("xyz")),
+        embed_token(config, "letter", group, letter, multiplicity, told),
+        embed_token(config, "species", group, species, composition=told),
+        *(embed_token(config, kind, group, coords[..., i], composition=told) for i, kind in enumerate("xyz")),
     ]
     stacked = jnp.stack(tokens, axis=2)
     return stacked.reshape(stacked.shape[0], -1, stacked.shape[-1])
@@ -190,9 +203,14 @@ def parameter_shapes(config: ModelConfig) -> dict[tuple[str, str], tuple[int, ..
     }
     if config.position == "absolute":
         shapes["~", "position"] = (TOKENS_PER_SITE * config.n_max, size)
-    linears = {"first_hidden": (embed, config.first_hidden), "first_output": (config.first_hidden, config.num_letters)}
-    linears |= {"token_letter": (2 * embed + 1, size), "token_species": (2 * embed, size)}
-    linears |= {f"token_{axis}": (embed + features, size) for axis in "xyz"}
+    condition, first = config.condition_size, config.first_hidden
+    linears = {"first_hidden": (condition, first), "first_output": (first, config.num_letters)}
+    if config.composition != "none":
+        linears |= {"group_hidden": (embed, first), "group_output": (first, 230)}
+    if config.composition == "optional":
+        shapes["~", "no_composition"] = (embed,)
+    linears |= {"token_letter": (condition + embed + 1, size), "token_species": (condition + embed, size)}
+    linears |= {f"token_{axis}": (condition + features, size) for axis in "xyz"}
     linears |= {"output": (size, config.output_size)}
     for name, shape in linears.items():
         shapes |= {(name, "w"): shape, (name, "b"): shape[1:]}
@@ -252,8 +270,27 @@ def _embedding(name: str, rows: int, size: int) -> Float[Array, "{rows} {size}"]
     return hk.get_parameter(name, [rows, size], init=hk.initializers.TruncatedNormal(0.02))
 
 
-def _group_embedding(config: ModelConfig, space_group: Int[AnyArray, "..."]) -> Float[Array, "... embed_size"]:
-    return _embedding("space_group", 230, config.embed_size)[space_group - 1]
+def _condition(
+    config: ModelConfig, space_group: Int[AnyArray, "..."], composition: Float[AnyArray, "... S"] | None
+) -> Float[Array, "... condition_size"]:
+    """What joins every token: the embedding of the space group, after that of the composition if that is an input."""
+    group = _embedding("space_group", 230, config.embed_size)[space_group - 1]
+    if composition is None:
+        return group
+    told = _composition_embedding(config, composition)
+    return jnp.concatenate([jnp.broadcast_to(told, group.shape), group], axis=-1)
+
+
+def _composition_embedding(
+    config: ModelConfig, composition: Float[AnyArray, "... S"]
+) -> Float[Array, "... embed_size"]:
+    """The sum of the embeddings of a formula unit's atoms; one of its own where no composition is given."""
+    table = _embedding("species", config.num_species, config.embed_size)
+    atoms = jnp.matmul(jnp.asarray(composition, table.dtype), table, precision=EXACT)
+    if config.composition != "optional":
+        return atoms
+    nothing = hk.get_parameter("no_composition", [config.embed_size], init=hk.initializers.TruncatedNormal(0.02))
+    return jnp.where(is_given(composition), atoms, nothing)
 
 
 def _linear(size: int, name: str) -> hk.Linear:

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -57,12 +57,19 @@ def _arrays(module: Any) -> dict[str, np.ndarray] | None:
     return named if floats else None
 
 
+HEAD_WIDTHS = {"none": 64, "required": 32, "optional": 32}
+"""Width of an attention head in the published models, by what they do with a composition."""
+
+NO_COMPOSITION = ("c_embedding_uncond", "c_embedding_unconditional")
+"""Names of the embedding that CrystalFormer 0.6 has for no composition."""
+
+
 def recognise(params: Params, num_heads: int | None = None, **sizes: Any) -> ModelConfig:
     """The architecture of published parameters, read off their shapes.
 
     Args:
         params: by published module names.
-        num_heads: attention heads; by default they are 64 wide.
+        num_heads: attention heads; by default they are 64 wide, or 32 in models that have a composition as input.
         **sizes: what shapes cannot tell: coord_components (16), n_max (21, where positions are rotary) and
             sigma_min (1e-3).
 
@@ -70,19 +77,16 @@ def recognise(params: Params, num_heads: int | None = None, **sizes: Any) -> Mod
         CheckpointError: for another family of models.
     """
     embeddings = params.get("~", {})
-    if any("g_embedding_table" in name for module, arrays in params.items() for name in (module, *arrays)):
-        raise CheckpointError(
-            "this is a CrystalFormer-CSP checkpoint, which is a different family of models",
-            "cfx loads CrystalFormer (MP-20, Alex-20) and CrystalFormer-RL checkpoints",
-        )
+    composition = _composition(embeddings)
+    first, suffix = _naming(composition)
     try:
-        embed_size = embeddings["g_embeddings"].shape[1]
-        num_species = embeddings["a_embeddings"].shape[0]
-        model_size = params["linear_2"]["w"].shape[1]
+        num_species, embed_size = embeddings[f"a_{suffix}"].shape
+        condition = embed_size * (1 if composition == "none" else 2)
+        model_size = params[f"linear_{first + 2}"]["w"].shape[1]
         width = params["multi_head_attention/query"]["w"].shape[1]
         blocks = {name.split("/")[0] for name in params if re.match(r"multi_head_attention(_[1-9]\d*)?/", name)}
         num_layers = len(blocks)
-        heads = num_heads or max(width // 64, 1)
+        heads = num_heads or max(width // HEAD_WIDTHS[composition], 1)
         if width % heads:
             raise CheckpointError(f"{heads} heads do not divide the {width} columns of a query")
         positions = embeddings.get("positional_embeddings")
@@ -90,8 +94,9 @@ def recognise(params: Params, num_heads: int | None = None, **sizes: Any) -> Mod
             sizes = {"n_max": positions.shape[0] // 5} | sizes
         return ModelConfig(
             position="rotary" if positions is None else "absolute",
-            num_frequencies=(params["linear_4"]["w"].shape[0] - embed_size) // 2,
-            lattice_components=(params[f"linear_{7 + 2 * num_layers}"]["b"].shape[0] - num_species) // 13,
+            composition=composition,
+            num_frequencies=(params[f"linear_{first + 4}"]["w"].shape[0] - condition) // 2,
+            lattice_components=(params[f"linear_{first + 7 + 2 * num_layers}"]["b"].shape[0] - num_species) // 13,
             first_hidden=params["linear"]["w"].shape[1],
             num_layers=num_layers,
             num_heads=heads,
@@ -99,14 +104,27 @@ def recognise(params: Params, num_heads: int | None = None, **sizes: Any) -> Mod
             model_size=model_size,
             embed_size=embed_size,
             num_species=num_species,
-            num_letters=embeddings["w_embeddings"].shape[0],
-            widening=params["linear_7"]["w"].shape[1] // model_size,
+            num_letters=embeddings[f"w_{suffix}"].shape[0],
+            widening=params[f"linear_{first + 7}"]["w"].shape[1] // model_size,
             **sizes,
         )
-    except (KeyError, IndexError, TypeError, ZeroDivisionError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"not CrystalFormer parameters: {error} is missing or unknown") from error
     except UsageError as error:
         raise CheckpointError(f"not CrystalFormer parameters: {error.message}") from error
+
+
+def _composition(embeddings: dict[str, np.ndarray]) -> Literal["none", "required", "optional"]:
+    """What published parameters do with a composition; the models that read one call their embeddings tables."""
+    if "g_embedding_table" not in embeddings:
+        return "none"
+    return "optional" if any(name in embeddings for name in NO_COMPOSITION) else "required"
+
+
+def _naming(composition: str) -> tuple[int, str]:
+    """The number of the linear layer that the first letter starts with, and the suffix of the embeddings."""
+    # Haiku numbers layers in order of their calls; the head of the space group comes before all others.
+    return (0, "embeddings") if composition == "none" else (2, "embedding_table")
 
 
 def convert(params: Params, config: ModelConfig) -> Params:
@@ -132,16 +150,17 @@ def _rename(params: Params, config: ModelConfig) -> Params:
         left.remove((module, name))
         return params[module][name]
 
-    def stack(kind: str, suffix: str, name: str, first: int = 0, step: int = 1) -> np.ndarray:
-        numbers = [first + step * layer for layer in range(config.num_layers)]
+    def stack(kind: str, suffix: str, name: str, start: int = 0, step: int = 1) -> np.ndarray:
+        numbers = [start + step * layer for layer in range(config.num_layers)]
         return np.stack([take(f"{kind}_{i}{suffix}" if i else f"{kind}{suffix}", name) for i in numbers])
 
+    first, table = _naming(config.composition)
     heads = (config.num_layers, config.model_size, config.num_heads, config.key_size)
     ours = {
         "~": {
-            "space_group": take("~", "g_embeddings"),
-            "letter": take("~", "w_embeddings"),
-            "species": take("~", "a_embeddings"),
+            "space_group": take("~", f"g_{table}"),
+            "letter": take("~", f"w_{table}"),
+            "species": take("~", f"a_{table}"),
         },
         "blocks/block": {
             "value_w": stack("multi_head_attention", "/value", "w").reshape(heads),
@@ -150,16 +169,22 @@ def _rename(params: Params, config: ModelConfig) -> Params:
     }
     if config.position == "absolute":
         ours["~"]["position"] = take("~", "positional_embeddings")
-    linears = {"first_hidden": "linear", "first_output": "linear_1"}
-    linears |= {f"token_{kind}": f"linear_{2 + i}" for i, kind in enumerate(("letter", "species", "x", "y", "z"))}
-    linears |= {"output": f"linear_{7 + 2 * config.num_layers}"}
-    for name, theirs in linears.items():
-        ours[name] = {part: take(theirs, part) for part in ("w", "b")}
+    if config.composition == "optional":
+        ours["~"]["no_composition"] = take(
+            "~", next((name for name in NO_COMPOSITION if ("~", name) in left), NO_COMPOSITION[0])
+        )
+    linears = {"first_hidden": first, "first_output": first + 1}
+    if config.composition != "none":
+        linears |= {"group_hidden": 0, "group_output": 1}
+    linears |= {f"token_{kind}": first + 2 + i for i, kind in enumerate(("letter", "species", "x", "y", "z"))}
+    linears |= {"output": first + 7 + 2 * config.num_layers}
+    for name, number in linears.items():
+        ours[name] = {part: take(f"linear_{number}" if number else "linear", part) for part in ("w", "b")}
     ours["final_norm"] = {part: take(f"layer_norm_{2 * config.num_layers}", part) for part in ("scale", "offset")}
     for name, theirs in {"query": "/query", "key": "/key", "attention_output": "/linear"}.items():
         ours[f"blocks/block/{name}"] = {part: stack("multi_head_attention", theirs, part) for part in ("w", "b")}
     for i, name in enumerate(("mlp_hidden", "mlp_output")):
-        ours[f"blocks/block/{name}"] = {part: stack("linear", "", part, 7 + i, 2) for part in ("w", "b")}
+        ours[f"blocks/block/{name}"] = {part: stack("linear", "", part, first + 7 + i, 2) for part in ("w", "b")}
     for i, name in enumerate(("attention_norm", "mlp_norm")):
         ours[f"blocks/block/{name}"] = {part: stack("layer_norm", "", part, i, 2) for part in ("scale", "offset")}
     if left:

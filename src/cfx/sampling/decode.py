@@ -114,7 +114,8 @@ def start(
     slots = idle_slots(config, len(number), 1)
     slots = dataclasses.replace(slots, keys=jax.random.key_data(keys), age=jnp.zeros_like(slots.age))
     slots = _set(slots, crystals={"space_group": space_group})
-    raw = hk.transform(lambda: network.first_letter(config, space_group)).apply(weights.params, None)
+    told = policy.composition
+    raw = hk.transform(lambda: network.first_letter(config, space_group, told)).apply(weights.params, None)
     log_probs = heads.first_letter_logits(raw, space_group)
     slots, token = _take_letter(weights, config, policy, _token_keys(slots), log_probs, slots)
     return _show(weights, config, slots, token)
@@ -237,13 +238,13 @@ def _take_letter(
         {"wyckoff": drawn.policy_log_prob.wyckoff + pick(allowed, letter)},
     )
     multiplicity = jnp.asarray(symmetry_table().multiplicity)[group - 1, letter]
-    return slots, _embed(weights, config, "letter", group, letter, multiplicity)
+    return slots, _embed(weights, config, policy, "letter", group, letter, multiplicity)
 
 
 def _draw_species(weights: Weights, config: ModelConfig, policy: Policy, keys: Key[Array, " B"], slots: Slots) -> Told:
     drawn, crystals, here = slots.drawn, slots.drawn.crystals, _here(config, slots)
     letter = _at(here, crystals.wyckoff)
-    log_probs = heads.species_logits(slots.row, letter, config.num_species)
+    log_probs = heads.species_logits(slots.row, letter, config.num_species, policy.composition)
     # The site has its letter and no species yet: it is the slot that the prefix ends before.
     before = prefix(dataclasses.replace(crystals, wyckoff=jnp.where(here, 0, crystals.wyckoff)), config.num_species)
     allowed = distributions.restrict_species(policy, log_probs, crystals, before, letter)
@@ -254,7 +255,7 @@ def _draw_species(weights: Weights, config: ModelConfig, policy: Policy, keys: K
         {"species": drawn.log_prob.species + pick(log_probs, species)},
         {"species": drawn.policy_log_prob.species + pick(allowed, species)},
     )
-    return slots, _embed(weights, config, "species", crystals.space_group, species)
+    return slots, _embed(weights, config, policy, "species", crystals.space_group, species)
 
 
 def _draw_coordinate(
@@ -289,18 +290,20 @@ def _draw_coordinate(
     params = weights.params
     of_axis = jax.tree.map(lambda *each: jnp.stack(each)[axis], *(params[f"token_{name}"] for name in "xyz"))
     stand_in = weights._replace(params={**params, "token_x": of_axis})
-    return slots, _embed(stand_in, config, "x", group, value)
+    return slots, _embed(stand_in, config, policy, "x", group, value)
 
 
 def _embed(
     weights: Weights,
     config: ModelConfig,
+    policy: Policy,
     kind: str,
     space_group: Int[Array, " B"],
     value: Shaped[Array, " B"],
     multiplicity: Int[Array, " B"] | None = None,
 ) -> Float[Array, "B D"]:
-    embed = hk.transform(lambda: network.embed_token(config, kind, space_group, value, multiplicity))
+    told = policy.composition
+    embed = hk.transform(lambda: network.embed_token(config, kind, space_group, value, multiplicity, told))
     return embed.apply(weights.params, None)
 
 

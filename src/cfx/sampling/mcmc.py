@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer, Key
 
 from cfx.config import ModelConfig
-from cfx.core import Params, heads, lattice
+from cfx.core import AnyArray, Params, heads, lattice
 from cfx.core.batches import bucket_slots
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import log_prob, output_rows
@@ -69,17 +69,19 @@ class Target(NamedTuple):
         params: of the network.
         constraints: of the request.
         sharpness: of the request; top-p is left out, since it depends on the order of draws.
+        composition: what the network is told, if it has a composition as input.
     """
 
     params: Params
     constraints: Constraints
     sharpness: Sharpness
+    composition: Float[AnyArray, " S"] | None = None
 
 
 def _policy(target: Target, config: ModelConfig) -> Policy:
     """The model at the request's temperature and bias, without its masks."""
     free = dataclasses.replace(unconstrained(config), species_bias=target.constraints.species_bias)
-    return Policy(free, Sharpness(target.sharpness.temperature, 1.0))
+    return Policy(free, Sharpness(target.sharpness.temperature, 1.0), target.composition)
 
 
 def _log_target(target: Target, config: ModelConfig, crystals: CrystalBatch) -> Float[Array, " B"]:
@@ -177,15 +179,16 @@ def _run(
     start = (init(target, config, crystals), jnp.zeros(len(crystals)))
     state, accepted = jax.lax.fori_loop(0, num_steps, body, start)
     crystals = _redraw_lattice(target, config, distributions.fold_each(keys, num_steps), state.crystals)
-    in_force = Policy(target.constraints, Sharpness(target.sharpness.temperature, 1.0))
+    in_force = Policy(target.constraints, Sharpness(target.sharpness.temperature, 1.0), target.composition)
     parts = distributions.policy_log_prob(target.params, config, crystals, in_force)
-    return Drawn(crystals, log_prob(target.params, config, crystals), parts), accepted / num_steps
+    published = log_prob(target.params, config, crystals, composition=target.composition)
+    return Drawn(crystals, published, parts), accepted / num_steps
 
 
 def _redraw_lattice(
     target: Target, config: ModelConfig, keys: Key[Array, " B"], crystals: CrystalBatch
 ) -> CrystalBatch:
-    row = output_rows(target.params, config, crystals).for_lattice(crystals)
+    row = output_rows(target.params, config, crystals, composition=target.composition).for_lattice(crystals)
     mixture = distributions.sharpen_lattice(_policy(target, config), heads.lattice_mixture(row, config))
     value = lattice.to_physical_frame(distributions.draw_lattice(keys, mixture), crystals.num_atoms, jnp)
     cell = lattice.impose_family(value, crystals.space_group, jnp)

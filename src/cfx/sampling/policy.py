@@ -44,10 +44,17 @@ class Sharpness:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Policy:
-    """What a request makes of the model's distributions."""
+    """What a request makes of the model's distributions.
+
+    Attributes:
+        constraints: what is allowed.
+        sharpness: how far draws leave the model.
+        composition: what the network is told, if it has a composition as input.
+    """
 
     constraints: Constraints
     sharpness: Sharpness
+    composition: Float[AnyArray, " S"] | None = None
 
 
 def restrict_letters(
@@ -139,7 +146,7 @@ def policy_log_prob(params: Params, config: ModelConfig, batch: CrystalBatch, po
         batch: B crystals as drawn; the last slot of each is a pad.
         policy: what was in force.
     """
-    constraints, raw = policy.constraints, output_rows(params, config, batch)
+    constraints, raw = policy.constraints, output_rows(params, config, batch, composition=policy.composition)
     before, group = prefixes(batch, config.num_species), batch.space_group
     following = heads.next_letter_logits(raw.after("z"), group[:, None], batch.wyckoff[:, :-1], config.num_letters)
     first = heads.first_letter_logits(raw.first, group)
@@ -148,7 +155,7 @@ def policy_log_prob(params: Params, config: ModelConfig, batch: CrystalBatch, po
     )
     num_drawn = batch.num_sites + 1  # letters: those of the sites, and the first pad
     is_drawn = jnp.arange(batch.num_slots) < num_drawn[:, None]
-    species_logits = heads.species_logits(raw.after("letter"), batch.wyckoff, config.num_species)
+    species_logits = raw.species_logits(batch, config.num_species)
     species_log_probs = restrict_species(policy, species_logits, batch, before, batch.wyckoff)
     drawn_coords = jnp.asarray(symmetry_table().drawn_mask)[group[:, None] - 1, batch.wyckoff]
     drawn_coords &= ~_keeps(constraints, "keep_coords")

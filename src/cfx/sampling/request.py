@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from cfx.config import ModelConfig, SampleConfig, Template
+from cfx.core.composition import composition_vector
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, symmetry_table
 from cfx.errors import UsageError
@@ -57,8 +58,21 @@ def prepare(request: SampleConfig, config: ModelConfig) -> PreparedRequest:
             first += f"; {len(others)} other space group{'s' * (len(others) > 1)} cannot meet the request either"
         raise UsageError(first, _remedy(request, config, next(iter(impossible))))
     sharpness = Sharpness(np.float32(request.temperature), np.float32(request.top_p))
-    policy = Policy(unconstrained(config) if request.exact else constraints, sharpness)
+    in_force = unconstrained(config) if request.exact else constraints
+    told = None if config.composition == "none" else told_composition(request.formula, config)
+    policy = Policy(in_force, sharpness, told)
     return PreparedRequest(constraints, policy, impossible)
+
+
+def told_composition(formula: Sequence[tuple[str, int]], config: ModelConfig) -> Float[np.ndarray, " S"]:
+    """What a network is told that has a composition as input.
+
+    Raises:
+        UsageError: if there is none and the network needs one, or no such element.
+    """
+    if config.composition == "required" and not formula:
+        raise UsageError("this model makes crystals of a given composition", "give it with `formula=SrTiO3`")
+    return composition_vector({atomic_number(symbol): n for symbol, n in formula}, config.num_species)
 
 
 def _remedy(request: SampleConfig, config: ModelConfig, space_group: int) -> str:

@@ -181,7 +181,7 @@ def draw(
     policy, key = prepared.policy, request_key(request.seed)
     with jax.default_matmul_precision("float32"):
         weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)
-    target, moves = mcmc.Target(weights.params, prepared.constraints, policy.sharpness), np.zeros(2)
+    target, moves = mcmc.Target(weights.params, prepared.constraints, policy.sharpness, policy.composition), np.zeros(2)
     make = functools.partial(Decoder, weights, config, policy, key)
     decoders = Decoders(make, len(request.numbers), request.batch_size)
     for jobs, drawn in decoders.work(ledger):

@@ -71,11 +71,18 @@ def train(
         start: the model of `config.start`; not needed to resume.
 
     Raises:
-        UsageError: if `run` exists and `resume` is False, or was made with other settings.
+        UsageError: if `run` exists and `resume` is False, or was made with other settings; or if the model has a
+            composition as input.
         NumericsError: if the loss is no longer finite, or above MOST_LOSS.
         OutputError: if the last checkpoint cannot be written.
         Interrupted: after a signal, once the work is saved.
     """
+    architecture = start.config if start else config.model
+    if architecture is not None and architecture.composition != "none":
+        raise UsageError(
+            "models that have a composition as input are not trained: their head of space groups would not learn",
+            "choose `composition=none`, or another model to start from",
+        )
     loop = _Training(run, config, data, validation, reporter, start)
     with loop.files.sole_writer() if loop.devices.writes else nullcontext():
         return loop.execute(resume)

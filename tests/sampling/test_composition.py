@@ -1,0 +1,86 @@
+"""Drawing from a model that has a composition as input: it is told the formula of the request."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from cfx.config import SampleConfig
+from cfx.core.composition import composition_vector
+from cfx.core.likelihood import LogProb
+from cfx.errors import UsageError
+from cfx.model import Model
+from cfx.sampling.decode import Drawn
+from cfx.sampling.request import prepare
+
+SALT = (("Na", 2), ("Cl", 2))
+REQUEST = SampleConfig(space_groups=(225, 216, 1), formula=SALT, n=12, seed=1, max_atoms=16, keep_invalid=True)
+
+
+@pytest.fixture(scope="module")
+def model(csp) -> Model:
+    """The golden model with 5 slots: quick to draw from."""
+    return Model("csp", dataclasses.replace(csp.config, n_max=5), csp.params)
+
+
+def test_the_network_is_told_the_formula(csp):
+    policy = prepare(REQUEST, csp.config).policy
+    np.testing.assert_array_equal(policy.composition, composition_vector({11: 1, 17: 1}, 119))
+
+
+def test_a_model_that_needs_a_formula_says_so(csp):
+    with pytest.raises(UsageError, match="crystals of a given composition") as error:
+        prepare(SampleConfig(space_groups=(225,)), csp.config)
+    assert "formula" in error.value.hint
+
+
+def test_a_model_that_can_do_without_is_told_nothing(csp):
+    config = dataclasses.replace(csp.config, composition="optional")
+    policy = prepare(SampleConfig(space_groups=(225,)), config).policy
+    assert not policy.composition.any()
+
+
+def test_other_models_are_told_nothing(rotary):
+    assert prepare(REQUEST, rotary.config).policy.composition is None
+    with pytest.raises(UsageError, match="does not tell the space groups"):
+        Model("rotary", rotary.config, rotary.params).space_group_log_prob(SALT)
+
+
+def test_space_groups_of_a_formula(csp):
+    found = Model("csp", csp.config, csp.params).space_group_log_prob(SALT)
+    assert found.shape == (230,)
+    assert np.exp(found).sum() == pytest.approx(1, abs=1e-5)
+    with pytest.raises(UsageError, match="given composition"):
+        Model("csp", csp.config, csp.params).space_group_log_prob()
+
+
+def draw(model: Model, request: SampleConfig) -> Drawn:
+    """All crystals of a request."""
+    batches = [Drawn(draws.crystals, draws.log_prob, draws.policy_log_prob) for draws in model.draws(request)]
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
+
+
+def assert_agree(decoded: LogProb, scored: LogProb) -> None:
+    for name, value in scored.parts().items():
+        np.testing.assert_allclose(decoded.parts()[name], value, atol=2e-3, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.integration
+def test_draws_have_the_formula_and_score_as_they_were_drawn(model):
+    """Decoder and network agree, in both log-probabilities, and what the decoder is told makes a difference."""
+    drawn = draw(model, REQUEST)
+    assert all(set(drawn.crystals.composition(row)) == {11, 17} for row in range(REQUEST.n))
+    assert_agree(drawn.log_prob, model.log_prob(drawn.crystals))
+    assert_agree(drawn.policy_log_prob, model.policy_log_prob(drawn.crystals, REQUEST))
+    others = np.where(drawn.crystals.species == 17, 9, drawn.crystals.species)
+    fluorides = model.log_prob(dataclasses.replace(drawn.crystals, species=others))
+    assert np.abs(fluorides.wyckoff - drawn.log_prob.wyckoff).max() > 1e-2
+
+
+@pytest.mark.integration
+def test_chains_are_told_the_formula(model):
+    drawn = draw(model, dataclasses.replace(REQUEST, refine=2, n=2, space_groups=(216,)))
+    assert_agree(drawn.log_prob, model.log_prob(drawn.crystals))
