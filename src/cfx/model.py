@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cfx.catalog import MODEL, find, is_hub_address, model_names
-from cfx.config import ModelConfig, SampleConfig
+from cfx.config import ModelConfig, SampleConfig, texts
 from cfx.core import likelihood
 from cfx.core.batches import scoring_batches
 from cfx.core.crystal import CrystalBatch, all_settings, concatenate, empty_batch, validate
@@ -122,12 +122,12 @@ class Model:
         """Whether the model itself tells the space groups of a composition, see `space_group_log_prob`."""
         return self.config.composition != "none"
 
-    def space_group_log_prob(self, formula: Sequence[tuple[str, int]] = ()) -> np.ndarray:
+    def space_group_log_prob(self, formula: str | Sequence[tuple[str, int]] = ()) -> np.ndarray:
         """log p(space group | composition), nats, float32 [230], by the model's own head (2512.18251).
 
         Args:
-            formula: symbols and numbers of atoms, of any number of formula units. Without one, a model that can do
-                without gives its log p(space group).
+            formula: "SrTiO3", or symbols and numbers of atoms, of any number of formula units. Without one, a model
+                that can do without gives its log p(space group).
 
         Raises:
             UsageError: if the model has no such head, needs a composition, or there is no such element.
@@ -137,7 +137,8 @@ class Model:
                 f"model {self.name} does not tell the space groups of a composition",
                 "models of the CrystalFormer-CSP family do",
             )
-        told = told_composition(formula, self.config)
+        counts = texts.formula(formula) if isinstance(formula, str) else formula
+        told = told_composition(counts, self.config)
         with jax.default_matmul_precision("float32"):
             return np.asarray(_space_group_log_prob(self.params, self.config, told[None]))[0]
 

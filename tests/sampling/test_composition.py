@@ -52,6 +52,7 @@ def test_other_models_are_told_nothing(rotary):
 def test_space_groups_of_a_formula(csp):
     found = Model("csp", csp.config, csp.params).space_group_log_prob(SALT)
     assert found.shape == (230,)
+    np.testing.assert_array_equal(Model("csp", csp.config, csp.params).space_group_log_prob("NaCl"), found)
     assert np.exp(found).sum() == pytest.approx(1, abs=1e-5)
     with pytest.raises(UsageError, match="given composition"):
         Model("csp", csp.config, csp.params).space_group_log_prob()
