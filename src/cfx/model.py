@@ -17,13 +17,15 @@ from cfx.core import likelihood
 from cfx.core.batches import scoring_batches
 from cfx.core.crystal import CrystalBatch, all_settings, concatenate, empty_batch, validate
 from cfx.core.likelihood import LogProb, init_params
+from cfx.core.prototypes import KnownPrototype
 from cfx.errors import CheckpointError, UsageError
 from cfx.fetch import models
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cfx.io.files import resource_directory
 from cfx.reporter import Reporter, Silent
-from cfx.sampling import policy, sampler
+from cfx.sampling import policy, prototypes, sampler
 from cfx.sampling.ledger import Ledger
+from cfx.sampling.prototypes import PrototypeDraws
 from cfx.sampling.request import PreparedRequest, prepare, told_composition
 from cfx.sampling.sampler import Draws, Resumed
 
@@ -92,6 +94,19 @@ class Model:
     ) -> Iterator[Draws]:
         """The crystals of a request, in order, as they are ready; see `sampling.sampler.draw`."""
         return sampler.draw(self.params, self.config, request, prepared, resumed, stop, watch)
+
+    def draw_prototypes(
+        self, known: Sequence[KnownPrototype], n_each: int = 1, seed: int = 0, **options: Any
+    ) -> PrototypeDraws:
+        """Crystals of known prototypes (`core.prototypes.prototypes_of`), as `sampling.prototypes.draw_prototypes`.
+
+        Letters and elements are those of the prototypes, coordinates and lattice the model's. `options` are its
+        temperature, top_p and min_distance.
+
+        Raises:
+            UsageError: for values out of range, or a prototype with more sites than the model draws.
+        """
+        return prototypes.draw_prototypes(self.params, self.config, known, n_each, seed, **options)
 
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.

@@ -59,6 +59,19 @@ class Prototype:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
+class Sites:
+    """Letters and species given to every crystal of a batch; row b belongs to crystal b.
+
+    Letters are in order and pads a suffix. Which of a letter's sites takes which of its species is left to the model:
+    an encoder orders these sites by their coordinates.
+    """
+
+    letters: Int[AnyArray, "B N"]
+    species: Int[AnyArray, "B N"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
 class Constraints:
     """What is allowed in the slots of a crystal; a pytree, so that one compilation serves all requests of a kind.
 
@@ -72,6 +85,7 @@ class Constraints:
         max_atoms: most atoms in the conventional cell of each space group.
         formula: an exact composition, or None.
         prototype: what is kept of a given crystal, or None.
+        sites: what each crystal of a batch is given, or None; whoever sets it takes care of the order of rows.
     """
 
     allowed_letters: Bool[AnyArray, "N W"]
@@ -82,6 +96,7 @@ class Constraints:
     max_atoms: Int[AnyArray, "230"]
     formula: Formula | None = None
     prototype: Prototype | None = None
+    sites: Sites | None = None
 
     @property
     def max_sites(self) -> Int[AnyArray, ""]:
@@ -173,7 +188,32 @@ def letter_mask(constraints: Constraints, space_group: Int[AnyArray, "..."], bef
         ends = _formula_complete(constraints.formula, before)[..., None]
         continues = _formula_choices(constraints.formula, constraints, space_group, before, letters[1:]).any(-1)
         mask &= jnp.concatenate([ends, continues], axis=-1)
+    if constraints.sites is not None:
+        mask &= letters == _given_letter(constraints.sites, before)[..., None]
     return mask
+
+
+def _given_letter(sites: Sites, before: Prefix) -> Int[Array, "..."]:
+    """The letter that each crystal is given for the slot after its prefix."""
+    crystal = jnp.arange(len(sites.letters)).reshape(-1, *[1] * (before.slot.ndim - 1))
+    return jnp.asarray(sites.letters)[crystal, before.slot]
+
+
+def _species_left(
+    sites: Sites, before: Prefix, species: Int[AnyArray, "... N"], num_species: int
+) -> Bool[Array, "... S"]:
+    """Species given to the letter of the slot after a prefix that fewer earlier sites of this letter have taken."""
+    letters, given = (
+        jnp.expand_dims(jnp.asarray(leaf), tuple(range(1, before.slot.ndim))) for leaf in (sites.letters, sites.species)
+    )
+    same_letter = letters == _given_letter(sites, before)[..., None]
+    earlier = jnp.arange(letters.shape[-1]) < before.slot[..., None]
+    numbers = jnp.arange(num_species)
+
+    def count(of: Int[AnyArray, "... N"], where: Bool[Array, "... N"]) -> Int[Array, "... S"]:
+        return ((of[..., None] == numbers) & where[..., None]).sum(-2)
+
+    return count(given, same_letter) > count(species, same_letter & earlier)
 
 
 def species_mask(
@@ -200,6 +240,8 @@ def species_mask(
         choices = _formula_choices(constraints.formula, constraints, space_group, before, letter[..., None])[..., 0, :]
         is_element = jnp.asarray(constraints.formula.species)[:, None] == numbers
         mask &= (choices[..., None] & is_element).any(-2)
+    if constraints.sites is not None:
+        mask &= _species_left(constraints.sites, before, species, len(numbers))
     return mask
 
 
@@ -274,4 +316,8 @@ def satisfied(constraints: Constraints, crystals: CrystalBatch, xp: Any = np) ->
         )[:, None]
         units = atoms.sum(1) // counts.sum()
         good &= (units > 0) & (atoms == units[:, None] * counts.sum(0)).all(1)
+    if constraints.sites is not None:
+        drawn = xp.sort(crystals.wyckoff * len(required) + species, axis=1)
+        given = constraints.sites.letters * len(required) + constraints.sites.species
+        good &= (drawn == xp.sort(xp.asarray(given), axis=1)).all(1)
     return good

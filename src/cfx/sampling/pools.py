@@ -203,7 +203,11 @@ class Decoder:
         pool.ages += TOKENS_PER_SITE
         done = np.asarray(is_finished)
         rows = [i for i in pool.taken if done[i]]
-        finished = [([pool.jobs.pop(i) for i in rows], self._finish(pool.slots, rows))] if rows else []
+        finished = (
+            [([pool.jobs.pop(i) for i in rows], finish_rows(self.config, pool.slots, rows, self.policy))]
+            if rows
+            else []
+        )
         while outgrown := pool.outgrown:
             following = self.pools[k + 1]
             if following.num_free:
@@ -212,16 +216,17 @@ class Decoder:
                 finished += self._advance(k + 1)
         return finished
 
-    def _finish(self, slots: Slots, rows: list[int]) -> Drawn:
-        """The crystals in some slots, with lattices, as numpy arrays."""
-        bare = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], slots.without_cache())
-        parts = []
-        for first in range(0, len(rows), FINISH_AT_ONCE):
-            some = jax.tree.map(lambda leaf, i=first: leaf[i : i + FINISH_AT_ONCE], bare)
-            num = len(some.age)
-            padded = jax.tree.map(
-                lambda leaf, n=num: np.pad(leaf, [(0, FINISH_AT_ONCE - n)] + [(0, 0)] * (leaf.ndim - 1)), some
-            )
-            drawn = decode.finish(self.config, padded, self.policy)
-            parts.append(jax.tree.map(lambda leaf, n=num: np.asarray(leaf)[:n], drawn))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+def finish_rows(config: ModelConfig, slots: Slots, rows: list[int], policy: Policy) -> Drawn:
+    """The crystals in some slots, with lattices, as numpy arrays."""
+    bare = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], slots.without_cache())
+    parts = []
+    for first in range(0, len(rows), FINISH_AT_ONCE):
+        some = jax.tree.map(lambda leaf, i=first: leaf[i : i + FINISH_AT_ONCE], bare)
+        num = len(some.age)
+        padded = jax.tree.map(
+            lambda leaf, n=num: np.pad(leaf, [(0, FINISH_AT_ONCE - n)] + [(0, 0)] * (leaf.ndim - 1)), some
+        )
+        drawn = decode.finish(config, padded, policy)
+        parts.append(jax.tree.map(lambda leaf, n=num: np.asarray(leaf)[:n], drawn))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

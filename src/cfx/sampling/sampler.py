@@ -211,7 +211,7 @@ def _open_ledger(request: SampleConfig, prepared: PreparedRequest, resumed: Resu
     ledger = Ledger(
         range(request.numbers.start + resumed.num_crystals, request.numbers.stop),
         space_group_of(request, prepared.impossible),
-        functools.partial(_judge, request, prepared.constraints),
+        functools.partial(judge, request, prepared.constraints),
         _Fingerprint if request.unique else None,
         request.max_attempts,
         another_group(request, prepared.impossible),
@@ -223,7 +223,7 @@ def _open_ledger(request: SampleConfig, prepared: PreparedRequest, resumed: Resu
     return ledger
 
 
-def _judge(request: SampleConfig, constraints: Constraints, drawn: Drawn) -> list[str | None]:
+def judge(request: SampleConfig, constraints: Constraints, drawn: Drawn) -> list[str | None]:
     """Reasons why draws are rejected, None for those that are accepted."""
     crystals = drawn.crystals
     finite = np.isfinite(crystals.frac_coords).all((1, 2)) & np.isfinite(crystals.lattice).all(1)
