@@ -204,6 +204,14 @@ class KnownPrototype:
     formulas: int
 
     @property
+    def occupation(self) -> Occupation:
+        """Atomic numbers with the letters (a = 1) of their sites."""
+        letters: dict[int, list[int]] = defaultdict(list)
+        for letter, symbol in zip(self.letters, self.species, strict=True):
+            letters[SYMBOLS.index(symbol)].append(LETTERS.index(letter))
+        return tuple(sorted((number, tuple(own)) for number, own in letters.items()))
+
+    @property
     def template(self) -> Template:
         """The same for `SampleConfig`, to be drawn in `space_group`; sites of one letter stay in this order."""
         return Template(letters=self.letters, species=tuple((symbol,) for symbol in self.species))

@@ -1,0 +1,289 @@
+"""How often the structure of a held-out crystal is found from its formula alone.
+
+    python benchmarks/prediction.py mp20_subset_val.csv.gz --training training.csv --records found.jsonl --json out.json
+    python benchmarks/prediction.py mp20_subset_val.csv.gz --prototypes --draws 20 --records raw.jsonl
+
+DATA is a CSV with columns material_id and cif; of its crystals those whose ids have the least CRC-32 are taken: the
+first 200, or --compounds. Each formula is given to `cfx predict` (--draws structures, --evaluations of the potential for
+each); with --prototypes only known prototypes are drawn, in the order of how often they occur, without a potential.
+
+A crystal is found if StructureMatcher matches it with one of the first 1, 5 or 20 structures of a list: with its own
+tolerances (strict: ltol 0.2, stol 0.3, angle_tol 5), and with those of crystal-structure prediction (loose: 0.3, 0.5, 10).
+Lists: by likelihood, by the energy of structures as drawn, and by energy after relaxation. Rates have Wilson intervals
+of 95 %, of all compounds and of parts: whether the prototype (`core.prototypes.prototype_key`) and whether the reduced
+formula occur in the training data. Compounds without a structure, for whatever reason, count as not found.
+
+--records is a file of JSON lines, one a compound; those that are in it are not computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pymatgen.analysis.structure_matcher import StructureMatcher
+from pymatgen.core import Structure
+from record import add_json, machine
+
+import cfx
+from cfx.cli.values import start_jax
+from cfx.config import SYMPREC, PredictConfig
+from cfx.core.crystal import CrystalBatch
+from cfx.core.elements import SYMBOLS, lowest_terms
+from cfx.core.prototypes import Occupation, occupation_of, prototype_key, prototypes_of, standard_form
+from cfx.data.dataset import load_dataset
+from cfx.errors import CfxError
+from cfx.evaluation.summary import wilson_interval
+from cfx.io.journal import JsonLines
+from cfx.reporter import Silent
+from cfx.runs.candidates import Candidate
+from cfx.runs.predict import name_of, predict
+
+MATCHERS = {
+    "strict": StructureMatcher(),
+    "loose": StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10),
+}
+FIRST = (1, 5, 20)
+SPLITS = ("prototype_known", "formula_known")
+
+
+@dataclass(frozen=True)
+class Compound:
+    """A held-out crystal.
+
+    Attributes:
+        id: of the data.
+        formula: reduced, symbol -> atoms.
+        structure: pymatgen Structure.
+        space_group: that a symmetry search finds.
+        key: of its prototype.
+        form: which elements are on which letters, whatever the setting.
+    """
+
+    id: str
+    formula: dict[str, int]
+    structure: Structure
+    space_group: int
+    key: tuple
+    form: Occupation
+
+
+def main() -> None:
+    asked = parse()
+    start_jax()
+    warnings.simplefilter("ignore")
+    model, compounds = cfx.load_model(asked.model), least_checksums(asked.data, asked.compounds)
+    keys, formulas = known(asked.training) if asked.training else (None, None)
+    done = {row["id"]: row for row in read_rows(asked.records)}
+    for compound in compounds:
+        if compound.id in done:
+            continue
+        start = time.perf_counter()
+        lists, error = structure_lists(model, compound, asked)
+        row = {
+            "id": compound.id,
+            "formula": name_of(tuple(compound.formula.items())),
+            "space_group": compound.space_group,
+            "atoms": len(compound.structure),
+            "prototype_known": None if keys is None else compound.key in keys,
+            "formula_known": None if formulas is None else tuple(sorted(compound.formula.items())) in formulas,
+            "prototype_place": prototype_place(compound),
+            "ranks": {name: ranks(compound.structure, structures) for name, structures in lists.items()},
+            "structures": {name: len(structures) for name, structures in lists.items()},
+            "error": error,
+            "seconds": round(time.perf_counter() - start, 2),
+        }
+        done[compound.id] = row
+        with asked.records.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{len(done)}/{len(compounds)} {row['formula']} {row['ranks']} {row['seconds']} s", flush=True)
+    rows = [done[compound.id] for compound in compounds]
+    figures = summary(rows)
+    print(json.dumps(figures, indent=1))
+    if asked.json:
+        files = ("data", "training", "records", "json")
+        options = {name: value for name, value in vars(asked).items() if name not in files}
+        kept = {"machine": machine(), "options": options, "figures": figures, "compounds": rows}
+        asked.json.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("data", type=Path)
+    arguments.add_argument("--training", type=Path, help="what the model learned from")
+    arguments.add_argument("--model", default="mini")
+    arguments.add_argument("--compounds", type=int, default=200)
+    arguments.add_argument("--draws", type=int, default=20)
+    arguments.add_argument("--evaluations", type=int, default=2000, help="of the potential, for a compound")
+    arguments.add_argument("--potential", default="chgnet")
+    arguments.add_argument("--no-relax", action="store_true")
+    arguments.add_argument("--prototypes", action="store_true", help="draw known prototypes only, without a potential")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--records", type=Path, required=True)
+    add_json(arguments)
+    return arguments.parse_args()
+
+
+def least_checksums(data: Path, count: int) -> list[Compound]:
+    """The crystals of least CRC-32 of their ids that cfx can encode, in that order."""
+    table = pd.read_csv(data)
+    table["checksum"] = [zlib.crc32(str(name).encode()) for name in table.material_id]
+    table = table.sort_values("checksum").head(count)
+    structures = [Structure.from_str(text, fmt="cif") for text in table.cif]
+    encoded = cfx.encode(structures)
+    for row, reason in encoded.failures:
+        print(f"left out: {table.material_id.iloc[row]}: {reason}")
+    found = []
+    for row, i in enumerate(encoded.index.tolist()):
+        group = int(encoded.batch.space_group[row])
+        form = standard_form(group, occupation_of(encoded.batch, row))
+        name, structure = str(table.material_id.iloc[i]), structures[i]
+        found.append(Compound(name, reduced(structure), structure, group, key_of(encoded.batch, row), form))
+    return found
+
+
+def reduced(structure: Structure) -> dict[str, int]:
+    """Symbol -> atoms of the reduced formula, as the formula is usually written."""
+    counts = structure.composition.reduced_composition.get_el_amt_dict()
+    return {symbol: round(count) for symbol, count in counts.items()}
+
+
+def key_of(batch: CrystalBatch, row: int) -> tuple:
+    """Of the prototype of a crystal (numpy)."""
+    return prototype_key(
+        int(batch.space_group[row]), tuple(sorted(letters for _, letters in occupation_of(batch, row)))
+    )
+
+
+def known(training: Path) -> tuple[set, set]:
+    """Prototypes and reduced formulas of the training data."""
+    batch = load_dataset(training, SYMPREC).batch
+    keys = {key_of(batch, row) for row in range(len(batch))}
+    counts = (lowest_terms(batch[row : row + 1].composition(0)) for row in range(len(batch)))
+    return keys, {tuple(sorted((SYMBOLS[number], n) for number, n in one.items())) for one in counts}
+
+
+def prototype_place(compound: Compound) -> int | None:
+    """Where the crystal stands among the known prototypes of its formula, elements in place; None: nowhere."""
+    group = compound.space_group
+    for place, one in enumerate(prototypes_of(compound.formula), start=1):
+        if one.space_group == group and standard_form(group, one.occupation) == compound.form:
+            return place
+    return None
+
+
+def read_rows(records: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a file that may end in the middle of one."""
+    if records.exists():
+        text = records.read_text()
+        complete = text[: text.rfind("\n") + 1]
+        if complete != text:
+            records.write_text(complete)
+        yield from map(json.loads, complete.splitlines())
+
+
+def structure_lists(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -> tuple[dict, str]:
+    """Lists of structures for a formula, each the best first; and why there are none, if so."""
+    try:
+        if asked.prototypes:
+            return {"likelihood": drawn_prototypes(model, compound, asked)}, ""
+        return predicted(model, compound, asked), ""
+    except CfxError as error:
+        return {}, error.message
+
+
+def drawn_prototypes(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -> list[Structure]:
+    """Draws of the likeliest prototypes, in turns if there are fewer prototypes than draws, the likeliest first."""
+    chosen = prototypes_of(compound.formula)[: asked.draws]
+    chosen = [one for one in chosen if len(one.letters) < model.config.n_max]
+    if not chosen:
+        return []
+    n_each = -(-asked.draws // len(chosen))
+    draws = model.draw_prototypes(chosen, n_each, asked.seed, min_distance=0.7)
+    best = np.argsort(-draws.log_prob.total[: asked.draws], kind="stable")
+    return draws.crystals[best].to_structures()
+
+
+def predicted(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -> dict[str, list[Structure]]:
+    """What `cfx predict` gives, and what it ranked on the way."""
+    formula = tuple(compound.formula.items())
+    config = PredictConfig(
+        draws=asked.draws,
+        seed=asked.seed,
+        potential=asked.potential,
+        budget=str(asked.evaluations),
+        relax=not asked.no_relax,
+        top=max(FIRST),
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "journal.jsonl"
+        found = predict(model, [formula], config, Silent(), JsonLines(path))
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    steps = {key: row for row in rows for key in ("candidates", "energies") if key in row}
+    drawn = [Candidate.of(one).structure for one in steps["candidates"]["candidates"]]
+    energies = steps["energies"]["energies"]
+    by_energy = sorted((energy, i) for i, energy in enumerate(energies) if energy is not None)
+    lists = {"likelihood": drawn, "energy as drawn": [drawn[i] for _, i in by_energy]}
+    return lists if asked.no_relax else {**lists, "relaxed": [one.structure for one in found]}
+
+
+def ranks(truth: Structure, structures: Sequence[Structure]) -> dict[str, int | None]:
+    """The place of the first structure that matches, from 1, by each matcher."""
+    found: dict[str, int | None] = {}
+    for name, matcher in MATCHERS.items():
+        places = (i for i, one in enumerate(structures, start=1) if matcher.fit(truth, one))
+        found[name] = next(places, None)
+    return found
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rates by list, matcher and length, of all and of parts."""
+    parts = {"all": list(rows)}
+    for split in SPLITS:
+        for value in (True, False):
+            parts[f"{split}: {'yes' if value else 'no'}"] = [row for row in rows if row[split] is value]
+    names = list(dict.fromkeys(name for row in rows for name in row["ranks"]))
+    return {
+        "compounds": len(rows),
+        "without a structure": sum(bool(row["error"]) for row in rows),
+        "median seconds": float(np.median([row["seconds"] for row in rows])),
+        "prototype among the first": {
+            str(first): rate([row["prototype_place"] for row in rows], first) for first in (*FIRST, 100, 10_000)
+        },
+        "found": {
+            part: {
+                name: {
+                    matcher: {
+                        str(first): rate([row["ranks"].get(name, {}).get(matcher) for row in some], first)
+                        for first in (*FIRST, 10_000)
+                    }
+                    for matcher in MATCHERS
+                }
+                for name in names
+            }
+            for part, some in parts.items()
+            if some
+        },
+    }
+
+
+def rate(places: Sequence[int | None], first: int) -> dict[str, Any]:
+    """How many places are among the first, with Wilson's interval of 95 %."""
+    count = sum(place is not None and place <= first for place in places)
+    low, high = wilson_interval(count, len(places))
+    return {"value": round(count / len(places), 4), "low": round(low, 4), "high": round(high, 4), "count": count}
+
+
+if __name__ == "__main__":
+    main()
