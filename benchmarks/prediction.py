@@ -4,11 +4,11 @@
     python benchmarks/prediction.py mp20_subset_val.csv.gz --prototypes --draws 20 --records raw.jsonl
 
 DATA is a CSV with columns material_id and cif; of its crystals those whose ids have the least CRC-32 are taken: the
-first 200, or --compounds. Each formula is given to `cfx predict` (--draws structures, --evaluations of the potential for
-each); with --prototypes only known prototypes are drawn, in the order of how often they occur, without a potential.
+first 200, or --compounds. Each formula is given to `cfx predict` (--draws structures, --evaluations of the potential
+for each); with --prototypes only known prototypes are drawn, in the order of how often they occur, without a potential.
 
 A crystal is found if StructureMatcher matches it with one of the first 1, 5 or 20 structures of a list: with its own
-tolerances (strict: ltol 0.2, stol 0.3, angle_tol 5), and with those of crystal-structure prediction (loose: 0.3, 0.5, 10).
+tolerances (strict: ltol 0.2, stol 0.3, angle_tol 5), or with those usual in structure prediction (loose: 0.3, 0.5, 10).
 Lists: by likelihood, by the energy of structures as drawn, and by energy after relaxation. Rates have Wilson intervals
 of 95 %, of all compounds and of parts: whether the prototype (`core.prototypes.prototype_key`) and whether the reduced
 formula occur in the training data. Compounds without a structure, for whatever reason, count as not found.
