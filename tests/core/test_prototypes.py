@@ -52,8 +52,12 @@ def test_perovskite_has_both_assignments_and_no_third():
 def test_an_exchange_that_is_a_change_of_setting_is_no_second_assignment():
     rock_salt = [one for one in prototypes_of({"Na": 1, "Cl": 1}, [225]) if one.letters == ("a", "b")]
     assert sites(rock_salt) == [("ab", "Na Cl")]
-    half_heusler = [one for one in prototypes_of({"Ni": 1, "Ti": 1, "Sn": 1}, [216]) if len(one.letters) == 3]
-    assert len(half_heusler) == 3  # what is in the middle
+    half_heusler = [one for one in prototypes_of({"Ni": 1, "Ti": 1, "Sn": 1}, [216]) if one.letters == ("a", "c", "d")]
+    assert sites(half_heusler) == [
+        ("acd", "Ni Ti Sn"),
+        ("acd", "Ti Ni Sn"),
+        ("acd", "Sn Ni Ti"),
+    ]  # what is in the middle
 
 
 @pytest.mark.parametrize("formula", [{"Sr": 1, "Ti": 1, "O": 3}, {"Li": 2, "Fe": 2, "P": 2, "O": 8}, {"Si": 4}])
