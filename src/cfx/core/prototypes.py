@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Int
 
-from cfx.config import Template
+from cfx.config import Template, texts
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS, lowest_terms
 from cfx.core.symmetry import LETTERS, settings_table, symmetry_table
@@ -218,7 +218,7 @@ class KnownPrototype:
 
 
 def prototypes_of(
-    formula: Mapping[str, int] | Iterable[tuple[str, int]],
+    formula: str | Mapping[str, int] | Iterable[tuple[str, int]],
     space_groups: Iterable[int] | None = None,
     table: PrototypeTable | None = None,
 ) -> list[KnownPrototype]:
@@ -229,12 +229,15 @@ def prototypes_of(
     the order in which the formula names the elements: cations first, as in the crystals of most databases.
 
     Args:
-        formula: symbol -> atoms, not necessarily in lowest terms.
+        formula: "SrTiO3", or symbols and numbers of atoms, of any number of formula units.
         space_groups: the only ones wanted; None for all.
         table: prototypes; by default the bundled ones.
+
+    Raises:
+        UsageError: if a text is no formula.
     """
     table = table or prototype_table()
-    counts = lowest_terms(dict(formula))
+    counts = lowest_terms(dict(texts.formula(formula) if isinstance(formula, str) else formula))
     wanted = None if space_groups is None else set(space_groups)
     found = []
     for row in table.rows_by_counts.get(tuple(sorted(counts.values())), []):

@@ -49,12 +49,12 @@ class Policy:
     Attributes:
         constraints: what is allowed.
         sharpness: how far draws leave the model.
-        composition: what the network is told, if it has a composition as input.
+        composition: what the network is told, if it has a composition as input: of all crystals, or of each.
     """
 
     constraints: Constraints
     sharpness: Sharpness
-    composition: Float[AnyArray, " S"] | None = None
+    composition: Float[AnyArray, "*B S"] | None = None
 
 
 def restrict_letters(

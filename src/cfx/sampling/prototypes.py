@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from cfx.config import ModelConfig, SampleConfig
 from cfx.core import Params
+from cfx.core.composition import composition_vector
 from cfx.core.elements import SYMBOLS
 from cfx.core.network import TOKENS_PER_SITE
 from cfx.core.prototypes import KnownPrototype
-from cfx.core.symmetry import LETTERS
+from cfx.core.symmetry import LETTERS, symmetry_table
 from cfx.errors import UsageError
 from cfx.sampling import decode, incremental
 from cfx.sampling.constraints import Sites, unconstrained
@@ -111,6 +112,16 @@ def draw_prototypes(
     return PrototypeDraws(drawn.crystals, drawn.log_prob, drawn.policy_log_prob, which)
 
 
+def _compositions(prototypes: Sequence[KnownPrototype], num_species: int) -> Float[np.ndarray, "P S"]:
+    """What a network is told of each prototype, if it has a composition as input."""
+    sizes = symmetry_table().multiplicity
+    rows = []
+    for one in prototypes:
+        counts = {number: int(sizes[one.space_group - 1, list(own)].sum()) for number, own in one.occupation}
+        rows.append(composition_vector(counts, num_species))
+    return np.array(rows, np.float32).reshape(len(rows), num_species)
+
+
 class _Batches:
     """Draws batches whose rows have prototypes of their own."""
 
@@ -127,6 +138,7 @@ class _Batches:
         self.sites = given_sites(prototypes, config.n_max)
         self.space_group = np.array([prototype.space_group for prototype in prototypes], np.int32)
         self.num_sites = (self.sites.letters > 0).sum(1)
+        self.told = None if config.composition == "none" else _compositions(prototypes, config.num_species)
         with jax.default_matmul_precision("float32"):
             self.weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)
 
@@ -139,7 +151,8 @@ class _Batches:
         own = numbers % len(self.space_group)
         plain = unconstrained(self.config)
         sites = jax.tree.map(lambda leaf: leaf[own], self.sites)
-        policy = Policy(replace(plain, sites=sites), self.sharpness)
+        told = None if self.told is None else self.told[own]
+        policy = Policy(replace(plain, sites=sites), self.sharpness, told)
         common = (self.weights, self.config)
         most = int(self.num_sites[own].max())
         capacity = next((sites for sites, _ in POOL_SITES if most <= sites), self.config.n_max - 1)
