@@ -6,10 +6,15 @@ import json
 
 import numpy as np
 import pytest
+from pymatgen.core import Lattice, Structure
 
 from cfx.config import RLConfig
+from cfx.data.dataset import encode
+from cfx.evaluation.validity import CLASSES, composition_validity
+from cfx.rl import reinforce
 from cfx.rl.rollout import PRIOR, Baseline
 
+KINDS = ["charge-neutral", "intermetallic", "element"]
 GROUPS = np.array([225, 225, 1, 1, 1, 1])
 
 
@@ -25,9 +30,10 @@ def test_the_mean_of_the_batch():
     np.testing.assert_allclose(baseline.update(np.array([4.0, 6.0]), np.array([1, 2])), 5)
 
 
-def test_a_group_is_held_against_itself_once_it_is_known():
+@pytest.mark.parametrize("kind", ["group", "class"])
+def test_a_group_is_held_against_itself_once_it_is_known(kind):
     rng = np.random.default_rng(0)
-    baseline = Baseline(RLConfig(baseline="group"))
+    baseline = Baseline(RLConfig(baseline=kind))
     for _ in range(100):
         found = baseline.update(np.where(GROUPS == 225, 0.0, -1.0) + rng.normal(0, 0.1, 6), GROUPS)
     mean = baseline.mean
@@ -42,6 +48,17 @@ def test_a_group_that_is_new_is_drawn_towards_all():
     baseline.update(np.zeros(100), np.full(100, 225))
     found = baseline.update(np.array([-1.0]), np.array([5]))
     assert found[0] == pytest.approx((-1 + PRIOR * baseline.mean) / (1 + PRIOR))
+
+
+def rock_salt(first: str, second: str) -> Structure:
+    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.6), [first, second], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def test_classes_are_those_of_an_evaluation():
+    crystals = encode([rock_salt("Na", "Cl"), rock_salt("Yb", "Ni"), rock_salt("Na", "Na")], n_max=5).batch
+    assert [CLASSES[place] for place in reinforce._classes(crystals)] == KINDS
+    told = composition_validity(crystals.to_structures())
+    assert [one.kind for one in told] == KINDS
 
 
 def test_what_is_saved_is_all_there_is():

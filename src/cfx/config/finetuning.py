@@ -90,10 +90,10 @@ class RLConfig(Config):
     )
     clip_range: float = option(0.2, "Epsilon of the clipped objective.", POSITIVE)
     clip_norm: float = option(*fields.CLIP_NORM)
-    baseline: Literal["ema", "group", "batch"] = option(
+    baseline: Literal["ema", "group", "class", "batch"] = option(
         "ema",
-        "What rewards are compared with: ema (moving average), group (one for each space group), or batch (mean of the "
-        "rollout).",
+        "What rewards are compared with: ema (moving average), group or class (one for each space group, or class of "
+        "compositions), or batch (mean of the rollout).",
     )
     baseline_decay: float = option(0.95, "Decay of the moving average.", BELOW_ONE)
     likelihood: Literal["policy", "published"] = option(

@@ -16,7 +16,9 @@ import numpy as np
 from cfx.config.finetuning import RewardRun, RLConfig
 from cfx.core.batches import Batch, BatchPlan, fill, num_tokens
 from cfx.core.crystal import CrystalBatch
+from cfx.core.elements import SYMBOLS, lowest_terms
 from cfx.errors import NumericsError, RewardError
+from cfx.evaluation.validity import CLASSES, composition_class
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.rl.crystal_log import CrystalLog
@@ -164,7 +166,8 @@ class _Reinforcement(FineTuning):
         """Rewards about their baseline, float32 [B]."""
         if self.config.algorithm == "grpo":
             return group_advantage(rollout.reward, self.config.group_size).astype(np.float32)
-        baseline = self.baseline.update(rollout.reward, np.asarray(rollout.crystals.space_group))
+        kinds = _classes if self.config.baseline == "class" else _space_groups
+        baseline = self.baseline.update(rollout.reward, kinds(rollout.crystals))
         return (rollout.reward - baseline).astype(np.float32)
 
     def _learn(
@@ -248,6 +251,17 @@ class _Reinforcement(FineTuning):
         """See `FineTuning`."""
         self.baseline.restore(saved["baseline"])
         self.log.restore(saved["step"], self.reference.config.n_max)
+
+
+def _space_groups(crystals: CrystalBatch) -> np.ndarray:
+    return np.asarray(crystals.space_group)
+
+
+def _classes(crystals: CrystalBatch) -> np.ndarray:
+    """Places in CLASSES of the compositions, int [B]."""
+    counts = [lowest_terms(crystals.composition(row)) for row in range(len(crystals))]
+    formulas = [tuple(sorted((SYMBOLS[z], n) for z, n in count.items())) for count in counts]
+    return np.array([CLASSES.index(composition_class(formula)) for formula in formulas])
 
 
 def _summary(line: dict[str, Any], reward: Reward) -> str:

@@ -212,7 +212,7 @@ def primitive_cell(structure: Structure) -> Structure:
 
 
 PRIOR = 4.0
-"""Crystals that a space group must have seen to trust its own mean as much as that of all."""
+"""Crystals that a space group, or a class, must have seen to trust its own mean as much as that of all."""
 
 
 class Baseline:
@@ -221,7 +221,8 @@ class Baseline:
     `ema` is the published one: b <- decay * b + (1 - decay) * mean reward, at first the mean reward. `batch` is the
     mean reward of the rollout. `group` is an average for each space group: sums over its crystals that fade with the
     same decay, drawn towards `ema` by PRIOR crystals. A policy does not choose space groups; what is easy to reach in
-    one of them says nothing of a crystal of another.
+    one of them says nothing of a crystal of another. `class` is the same for each class of compositions: crystals are
+    held against their own kind only, so that nothing is gained by drawing more of an easier kind.
     """
 
     def __init__(self, config: RLConfig):
@@ -229,21 +230,26 @@ class Baseline:
         self.mean: float | None = None
         self._groups: dict[int, tuple[float, float]] = {}
 
-    def update(self, reward: np.ndarray, space_group: np.ndarray) -> np.ndarray:
-        """Takes in the rewards of a rollout [B], and gives the baseline of each of its crystals, float64 [B]."""
+    def update(self, reward: np.ndarray, kind: np.ndarray) -> np.ndarray:
+        """Takes in the rewards of a rollout [B], and gives the baseline of each of its crystals, float64 [B].
+
+        Args:
+            reward: of its crystals.
+            kind: int [B], space groups, or classes of compositions as places in CLASSES.
+        """
         mean = float(reward.mean())
         if self._kind == "batch" or self.mean is None:
             self.mean = mean
         else:
             self.mean = self._decay * self.mean + (1 - self._decay) * mean
-        if self._kind != "group":
+        if self._kind not in ("group", "class"):
             return np.full(len(reward), self.mean)
         self._groups = {group: (self._decay * n, self._decay * total) for group, (n, total) in self._groups.items()}
-        for group in np.unique(space_group).tolist():
-            own = reward[space_group == group]
+        for group in np.unique(kind).tolist():
+            own = reward[kind == group]
             n, total = self._groups.get(group, (0.0, 0.0))
             self._groups[group] = (n + len(own), total + float(own.sum()))
-        return np.array([self._of(int(group), self.mean) for group in space_group])
+        return np.array([self._of(int(group), self.mean) for group in kind])
 
     def _of(self, group: int, mean: float) -> float:
         n, total = self._groups[group]
