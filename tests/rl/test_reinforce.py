@@ -12,6 +12,7 @@ import pytest
 from cfx.config import ModelConfig, RewardConfig, RLConfig, SampleConfig, Template
 from cfx.config.finetuning import RewardRun, read_run
 from cfx.core.crystal import CrystalBatch
+from cfx.core.elements import SYMBOLS
 from cfx.errors import NumericsError, RewardError, UsageError
 from cfx.io.checkpoint import load_checkpoint
 from cfx.model import Model, load_model
@@ -20,6 +21,8 @@ from cfx.rl import reinforce as rl_module
 from cfx.rl.reinforce import fine_tune
 from cfx.rl.rewards import Diversity, RewardBatch, make_batch, weighted_sum
 from cfx.rl.rollout import step_request
+from cfx.sampling.request import prepare
+from cfx.training.learner import score
 
 pytestmark = pytest.mark.integration
 
@@ -63,6 +66,10 @@ def run_it(path, model, rl, sample=ONE_SITE, reward=None, diversity=None, resume
 
 def lines(path) -> list[dict]:
     return [json.loads(line)["rl"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def crystals_of(path) -> list[dict]:
+    return [json.loads(line) for line in (path / "crystals.jsonl").read_text().splitlines()]
 
 
 def probabilities(model: Model) -> np.ndarray:
@@ -115,7 +122,7 @@ def test_grpo_learns_and_its_groups_share_a_space_group(tiny, tmp_path):
     sample = dataclasses.replace(ONE_SITE, space_groups=(221, 200), weights=(0.5, 0.5))
     rl = RLConfig(algorithm="grpo", steps=8, batch_size=64, group_size=8, learning_rate=1e-2, kl_coef=0.1)
     run_it(tmp_path / "run", tiny, rl, sample)
-    found = [json.loads(line) for line in (tmp_path / "run" / "crystals.jsonl").read_text().splitlines()]
+    found = crystals_of(tmp_path / "run")
     for start in range(0, len(found), 8):
         assert len({line["space_group"] for line in found[start : start + 8]}) == 1
     assert {line["space_group"] for line in found} == {221, 200}
@@ -235,6 +242,49 @@ def test_the_first_update_starts_from_the_policy_that_drew(tiny, tmp_path):
     assert line["failures"] == 0
     assert {"seconds_sampling", "seconds_rewarding", "seconds_updating", "grad_norm", "valid", "unique"} <= set(line)
     assert set(line["entropy"]) == {"wyckoff", "species", "coords", "lattice"}
+
+
+CUBE = {"template": Template(lattice=LATTICE), "elements": ELEMENTS}
+CONSTRAINED = {
+    "formula": SampleConfig(space_groups=(221, 225), formula=(("Na", 1), ("K", 1)), template=CUBE["template"]),
+    "require": SampleConfig(space_groups=(221,), require=("Na", "Cs"), **CUBE),
+    "any of": SampleConfig(space_groups=(221, 225), any_of=("Rb", "Cs"), bias=(("Na", 1.0),), **CUBE),
+}
+
+
+@pytest.mark.parametrize("name", CONSTRAINED)
+def test_ratios_begin_at_one_under_constraints(tiny, tmp_path, name):
+    """What was drawn meets the request, and is scored under the masks that it was drawn with."""
+    request, run = CONSTRAINED[name], tmp_path / "run"
+    run_it(run, tiny, RLConfig(steps=2, batch_size=32, inner_epochs=1), request)
+    first, second = lines(run)
+    assert first["clipped"] == second["clipped"] == 0
+    assert first["kl_old"] == second["kl_old"] == pytest.approx(0, abs=1e-9)
+    assert first["kl_reference"] == pytest.approx(0, abs=1e-6) and second["kl_reference"] != 0
+    drawn = [{SYMBOLS[z] for z in crystal["species"] if z} for crystal in crystals_of(run)]
+    assert len(drawn) == 64
+    if request.formula:
+        assert all(symbols == {"Na", "K"} for symbols in drawn)
+    assert all(set(request.require) <= symbols for symbols in drawn)
+    assert not request.any_of or all(symbols & set(request.any_of) for symbols in drawn)
+
+
+def test_the_likelihood_of_a_rollout_is_that_of_its_masks(tiny):
+    """Scored by the kernel that learns, under the policy of the request, as the decoder drew them."""
+    for request in CONSTRAINED.values():
+        prepared = prepare(request, tiny.config)
+        for draws in tiny.draws(dataclasses.replace(request, n=16, keep_invalid=True), prepared):
+            again = score(tiny.params, tiny.config, draws.crystals, prepared.policy).total
+            np.testing.assert_allclose(again, draws.policy_log_prob.total, atol=1e-3)
+
+
+def test_groups_of_grpo_leave_out_what_cannot_meet_the_request(tiny, tmp_path):
+    """Ia-3d needs 16 atoms at least: no group of crystals is drawn there, and all groups are whole."""
+    request = dataclasses.replace(CONSTRAINED["formula"], space_groups=(230, 221, 230, 225), max_atoms=8)
+    rl = RLConfig(steps=3, batch_size=32, group_size=8, algorithm="grpo", inner_epochs=1)
+    run_it(tmp_path / "run", tiny, rl, request)
+    groups = np.array([crystal["space_group"] for crystal in crystals_of(tmp_path / "run")]).reshape(-1, 8)
+    assert (groups == groups[:, :1]).all() and set(groups[:, 0]) == {221, 225}
 
 
 @pytest.mark.parametrize("minibatches", [1, 2, 5])

@@ -82,6 +82,8 @@ def is_wanted(request: SampleConfig, crystals: CrystalBatch, row: int) -> bool:
         return False
     if set(symbols) & set(request.exclude) or not set(request.require) <= set(symbols):
         return False
+    if request.any_of and not set(symbols) & set(request.any_of):
+        return False
     if request.max_atoms is not None and atoms.total() > request.max_atoms:
         return False
     if request.max_sites is not None and len(letters) > request.max_sites:
@@ -118,6 +120,10 @@ OPTIONS = {
     "exclude": {"exclude": ("O",)},
     "require": {"require": ("B", "O")},
     "require three": {"require": ELEMENTS},
+    "any of": {"any_of": ("B", "O")},
+    "any of and require": {"any_of": ("B", "O"), "require": ("Li",)},
+    "any of, excluded in part": {"any_of": ("B", "O"), "exclude": ("B",)},
+    "formula and any of": {"formula": (("B", 1), ("O", 1)), "any_of": ("O", "Li")},
     "max atoms": {"max_atoms": 7},
     "max sites": {"max_sites": 2, "require": ("Li", "B")},
     "site species": {"template": Template(species=(("Li",), (), ("O", "B")))},
@@ -145,7 +151,7 @@ def test_masks_let_through_what_is_wanted(universes, group, name):
     """Of all crystals of up to three sites: the masks never forbid a wanted one, and those they allow are wanted.
 
     A draw that the masks led into a dead end has no crystal here: it would need a letter or species outside them.
-    Required elements are no matter of masks.
+    Required elements, and those of which there must be one, are no matter of masks.
     """
     crystals = universes[group]
     request = SampleConfig(space_groups=(group,), **OPTIONS[name])
@@ -156,8 +162,8 @@ def test_masks_let_through_what_is_wanted(universes, group, name):
     np.testing.assert_array_equal(satisfied(constraints, crystals), wanted)
     np.testing.assert_array_equal(np.asarray(satisfied_jax(constraints, crystals)), wanted)
     masked = wanted
-    if request.require and not request.formula:
-        unmasked = dataclasses.replace(request, require=())
+    if (request.require or request.any_of) and not request.formula:
+        unmasked = dataclasses.replace(request, require=(), any_of=())
         masked = np.array([is_wanted(unmasked, crystals, row) for row in range(len(crystals))])
     np.testing.assert_array_equal(mask_allows(constraints, crystals), masked)
     if name != "all":

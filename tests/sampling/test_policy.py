@@ -89,6 +89,7 @@ REQUESTS = {
     "require": request(
         12, 221, elements=("O", "Ti", "Sr"), require=("O", "Ti"), template=Template(letters=("a", "b", "d"))
     ),
+    "any of": request(12, 221, any_of=("O", "F", "Cl")),
     "formula": request(221, formula=PEROVSKITE),
     "formula, biased": request(221, 123, formula=PEROVSKITE, temperature=0.8, top_p=0.9, bias=(("Ti", 1.0),)),
     "kept": request(221, template=dataclasses.replace(ABE, frac_coords=COORDS, lattice=CELL)),
@@ -127,6 +128,7 @@ def test_masks_leave_out_and_steer(drawn):
     assert all(some <= {"La", "Ni", "O", "F"} for some in symbols["element mask"])
     assert not any(some & {"O", "Fe", "Tc", "U", "Po"} for some in symbols["exclude"])
     assert all({"O", "Ti"} <= some for some in symbols["require"])
+    assert all(some & {"O", "F", "Cl"} for some in symbols["any of"])
     assert all(some == {"Sr", "Ti", "O"} for some in symbols["formula"])
     assert all(some <= {"Na", "Cl"} for some in symbols["kept lattice"])
     assert drawn["max sites"].crystals.num_sites.max() == 2
@@ -141,7 +143,8 @@ def test_masks_leave_out_and_steer(drawn):
         assert set(found.rejected) <= {"against the constraints"}
     for name in ("element mask", "max sites", "max atoms", "letters", "tied", "kept"):
         assert not drawn[name].rejected, name
-    assert drawn["require"].rejected  # no mask: draws that lack an element do not count
+    for name in ("require", "any of"):  # no mask: draws that lack an element do not count
+        assert drawn[name].rejected
 
 
 def test_forced_steps_contribute_nothing(drawn):

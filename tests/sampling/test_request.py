@@ -66,6 +66,18 @@ def test_atomic_numbers():
             {"require": ("Sr", "Ti", "O"), "template": Template(letters=("a", "b"))},
             "3 required elements do not fit 2 sites",
         ),
+        ({"any_of": ("F", "Xx")}, "there is no element 'Xx'"),
+        ({"any_of": ("F", "Cl"), "exclude": ("F", "Cl")}, "none of F, Cl is allowed"),
+        ({"any_of": ("F", "Cl"), "elements": ("La", "O")}, "none of F, Cl is allowed"),
+        ({"any_of": ("U", "Th"), "radioactive": False}, "none of U, Th is allowed"),
+        ({"any_of": ("F", "Cl"), "formula": PEROVSKITE}, "none of F, Cl is part of the formula"),
+        ({"any_of": ("F", "Cl"), "template": Template(letters=("a",), species=(("Na",),))}, "can hold any of F, Cl"),
+        ({"require": ("K",), "template": Template(letters=("a",), species=(("Na",),))}, "no site can hold K"),
+        ({"any_of": ("F", "Cl"), "require": ("Na",), "max_sites": 1}, "hold all of these together: Na; any of F, Cl"),
+        (
+            {"require": ("Na", "Cl"), "template": Template(letters=("a", "b"), tied=((0, 1),))},
+            "cannot hold all of these together: Na; Cl",
+        ),
         ({"template": Template(letters=("e",) * 21)}, "a template has at most 20 sites"),
         ({"template": Template(species=((),) * 21)}, "a template has at most 20 sites"),
         ({"template": Template(letters=("a", "B"))}, "'B' is not a Wyckoff letter"),
@@ -91,6 +103,20 @@ def test_what_is_refused(options, message):
         build(**options)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"any_of": ("F", "Cl"), "exclude": ("F",)},
+        {"any_of": ("F", "O"), "formula": PEROVSKITE},
+        {"any_of": ("F", "Na"), "require": ("Na",), "max_sites": 1},
+        {"any_of": ("F", "Cl"), "template": Template(letters=("a", "b"), species=(("Na",), ("F", "O")))},
+        {"require": ("Na", "Cl"), "template": Template(letters=("a", "b", "c"), tied=((0, 1),))},
+    ],
+)
+def test_what_can_be_met(options):
+    assert build(**options).max_sites
+
+
 def test_allowed_elements():
     def found(**options) -> list[int]:
         return np.flatnonzero(allowed_elements(SampleConfig(space_groups=(1,), **options), 119)[1:]) + 1
@@ -108,6 +134,7 @@ def test_constraints_say_what_was_asked_for():
     built = build(
         62,
         require=("O", "La"),
+        any_of=("F", "Cl"),
         bias=(("Ni", 1.5), ("H", -2.0)),
         max_atoms=40,
         max_sites=6,
@@ -116,6 +143,7 @@ def test_constraints_say_what_was_asked_for():
     assert built.max_sites == 6
     assert built.allowed_letters[:6].all() and built.allowed_letters[6:, 0].all()
     assert np.flatnonzero(built.required).tolist() == [8, 57]
+    assert np.flatnonzero(built.any_of).tolist() == [9, 17]
     assert built.species_bias[[28, 1, 8]].tolist() == [1.5, -2.0, 0.0]
     assert (built.max_atoms == 40).all()
     assert built.tied_to.tolist() == [0, 1, 2, 1, 2, *range(5, 21)]

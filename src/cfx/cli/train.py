@@ -144,7 +144,11 @@ def rl(
     shape: Annotated[Given, Fields(Shape)],
     drawing: Annotated[
         Given,
-        Fields(SampleConfig, "temperature", "elements", "exclude", "radioactive", "bias", "max_atoms", "max_sites"),
+        Fields(
+            SampleConfig,
+            *("temperature", "elements", "require", "any_of", "exclude", "radioactive", "formula", "bias"),
+            *("max_atoms", "max_sites"),
+        ),
     ],
     arrangement: Annotated[Given, Fields(values.Arrangement)],
     resume: bool = options.RESUME_RUN,

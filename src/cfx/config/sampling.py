@@ -47,6 +47,9 @@ class SampleConfig(Config):
     top_p: float = option(1.0, "Nucleus sampling: probability kept in every categorical draw.", SHARE)
     elements: tuple[str, ...] = option((), "The only elements allowed: La,Ni,O.")
     require: tuple[str, ...] = option((), "Elements that every crystal contains: Li; `bias` raises the yield.")
+    any_of: tuple[str, ...] = option(
+        (), "Elements of which every crystal contains at least one: F,Cl,Br,I; `bias` raises the yield."
+    )
     exclude: tuple[str, ...] = option((), "Elements not allowed: Pb,Cd.")
     radioactive: bool = option(
         True, "Exclude elements without a stable isotope: Tc, Pm, Po and beyond.", flag="--no-radioactive"

@@ -25,7 +25,7 @@ from cfx.rl.crystal_log import CrystalLog
 from cfx.rl.fine_tuning import FineTuning, watched_means
 from cfx.rl.rewards import Diversity, Reward
 from cfx.rl.rollout import SHARES, Baseline, Rollout, roll_out
-from cfx.sampling.request import prepare
+from cfx.sampling.request import left_out, possible_groups, prepare
 from cfx.training.learner import Gradient, PolicyState, add, loss_gradient, score
 from cfx.training.objectives import PPOBatch, group_advantage, ppo_loss
 
@@ -90,10 +90,14 @@ class _Reinforcement(FineTuning):
     config: RLConfig
 
     def __init__(self, run: Path, config: RewardRun, model: Model, reward: Reward, diversity: Diversity, reporter):
-        self.config, self.sample = config.rl, config.sample
+        self.config = config.rl
         super().__init__(run, config, model, reporter, config.rl.steps)
         self.reward, self.diversity = reward, diversity
         self.prepared = prepare(config.sample, model.config)
+        # The groups of grpo share a space group that is drawn here: it must be one that can meet the request.
+        self.sample = possible_groups(config.sample, self.prepared.impossible)
+        if self.prepared.impossible:
+            reporter.warning(left_out(self.prepared.impossible))
         self.policy = None if config.rl.likelihood == "published" else self.prepared.policy
         self.kl_coef = config.rl.kl_coef if config.rl.kl_coef is not None else reward.kl_coef
         self.log = CrystalLog(run, config.rl.keep)

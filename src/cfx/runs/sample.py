@@ -30,7 +30,7 @@ from cfx.io.outputs import GrowingOutput, Output, StandardOutput, check_output
 from cfx.model import Model
 from cfx.reporter import Interrupted, Reporter, StopRequest
 from cfx.sampling.ledger import Ledger
-from cfx.sampling.request import prepare
+from cfx.sampling.request import left_out, prepare
 from cfx.sampling.sampler import Draws, Resumed
 
 SILENCE = 10.0
@@ -198,15 +198,15 @@ def _naming(output: Path | None, result: SampleResult) -> Iterator[None]:
 
 def _warn(model: Model, request: SampleConfig, impossible: dict[int, str], reporter: Reporter) -> None:
     if impossible:
-        shown = ", ".join(map(str, sorted(impossible)[:8])) + (", ..." if len(impossible) > 8 else "")
-        first = next(iter(impossible.values()))
-        reporter.warning(f"left out, since they cannot satisfy the request: {shown} ({first})")
+        reporter.warning(left_out(impossible))
     unseen = [group for group in dict.fromkeys(request.space_groups) if model.trained_on(group) == 0]
     if len(unseen) == 1:
         reporter.warning(f"model {model.name} never saw space group {unseen[0]} in training")
     elif unseen:
         reporter.warning(f"model {model.name} never saw {len(unseen)} of these space groups in training")
-    wanted = dict.fromkeys([*request.elements, *request.require, *(symbol for symbol, _ in request.formula)])
+    wanted = dict.fromkeys(
+        [*request.elements, *request.require, *request.any_of, *(symbol for symbol, _ in request.formula)]
+    )
     if "elements" in model.info and (strange := [symbol for symbol in wanted if symbol not in model.info["elements"]]):
         reporter.warning(f"model {model.name} never saw {', '.join(strange)} in training; leave out with `exclude`")
 

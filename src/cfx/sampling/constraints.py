@@ -82,6 +82,7 @@ class Constraints:
         species_bias: added to the logits, nats.
         required: elements that the crystal must contain. No mask asks for them: to keep a crystal from ending without
             them leads far from anything the model knows. Crystals that lack them are rejected.
+        any_of: elements of which the crystal must contain one at least, likewise; none: it need not.
         max_atoms: most atoms in the conventional cell of each space group.
         formula: an exact composition, or None.
         prototype: what is kept of a given crystal, or None.
@@ -93,6 +94,7 @@ class Constraints:
     tied_to: Int[AnyArray, " N"]
     species_bias: Float[AnyArray, " S"]
     required: Bool[AnyArray, " S"]
+    any_of: Bool[AnyArray, " S"]
     max_atoms: Int[AnyArray, "230"]
     formula: Formula | None = None
     prototype: Prototype | None = None
@@ -114,6 +116,7 @@ def unconstrained(config: ModelConfig) -> Constraints:
         tied_to=np.arange(config.n_max, dtype=np.int32),
         species_bias=np.zeros(config.num_species, np.float32),
         required=np.zeros(config.num_species, bool),
+        any_of=np.zeros(config.num_species, bool),
         max_atoms=np.full(230, 192 * config.n_max, np.int32),
     )
 
@@ -294,13 +297,14 @@ def _formula_choices(
 def satisfied(constraints: Constraints, crystals: CrystalBatch, xp: Any = np) -> Bool[AnyArray, " B"]:
     """Which crystals are among those that the constraints allow; `xp` is numpy or jax.numpy."""
     slots, filled, species = np.arange(crystals.num_slots), crystals.wyckoff > 0, crystals.species
-    letters, elements, tied, required = (
+    letters, elements, tied, required, any_of = (
         xp.asarray(leaf)
         for leaf in (
             constraints.allowed_letters,
             constraints.allowed_species,
             constraints.tied_to,
             constraints.required,
+            constraints.any_of,
         )
     )
     most = xp.asarray(constraints.max_atoms)[crystals.space_group - 1]
@@ -310,6 +314,7 @@ def satisfied(constraints: Constraints, crystals: CrystalBatch, xp: Any = np) ->
     good &= ((species > 0) == filled).all(1)
     good &= ((elements[slots, species] & (species == species[:, tied[slots]])) | ~filled).all(1)
     good &= ~(required & (atoms == 0)).any(1) & (crystals.num_atoms <= most)
+    good &= (any_of & (atoms > 0)).any(1) | ~any_of.any()
     if constraints.formula is not None:
         counts = (xp.asarray(constraints.formula.species)[:, None] == np.arange(len(required))) * xp.asarray(
             constraints.formula.counts

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from cfx.config import ModelConfig, SampleConfig, Template
 from cfx.core.composition import composition_vector
@@ -101,6 +103,19 @@ def _remedy(request: SampleConfig, config: ModelConfig, space_group: int) -> str
     return "try another space group, or relax the request"
 
 
+def left_out(impossible: dict[int, str]) -> str:
+    """What the user is told of space groups that cannot meet a request."""
+    shown = ", ".join(map(str, sorted(impossible)[:8])) + (", ..." if len(impossible) > 8 else "")
+    return f"left out, since they cannot satisfy the request: {shown} ({next(iter(impossible.values()))})"
+
+
+def possible_groups(request: SampleConfig, impossible: dict[int, str]) -> SampleConfig:
+    """The same request, without the space groups that cannot meet it."""
+    left = [i for i, group in enumerate(request.space_groups) if group not in impossible]
+    weights = tuple(request.weights[i] for i in left) if request.weights else ()
+    return dataclasses.replace(request, space_groups=tuple(request.space_groups[i] for i in left), weights=weights)
+
+
 def space_group_of(request: SampleConfig, impossible: dict[int, str]) -> Callable[[int], int]:
     """The space group of a crystal by its number: in turn, or by weight; never an impossible one."""
     possible = [i for i, group in enumerate(request.space_groups) if group not in impossible]
@@ -168,7 +183,15 @@ def allowed_elements(request: SampleConfig, num_species: int) -> Bool[np.ndarray
         for symbol in request.require:
             if atomic_number(symbol) not in inside:
                 raise UsageError(f"{symbol} is required but not part of the formula", "a formula needs no `require`")
+        if request.any_of and not {atomic_number(symbol) for symbol in request.any_of} & set(inside):
+            raise UsageError(
+                f"none of {', '.join(request.any_of)} is part of the formula", "a formula needs no `any_of`"
+            )
         allowed &= np.isin(np.arange(num_species), inside)
+    if request.any_of and not allowed[[atomic_number(symbol) for symbol in request.any_of]].any():
+        raise UsageError(
+            f"none of {', '.join(request.any_of)} is allowed", "see `any_of`, `elements`, `exclude` and `radioactive`"
+        )
     if not allowed[1:].any():
         raise UsageError("the element options leave no element", "allow more with `elements`, or exclude fewer")
     return allowed
@@ -185,6 +208,7 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
     for symbol, value in request.bias:
         built.species_bias[atomic_number(symbol)] = value
     built.required[[atomic_number(symbol) for symbol in request.require]] = True
+    built.any_of[[atomic_number(symbol) for symbol in request.any_of]] = True
     if request.max_sites is not None:
         if len(request.template.letters) > request.max_sites:
             raise UsageError(
@@ -195,14 +219,33 @@ def build_constraints(request: SampleConfig, config: ModelConfig) -> Constraints
     _apply_template(request.template, built.allowed_letters, built.allowed_species, built.tied_to)
     prototype = _prototype(request.template, config.n_max)
     built = dataclasses.replace(built, max_atoms=_max_atoms(request, built), prototype=prototype)
-    if (needed := built.required.sum()) > built.max_sites:
-        raise UsageError(
-            f"{needed} required elements do not fit {built.max_sites} sites", "require fewer, or allow more sites"
-        )
+    _check_room(request, built)
     if request.formula:
         counts = {atomic_number(symbol): count for symbol, count in request.formula}
         built = dataclasses.replace(built, formula=make_formula(counts, tuple(sorted(set(request.space_groups)))))
     return built
+
+
+def _check_room(request: SampleConfig, built: Constraints) -> None:
+    """Refuses elements that the sites cannot hold, each on a site of its own; tied sites are one."""
+    if (needed := built.required.sum()) > built.max_sites:
+        raise UsageError(
+            f"{needed} required elements do not fit {built.max_sites} sites", "require fewer, or allow more sites"
+        )
+    wanted = {symbol: [atomic_number(symbol)] for symbol in request.require}
+    if request.any_of and not (built.any_of & built.required).any():
+        wanted[f"any of {', '.join(request.any_of)}"] = [atomic_number(symbol) for symbol in request.any_of]
+    if not wanted:
+        return
+    sites = [site for site in np.unique(built.tied_to) if built.allowed_letters[site, 1:].any()]
+    room = np.array([built.allowed_species[sites][:, numbers].any(1) for numbers in wanted.values()])
+    for name, own in zip(wanted, room, strict=True):
+        if not own.any():
+            raise UsageError(f"no site can hold {name}", "allow it on a site of `sites`, or do not ask for it")
+    if maximum_bipartite_matching(csr_array(room), perm_type="column").min() < 0:
+        raise UsageError(
+            f"the sites cannot hold all of these together: {'; '.join(wanted)}", "require fewer, or allow more sites"
+        )
 
 
 def _max_atoms(request: SampleConfig, built: Constraints) -> Int[np.ndarray, "230"]:
