@@ -23,11 +23,14 @@ from cfx.fetch import models
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cfx.io.files import resource_directory
 from cfx.reporter import Reporter, Silent
-from cfx.sampling import policy, prototypes, sampler
+from cfx.sampling import policy, posterior, prototypes, sampler
 from cfx.sampling.ledger import Ledger
+from cfx.sampling.posterior import SpaceGroupPosterior
 from cfx.sampling.prototypes import PrototypeDraws
 from cfx.sampling.request import PreparedRequest, prepare, told_composition
 from cfx.sampling.sampler import Draws, Resumed
+
+ALL_SPACE_GROUPS = tuple(range(1, 231))
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,41 @@ class Model:
             UsageError: for values out of range, or a prototype with more sites than the model draws.
         """
         return prototypes.draw_prototypes(self.params, self.config, known, n_each, seed, **options)
+
+    def space_group_posterior(
+        self,
+        formula: str | Sequence[tuple[str, int]],
+        max_atoms: int | None = None,
+        draws: int = posterior.DRAWS,
+        seed: int = 0,
+        space_groups: Sequence[int] | None = None,
+        **constraints: Any,
+    ) -> SpaceGroupPosterior:
+        """How likely each space group is for a formula, in cells of any number of formula units.
+
+        Args:
+            formula: exact reduced composition.
+            max_atoms: most atoms in the conventional cell; None for 20 in the primitive cell.
+            draws: at most so many are made, but at least one of every possible space group.
+            seed: the same seed gives the same result.
+            space_groups: among which to choose; None for all.
+            **constraints: any other constraint of `SampleConfig`, as max_sites=6.
+
+        Raises:
+            UsageError: for values out of range, and if no space group that the model saw can hold the formula.
+            NumericsError: if no draw ended with the formula.
+        """
+        groups = ALL_SPACE_GROUPS if space_groups is None else tuple(map(int, space_groups))
+        of_formula: Any = formula
+        return self.posterior(
+            SampleConfig(space_groups=groups, formula=of_formula, max_atoms=max_atoms, seed=seed, **constraints), draws
+        )
+
+    def posterior(self, request: SampleConfig, draws: int = posterior.DRAWS) -> SpaceGroupPosterior:
+        """How likely each space group of a request is under its constraints; see `sampling.posterior`."""
+        counts = self.info.get("space_groups")
+        frequencies = counts and {int(group): int(count) for group, count in counts.items()}
+        return posterior.space_group_posterior(self.params, self.config, request, frequencies or None, draws)
 
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.
