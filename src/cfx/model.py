@@ -56,7 +56,7 @@ class Model:
 
     def sample(
         self,
-        space_group: int | str | Sequence[int | str],
+        space_group: int | str | Sequence[int | str] | None = None,
         n: int = 1,
         seed: int = 0,
         temperature: float = 1.0,
@@ -67,6 +67,8 @@ class Model:
 
         Args:
             space_group: 1 to 230, a symbol as "P6_3/mmc", "1-230" or "uniform"; of several, the crystals take turns.
+                With a formula it can be left out: groups are then drawn by their probability, see
+                `space_group_posterior`.
             n: crystals.
             seed: the same seed gives the same crystals.
             temperature: below 1 sharpens every distribution, above 1 flattens it.
@@ -78,8 +80,12 @@ class Model:
             UsageError: for values out of range, and constraints that cannot be met.
             NumericsError: if the model gives no acceptable crystal.
         """
-        groups: Any = space_group  # what `SampleConfig` makes numbers of
+        if space_group is None and not constraints.get("formula"):
+            raise UsageError("no space group", "give one, or a `formula` for the space groups that are likely for it")
+        groups: Any = ALL_SPACE_GROUPS if space_group is None else space_group  # what `SampleConfig` makes numbers of
         request = SampleConfig(space_groups=groups, n=n, seed=seed, temperature=temperature, top_p=top_p, **constraints)
+        if space_group is None:
+            request = self.posterior(request).narrow(request)
         batches = [draws.crystals for draws in self.draws(request)]
         if (found := sum(map(len, batches))) < len(request.numbers):
             warnings.warn(
@@ -113,38 +119,38 @@ class Model:
 
     def space_group_posterior(
         self,
-        formula: str | Sequence[tuple[str, int]],
+        formula: Any,
         max_atoms: int | None = None,
         draws: int = posterior.DRAWS,
         seed: int = 0,
-        space_groups: Sequence[int] | None = None,
+        space_groups: Any = None,
         **constraints: Any,
     ) -> SpaceGroupPosterior:
         """How likely each space group is for a formula, in cells of any number of formula units.
 
         Args:
-            formula: exact reduced composition.
+            formula: exact reduced composition, as "SrTiO3".
             max_atoms: most atoms in the conventional cell; None for 20 in the primitive cell.
             draws: at most so many are made, but at least one of every possible space group.
             seed: the same seed gives the same result.
-            space_groups: among which to choose; None for all.
+            space_groups: among which to choose, as `sample` takes them; None for all.
             **constraints: any other constraint of `SampleConfig`, as max_sites=6.
 
         Raises:
             UsageError: for values out of range, and if no space group that the model saw can hold the formula.
             NumericsError: if no draw ended with the formula.
         """
-        groups = ALL_SPACE_GROUPS if space_groups is None else tuple(map(int, space_groups))
-        of_formula: Any = formula
-        return self.posterior(
-            SampleConfig(space_groups=groups, formula=of_formula, max_atoms=max_atoms, seed=seed, **constraints), draws
-        )
+        groups = ALL_SPACE_GROUPS if space_groups is None else space_groups
+        request = SampleConfig(space_groups=groups, formula=formula, max_atoms=max_atoms, seed=seed, **constraints)
+        return self.posterior(request, draws)
 
-    def posterior(self, request: SampleConfig, draws: int = posterior.DRAWS) -> SpaceGroupPosterior:
+    def posterior(
+        self, request: SampleConfig, draws: int = posterior.DRAWS, watch: Callable[[int], None] = lambda made: None
+    ) -> SpaceGroupPosterior:
         """How likely each space group of a request is under its constraints; see `sampling.posterior`."""
-        counts = self.info.get("space_groups")
-        frequencies = counts and {int(group): int(count) for group, count in counts.items()}
-        return posterior.space_group_posterior(self.params, self.config, request, frequencies or None, draws)
+        counts = self.info.get("space_groups") or {}
+        frequencies = {int(group): int(count) for group, count in counts.items()} or None
+        return posterior.space_group_posterior(self.params, self.config, request, frequencies, draws, watch)
 
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.

@@ -323,3 +323,23 @@ def test_a_name_without_a_suffix_is_a_directory(cfx, tmp_path):
     assert result.returncode == 0, result.stderr
     assert {file.name for file in (tmp_path / "poscars").iterdir()} == {f"gen_{i}.vasp" for i in range(3)}
     assert [path.name for path in tmp_path.glob("poscars*")] == ["poscars"]
+
+
+GROUPS = r"space groups by their probability: (.*); effective sample size (\d+) of (\d+) draws"
+
+
+def test_a_formula_has_its_space_groups(cfx, tmp_path):
+    """Drawn by their probability, which is said."""
+    asked = [*MINI, "--formula", "CsCl", "--max-atoms", 4, "--max-sites", 3, "--n", 80, "--seed", 2]
+    result = cfx(*asked, "-o", "whole.jsonl")
+    assert result.returncode == 0, result.stderr
+    said, effective, draws = re.search(GROUPS, result.stderr).groups()
+    assert 20 < int(effective) <= int(draws)
+    shares = {int(group): float(share) for group, share in re.findall(r"(\d+) ([\d.]+) %(?:,|$)", said)}
+    lines = [json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
+    assert all(Composition(line["formula"]).reduced_formula == "CsCl" for line in lines)
+    drawn, likeliest = Counter(line["space_group"] for line in lines), max(shares, key=shares.__getitem__)
+    assert len(drawn) > 1
+    # Binomial, five standard deviations.
+    share = shares[likeliest] / 100
+    assert drawn[likeliest] == pytest.approx(80 * share, abs=5 * np.sqrt(80 * share * (1 - share)) + 0.5)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 
 from cfx.config import SampleConfig
-from cfx.errors import NumericsError
+from cfx.errors import NumericsError, UsageError
 from cfx.model import load_model
 from cfx.reporter import Interrupted, Mute
 from cfx.runs.sample import sample
+from cfx.sampling import posterior
 
 pytestmark = pytest.mark.integration
 
@@ -97,6 +99,46 @@ def test_an_exhausted_request_that_is_stopped_goes_on_as_if_it_had_not_been(mini
             sample(mini, TWO_SITES, path, Stops())
         sample(mini, TWO_SITES, path, Said(), resume=True)
         assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+def test_groups_by_probability_end_and_are_taken_up_again(mini, tmp_path, monkeypatch):
+    """As before with groups that were found: resumed, they are not found again, which here would give others."""
+    said = Said()
+    result = sample(mini, TWO_SITES, tmp_path / "whole.jsonl", said, by_probability=True)
+    [line] = said.messages
+    expected = mini.posterior(TWO_SITES)
+    assert all(f"{group} {100 * share:.1f} %" in line for group, share in expected.ranked)
+    assert f"effective sample size {expected.effective_sample_size:.0f} of {expected.draws.sum()} draws" in line
+    assert result.num_crystals == 4 and sorted(result.exhausted) == [216, 221, 225]
+    assert said.warnings[-1].startswith("4 of 12 crystals")
+
+    class Stops(Said):
+        def update(self, done: float, text: str = "") -> None:
+            if text.endswith("crystals/s") and done >= 1:
+                signal.raise_signal(signal.SIGTERM)
+
+    path = tmp_path / "part.jsonl"
+    with pytest.raises(Interrupted, match="stopped after"):
+        sample(mini, TWO_SITES, path, Stops(), by_probability=True)
+    monkeypatch.setattr(posterior, "APART", 7)
+    with pytest.raises(UsageError, match="a different by_probability, space_groups, weights"):
+        sample(mini, replace(TWO_SITES, space_groups=(225,)), path, Said(), resume=True)
+    with pytest.raises(UsageError, match="a different n"):
+        sample(mini, replace(TWO_SITES, n=13), path, Said(), resume=True, by_probability=True)
+    said = Said()
+    sample(mini, TWO_SITES, path, said, resume=True, by_probability=True)
+    assert said.messages == []
+    assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+def test_a_signal_ends_the_search_for_groups(mini, tmp_path):
+    class Stops(Said):
+        def update(self, done: float, text: str = "") -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="before the first crystal"):
+        sample(mini, TWO_SITES, tmp_path / "a.jsonl", Stops(), by_probability=True)
+    assert list(tmp_path.glob("*.partial*")) == []
 
 
 def test_a_long_wait_is_told_every_ten_seconds(mini, tmp_path):

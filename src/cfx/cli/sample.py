@@ -36,21 +36,23 @@ def sample(
 
     What is drawn follows from model, request and seed: batch size, number of devices and interruptions change nothing.
     Rejected draws, such as unphysical lattices, are drawn again and counted by reason.
+    With --formula and without --sg, space groups are drawn by the probability that the model gives them for it.
 
     Examples:
       cfx sample --sg 225 -n 10 -o crystals.cif
+      cfx sample --formula SrTiO3 -n 20 -o sto.jsonl
       cfx sample --sg 1-230 -n 230 --elements La,Ni,O --max-atoms 40 -o oxides.zip
       cfx sample --from perovskite.cif --redraw lattice -n 20 -o like-it.extxyz
     """
     template, own_group = values.template(arrangement)
-    if (space_group is None) == (own_group is None):
-        raise UsageError(
-            "--sg is required" if own_group is None else "--from uses the space group of its structure",
-            "for example --sg 194" if own_group is None else "leave out --sg",
-        )
     asked = functools.partial(SampleConfig, template=template, **request)
     # What is wrong with numbers and combinations is found before anything slow starts.
     first = asked(space_groups=(own_group or 1,))
+    by_probability = space_group is None and own_group is None
+    if by_probability and not first.formula:
+        raise UsageError("--sg is required", "for example --sg 194; with --formula it can be left to the model")
+    if space_group is not None and own_group is not None:
+        raise UsageError("--from uses the space group of its structure", "leave out --sg")
     if space_group is not None:
         values.check_space_groups(space_group)
 
@@ -63,8 +65,12 @@ def sample(
     from cfx.runs import sample as runs
 
     loaded = values.load(model)
-    groups, weights = ((own_group,), ()) if space_group is None else values.drawn_space_groups(space_group, loaded)
-    result = runs.sample(loaded, asked(space_groups=groups, weights=weights), output, REPORTER, force, resume)
+    if space_group is not None:
+        groups, weights = values.drawn_space_groups(space_group, loaded)
+    else:
+        groups, weights = (tuple(range(1, 231)) if own_group is None else (own_group,)), ()
+    whole = asked(space_groups=groups, weights=weights)
+    result = runs.sample(loaded, whole, output, REPORTER, force, resume, by_probability=by_probability)
     for line in _summary(result, loaded.name, first.seed, output):
         REPORTER.message(line)
 

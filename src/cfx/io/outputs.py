@@ -142,6 +142,14 @@ class GrowingOutput:
             raise OutputError(f"cannot continue {self.partial}: {error}", "start again with `force`") from error
         return state
 
+    def earlier_request(self) -> dict[str, Any] | None:
+        """What was asked when the output that can be continued was begun; None if there is none.
+
+        Raises:
+            OutputError: if it is damaged.
+        """
+        return self._read_state()["request"] if self._state.exists() or self.partial.exists() else None
+
     def write(self, records: list[OutputRecord], progress: dict[str, Any]) -> None:
         """Adds crystals to the partial output."""
         self._blocks.append("".join(map(self.format.render, records)).encode())

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from cfx.io.formats import OutputRecord
 from cfx.io.outputs import GrowingOutput, Output, StandardOutput, check_output
 from cfx.model import Model
 from cfx.reporter import Interrupted, Reporter, StopRequest
+from cfx.runs.space_groups import find_space_groups
 from cfx.sampling.ledger import Ledger
 from cfx.sampling.request import left_out, prepare
 from cfx.sampling.sampler import Draws, Resumed
@@ -98,6 +99,7 @@ def sample(
     force: bool = False,
     resume: bool = False,
     clock: Callable[[], float] = time.monotonic,
+    by_probability: bool = False,
 ) -> SampleResult:
     """Draws crystals and writes each batch as soon as it is there.
 
@@ -108,6 +110,7 @@ def sample(
         force: overwrite `output`.
         resume: continue OUTPUT.partial.
         clock: seconds, by which a long wait for a crystal is reported.
+        by_probability: draw the space groups of the request by their probability, see `sampling.posterior`.
 
     Raises:
         UsageError: if the request cannot be met, or differs from the one to be continued.
@@ -116,15 +119,39 @@ def sample(
     """
     with sole_writer(output):
         check_output(output, force, request.keep_invalid, resume)
-        return _sample(model, request, output, reporter, resume, clock)
+        extra = {"by_probability": True} if by_probability else {}
+        if by_probability:
+            request = _by_probability(model, request, output, reporter, resume)
+        return _sample(model, request, output, reporter, resume, clock, extra)
+
+
+def _by_probability(
+    model: Model, request: SampleConfig, output: Path | None, reporter: Reporter, resume: bool
+) -> SampleConfig:
+    """The request with its space groups weighted; if its output is continued, as they were then.
+
+    They are not found again, since another machine may round their weights otherwise.
+    """
+    earlier = GrowingOutput(output, {}).earlier_request() if resume and output is not None else None
+    if earlier is None:
+        return find_space_groups(model, request, reporter).narrow(request)
+    if not earlier.get("by_probability"):
+        return request  # `_open` says what differs
+    return replace(request, space_groups=tuple(earlier["space_groups"]), weights=tuple(earlier["weights"]))
 
 
 def _sample(
-    model: Model, request: SampleConfig, output: Path | None, reporter: Reporter, resume: bool, clock: Callable
+    model: Model,
+    request: SampleConfig,
+    output: Path | None,
+    reporter: Reporter,
+    resume: bool,
+    clock: Callable[[], float],
+    extra: dict[str, Any],
 ) -> SampleResult:
     prepared = prepare(request, model.config)
     _warn(model, request, prepared.impossible, reporter)
-    target, result, done = _open(model, request, output, resume)
+    target, result, done = _open(model, request, output, resume, extra)
     start, total = time.perf_counter(), len(request.numbers)
     notes: set[str] = set()
     watch = _Watch(reporter, clock)
@@ -212,15 +239,15 @@ def _warn(model: Model, request: SampleConfig, impossible: dict[int, str], repor
 
 
 def _open(
-    model: Model, request: SampleConfig, output: Path | None, resume: bool
+    model: Model, request: SampleConfig, output: Path | None, resume: bool, extra: dict[str, Any]
 ) -> tuple[Output, SampleResult, Resumed]:
-    """The output, the result so far, and what the sampler must know of it."""
+    """The output, the result so far, and what the sampler must know of it; `extra` is kept with the request."""
     if output is None and resume:
         raise UsageError("stdout cannot be continued", "name the output with -o")
     if output is None:
         return StandardOutput(), SampleResult(), Resumed()
     asked = {key: value for key, value in asdict(request).items() if key not in ("batch_size", "max_attempts")}
-    header = json.loads(json.dumps({"model": _digest(model), **asked}))  # as it will be read again
+    header = json.loads(json.dumps({"model": _digest(model), **asked, **extra}))  # as it will be read again
     target = GrowingOutput(output, header, keep=request.unique)
     if not resume:
         target.begin()

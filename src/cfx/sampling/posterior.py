@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -121,6 +121,7 @@ def space_group_posterior(
     request: SampleConfig,
     frequencies: Mapping[int, float] | None,
     draws: int = DRAWS,
+    watch: Callable[[int], None] = lambda made: None,
 ) -> SpaceGroupPosterior:
     """How likely each space group of a request is, given that a crystal meets its constraints, at temperature 1.
 
@@ -135,6 +136,7 @@ def space_group_posterior(
             is what judges whole crystals, such as `min_distance`.
         frequencies: how many crystals of each space group the model was trained on; None for a uniform prior.
         draws: at most so many, but at least one of every possible group.
+        watch: told now and then how many were made.
 
     Raises:
         UsageError: if no space group can meet the request, or the model saw none of those that can.
@@ -150,7 +152,7 @@ def space_group_posterior(
     prior, possible = counts / counts.sum(), possible / possible.sum()
     with jax.default_matmul_precision("float32"):
         weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)
-    draw = functools.partial(_draw, weights, config, request, prepared, groups)
+    draw = functools.partial(_draw, weights, config, request, prepared, groups, watch)
     places = np.flatnonzero(possible)
     made = draw(np.tile(places, np.clip(draws // len(places), 1, FIRST_DRAWS)), 0)
     while (left := draws - len(made.place)) > 0 and _effective_size(share := _shares(made, prior)) < ENOUGH:
@@ -165,6 +167,7 @@ def _draw(
     request: SampleConfig,
     prepared: PreparedRequest,
     groups: Int[np.ndarray, " G"],
+    watch: Callable[[int], None],
     place: Int[np.ndarray, " B"],
     first: int,
 ) -> _Draws:
@@ -180,6 +183,7 @@ def _draw(
                 ledger.put(jobs, drawn)
             accepted += ledger.release()
             decoders.changed.notify_all()
+        watch(first + len(accepted))
     drawn = together(accepted)
     model, policy = drawn.log_prob, drawn.policy_log_prob
     ratio = np.asarray(model.wyckoff + model.species, float) - (policy.wyckoff + policy.species)
