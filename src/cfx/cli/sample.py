@@ -22,7 +22,7 @@ MOST_GROUPS = 15
 
 def sample(
     *,
-    space_group: str | None = options.space_groups(),
+    space_group: str | None = options.space_groups(" Not needed with --formula: likely ones are drawn then."),
     output: Path | None = options.output(
         "A .cif, .zip, .extxyz, .jsonl, .csv, or a directory for POSCARs; CIF on stdout without it.", stdout=True
     ),
