@@ -105,7 +105,7 @@ def test_groups_by_probability_end_and_are_taken_up_again(mini, tmp_path, monkey
     """As before with groups that were found: resumed, they are not found again, which here would give others."""
     said = Said()
     result = sample(mini, TWO_SITES, tmp_path / "whole.jsonl", said, by_probability=True)
-    [line] = said.messages
+    [line] = (text for text in said.messages if text.startswith("space groups"))
     expected = mini.posterior(TWO_SITES)
     assert all(f"{group} {100 * share:.1f} %" in line for group, share in expected.ranked)
     assert f"effective sample size {expected.effective_sample_size:.0f} of {expected.draws.sum()} draws" in line
@@ -127,7 +127,7 @@ def test_groups_by_probability_end_and_are_taken_up_again(mini, tmp_path, monkey
         sample(mini, replace(TWO_SITES, n=13), path, Said(), resume=True, by_probability=True)
     said = Said()
     sample(mini, TWO_SITES, path, said, resume=True, by_probability=True)
-    assert said.messages == []
+    assert not any(text.startswith("space groups") for text in said.messages)
     assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
 
 

@@ -81,6 +81,7 @@ def test_the_likelihood_is_the_sum_over_all_arrangements(model, all_draws, max_a
     assert len({tuple(row) for row in found.crystals.wyckoff.tolist()}) == len(arrangements)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formula", [LITHIUM, HYDRIDE])
 def test_the_likelihood_is_how_often_the_model_makes_the_formula(model, all_draws, formula):
     """Counted among 4,000 crystals drawn without a constraint, in two groups with free coordinates."""
@@ -161,6 +162,7 @@ def test_weighted_crystals_add_up_to_the_probabilities(model):
     )
 
 
+@pytest.mark.slow
 def test_the_standard_error_is_the_spread_over_seeds(model):
     """40 seeds: their variance over that claimed is chi-squared over 39, were the claim exact; it is an upper bound."""
     some = [model.space_group_posterior(HYDRIDE, 4, draws=128, seed=seed, space_groups=[2, 25]) for seed in range(40)]
