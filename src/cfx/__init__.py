@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cfx.core.likelihood import LogProb
     from cfx.data.dataset import encode
     from cfx.model import Model, load_model
+    from cfx.runs.predict import predict
 
 __all__ = [
     "CrystalBatch",
@@ -25,6 +26,7 @@ __all__ = [
     "Template",
     "encode",
     "load_model",
+    "predict",
 ]
 
 _PUBLIC = {
@@ -36,6 +38,7 @@ _PUBLIC = {
     "CrystalBatch": "cfx.core.crystal",
     "LogProb": "cfx.core.likelihood",
     "encode": "cfx.data.dataset",
+    "predict": "cfx.runs.predict",
 }
 
 

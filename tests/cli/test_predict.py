@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from pymatgen.core import Structure
+from pymatgen.core import Composition, Structure
 
 from .test_errors import assert_one_error
 from .test_eval import AU3CU, COPPER, CU3AU, EMT, GOLD, write
@@ -59,7 +59,7 @@ def test_from_formulas_to_a_directory(cfx, alloys, tmp_path):
     assert cfx(*arguments, "-o", "out").returncode == 8
     again = cfx(*arguments, "-o", "out", "--top", 3, "--force")
     assert again.returncode == 0 and files(tmp_path / "out") == written
-    assert "Pm-3m (221)" in again.stdout
+    assert "Pm-3m (221)" in again.stdout and "Cu3Au: " in again.stderr and "effective sample size" in again.stderr
     assert not list(tmp_path.glob("out.*"))
 
 
@@ -69,11 +69,11 @@ def test_interrupted_and_resumed(cfx, start_cfx, alloys, tmp_path, moment):
         *MINI,
         "Cu3Au",
         "--sg",
-        "1-230",
+        "99-230",
         "--draws",
-        150,
+        40,
         "--budget",
-        20000,
+        1500,
         "--fmax",
         0.0001,
         "--steps",
@@ -109,10 +109,23 @@ def test_as_drawn_without_a_hull(cfx, tmp_path):
     assert [one["energy_per_atom"] for one in found] == sorted(one["energy_per_atom"] for one in found)
 
 
+def test_formulas_of_a_chemical_system(cfx):
+    result = cfx(*MINI, "--system", "Cu-Au", "--formulas", 2, "-n", 10, "--no-relax", "--potential", EMT, "--json")
+    assert result.returncode == 0, result.stderr
+    formulas = list(dict.fromkeys(one["formula"] for one in json.loads(result.stdout)))
+    assert f"formulas of Cu-Au: {', '.join(formulas)}" in result.stderr and len(formulas) == 2
+    assert all({str(one) for one in Composition(formula)} == {"Cu", "Au"} for formula in formulas)
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "words"),
     [
+        ([], 2, ["--system"]),
+        (["SrTiO3", "--system", "Sr-O"], 2, ["--system"]),
+        (["--system", "Li-Li"], 2, ["Li-Li"]),
+        (["--system", "Li-Xx"], 2, ["Xx"]),
         (["what"], 2, ["what"]),
+        (["SrTiO3", "--prototypes", "2"], 2, ["prototypes"]),
         (["Sr0.5TiO3"], 2, ["Sr0.5TiO3", "whole numbers"]),
         (["Xx2O3"], 2, ["Xx"]),
         (["SrTiO3", "--sg", "0"], 2, ["space group 0"]),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from cfx.core.prototypes import KnownPrototype
 from pymatgen.core import Lattice, Structure
 
 from cfx.config import PredictConfig
+from cfx.core.crystal import empty_batch
 from cfx.errors import OutputError, UsageError
 from cfx.evaluation.summary import Thresholds
 from cfx.io.journal import JsonLines
-from cfx.runs.candidates import Candidate, distinct
+from cfx.runs.candidates import Candidate, _choose, _fits, _is_fixed, distinct
 from cfx.runs.predictions import Minimum, check_predictions, merge, ranked
 from cfx.runs.steps import Budget, Steps
 
@@ -52,11 +57,15 @@ def test_the_hull_that_goes_without_saying():
 
 def test_evaluations_never_exceed_the_budget():
     budget = Budget(evaluations=100, seconds=None)
-    while (steps := budget.steps(7, 5)) >= 1:
+    while (steps := budget.steps(7, 5, share=0.5)) >= 1:
         assert steps <= 5
         budget.charge({"evaluations": 7 * (steps + 1), "seconds": 1.0})
+    assert 50 - 2 * 7 < budget.spent <= 50
+    while (steps := budget.steps(7, 5)) >= 1:
+        budget.charge({"evaluations": 7 * (steps + 1), "seconds": 1.0})
     assert 100 - 2 * 7 < budget.spent <= 100
-    assert Budget(None, 10.0, took=4.0).share() == 0.4 and Budget(None, 10.0, took=4.0).left() == 6.0
+    timed = Budget(None, 10.0, took=4.0)
+    assert (timed.left(), timed.steps(7, 5, share=0.5), timed.steps(7, 5, share=0.4)) == (6.0, 5, 0)
 
 
 def test_repeated_draws_are_counted_and_other_arrangements_are_kept():
@@ -76,6 +85,27 @@ def test_merged_by_structure_and_the_most_symmetric_of_those_that_tie():
         assert second.structure is strained.structure
     apart = Minimum(tetragonal.structure, -8.402, frozenset({0}))
     assert merge([apart, cubic])[0].structure is apart.structure
+
+
+def test_candidates_are_chosen_by_weight_each_once_and_with_a_cell():
+    lattice = np.tile(np.float32([4, 4, 4, 90, 90, 90]), (200, 1))
+    lattice[:50, 3:] = [10, 10, 170]
+    crystals = dataclasses.replace(empty_batch(4), lattice=lattice)
+    weights = np.full(200, 1e-6)
+    weights[[0, 60, 70, 80]] = 1.0
+    posterior = SimpleNamespace(crystals=crystals, log_weights=np.log(weights / weights.sum()))
+    assert _choose(posterior, 3, seed=0).tolist() == [60, 70, 80]
+    more = _choose(posterior, 20, seed=0)
+    assert len(set(more)) == 20 and {60, 70, 80} < set(more) and more.min() >= 50
+    assert len(_choose(posterior, 1000, seed=0)) == 150
+    assert _choose(posterior, 20, seed=1).tolist() != more.tolist()
+
+
+def test_prototypes_within_limits():
+    spinel = KnownPrototype(227, ("a", "d", "e"), ("Mg", "Al", "O"), 1, 1)  # 56 atoms in the conventional cell
+    limits = [{}, {"max_atoms": 56}, {"max_atoms": 55}, {"max_sites": 3}, {"max_sites": 2}]
+    assert [_fits(spinel, PredictConfig(**one)) for one in limits] == [True, True, False, True, False]
+    assert not _is_fixed(spinel) and _is_fixed(KnownPrototype(225, ("a", "b"), ("Na", "Cl"), 1, 1))
 
 
 class ByElement:

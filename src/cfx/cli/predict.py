@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 
 def predict(
     formulas: Annotated[
-        list[str], typer.Argument(metavar="FORMULA...", help="Formulas, as SrTiO3, or files of them, one on a line.")
-    ],
+        list[str] | None, typer.Argument(help="Formulas, as SrTiO3, or files of them, one on a line.")
+    ] = None,
     *,
+    system: Annotated[
+        str | None, typer.Option(help="A chemical system, Li-La-Zr-O: formulas that the model draws most often.")
+    ] = None,
+    most: Annotated[int, typer.Option("--formulas", help="Formulas of a system, at most.", min=1)] = 5,
     output: Path | None = options.output("A directory: predictions.csv, .json and .html, and a CIF of each."),
     model: str = options.model(),
-    space_group: str | None = options.space_groups(" [default: data:model]"),
-    settings: Annotated[Given, Fields(PredictConfig, without=("space_groups", "weights"))],
+    space_group: str | None = options.space_groups(" [default: all, as likely as the model finds them]"),
+    settings: Annotated[Given, Fields(PredictConfig, without=("space_groups",))],
     as_json: bool = options.JSON,
     force: bool = options.FORCE,
     resume: bool = options.RESUME,
@@ -40,9 +44,12 @@ def predict(
       cfx predict SrTiO3
       cfx predict TiO2 MgAl2O4 --budget 10min -o oxides
       cfx predict formulas.txt --sg 221,225 --draws 50 --json
+      cfx predict --system Li-La-Zr-O --formulas 3 -o conductors
     """
-    texts = [text for one in formulas for text in _read(one)]
-    asked = [formula(text) for text in texts]
+    if (not formulas) == (system is None):
+        raise UsageError("give either formulas or --system", "for example: cfx predict SrTiO3")
+    asked = [formula(text) for one in formulas or () for text in _read(one)]
+    elements = system.split("-") if system else []
     # What is wrong with numbers and combinations is found before anything slow starts.
     PredictConfig(**settings)
     if resume and output is None:
@@ -51,12 +58,16 @@ def predict(
         values.check_space_groups(space_group)
     values.start_jax()
 
+    from cfx.runs.predict import name_of, predict_into
     from cfx.runs.predict import predict as run
-    from cfx.runs.predict import predict_into
+    from cfx.runs.systems import formulas_of_system
 
     loaded = values.load(model)
-    groups, weights = values.drawn_space_groups(space_group or "data:model", loaded)
-    config = PredictConfig(space_groups=groups, weights=weights, **settings)
+    groups = () if space_group is None else values.drawn_space_groups(space_group, loaded)[0]
+    config = PredictConfig(space_groups=groups, **settings)
+    if elements:
+        asked = formulas_of_system(loaded, elements, most, groups, config.seed, REPORTER)
+        REPORTER.message(f"formulas of {system}: {', '.join(map(name_of, asked))}")
     if output is None:
         found = run(loaded, asked, config, REPORTER)
     else:
@@ -87,7 +98,7 @@ def _row(one: Prediction) -> dict[str, str | int]:
         "formula": one.formula,
         "rank": one.rank,
         "space group": f"{one.symbol} ({one.space_group})" if one.space_group else "none",
-        "E_hull (eV/atom)": "" if one.e_above_hull is None else f"{one.e_above_hull:.3f}",
+        "E_hull (eV/atom)": "" if one.e_above_hull is None else f"{round(one.e_above_hull, 3) + 0.0:.3f}",
         "verdict": one.verdict or "",
         "energy (eV/atom)": f"{one.energy_per_atom:.4f}",
         "sites": one.num_sites,

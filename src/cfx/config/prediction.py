@@ -14,8 +14,10 @@ from cfx.config.evaluation import (
     OWN_HULLS,
     POTENTIALS,
 )
-from cfx.config.fields import NOT_NEGATIVE, SHARE, Bound, Config, at_least, option, seed
+from cfx.config.fields import NOT_NEGATIVE, Bound, Config, at_least, option, seed
 from cfx.errors import UsageError
+
+FROM_ZERO_TO_ONE = Bound(lambda value: 0 <= value <= 1, "be between 0 and 1")
 
 SECONDS = {"s": 1, "min": 60, "h": 3600}
 """Units of a budget of time."""
@@ -25,16 +27,14 @@ SECONDS = {"s": 1, "min": 60, "h": 3600}
 class PredictConfig(Config):
     """How the structures of a formula are predicted; an interrupted run is continued with the same."""
 
-    space_groups: tuple[int, ...] = option((), "Space groups that are drawn; empty: as the model finds likely.")
-    weights: tuple[float, ...] = option((), "For each of space_groups, how likely it is drawn; empty: they take turns.")
+    space_groups: tuple[int, ...] = option(
+        (), "The only space groups that are drawn, numbers or symbols; empty: all, as likely as the model finds them."
+    )
     draws: int = option(200, "Structures drawn for each formula.", at_least(1), "-n --draws")
     seed: int = seed()
-    temperature: float = option(
-        1.0,
-        "Below 1: more likely structures. Above 1: more adventurous ones.",
-        Bound(lambda value: 1e-6 <= value <= 1e6, "be between 1e-6 and 1e6"),
+    prototypes: float = option(
+        0.5, "Share of the draws that have the sites of known prototypes, if there are any.", FROM_ZERO_TO_ONE
     )
-    top_p: float = option(1.0, "Nucleus sampling: probability kept in every categorical draw.", SHARE)
     max_atoms: int | None = option(
         None, "Maximum number of atoms in the conventional cell. Default: 20 in the primitive cell.", at_least(1)
     )
@@ -62,9 +62,7 @@ class PredictConfig(Config):
     device: str = option(*DEVICE)
 
     def __post_init__(self):
-        groups, weights = texts.given_space_groups(self.space_groups)
-        object.__setattr__(self, "space_groups", groups)
-        object.__setattr__(self, "weights", self.weights or weights)
+        object.__setattr__(self, "space_groups", texts.given_space_groups(self.space_groups)[0])
         super().__post_init__()
         _amount_and_unit(self.budget)
         if self.hull is None:

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cfx.config import PredictConfig, SampleConfig
 from cfx.core import Structure
 from cfx.core.crystal import CrystalBatch
-from cfx.core.symmetry import settings_table
+from cfx.core.lattice import is_physical
+from cfx.core.prototypes import KnownPrototype, prototypes_of
+from cfx.core.symmetry import LETTERS, settings_table, symmetry_table
 from cfx.data.structures import closest_approach
 from cfx.evaluation.matching import find_match, reduce_or_say_why
 from cfx.model import Model
 from cfx.rl.rollout import primitive_cell
+from cfx.sampling.posterior import SpaceGroupPosterior
+from cfx.sampling.prototypes import PrototypeDraws, draw_prototypes
+from cfx.sampling.request import prepare
 
 Formula = tuple[tuple[str, int], ...]
 """Symbols and numbers of atoms."""
 
 MODEL = "model"
 """Where a structure comes from that the model drew freely."""
+
+PROTOTYPE = "prototype"
+"""Where one comes from that has the sites of a known prototype."""
+
+Scored = tuple[CrystalBatch, np.ndarray]
+"""Crystals with their log-probabilities, nats [B]."""
+
+ALL_SPACE_GROUPS = tuple(range(1, 231))
+
+MOST_REPEATS = 4
+"""How often a likely prototype is drawn again, at most unless few are known."""
 
 
 @dataclass(frozen=True)
@@ -69,56 +86,148 @@ def structure_of(saved: dict[str, Any]) -> Structure:
     return Structure(Lattice(saved["cell"]), saved["species"], saved["frac_coords"])
 
 
-def draw_candidates(
-    model: Model, formula: Formula, config: PredictConfig, stop: Callable[[], bool], on_draw: Callable[[int], None]
-) -> tuple[list[Candidate], Counter[str]]:
-    """Draws structures of a formula.
+@dataclass(frozen=True)
+class DrawnCandidates:
+    """What was drawn for a formula.
 
-    Args:
-        stop: asked after every step of the decoder; True ends the draws.
-        on_draw: told how many were drawn so far.
+    Attributes:
+        candidates: distinct structures, the likeliest first.
+        left_out: how many draws were not used, by reason.
+        space_groups: those with a probability, the likeliest first.
+        effective_sample_size: of the draws behind these probabilities; None if the model has a head that tells them.
+    """
 
-    Returns:
-        Distinct structures, the likeliest first, and how many draws were left out, by reason.
+    candidates: list[Candidate]
+    left_out: Counter[str]
+    space_groups: list[tuple[int, float]]
+    effective_sample_size: float | None
+
+
+def draw_candidates(model: Model, formula: Formula, config: PredictConfig) -> DrawnCandidates:
+    """Draws structures of a formula: some freely, the others in known prototypes.
+
+    Free ones are draws by which the model finds likely space groups (see `sampling.posterior`), chosen by weight, or of
+    the space groups that the model's own head finds likely. Half
+    of the others are one of each prototype, those with most known formulas first; the other half are further ones of
+    those that the model finds likeliest.
 
     Raises:
         UsageError: if no space group can hold the formula.
-        NumericsError: if the model gives no acceptable crystal.
+        NumericsError: if no draw ends with the formula.
     """
+    prototypes = prototypes_of(formula, config.space_groups or None)
+    prototypes = [one for one in prototypes if len(one.letters) < model.config.n_max and _fits(one, config)]
+    in_prototypes = round(config.draws * config.prototypes) if prototypes else 0
+    free = _draw_freely(model, formula, config, config.draws - in_prototypes)
+    known = _draw_prototypes(model, prototypes, in_prototypes, config.seed)
     left_out: Counter[str] = Counter()
-    candidates: list[Candidate] = []
-    arrangements: list[Hashable] = []
-    done = 0
-    for draws in model.draws(draws_request(formula, config), stop=stop):
-        crystals = draws.crystals.numpy()
-        keys, structures = arrangements_of(crystals), crystals.to_structures()
-        for row, structure in enumerate(structures):
-            if closest_approach(structure) < config.min_distance:
-                left_out["atoms too close"] += 1
-                continue
-            log_prob = float(draws.log_prob.total[row])
-            group = int(crystals.space_group[row])
-            candidates.append(Candidate(primitive_cell(structure), group, log_prob, {MODEL: 1}))
-            arrangements.append(keys[row])
-        done += len(crystals)
-        on_draw(done)
-    order = sorted(range(len(candidates)), key=lambda i: -candidates[i].log_prob)
-    return distinct([candidates[i] for i in order], [arrangements[i] for i in order]), left_out
+    candidates: list[tuple[Candidate, Hashable]] = []
+    for origin, parts in ((MODEL, free.parts), (PROTOTYPE, known)):
+        for crystals, log_prob in parts:
+            candidates += _candidates(crystals.numpy(), log_prob, origin, config.min_distance, left_out)
+    candidates.sort(key=lambda pair: -pair[0].log_prob)
+    found = distinct([one for one, _ in candidates], [arrangement for _, arrangement in candidates])
+    return DrawnCandidates(found, left_out, free.space_groups, free.effective_sample_size)
+
+
+class _FreeDraws(NamedTuple):
+    """Crystals with their log-probabilities, nats, and the space groups that they come from."""
+
+    parts: list[Scored]
+    space_groups: list[tuple[int, float]]
+    effective_sample_size: float | None
+
+
+def _draw_freely(model: Model, formula: Formula, config: PredictConfig, n: int) -> _FreeDraws:
+    """Crystals of a formula, in the space groups that the model finds likely: by its own head, if it has one."""
+    request = draws_request(formula, config)
+    if not model.has_space_group_head:
+        posterior = model.posterior(request)
+        chosen = _choose(posterior, n, config.seed)
+        scored = (posterior.crystals[chosen], posterior.log_prob.total[chosen])
+        return _FreeDraws([scored], posterior.ranked, posterior.effective_sample_size)
+    groups = sorted(set(request.space_groups) - set(prepare(request, model.config).impossible))
+    share = np.exp(model.space_group_log_prob(formula)[np.array(groups) - 1].astype(float))
+    share /= share.sum()
+    ranked = sorted(zip(groups, share.tolist(), strict=True), key=lambda pair: -pair[1])
+    if not n:
+        return _FreeDraws([], ranked, None)
+    request = dataclasses.replace(request, space_groups=tuple(groups), weights=tuple(share.tolist()), n=n)
+    return _FreeDraws([(draws.crystals, draws.log_prob.total) for draws in model.draws(request)], ranked, None)
 
 
 def draws_request(formula: Formula, config: PredictConfig) -> SampleConfig:
-    """The request whose crystals are the candidates of a formula."""
+    """The request whose crystals are the free candidates of a formula."""
     return SampleConfig(
-        space_groups=config.space_groups,
-        weights=config.weights,
+        space_groups=config.space_groups or ALL_SPACE_GROUPS,
         formula=formula,
-        n=config.draws,
         seed=config.seed,
-        temperature=config.temperature,
-        top_p=config.top_p,
         max_atoms=config.max_atoms,
         max_sites=config.max_sites,
     )
+
+
+def _fits(prototype: KnownPrototype, config: PredictConfig) -> bool:
+    """Whether a prototype is within the limits on sites and atoms."""
+    if config.max_sites is not None and len(prototype.letters) > config.max_sites:
+        return False
+    size = symmetry_table().multiplicity[prototype.space_group - 1]
+    atoms = sum(int(size[LETTERS.index(letter)]) for letter in prototype.letters)
+    return config.max_atoms is None or atoms <= config.max_atoms
+
+
+def _choose(posterior: SpaceGroupPosterior, n: int, seed: int) -> np.ndarray:
+    """Which crystals of a posterior are candidates: as many, each once, by weight (Gumbel's top-k trick)."""
+    physical = np.flatnonzero(is_physical(np.asarray(posterior.crystals.lattice)))
+    noise = np.random.default_rng(seed).gumbel(size=len(physical))
+    order = np.argsort(-(np.asarray(posterior.log_weights)[physical] + noise), kind="stable")
+    return np.sort(physical[order[:n]])
+
+
+def _draw_prototypes(model: Model, prototypes: Sequence[KnownPrototype], n: int, seed: int) -> list[Scored]:
+    """Crystals of prototypes with their log-probabilities, nats."""
+    if not n:
+        return []
+    first = draw_prototypes(model.params, model.config, prototypes[: -(-n // 2)], seed=seed)
+    parts = [(first.crystals, first.log_prob.total)]
+    if (more := n - len(first)) > 0 and len(first):
+        # A letter without a coordinate leaves nothing to draw anew but the lattice, which is relaxed anyhow.
+        arrangement = np.asarray(first.log_prob.wyckoff) + np.asarray(first.log_prob.species)
+        likely = np.argsort(-(arrangement + _log_frequency(model, first)))
+        rows = [int(row) for row in likely if not _is_fixed(prototypes[int(first.prototype[row])])]
+        again = [prototypes[int(first.prototype[row])] for row in rows[: -(-more // MOST_REPEATS)]]
+        if again:
+            further = draw_prototypes(model.params, model.config, again, -(-more // len(again)), seed + 1)
+            parts.append((further.crystals, further.log_prob.total))
+    return parts
+
+
+def _log_frequency(model: Model, drawn: PrototypeDraws) -> np.ndarray:
+    """Log of how many crystals of the space group of each the model was trained on; of none as of a half."""
+    counts = [model.trained_on(int(group)) for group in drawn.crystals.space_group]
+    return np.log([1.0 if count is None else count or 0.5 for count in counts])
+
+
+def _is_fixed(prototype: KnownPrototype) -> bool:
+    """Whether no site of a prototype has a free coordinate."""
+    fixed = symmetry_table().is_fixed[prototype.space_group - 1]
+    return all(fixed[LETTERS.index(letter)] for letter in prototype.letters)
+
+
+def _candidates(
+    crystals: CrystalBatch, log_prob: np.ndarray, origin: str, min_distance: float, left_out: Counter[str]
+) -> list[tuple[Candidate, Hashable]]:
+    """Candidates with their arrangements, from crystals (numpy); what is left out is counted."""
+    found = []
+    for row, (arrangement, structure) in enumerate(
+        zip(arrangements_of(crystals), crystals.to_structures(), strict=True)
+    ):
+        if closest_approach(structure) < min_distance:
+            left_out["atoms too close"] += 1
+            continue
+        group, nats = int(crystals.space_group[row]), float(log_prob[row])
+        found.append((Candidate(primitive_cell(structure), group, nats, {origin: 1}), arrangement))
+    return found
 
 
 def arrangements_of(crystals: CrystalBatch) -> list[Hashable]:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from cfx.config import PredictConfig
+from cfx.config.texts import formula as parse_formula
 from cfx.core import Structure
 from cfx.core.elements import lowest_terms
 from cfx.data.structures import MIN_DISTANCE, closest_approach
@@ -34,14 +35,17 @@ from cfx.model import Model
 from cfx.predictors.base import Potential
 from cfx.predictors.load import load_potential
 from cfx.predictors.relax import relax
-from cfx.reporter import Interrupted, Reporter, StopRequest
+from cfx.reporter import Interrupted, Reporter, Silent, StopRequest, interrupted_by_signals
 from cfx.runs.candidates import Candidate, Formula, draw_candidates, draws_request, structure_as_json, structure_of
-from cfx.runs.predictions import Minimum, Prediction, check_predictions, merge, ranked, write_predictions
+from cfx.runs.predictions import Minimum, Prediction, check_predictions, merge, ranked, symbol_of, write_predictions
 from cfx.runs.steps import Budget, Steps
 from cfx.sampling.request import prepare
 
 AT_ONCE = 16
 """Structures that are evaluated or relaxed together, in one step."""
+
+LIKELY = 5
+"""Space groups that are named."""
 
 WITH_SYMMETRY = 0.75
 """Share of the budget after which no relaxation that keeps the symmetry begins."""
@@ -52,19 +56,23 @@ DISPLACED = 0.03
 
 def predict(
     model: Model,
-    formulas: Sequence[Formula],
-    config: PredictConfig,
-    reporter: Reporter,
+    formulas: str | Sequence[str | Formula],
+    config: PredictConfig | None = None,
+    reporter: Reporter | None = None,
     journal: JsonLines | None = None,
     resume: bool = False,
+    **settings: Any,
 ) -> list[Prediction]:
     """Predicts the structures of formulas.
 
     Args:
         model: draws the structures.
-        formulas: symbols and numbers of atoms of each.
+        formulas: one, as "SrTiO3", or several, as texts or as symbols with numbers of atoms.
+        config: how; by default what `settings` say.
+        reporter: receives progress, messages and warnings; by default warnings go to Python's own machinery.
         journal: keeps what was computed; without one, an interrupted run leaves nothing.
         resume: go on with what is in the journal.
+        **settings: fields of `PredictConfig`, as draws=50 or space_groups="Pm-3m".
 
     Returns:
         Of each formula in turn, at most `top` structures, those of lowest energy first.
@@ -74,8 +82,10 @@ def predict(
         NumericsError: if no formula has a structure with an energy.
         Interrupted: after a signal.
     """
-    formulas = [tuple(lowest_terms(dict(formula)).items()) for formula in formulas]
-    possible = _possible(model, formulas, config, reporter)
+    config, reporter = config or PredictConfig(**settings), reporter or Silent()
+    several = [formulas] if isinstance(formulas, str) else formulas
+    parsed = [parse_formula(one) if isinstance(one, str) else one for one in several]
+    possible = _possible(model, [tuple(lowest_terms(dict(one)).items()) for one in parsed], config, reporter)
     potential = load_potential(config.potential, config.device)
     hull = None
     if config.hull:
@@ -204,15 +214,22 @@ class _Prediction:
         """The candidates, the likeliest first."""
 
         def make() -> dict[str, Any]:
-            with self.reporter.progress(f"{self.name}: structures drawn", self.config.draws) as progress:
-                progress.update(0, "compiling")
-                candidates, left_out = draw_candidates(
-                    self.model, self.formula, self.config, lambda: bool(self.stop), progress.update
-                )
-            self.check()
-            return {"candidates": [one.as_json() for one in candidates], "left_out": dict(left_out)}
+            stopped = f"stopped at {self.name}; {self.steps.where}"
+            with self.reporter.progress(f"{self.name}: drawing", None), interrupted_by_signals(stopped):
+                drawn = draw_candidates(self.model, self.formula, self.config)
+            likely = [[group, round(share, 4)] for group, share in drawn.space_groups[:LIKELY]]
+            return {
+                "candidates": [one.as_json() for one in drawn.candidates],
+                "left_out": drawn.left_out,
+                "space_groups": likely,
+                "effective_sample_size": drawn.effective_sample_size,
+            }
 
         row = self.take("draw", make)
+        groups = ", ".join(f"{symbol_of(group)} {100 * share:.0f} %" for group, share in row["space_groups"])
+        size = row["effective_sample_size"]
+        drawn = f"{self.name}: {len(row['candidates'])} distinct structures drawn; space groups by the model: {groups}"
+        self.reporter.message(drawn if size is None else f"{drawn} (effective sample size {size:.0f})")
         return [Candidate.of(one) for one in row["candidates"]]
 
     def energies(self, candidates: Sequence[Candidate]) -> list[float | None]:
@@ -247,8 +264,8 @@ class _Prediction:
         """Minima of the starts, in their order, as long as less than a share of the budget is spent."""
         for first in range(0, len(starts), AT_ONCE):
             part = starts[first : first + AT_ONCE]
-            steps = self.budget.steps(len(part), self.config.steps)
-            if self.budget.share() >= share or steps < 1:
+            steps = self.budget.steps(len(part), self.config.steps, share)
+            if steps < 1:
                 return
             make = functools.partial(self._relax, part, how, steps, fix_symmetry)
             for start, one in zip(part, self.take(f"relax {how}", make)["minima"], strict=True):

@@ -21,7 +21,8 @@ from cfx.evaluation.validity import symmetry_dataset
 from cfx.io.files import csv_text
 from cfx.predictors.base import Potential
 from cfx.report import as_drawn, render_shortlist
-from cfx.runs.candidates import Candidate, add_draws
+from cfx.rl.rollout import primitive_cell
+from cfx.runs.candidates import MODEL, PROTOTYPE, Candidate, add_draws
 from cfx.runs.relax import crystal_block
 
 SAME_ENERGY = 0.05
@@ -170,7 +171,8 @@ def _prediction(
     potential: Potential,
 ) -> Prediction:
     height, verdict, decomposition = judged
-    dataset, _ = symmetry_dataset(minimum.structure)
+    structure = primitive_cell(minimum.structure)  # a smaller one, if it has become more symmetric
+    dataset, _ = symmetry_dataset(structure)
     group = None if dataset is None else int(dataset.number)
     draws: dict[str, int] = {}
     for member in sorted(minimum.members):
@@ -179,7 +181,7 @@ def _prediction(
     remarks = {
         "name": f"{formula}_{rank:02d}",
         "potential": potential.name,
-        "energy": minimum.energy * len(minimum.structure),
+        "energy": minimum.energy * len(structure),
         "energy_per_atom": minimum.energy,
         "e_above_hull": height,
         "converged": minimum.converged,
@@ -188,23 +190,23 @@ def _prediction(
         rank=rank,
         formula=formula,
         space_group=group,
-        symbol=_symbol(group),
+        symbol=symbol_of(group),
         e_above_hull=height,
         energy_per_atom=minimum.energy,
         verdict=verdict,
         decomposition=decomposition,
-        num_sites=len(minimum.structure) if dataset is None else len(set(dataset.equivalent_atoms.tolist())),
-        num_atoms=len(minimum.structure),
+        num_sites=len(structure) if dataset is None else len(set(dataset.equivalent_atoms.tolist())),
+        num_atoms=len(structure),
         draws=draws,
         log_prob=likeliest.log_prob,
         space_group_drawn=likeliest.space_group,
         converged=minimum.converged,
-        structure=minimum.structure,
-        cif=crystal_block(remarks, minimum.structure),
+        structure=structure,
+        cif=crystal_block(remarks, structure),
     )
 
 
-def _symbol(group: int | None) -> str:
+def symbol_of(group: int | None) -> str:
     """The symbol of a space group, as Pm-3m; "" for None."""
     from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
@@ -247,7 +249,7 @@ def write_predictions(directory: Path, predictions: Sequence[Prediction], config
 
 
 def _counts(draws: dict[str, int]) -> dict[str, int]:
-    return {"draws": sum(draws.values()), **{f"draws_{origin}": count for origin, count in draws.items()}}
+    return {"draws": sum(draws.values()), **{f"from_{origin}": draws.get(origin, 0) for origin in (MODEL, PROTOTYPE)}}
 
 
 def _page(

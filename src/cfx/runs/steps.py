@@ -86,9 +86,14 @@ class Budget:
         """How much of it is spent, 0 to 1."""
         return self.took / self.seconds if self.seconds else self.spent / (self.evaluations or 1)
 
-    def steps(self, structures: int, most: int) -> int:
-        """How many steps so many structures may make each, at most `most`; none if less than one is left for each."""
-        return most if self.evaluations is None else min(most, (self.evaluations - self.spent) // structures - 1)
+    def steps(self, structures: int, most: int, share: float = 1.0) -> int:
+        """How many steps so many structures may make each, at most `most`, within a share of the whole budget.
+
+        Each costs an evaluation, and the first state another one: none are left if the result is below 1.
+        """
+        if self.evaluations is None:
+            return most if self.share() < share else 0
+        return min(most, (int(share * self.evaluations) - self.spent) // structures - 1)
 
     def left(self) -> float:
         """Seconds that are left."""
