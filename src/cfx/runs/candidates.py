@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -103,13 +103,18 @@ class DrawnCandidates:
     effective_sample_size: float | None
 
 
-def draw_candidates(model: Model, formula: Formula, config: PredictConfig) -> DrawnCandidates:
+def draw_candidates(
+    model: Model, formula: Formula, config: PredictConfig, watch: Callable[[int], None] = lambda made: None
+) -> DrawnCandidates:
     """Draws structures of a formula: some freely, the others in known prototypes.
 
     Free ones are draws by which the model finds likely space groups (see `sampling.posterior`), chosen by weight, or of
     the space groups that the model's own head finds likely. Half
     of the others are one of each prototype, those with most known formulas first; the other half are further ones of
     those that the model finds likeliest.
+
+    Args:
+        watch: told how many draws the search for space groups has made.
 
     Raises:
         UsageError: if no space group can hold the formula.
@@ -118,7 +123,7 @@ def draw_candidates(model: Model, formula: Formula, config: PredictConfig) -> Dr
     prototypes = prototypes_of(formula, config.space_groups or None)
     prototypes = [one for one in prototypes if len(one.letters) < model.config.n_max and _fits(one, config)]
     in_prototypes = round(config.draws * config.prototypes) if prototypes else 0
-    free = _draw_freely(model, formula, config, config.draws - in_prototypes)
+    free = _draw_freely(model, formula, config, config.draws - in_prototypes, watch)
     known = _draw_prototypes(model, prototypes, in_prototypes, config.seed)
     left_out: Counter[str] = Counter()
     candidates: list[tuple[Candidate, Hashable]] = []
@@ -138,11 +143,13 @@ class _FreeDraws(NamedTuple):
     effective_sample_size: float | None
 
 
-def _draw_freely(model: Model, formula: Formula, config: PredictConfig, n: int) -> _FreeDraws:
+def _draw_freely(
+    model: Model, formula: Formula, config: PredictConfig, n: int, watch: Callable[[int], None]
+) -> _FreeDraws:
     """Crystals of a formula, in the space groups that the model finds likely: by its own head, if it has one."""
     request = draws_request(formula, config)
     if not model.has_space_group_head:
-        posterior = model.posterior(request)
+        posterior = model.posterior(request, watch=watch)
         chosen = _choose(posterior, n, config.seed)
         scored = (posterior.crystals[chosen], posterior.log_prob.total[chosen])
         return _FreeDraws([scored], posterior.ranked, posterior.effective_sample_size)

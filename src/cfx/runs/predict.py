@@ -215,8 +215,9 @@ class _Prediction:
 
         def make() -> dict[str, Any]:
             stopped = f"stopped at {self.name}; {self.steps.where}"
-            with self.reporter.progress(f"{self.name}: drawing", None), interrupted_by_signals(stopped):
-                drawn = draw_candidates(self.model, self.formula, self.config)
+            with self.reporter.progress(f"{self.name}: drawing", None) as progress, interrupted_by_signals(stopped):
+                progress.update(0, "compiling")
+                drawn = draw_candidates(self.model, self.formula, self.config, progress.update)
             likely = [[group, round(share, 4)] for group, share in drawn.space_groups[:LIKELY]]
             return {
                 "candidates": [one.as_json() for one in drawn.candidates],
