@@ -8,17 +8,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from cfx.core.prototypes import KnownPrototype
 from pymatgen.core import Lattice, Structure
 
 from cfx.config import PredictConfig
 from cfx.core.crystal import empty_batch
+from cfx.core.prototypes import KnownPrototype
 from cfx.errors import OutputError, UsageError
 from cfx.evaluation.summary import Thresholds
 from cfx.io.journal import JsonLines
 from cfx.runs.candidates import Candidate, _choose, _fits, _is_fixed, distinct
 from cfx.runs.predictions import Minimum, check_predictions, merge, ranked
-from cfx.runs.steps import Budget, Steps
+from cfx.runs.steps import WORTHWHILE, Budget, Steps
 
 
 def perovskite(a: float, c: float | None = None) -> Structure:
@@ -56,16 +56,19 @@ def test_the_hull_that_goes_without_saying():
 
 
 def test_evaluations_never_exceed_the_budget():
-    budget = Budget(evaluations=100, seconds=None)
-    while (steps := budget.steps(7, 5, share=0.5)) >= 1:
-        assert steps <= 5
-        budget.charge({"evaluations": 7 * (steps + 1), "seconds": 1.0})
-    assert 50 - 2 * 7 < budget.spent <= 50
-    while (steps := budget.steps(7, 5)) >= 1:
-        budget.charge({"evaluations": 7 * (steps + 1), "seconds": 1.0})
-    assert 100 - 2 * 7 < budget.spent <= 100
-    timed = Budget(None, 10.0, took=4.0)
-    assert (timed.left(), timed.steps(7, 5, share=0.5), timed.steps(7, 5, share=0.4)) == (6.0, 5, 0)
+    budget = Budget(evaluations=1000, seconds=None)
+    for share in (0.5, 1.0):
+        while (batch := budget.next_batch(7, 50, share))[0]:
+            structures, steps = batch
+            assert 1 <= structures <= 7 and 1 <= steps <= 50
+            budget.charge({"evaluations": structures * (steps + 1), "seconds": 1.0})
+        assert 1000 * share - WORTHWHILE < budget.spent <= 1000 * share
+    assert Budget(evaluations=40, seconds=None).next_batch(7, 500) == (1, 39)
+
+
+def test_a_time_is_shared_too():
+    budget = Budget(None, 10.0, took=4.0)
+    assert (budget.left(), budget.next_batch(7, 5, 0.5), budget.next_batch(7, 5, 0.4)) == (6.0, (7, 5), (0, 0))
 
 
 def test_repeated_draws_are_counted_and_other_arrangements_are_kept():

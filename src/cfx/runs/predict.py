@@ -29,6 +29,7 @@ from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.evaluation.hull import Hull
 from cfx.evaluation.setup import open_hull
 from cfx.evaluation.summary import Thresholds
+from cfx.evaluation.validity import symmetry_dataset
 from cfx.io.files import sole_writer
 from cfx.io.journal import JsonLines, check_unfinished, complete, partial_of, remove_partial
 from cfx.model import Model
@@ -46,6 +47,9 @@ AT_ONCE = 16
 
 LIKELY = 5
 """Space groups that are named."""
+
+AS_DRAWN = 0.5
+"""Share of the evaluations that may go into structures as drawn."""
 
 WITH_SYMMETRY = 0.75
 """Share of the budget after which no relaxation that keeps the symmetry begins."""
@@ -202,7 +206,10 @@ class _Prediction:
         energies = self.energies(candidates)
         known = sorted((energy, i) for i, energy in enumerate(energies) if energy is not None)
         starts = [Minimum(candidates[i].structure, energy, frozenset({i})) for energy, i in known]
-        minima = merge(self.relax(starts)) if self.config.relax else merge(starts)
+        relaxed = self.relax(starts) if self.config.relax else []
+        if starts and self.config.relax and not relaxed:
+            self.reporter.warning(f"{self.name}: no structure could be relaxed within `budget`: ranked as drawn")
+        minima = merge(relaxed or starts)
         if not minima:
             raise NumericsError(
                 f"none of {self.config.draws} draws of {self.name} has an energy", "draw more with `draws`"
@@ -235,7 +242,9 @@ class _Prediction:
 
     def energies(self, candidates: Sequence[Candidate]) -> list[float | None]:
         """Energy of each candidate as drawn, eV/atom; None where there is none, or the budget does not reach."""
-        number = min(len(candidates), self.budget.steps(1, len(candidates)) + 1)
+        number = len(candidates)
+        if self.config.evaluations is not None:
+            number = min(number, math.ceil(AS_DRAWN * self.config.evaluations))
 
         def make() -> dict[str, Any]:
             energies: list[float | None] = []
@@ -262,17 +271,18 @@ class _Prediction:
         return [*kept, *self.relaxed(shaken, "without symmetry", 1.0, fix_symmetry=False)]
 
     def relaxed(self, starts: Sequence[Minimum], how: str, share: float, fix_symmetry: bool) -> Iterator[Minimum]:
-        """Minima of the starts, in their order, as long as less than a share of the budget is spent."""
-        for first in range(0, len(starts), AT_ONCE):
-            part = starts[first : first + AT_ONCE]
-            steps = self.budget.steps(len(part), self.config.steps, share)
-            if steps < 1:
+        """Minima of the starts, in their order, as long as a share of the budget lasts."""
+        done = 0
+        while done < len(starts):
+            number, steps = self.budget.next_batch(min(AT_ONCE, len(starts) - done), self.config.steps, share)
+            if not number:
                 return
+            part = starts[done : done + number]
+            done += number
             make = functools.partial(self._relax, part, how, steps, fix_symmetry)
             for start, one in zip(part, self.take(f"relax {how}", make)["minima"], strict=True):
                 if one is not None:
-                    structure = structure_of(one)
-                    yield Minimum(structure, one["energy"], start.members, one["converged"])
+                    yield Minimum(structure_of(one), one["energy"], start.members, one["converged"])
 
     def _relax(self, part: Sequence[Minimum], how: str, steps: int, fix_symmetry: bool) -> dict[str, Any]:
         """The row of a few structures that are relaxed together."""
@@ -313,7 +323,8 @@ class _Prediction:
         self.budget.charge(row)
         for one in row.get("minima", []):
             if one is not None and (self.lowest is None or one["energy"] < self.lowest[0]):
-                self.lowest = one["energy"], structure_of(one).get_space_group_info(symprec=0.01)[0]
+                dataset, _ = symmetry_dataset(structure_of(one))
+                self.lowest = one["energy"], symbol_of(None if dataset is None else int(dataset.number))
         return row
 
     def check(self) -> None:

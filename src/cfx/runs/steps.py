@@ -14,6 +14,9 @@ from typing import Any
 from cfx.errors import DataError, UsageError
 from cfx.io.journal import JsonLines
 
+WORTHWHILE = 30
+"""Evaluations without which a relaxation is not begun."""
+
 
 class Steps:
     """What the steps of a run gave; those that a journal has are not made again."""
@@ -82,18 +85,19 @@ class Budget:
         self.spent += row.get("evaluations", 0)
         self.took += row["seconds"]
 
-    def share(self) -> float:
-        """How much of it is spent, 0 to 1."""
-        return self.took / self.seconds if self.seconds else self.spent / (self.evaluations or 1)
+    def next_batch(self, structures: int, steps: int, share: float = 1.0) -> tuple[int, int]:
+        """How many structures may be relaxed next, and in how many steps each, within a share of the whole budget.
 
-    def steps(self, structures: int, most: int, share: float = 1.0) -> int:
-        """How many steps so many structures may make each, at most `most`, within a share of the whole budget.
-
-        Each costs an evaluation, and the first state another one: none are left if the result is below 1.
+        Args:
+            structures: that there are, at most.
+            steps: that are of use, at most. Each costs an evaluation, and the first state another one.
+            share: of the budget that may be spent then.
         """
-        if self.evaluations is None:
-            return most if self.share() < share else 0
-        return min(most, (int(share * self.evaluations) - self.spent) // structures - 1)
+        if self.seconds is not None:
+            return (structures, steps) if self.took < share * self.seconds else (0, 0)
+        left = int(share * (self.evaluations or 0)) - self.spent
+        structures = min(structures, left // WORTHWHILE)
+        return (structures, min(steps, left // structures - 1)) if structures > 0 else (0, 0)
 
     def left(self) -> float:
         """Seconds that are left."""
