@@ -90,6 +90,7 @@ def render_shortlist(
     text: str,
     table: str,
     version: str,
+    title: str = "",
 ) -> str:
     """A page of the best crystals of an evaluated file.
 
@@ -100,8 +101,9 @@ def render_shortlist(
         text: what they are.
         table: the rows as CSV.
         version: of cfx.
+        title: of the page; by default it is a shortlist of the file.
     """
-    title = f"Shortlist of {file['name']}"
+    title = title or f"Shortlist of {file['name']}"
     data = {"kind": "shortlist", "title": title, "text": text, "table": table, "version": version}
     best = {**file, "records": rows, "summary": {}, "classes": {}, "reasons": [], "reference": None}
     return _page({**data, "files": [_evaluated_file({**best, "gallery": crystals}, None)]}, title)

@@ -259,7 +259,7 @@ def _page(
     crystals = [
         {
             **{key: row[key] for key in ("rank", "name", "formula", "cif", "cif_file", "e_above_hull", "verdict")},
-            **{key: row[key] for key in ("decomposition", "converged")},
+            **{key: row[key] for key in ("decomposition", "draws", "converged")},
             **as_drawn(one.structure),
         }
         for one, row in zip(predictions, table, strict=True)
@@ -279,4 +279,5 @@ def _page(
     }
     rows = [{key: value for key, value in row.items() if key != "cif"} for row in table]
     said = f"{len(predictions)} predicted structures of {len(formulas)} formula{'s' * (len(formulas) > 1)}"
-    return render_shortlist(file, rows, crystals, said, text, version("cfx-crystal"))
+    title = f"Predicted structures of {', '.join(formulas)}"
+    return render_shortlist(file, rows, crystals, said, text, version("cfx-crystal"), title)

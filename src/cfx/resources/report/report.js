@@ -65,7 +65,7 @@ function shortlistTable(file) {
     ["E_hull, eV/atom", "e_above_hull", decimal], ["Before relaxing", "e_above_hull_unrelaxed", decimal],
     ["Space group", "space_group", spaceGroupName], ["Before relaxing", "space_group_unrelaxed", spaceGroupName],
     ["Verdict", "verdict", plainText], ["Decomposition products", "decomposition", formulaNodes],
-    ["Converged", "converged", yesNo], ["Name", "name", plainText],
+    ["Draws", "draws", integer], ["Converged", "converged", yesNo], ["Name", "name", plainText],
   ].filter(([, name]) => file.gallery.some((crystal) => !missing(crystal[name])));
   const open = (crystal, i) => el("button", { type: "button", class: "link", "aria-label": `${crystal.formula}, show the crystal`,
     click: () => openCrystal(file.gallery, i) }, formulaNodes(crystal.formula));
