@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cfx.config import PredictConfig
+from cfx.config.symbols import SPACE_GROUPS
 from cfx.core import Structure
 from cfx.errors import OutputError, UsageError
 from cfx.evaluation.hull import Hull
@@ -208,9 +209,7 @@ def _prediction(
 
 def symbol_of(group: int | None) -> str:
     """The symbol of a space group, as Pm-3m; "" for None."""
-    from pymatgen.symmetry.groups import sg_symbol_from_int_number
-
-    return "" if group is None else sg_symbol_from_int_number(group)
+    return "" if group is None else SPACE_GROUPS[group]
 
 
 OWN_FILES = re.compile(r"predictions\.(csv|json|html)|.+_\d{2,}\.cif")
