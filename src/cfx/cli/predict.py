@@ -29,7 +29,12 @@ def predict(
     most: Annotated[int, typer.Option("--formulas", help="Formulas of a system, at most.", min=1)] = 5,
     output: Path | None = options.output("A directory: predictions.csv, .json and .html, and a CIF of each."),
     model: str = options.model(),
-    space_group: str | None = options.space_groups(" [default: all, as likely as the model finds them]"),
+    space_group: Annotated[
+        str | None,
+        typer.Option(
+            "--sg", "--space-group", help="Only these space groups: 221 or Pm-3m; 2,14,62 or 1-230; those of data:FILE."
+        ),
+    ] = None,
     settings: Annotated[Given, Fields(PredictConfig, without=("space_groups",))],
     as_json: bool = options.JSON,
     force: bool = options.FORCE,
