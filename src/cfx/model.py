@@ -167,6 +167,8 @@ class Model:
     def log_prob(self, batch: CrystalBatch, batch_size: int = 64) -> LogProb:
         """Published log-probability of crystals, nats, as numpy arrays.
 
+        A model that reads a composition is given each crystal's own.
+
         Args:
             batch: crystals in any number of slots up to n_max; plain arrays will do.
             batch_size: crystals scored at once, if they have 5 sites; more of shorter ones, fewer of longer ones.

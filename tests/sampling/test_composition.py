@@ -12,7 +12,7 @@ from cfx.config import SampleConfig
 from cfx.core.composition import composition_vector
 from cfx.core.likelihood import LogProb
 from cfx.errors import UsageError
-from cfx.model import Model
+from cfx.model import Model, load_model
 from cfx.sampling.decode import Drawn
 from cfx.sampling.request import prepare
 
@@ -56,6 +56,13 @@ def test_space_groups_of_a_formula(csp):
     assert np.exp(found).sum() == pytest.approx(1, abs=1e-5)
     with pytest.raises(UsageError, match="given composition"):
         Model("csp", csp.config, csp.params).space_group_log_prob()
+
+
+def test_a_checkpoint_keeps_what_the_model_reads(csp, tmp_path):
+    Model("csp", csp.config, csp.params).save(tmp_path / "csp")
+    loaded = load_model(tmp_path / "csp")
+    assert loaded.config == csp.config
+    assert loaded.has_space_group_head
 
 
 def draw(model: Model, request: SampleConfig) -> Drawn:
