@@ -148,9 +148,15 @@ class Model:
         self, request: SampleConfig, draws: int = posterior.DRAWS, watch: Callable[[int], None] = lambda made: None
     ) -> SpaceGroupPosterior:
         """How likely each space group of a request is under its constraints; see `sampling.posterior`."""
-        counts = self.info.get("space_groups") or {}
-        frequencies = {int(group): int(count) for group, count in counts.items()} or None
+        frequencies = self._frequencies(request.formula)
         return posterior.space_group_posterior(self.params, self.config, request, frequencies, draws, watch)
+
+    def _frequencies(self, formula: Sequence[tuple[str, int]]) -> dict[int, float] | None:
+        """How frequent each space group is: by the head of a model that has one, else in its training data."""
+        if self.has_space_group_head:
+            return dict(enumerate(np.exp(self.space_group_log_prob(formula).astype(float)).tolist(), start=1))
+        counts = self.info.get("space_groups") or {}
+        return {int(group): int(count) for group, count in counts.items()} or None
 
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.

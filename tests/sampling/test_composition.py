@@ -92,3 +92,13 @@ def test_draws_have_the_formula_and_score_as_they_were_drawn(model):
 def test_chains_are_told_the_formula(model):
     drawn = draw(model, dataclasses.replace(REQUEST, refine=2, n=2, space_groups=(216,)))
     assert_agree(drawn.log_prob, model.log_prob(drawn.crystals))
+
+
+@pytest.mark.integration
+def test_the_head_takes_the_place_of_frequencies(model):
+    """Of the groups that can have the formula; what the training data held does not matter then."""
+    counts = dataclasses.replace(model, info={"space_groups": {"216": 5, "225": 1}})
+    found = counts.space_group_posterior("NaCl", space_groups=(216, 225, 227), draws=12, max_atoms=8)
+    head = np.exp(model.space_group_log_prob("NaCl"))[[215, 224, 226]]
+    np.testing.assert_allclose(found.prior, head / head.sum(), rtol=1e-5)
+    assert not found.is_uniform

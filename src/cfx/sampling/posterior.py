@@ -65,7 +65,8 @@ class SpaceGroupPosterior:
         standard_error: of `probability`, as far as the weights of the draws tell.
         log_likelihood: log p(request | group), nats: of the share of the model's crystals that meet the request; -inf
             where the probability is 0.
-        prior: frequency among the crystals that the model was trained on; uniform where it does not say.
+        prior: frequency among the crystals that the model was trained on, or what a head of the model says of the
+            composition; uniform where there is neither.
         is_uniform: whether the prior is uniform for that reason.
         draws: how many were made of each.
         effective_sample_size: to how many equally likely draws from the posterior all draws together amount (Kish), as
@@ -134,7 +135,8 @@ def space_group_posterior(
     Args:
         request: constraints, space groups and seed. Temperature, top-p, bias and weights are not in force, and neither
             is what judges whole crystals, such as `min_distance`.
-        frequencies: how many crystals of each space group the model was trained on; None for a uniform prior.
+        frequencies: how likely each space group is beforehand, in any unit: how many crystals of it the model was
+            trained on, or the head of a model that has one; None for a uniform prior.
         draws: at most so many, but at least one of every possible group.
         watch: told now and then how many were made.
 
