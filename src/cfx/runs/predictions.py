@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,15 +80,15 @@ class Prediction:
     e_above_hull: float | None
     energy_per_atom: float
     verdict: str | None
-    decomposition: str | None
-    num_sites: int
-    num_atoms: int
-    draws: dict[str, int]
-    log_prob: float
-    space_group_drawn: int
-    converged: bool
-    structure: Structure
-    cif: str
+    decomposition: str | None = field(repr=False)
+    num_sites: int = field(repr=False)
+    num_atoms: int = field(repr=False)
+    draws: dict[str, int] = field(repr=False)
+    log_prob: float = field(repr=False)
+    space_group_drawn: int = field(repr=False)
+    converged: bool = field(repr=False)
+    structure: Structure = field(repr=False)
+    cif: str = field(repr=False)
 
     @property
     def name(self) -> str:
