@@ -5,13 +5,15 @@
 
 DATA is a CSV with columns material_id and cif; of its crystals those whose ids have the least CRC-32 are taken: the
 first 200, or --compounds. Each formula is given to `cfx predict` (--draws structures, --evaluations of the potential
-for each); with --prototypes only known prototypes are drawn, in the order of how often they occur, without a potential.
+for each); with --prototypes only known prototypes are drawn, those of `Model.rank_prototypes` that come first, without
+a potential.
 
 A crystal is found if StructureMatcher matches it with one of the first 1, 5 or 20 structures of a list: with its own
 tolerances (strict: ltol 0.2, stol 0.3, angle_tol 5), or with those usual in structure prediction (loose: 0.3, 0.5, 10).
-Lists: by likelihood, by the energy of structures as drawn, and by energy after relaxation. Rates have Wilson intervals
-of 95 %, of all compounds and of parts: whether the prototype (`core.prototypes.prototype_key`) and whether the reduced
-formula occur in the training data. Compounds without a structure, for whatever reason, count as not found.
+Lists: by likelihood, by the energy of structures as drawn, by energy after relaxation; with --prototypes, by the rank
+of prototypes. Rates have Wilson intervals of 95 %, of all compounds and of parts: whether the prototype
+(`core.prototypes.prototype_key`) and whether the reduced formula occur in the training data. Compounds without a
+structure, for whatever reason, count as not found.
 
 --records is a file of JSON lines, one a compound; those that are in it are not computed again.
 """
@@ -40,7 +42,7 @@ from cfx.cli.values import start_jax
 from cfx.config import SYMPREC, PredictConfig
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS, lowest_terms
-from cfx.core.prototypes import Occupation, occupation_of, prototype_key, prototypes_of, standard_form
+from cfx.core.prototypes import KnownPrototype, Occupation, occupation_of, prototype_key, prototypes_of, standard_form
 from cfx.data.dataset import load_dataset
 from cfx.errors import CfxError
 from cfx.evaluation.summary import wilson_interval
@@ -89,7 +91,8 @@ def main() -> None:
         if compound.id in done:
             continue
         start = time.perf_counter()
-        lists, error = structure_lists(model, compound, asked)
+        prototypes = ranked(model, compound, asked)
+        lists, error = structure_lists(model, compound, prototypes, asked)
         row = {
             "id": compound.id,
             "formula": name_of(tuple(compound.formula.items())),
@@ -97,7 +100,8 @@ def main() -> None:
             "atoms": len(compound.structure),
             "prototype_known": None if keys is None else compound.key in keys,
             "formula_known": None if formulas is None else tuple(sorted(compound.formula.items())) in formulas,
-            "prototype_place": prototype_place(compound),
+            "prototype_place": place_of(compound, prototypes_of(compound.formula)),
+            "prototype_place_by_model": place_of(compound, prototypes),
             "ranks": {name: ranks(compound.structure, structures) for name, structures in lists.items()},
             "structures": {name: len(structures) for name, structures in lists.items()},
             "error": error,
@@ -174,10 +178,16 @@ def known(training: Path) -> tuple[set, set]:
     return keys, {tuple(sorted((SYMBOLS[number], n) for number, n in one.items())) for one in counts}
 
 
-def prototype_place(compound: Compound) -> int | None:
-    """Where the crystal stands among the known prototypes of its formula, elements in place; None: nowhere."""
+def ranked(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -> list[KnownPrototype]:
+    """The known prototypes of a formula that the model has room for, the likeliest first."""
+    fitting = [one for one in prototypes_of(compound.formula) if len(one.letters) < model.config.n_max]
+    return model.rank_prototypes(fitting, asked.seed)
+
+
+def place_of(compound: Compound, prototypes: Sequence[KnownPrototype]) -> int | None:
+    """Where the crystal stands among prototypes of its formula, elements in place, from 1; None: nowhere."""
     group = compound.space_group
-    for place, one in enumerate(prototypes_of(compound.formula), start=1):
+    for place, one in enumerate(prototypes, start=1):
         if one.space_group == group and standard_form(group, one.occupation) == compound.form:
             return place
     return None
@@ -193,26 +203,25 @@ def read_rows(records: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, complete.splitlines())
 
 
-def structure_lists(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -> tuple[dict, str]:
+def structure_lists(
+    model: cfx.Model, compound: Compound, prototypes: Sequence[KnownPrototype], asked: argparse.Namespace
+) -> tuple[dict, str]:
     """Lists of structures for a formula, each the best first; and why there are none, if so."""
     try:
         if asked.prototypes:
-            return {"likelihood": drawn_prototypes(model, compound, asked)}, ""
+            return {"prototypes": drawn_prototypes(model, prototypes[: asked.draws], asked)}, ""
         return predicted(model, compound, asked), ""
     except CfxError as error:
         return {}, error.message
 
 
-def drawn_prototypes(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -> list[Structure]:
-    """Draws of the likeliest prototypes, in turns if there are fewer prototypes than draws, the likeliest first."""
-    chosen = prototypes_of(compound.formula)[: asked.draws]
-    chosen = [one for one in chosen if len(one.letters) < model.config.n_max]
+def drawn_prototypes(model: cfx.Model, chosen: Sequence[KnownPrototype], asked: argparse.Namespace) -> list[Structure]:
+    """Draws of prototypes, in turns if there are fewer prototypes than draws; the likeliest prototypes first."""
     if not chosen:
         return []
     n_each = -(-asked.draws // len(chosen))
     draws = model.draw_prototypes(chosen, n_each, asked.seed, min_distance=0.7)
-    best = np.argsort(-draws.log_prob.total[: asked.draws], kind="stable")
-    return draws.crystals[best].to_structures()
+    return draws.crystals[: asked.draws].to_structures()
 
 
 def predicted(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -> dict[str, list[Structure]]:
@@ -258,8 +267,9 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "compounds": len(rows),
         "without a structure": sum(bool(row["error"]) for row in rows),
         "median seconds": float(np.median([row["seconds"] for row in rows])),
-        "prototype among the first": {
-            str(first): rate([row["prototype_place"] for row in rows], first) for first in (*FIRST, 100, 10_000)
+        **{
+            f"{key} among the first": {str(n): rate([row[key] for row in rows], n) for n in (*FIRST, 100, 10_000)}
+            for key in ("prototype_place", "prototype_place_by_model")
         },
         "found": {
             part: {

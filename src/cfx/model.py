@@ -104,6 +104,10 @@ class Model:
         """The crystals of a request, in order, as they are ready; see `sampling.sampler.draw`."""
         return sampler.draw(self.params, self.config, request, prepared, resumed, stop, watch)
 
+    def rank_prototypes(self, known: Sequence[KnownPrototype], seed: int = 0) -> list[KnownPrototype]:
+        """Known prototypes of a composition, the likeliest first, see `sampling.prototypes.rank_prototypes`."""
+        return prototypes.rank_prototypes(self.params, self.config, known, seed)
+
     def draw_prototypes(
         self, known: Sequence[KnownPrototype], n_each: int = 1, seed: int = 0, **options: Any
     ) -> PrototypeDraws:

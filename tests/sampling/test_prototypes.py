@@ -97,3 +97,28 @@ def test_nothing_to_draw_and_too_many_sites(model):
     assert len(model.draw_prototypes([])) == 0
     with pytest.raises(UsageError, match="7 sites"):
         model.draw_prototypes([KnownPrototype(1, ("a",) * 7, ("C",) * 7, 1, 1)])
+
+
+def test_rank_adds_what_the_model_says_of_the_elements_to_how_often_a_prototype_occurs(model, draws, known):
+    ranked = model.rank_prototypes(known, seed=5)  # the draws of the fixture
+    assert sorted(map(str, ranked)) == sorted(map(str, known))
+    row = {int(which): i for i, which in enumerate(draws.prototype)}
+
+    def score(one: KnownPrototype) -> float:
+        i = row.get(known.index(one))
+        if i is None:
+            return -np.inf
+        letters, species = draws.log_prob.wyckoff[i], draws.log_prob.species[i] - draws.policy_log_prob.species[i]
+        return float(np.log(one.formulas) + letters + species)
+
+    scores = [score(one) for one in ranked]
+    assert scores == sorted(scores, reverse=True)
+    assert ranked != known
+
+
+def test_mini_puts_titanium_into_the_octahedra_of_strontium_titanate():
+    import cfx
+
+    perovskites = [one for one in prototypes_of("SrTiO3", [221]) if one.letters == ("a", "b", "c")]
+    [first, _] = cfx.load_model("mini").rank_prototypes(perovskites[::-1])
+    assert first.species == ("Sr", "Ti", "O")  # oxygen at c is half an edge from b
