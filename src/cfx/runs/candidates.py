@@ -109,9 +109,8 @@ def draw_candidates(
     """Draws structures of a formula: some freely, the others in known prototypes.
 
     Free ones are draws by which the model finds likely space groups (see `sampling.posterior`), chosen by weight, or of
-    the space groups that the model's own head finds likely. Half
-    of the others are one of each prototype, those with most known formulas first; the other half are further ones of
-    those that the model finds likeliest.
+    the space groups that the model's own head finds likely. Half of the others are one of each prototype, the likeliest
+    first (`Model.rank_prototypes`); the other half are further ones of those that the model finds likeliest.
 
     Args:
         watch: told how many draws the search for space groups has made.
@@ -195,6 +194,7 @@ def _draw_prototypes(model: Model, prototypes: Sequence[KnownPrototype], n: int,
     """Crystals of prototypes with their log-probabilities, nats."""
     if not n:
         return []
+    prototypes = model.rank_prototypes(prototypes, seed)
     first = draw_prototypes(model.params, model.config, prototypes[: -(-n // 2)], seed=seed)
     parts = [(first.crystals, first.log_prob.total)]
     if (more := n - len(first)) > 0 and len(first):
