@@ -21,7 +21,7 @@ from cfx.data.structures import closest_approach
 from cfx.evaluation.matching import find_match, reduce_or_say_why
 from cfx.model import Model
 from cfx.rl.rollout import primitive_cell
-from cfx.sampling.posterior import SpaceGroupPosterior
+from cfx.sampling.posterior import DRAWS, SpaceGroupPosterior
 from cfx.sampling.prototypes import PrototypeDraws, draw_prototypes
 from cfx.sampling.request import prepare
 
@@ -38,6 +38,9 @@ Scored = tuple[CrystalBatch, np.ndarray]
 """Crystals with their log-probabilities, nats [B]."""
 
 ALL_SPACE_GROUPS = tuple(range(1, 231))
+
+LEAST_SEARCH, SEARCH = 1000, 20
+"""Draws of the search for space groups, at most: so many, or so many for each draw that is wanted, if that is more."""
 
 MOST_REPEATS = 4
 """How often a likely prototype is drawn again, at most unless few are known."""
@@ -148,7 +151,8 @@ def _draw_freely(
     """Crystals of a formula, in the space groups that the model finds likely: by its own head, if it has one."""
     request = draws_request(formula, config)
     if not model.has_space_group_head:
-        posterior = model.posterior(request, watch=watch)
+        most = min(DRAWS, max(LEAST_SEARCH, SEARCH * config.draws))
+        posterior = model.posterior(request, most, watch)
         chosen = _choose(posterior, n, config.seed)
         scored = (posterior.crystals[chosen], posterior.log_prob.total[chosen])
         return _FreeDraws([scored], posterior.ranked, posterior.effective_sample_size)
