@@ -86,7 +86,21 @@ def predict(
         NumericsError: if no formula has a structure with an energy.
         Interrupted: after a signal.
     """
-    config, reporter = config or PredictConfig(**settings), reporter or Silent()
+    with StopRequest() as stop:
+        return _predict(
+            model, formulas, config or PredictConfig(**settings), reporter or Silent(), journal, resume, stop
+        )
+
+
+def _predict(
+    model: Model,
+    formulas: str | Sequence[str | Formula],
+    config: PredictConfig,
+    reporter: Reporter,
+    journal: JsonLines | None,
+    resume: bool,
+    stop: StopRequest,
+) -> list[Prediction]:
     several = [formulas] if isinstance(formulas, str) else formulas
     parsed = [parse_formula(one) if isinstance(one, str) else one for one in several]
     possible = _possible(model, [tuple(lowest_terms(dict(one)).items()) for one in parsed], config, reporter)
@@ -98,7 +112,7 @@ def predict(
         reporter.warning("without a hull, energies above it are unknown; name one with `hull`")
     steps = Steps(journal, _header(model, possible, config, potential), resume)
     found: list[Prediction] = []
-    with StopRequest() as stop, warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"):
         for formula in possible:
             try:
                 found += _Prediction(formula, model, config, potential, hull, reporter, steps, stop).execute()
@@ -131,7 +145,7 @@ def predict_into(
     Raises:
         OutputError: if it is there and `force` is False, or cannot be written.
     """
-    with sole_writer(directory), StopRequest():  # a signal lets what is written be finished
+    with sole_writer(directory), StopRequest() as stop:  # which lets the files be written once all is computed
         check_unfinished(directory, force, resume)
         check_predictions(directory)
         journal = JsonLines(partial_of(directory), hint="free disk space, then use `resume`")
@@ -139,7 +153,7 @@ def predict_into(
             raise OutputError(f"nothing to continue: {journal.path}", "start it without `resume`")
         if not resume:
             remove_partial(directory)
-        found = predict(model, formulas, config, reporter, journal, resume)
+        found = _predict(model, formulas, config, reporter, journal, resume, stop)
         complete(directory, lambda fresh: write_predictions(fresh, found, config, model.name))
     reporter.message(f"written: {directory}: {len(found)} structures")
     return found
@@ -221,6 +235,7 @@ class _Prediction:
         """The candidates, the likeliest first."""
 
         def make() -> dict[str, Any]:
+            self.check()
             stopped = f"stopped at {self.name}; {self.steps.where}"
             with self.reporter.progress(f"{self.name}: drawing", None) as progress, interrupted_by_signals(stopped):
                 progress.update(0, "compiling")
