@@ -11,6 +11,7 @@ from cfx.errors import NumericsError, UsageError
 from cfx.model import Model
 from cfx.reporter import Interrupted, Reporter, StopRequest
 from cfx.runs.candidates import ALL_SPACE_GROUPS, Formula
+from cfx.sampling.request import atomic_number
 
 DRAWS = 2000
 """Crystals of a chemical system that are drawn."""
@@ -43,7 +44,7 @@ def formulas_of_system(
         n=DRAWS,
         seed=seed,
     )
-    wanted, found = sorted(SYMBOLS.index(symbol) for symbol in elements), Counter[tuple[tuple[int, int], ...]]()
+    wanted, found = sorted(map(atomic_number, elements)), Counter[tuple[tuple[int, int], ...]]()
     title = f"{'-'.join(elements)}: crystals drawn"
     with StopRequest() as stop, reporter.progress(title, DRAWS) as progress:
         done = 0
