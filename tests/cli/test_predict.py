@@ -146,5 +146,8 @@ def test_the_perovskite(cfx):
     pytest.importorskip("chgnet", reason="chgnet is not installed")
     result = cfx(*MINI, "SrTiO3", "--sg", "99,123,140,221", "--draws", 20, "--budget", 300, "--json")
     assert result.returncode == 0, result.stderr
-    best = json.loads(result.stdout)[0]
-    assert best["symbol"] == "Pm-3m" and best["num_sites"] == 3 and abs(best["e_above_hull"]) < 0.02
+    found = json.loads(result.stdout)
+    cubic = next(one for one in found if (one["symbol"], one["num_sites"], one["num_atoms"]) == ("Pm-3m", 3, 5))
+    assert abs(cubic["e_above_hull"]) < 0.02
+    # Its octahedra tilt at no cost: cells in which they do may be a few tenths of a meV/atom lower.
+    assert cubic["energy_per_atom"] - found[0]["energy_per_atom"] < 0.002
