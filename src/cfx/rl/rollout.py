@@ -212,7 +212,7 @@ def primitive_cell(structure: Structure) -> Structure:
 
 
 PRIOR = 4.0
-"""Crystals that a space group, or a class, must have seen to trust its own mean as much as that of all."""
+"""Crystals that a space group must have seen to trust its own mean as much as that of all."""
 
 
 class Baseline:
@@ -221,8 +221,10 @@ class Baseline:
     `ema` is the published one: b <- decay * b + (1 - decay) * mean reward, at first the mean reward. `batch` is the
     mean reward of the rollout. `group` is an average for each space group: sums over its crystals that fade with the
     same decay, drawn towards `ema` by PRIOR crystals. A policy does not choose space groups; what is easy to reach in
-    one of them says nothing of a crystal of another. `class` is the same for each class of compositions: crystals are
-    held against their own kind only, so that nothing is gained by drawing more of an easier kind.
+    one of them says nothing of a crystal of another. `class` is the mean reward, in the rollout, of the crystals of the
+    same class of compositions: the advantages of each class add up to zero, so that nothing is gained by drawing more
+    of an easier one. (An average that lags behind, or is drawn towards that of all, favours the class that improves
+    fastest: in 360 steps elements grew from 1 to 36 % of the draws.)
     """
 
     def __init__(self, config: RLConfig):
@@ -242,7 +244,9 @@ class Baseline:
             self.mean = mean
         else:
             self.mean = self._decay * self.mean + (1 - self._decay) * mean
-        if self._kind not in ("group", "class"):
+        if self._kind == "class":
+            return np.array([reward[kind == one].mean() for one in kind])
+        if self._kind != "group":
             return np.full(len(reward), self.mean)
         self._groups = {group: (self._decay * n, self._decay * total) for group, (n, total) in self._groups.items()}
         for group in np.unique(kind).tolist():
