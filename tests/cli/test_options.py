@@ -43,7 +43,7 @@ def test_a_flag_is_made_from_its_field():
     rate = options_of("train")["--lr"]
     assert (rate.name, rate.default) == ("learning_rate", None)
     assert rate.help == "Peak learning rate. [default: 0.004]"
-    assert options_of("rl")["--lr"].help.endswith("[default: 0.0005]"), "of the preset mini"
+    assert options_of("rl")["--lr"].help.endswith("[default: 0.0002]"), "of the preset mini"
     assert "learning_rate: Peak learning rate." in TrainConfig.__doc__
 
 

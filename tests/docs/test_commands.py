@@ -68,6 +68,7 @@ REASONS = (
         "draws many crystals: tests/cli/test_sample.py draws few with each option",
         lambda line: line.words[1] == "sample",
     ),
+    ("relaxes for minutes: tests/cli/test_predict.py does so briefly", lambda line: line.words[1] == "predict"),
     ("written elsewhere: tests/cli/test_plot.py", lambda line: line.words[1] == "plot" and "-o" in line.words),
 )
 """Why a line is not run; the first that holds."""

@@ -134,7 +134,7 @@ class DPOConfig(Config):
 
 
 PRESETS = {
-    "mini": RLConfig(learning_rate=5e-4, inner_epochs=1, minibatches=2, baseline="group"),
+    "mini": RLConfig(learning_rate=2e-4, inner_epochs=1, minibatches=2, baseline="group"),
     "published": RLConfig(steps=200, batch_size=1000, likelihood="published"),
 }
 """By name: for the bundled model on a few cores; the paper's figures (tau 0.1 is its, too: kl_coef=0.1)."""
