@@ -36,21 +36,11 @@ SEED = 20_261_124
 STABLE = 0.1
 """E_hull up to which the paper counts a crystal, eV/atom; one below the reward's floor counts as unstable."""
 
-COMMON = ["--batch-size", "256", "--lr", "5e-4", "--inner-epochs", "1", "--minibatches", "2"]
 OPTIONS = {
     "ehull": [
-        *("--sg", "data:model", "--steps", "60", *COMMON, "--baseline", "group"),
-        *(
-            "--e-hull-limit",
-            "4",
-            "--log1p",
-            "--kl-coef",
-            "0.03",
-            "--duplicate-penalty",
-            "0",
-            "--composition-penalty",
-            "0.3",
-        ),
+        *("--sg", "data:model", "--steps", "150", "--batch-size", "256", "--minibatches", "4", "--lr", "2e-4"),
+        *("--baseline", "class", "--e-hull-limit", "0.5", "--kl-coef", "0.03", "--novelty-bonus", "0.15"),
+        "--no-radioactive",
     ],
     "fom": [
         *("--sg", "225", "--steps", "8", "--lr", "3e-4", "--inner-epochs", "1", "--minibatches", "2"),
@@ -164,7 +154,7 @@ def draw_figure(name: str, run: Path, values: dict[str, dict[str, np.ndarray]], 
         left.fill_between(step, low, high, color=COLOURS[0], alpha=0.15, lw=0, label="10 to 90 % of the crystals")
         left.plot(step, middle, color=COLOURS[0], alpha=0.5, lw=1, label="median")
         left.plot(step, [line["reward"] for line in lines], color=COLOURS[0], label="mean, failures included")
-        left.set(title="Reward, -log(1 + E_hull)" if name == "ehull" else "Reward, eV", xlabel="step")
+        left.set(title="Reward, eV/atom" if name == "ehull" else "Reward, eV", xlabel="step")
         left.legend(loc="best", fontsize=8)
         key = "E_hull (eV/atom)" if name == "ehull" else "figure of merit (eV)"
         bins = np.linspace(-0.5, 4, 46) if name == "ehull" else np.linspace(0, 40, 41)
@@ -194,7 +184,8 @@ def main() -> None:
     if run.exists():
         cfx("rl", "-o", run, "--resume")
     else:
-        cfx("rl", "--reward", name, "--model", options.model, *OPTIONS[name], "-o", run)
+        known = ["--reference", options.reference] if "--novelty-bonus" in OPTIONS[name] else []
+        cfx("rl", "--reward", name, "--model", options.model, *OPTIONS[name], *known, "-o", run)
     groups = OPTIONS[name][1]
     result, values = {"machine": machine(), "options": OPTIONS[name], "n": options.n, "seed": SEED}, {}
     for moment, model in (("before", options.model), ("after", run / "final")):
