@@ -48,7 +48,6 @@ def predict(
     Examples:
       cfx predict SrTiO3
       cfx predict TiO2 MgAl2O4 --budget 10min -o oxides
-      cfx predict formulas.txt --sg 221,225 --draws 50 --json
       cfx predict --system Li-La-Zr-O --formulas 3 -o conductors
     """
     if (not formulas) == (system is None):

@@ -41,7 +41,6 @@ def sample(
     Examples:
       cfx sample --sg 225 -n 10 -o crystals.cif
       cfx sample --formula SrTiO3 -n 20 -o sto.jsonl
-      cfx sample --sg 1-230 -n 230 --elements La,Ni,O --max-atoms 40 -o oxides.zip
       cfx sample --from perovskite.cif --redraw lattice -n 20 -o like-it.extxyz
     """
     template, own_group = values.template(arrangement)
