@@ -160,7 +160,7 @@ class Model:
         if self.has_space_group_head:
             return dict(enumerate(np.exp(self.space_group_log_prob(formula).astype(float)).tolist(), start=1))
         counts = self.info.get("space_groups") or {}
-        return {int(group): int(count) for group, count in counts.items()} or None
+        return {int(group): float(count) for group, count in counts.items()} or None
 
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.
