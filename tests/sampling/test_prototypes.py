@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -65,7 +67,7 @@ def test_other_species_or_letters_do_not_satisfy_it(model, draws, known):
 def test_log_probabilities_are_those_of_a_second_look(model, draws, known):
     sites = given_sites([known[which] for which in draws.prototype], 7)
     policy = Policy(dataclasses.replace(unconstrained(model.config), sites=sites), Sharpness())
-    again = policy_log_prob(model.params, model.config, draws.crystals, policy)
+    again = policy_log_prob(jax.tree.map(jnp.asarray, model.params), model.config, draws.crystals, policy)
     for name, value in draws.policy_log_prob.parts().items():
         np.testing.assert_allclose(value, getattr(again, name), atol=2e-4, err_msg=name)
     published = model.log_prob(draws.crystals)

@@ -266,7 +266,7 @@ def rotate(
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def _embedding(name: str, rows: int, size: int) -> Float[AnyArray, "{rows} {size}"]:
+def _embedding(name: str, rows: int, size: int) -> Float[Array, "{rows} {size}"]:
     return hk.get_parameter(name, [rows, size], init=hk.initializers.TruncatedNormal(0.02))
 
 

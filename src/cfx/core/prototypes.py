@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Int
@@ -108,7 +108,7 @@ class PrototypeTable:
             rows[tuple(sorted(self.role_counts(row)))].append(row)
         return rows
 
-    def write(self, file: Path | io.BufferedIOBase) -> None:
+    def write(self, file: Path | IO[bytes] | io.BytesIO) -> None:
         """Writes the table; the same one makes the same bytes."""
         np.savez_compressed(
             file,
@@ -122,7 +122,7 @@ class PrototypeTable:
         )
 
     @classmethod
-    def read(cls, file: Path | io.BufferedIOBase) -> PrototypeTable:
+    def read(cls, file: Path | IO[bytes] | io.BytesIO) -> PrototypeTable:
         """Reads a table that `write` has written."""
         stored = dict(np.load(file))
         info = json.loads(stored.pop("header").tobytes())
