@@ -174,7 +174,7 @@ def known(training: Path) -> tuple[set, set]:
     """Prototypes and reduced formulas of the training data."""
     batch = load_dataset(training, SYMPREC).batch
     keys = {key_of(batch, row) for row in range(len(batch))}
-    counts = (lowest_terms(batch[row : row + 1].composition(0)) for row in range(len(batch)))
+    counts = (lowest_terms(batch.composition(row)) for row in range(len(batch)))
     return keys, {tuple(sorted((SYMBOLS[number], n) for number, n in one.items())) for one in counts}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 
 from cfx.catalog import MODEL, find, is_hub_address, model_names
 from cfx.config import ModelConfig, SampleConfig, texts
+from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.core import likelihood
 from cfx.core.batches import scoring_batches
 from cfx.core.crystal import CrystalBatch, all_settings, concatenate, empty_batch, validate
@@ -29,8 +31,6 @@ from cfx.sampling.posterior import SpaceGroupPosterior
 from cfx.sampling.prototypes import PrototypeDraws
 from cfx.sampling.request import PreparedRequest, prepare, told_composition
 from cfx.sampling.sampler import Draws, Resumed
-
-ALL_SPACE_GROUPS = tuple(range(1, 231))
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,13 @@ class Model:
     def save(self, path: str | Path, dtype: str | None = None) -> None:
         """Writes a checkpoint directory; `dtype` is the storage type, as "float16"."""
         save_checkpoint(Path(path), Checkpoint(self.config, self.params, self.info), dtype=dtype)
+
+    def digest(self) -> str:
+        """SHA-256 of the weights, by which a continued run knows its model."""
+        found = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.params):
+            found.update(np.ascontiguousarray(leaf).tobytes())
+        return found.hexdigest()
 
     def trained_on(self, space_group: int) -> int | None:
         """Crystals of a space group in the training data, or None if the checkpoint does not say."""

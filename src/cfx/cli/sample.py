@@ -13,6 +13,7 @@ from cfx.cli import options, values
 from cfx.cli.console import REPORTER, print_json, print_table
 from cfx.cli.options import Fields, Given
 from cfx.config import SampleConfig
+from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.errors import UsageError
 from cfx.io.files import claimed, csv_text, sole_writer, write_table
 
@@ -67,7 +68,7 @@ def sample(
     if space_group is not None:
         groups, weights = values.drawn_space_groups(space_group, loaded)
     else:
-        groups, weights = (tuple(range(1, 231)) if own_group is None else (own_group,)), ()
+        groups, weights = (ALL_SPACE_GROUPS if own_group is None else (own_group,)), ()
     whole = asked(space_groups=groups, weights=weights)
     result = runs.sample(loaded, whole, output, REPORTER, force, resume, by_probability=by_probability)
     for line in _summary(result, loaded.name, first.seed, output):

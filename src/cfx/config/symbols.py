@@ -30,6 +30,7 @@ Pn-3m Fm-3m Fm-3c Fd-3m Fd-3c Im-3m Ia-3d
 """
 
 SPACE_GROUPS = dict(enumerate(_SPACE_GROUPS.split(), start=1))
+ALL_SPACE_GROUPS = tuple(SPACE_GROUPS)
 """Short Hermann-Mauguin symbols of the standard settings, by number (International Tables A, 2016)."""
 
 FORMER_SYMBOLS = {"Abm2": 39, "Aba2": 41, "Cmca": 64, "Cmma": 67, "Ccca": 68}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
-from cfx.config.symbols import SYMBOLS, space_group_number
+from cfx.config.symbols import ALL_SPACE_GROUPS, SYMBOLS, space_group_number
 from cfx.errors import UsageError
 
 
@@ -28,7 +28,7 @@ def space_groups(text: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
     With uniform, each crystal's group is drawn; those of ranges and lists take turns.
     """
     if text == "uniform":
-        return tuple(range(1, 231)), (1.0,) * 230
+        return ALL_SPACE_GROUPS, (1.0,) * len(ALL_SPACE_GROUPS)
     return tuple(group for part in words(text) for group in _groups(part)), ()
 
 

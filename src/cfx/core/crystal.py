@@ -131,7 +131,8 @@ class CrystalBatch:
     def composition(self, row: int) -> dict[int, int]:
         """Atomic number -> atoms in one conventional cell (numpy)."""
         counts: dict[int, int] = {}
-        for number, multiplicity in zip(self.species[row], self.multiplicity[row], strict=True):
+        one = self[row : row + 1]  # or all rows would be looked up for each
+        for number, multiplicity in zip(one.species[0], one.multiplicity[0], strict=True):
             if number:
                 counts[int(number)] = counts.get(int(number), 0) + int(multiplicity)
         return counts

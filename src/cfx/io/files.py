@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -297,6 +297,13 @@ def check_directory(path: Path) -> None:
 
 
 Rows = Sequence[dict[str, Any]]
+
+
+def write_texts(directory: Path, texts: Mapping[str, str]) -> None:
+    """Makes a directory of text files, by name."""
+    directory.mkdir()
+    for name, text in texts.items():
+        (directory / name).write_text(text, encoding="utf-8", newline="")
 
 
 def write_table(path: Path, rows: Rows, columns: Sequence[str] = (), decimals: int | None = None) -> None:

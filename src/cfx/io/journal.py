@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cfx.errors import DataError, OutputError
+from cfx.errors import DataError, OutputError, UsageError
 from cfx.io.files import content_digest, parse_json, remove_file, replace_atomically, sync, writing
 
 PIECE = 1 << 20
@@ -135,6 +135,27 @@ def write_state(path: Path, state: dict[str, Any], hint: str | None = None) -> N
     """Replaces the file that says what of a journal counts."""
     text = json.dumps(state, indent=1) + "\n"
     replace_atomically(path, lambda fresh: fresh.write_text(text), path.with_name(f"{path.name}.new"), hint)
+
+
+def check_same_run(path: Path, before: Any, header: dict[str, Any], same: str) -> None:
+    """Makes sure that a journal was begun by the run that continues it.
+
+    Args:
+        path: of the journal.
+        before: its first line.
+        header: what this run has in its place.
+        same: what to keep the same, for the hint.
+
+    Raises:
+        UsageError: if not.
+    """
+    if before == header:
+        return
+    different = [key for key, value in header.items() if not isinstance(before, dict) or before.get(key) != value]
+    raise UsageError(
+        f"{path} was started with different settings ({', '.join(different)})",
+        f"use the same {same}, or start again with `force`",
+    )
 
 
 def partial_of(path: Path) -> Path:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cfx.config import PredictConfig, SampleConfig
+from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.core import Structure
 from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import is_physical
@@ -36,8 +37,6 @@ PROTOTYPE = "prototype"
 
 Scored = tuple[CrystalBatch, np.ndarray]
 """Crystals with their log-probabilities, nats [B]."""
-
-ALL_SPACE_GROUPS = tuple(range(1, 231))
 
 LEAST_SEARCH, SEARCH = 1000, 20
 """Draws of the search for space groups, at most: so many, or so many for each draw that is wanted, if that is more."""

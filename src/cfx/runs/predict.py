@@ -9,7 +9,6 @@ interrupted is made anew as a whole: what is relaxed together decides over the l
 from __future__ import annotations
 
 import functools
-import hashlib
 import math
 import time
 import warnings
@@ -186,13 +185,8 @@ def _possible(model: Model, formulas: Sequence[Formula], config: PredictConfig, 
 
 def _header(model: Model, formulas: Sequence[Formula], config: PredictConfig, potential: Potential) -> dict[str, Any]:
     """What a run has to share with the one that it continues."""
-    weights = hashlib.sha256()
-    import jax
-
-    for leaf in jax.tree.leaves(model.params):
-        weights.update(np.asarray(leaf).tobytes())
     names = [name_of(formula) for formula in formulas]
-    return {**asdict(config), "formulas": names, "model": weights.hexdigest(), "potential": potential.name}
+    return {**asdict(config), "formulas": names, "model": model.digest(), "potential": potential.name}
 
 
 class _Prediction:

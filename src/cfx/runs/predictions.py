@@ -19,7 +19,7 @@ from cfx.evaluation.hull import Hull
 from cfx.evaluation.matching import find_match, reduce_or_say_why
 from cfx.evaluation.summary import BELOW_FLOOR, Thresholds
 from cfx.evaluation.validity import symmetry_dataset
-from cfx.io.files import csv_text
+from cfx.io.files import csv_text, write_texts
 from cfx.predictors.base import Potential
 from cfx.report import as_drawn, render_shortlist
 from cfx.rl.rollout import primitive_cell
@@ -242,9 +242,7 @@ def write_predictions(directory: Path, predictions: Sequence[Prediction], config
     texts["predictions.csv"] = csv_text([{key: row[key] for key in columns} for row in table], columns)
     texts["predictions.json"] = json.dumps(rows, indent=1) + "\n"
     texts["predictions.html"] = _page(predictions, table, config, model, texts["predictions.csv"])
-    directory.mkdir()
-    for name, text in texts.items():
-        (directory / name).write_text(text, encoding="utf-8", newline="")
+    write_texts(directory, texts)
 
 
 def _counts(draws: dict[str, int]) -> dict[str, int]:

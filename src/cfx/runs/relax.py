@@ -13,13 +13,13 @@ from cfx.config import RelaxConfig
 from cfx.core import Structure
 from cfx.data.dataset import encode
 from cfx.data.structures import Loaded, load_crystals
-from cfx.errors import DataError, OutputError, UsageError
+from cfx.errors import DataError, OutputError
 from cfx.evaluation.matching import rms_displacement
 from cfx.evaluation.validity import find_space_groups
 from cfx.fetch.names import data_path
 from cfx.io.files import check_file, replace_atomically, sole_writer
 from cfx.io.formats import cif_block, extxyz_frame
-from cfx.io.journal import JsonLines, check_unfinished, complete, partial_of, remove_partial
+from cfx.io.journal import JsonLines, check_same_run, check_unfinished, complete, partial_of, remove_partial
 from cfx.predictors.load import load_potential
 from cfx.predictors.relax import Relaxed, relax
 from cfx.reporter import Interrupted, Reporter, StopRequest
@@ -134,13 +134,7 @@ def _resumed(journal: JsonLines, header: dict[str, Any]) -> dict[int, dict[str, 
     lines = list(journal.read())
     if not lines:
         return {}
-    before = lines[0][1]
-    if before != header:
-        different = [key for key, value in header.items() if not isinstance(before, dict) or before.get(key) != value]
-        raise UsageError(
-            f"{journal.path} was started with different settings ({', '.join(different)})",
-            "use the same settings and crystals, or start again with `force`",
-        )
+    check_same_run(journal.path, lines[0][1], header, "settings and crystals")
     rows = {}
     for number, (_, row) in enumerate(lines[1:], start=2):
         if not isinstance(row, dict) or row.keys() != {"row", *COLUMNS} or row["row"] not in range(header["crystals"]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -13,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from cfx.config import SYMPREC, SampleConfig
@@ -247,7 +245,7 @@ def _open(
     if output is None:
         return StandardOutput(), SampleResult(), Resumed()
     asked = {key: value for key, value in asdict(request).items() if key not in ("batch_size", "max_attempts")}
-    header = json.loads(json.dumps({"model": _digest(model), **asked, **extra}))  # as it will be read again
+    header = json.loads(json.dumps({"model": model.digest(), **asked, **extra}))  # as it will be read again
     target = GrowingOutput(output, header, keep=request.unique)
     if not resume:
         target.begin()
@@ -258,14 +256,6 @@ def _open(
     kept = target.kept(result.num_crystals, model.config.n_max) if request.unique and result.num_crystals else None
     batches = tuple(kept[row : row + 1] for row in range(len(kept))) if kept is not None else ()
     return target, result, Resumed(result.num_crystals, result.rejected, batches, result.exhausted)
-
-
-def _digest(model: Model) -> str:
-    """SHA-256 of the weights."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(model.params):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _records(model: Model, request: SampleConfig, draws: Draws, result: SampleResult) -> list[OutputRecord]:

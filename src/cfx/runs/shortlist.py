@@ -12,7 +12,7 @@ from cfx.config import ShortlistConfig
 from cfx.core import Structure
 from cfx.errors import OutputError, UsageError
 from cfx.evaluation.summary import BELOW_FLOOR, is_below_floor
-from cfx.io.files import check_directory, csv_text, replace_atomically, sole_writer
+from cfx.io.files import check_directory, csv_text, replace_atomically, sole_writer, write_texts
 from cfx.report import render_shortlist
 from cfx.reporter import Reporter
 from cfx.runs.evaluate import IMPLAUSIBLE, Evaluated, as_shown
@@ -121,12 +121,7 @@ def write_shortlist(
     said = describe(config, len(rows), left_out)
     texts[PAGE] = render_shortlist(evaluated.result, table, crystals, said, texts[TABLE], version)
 
-    def fill(fresh: Path) -> None:
-        fresh.mkdir()
-        for name, text in texts.items():
-            (fresh / name).write_text(text, encoding="utf-8", newline="")
-
-    replace_atomically(directory, fill)
+    replace_atomically(directory, lambda fresh: write_texts(fresh, texts))
     reporter.message(f"written: {directory}: {said}")
     names = {crystal["cif_file"]: crystal["name"] for crystal in crystals}
     return {"directory": str(directory), "sort": config.sort, "crystals": names, "left_out": left_out}

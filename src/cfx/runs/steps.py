@@ -8,11 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from cfx.errors import DataError, UsageError
-from cfx.io.journal import JsonLines
+from cfx.errors import DataError
+from cfx.io.journal import JsonLines, check_same_run
 
 WORTHWHILE = 30
 """Evaluations without which a relaxation is not begun."""
@@ -32,7 +31,7 @@ class Steps:
         if journal is None:
             return
         if resume and (lines := list(journal.read())):
-            check_same(journal.path, lines[0][1], header)
+            check_same_run(journal.path, lines[0][1], header, "formulas and settings")
             self._done.extend(row for _, row in lines[1:])
             journal.resume(lines[-1][0])
         else:
@@ -52,16 +51,6 @@ class Steps:
         if self._journal is not None:
             self._journal.add(row)
         return row
-
-
-def check_same(path: Path, before: Any, header: dict[str, Any]) -> None:
-    """Raises UsageError if a journal was begun by another run."""
-    different = [key for key, value in header.items() if not isinstance(before, dict) or before.get(key) != value]
-    if different:
-        raise UsageError(
-            f"{path} was started with different settings ({', '.join(different)})",
-            "use the same formulas and settings, or start again with `force`",
-        )
 
 
 @dataclass

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from cfx.config import SampleConfig
+from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.core.elements import SYMBOLS, lowest_terms
 from cfx.errors import NumericsError, UsageError
 from cfx.model import Model
 from cfx.reporter import Interrupted, Reporter, StopRequest
-from cfx.runs.candidates import ALL_SPACE_GROUPS, Formula
+from cfx.runs.candidates import Formula
 from cfx.sampling.request import atomic_number
 
 DRAWS = 2000

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from cfx.config import ModelConfig, SampleConfig, Template
 from cfx.core.composition import composition_vector
@@ -242,6 +240,9 @@ def _check_room(request: SampleConfig, built: Constraints) -> None:
     for name, own in zip(wanted, room, strict=True):
         if not own.any():
             raise UsageError(f"no site can hold {name}", "allow it on a site of `sites`, or do not ask for it")
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_bipartite_matching
+
     if maximum_bipartite_matching(csr_array(room), perm_type="column").min() < 0:
         raise UsageError(
             f"the sites cannot hold all of these together: {'; '.join(wanted)}", "require fewer, or allow more sites"
