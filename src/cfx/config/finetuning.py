@@ -102,7 +102,16 @@ class RLConfig(Config):
     target_kl: float = option(
         0.0, "KL (nats) from the rollout's policy that ends the passes over it; 0: none.", NOT_NEGATIVE
     )
-    max_kl: float = option(0.0, "KL (nats) from the reference that ends the run; 0: none.", NOT_NEGATIVE)
+    # Measured on the draws of a step, before any update.
+    max_kl: float = option(
+        0.0, "KL(policy || reference), nats, at which the run ends, before another update; 0: none.", NOT_NEGATIVE
+    )
+    # An update is judged by the next minibatch, which it has not seen; what has gone too far is halved.
+    max_clipped: float = option(
+        0.0,
+        "Share of a minibatch that an update may move out of the clip range; learning warms up then. 0: any.",
+        Bound(lambda value: 0 <= value <= 1, "be between 0 and 1"),
+    )
     max_failures: float = option(0.5, "Share of crystals without a reward above which a run stops.", SHARE)
     seed: int = fields.seed()
     keep: int = option(100, "Number of crystals of highest reward kept in best.cif.", at_least(1))
@@ -134,7 +143,7 @@ class DPOConfig(Config):
 
 
 PRESETS = {
-    "mini": RLConfig(learning_rate=2e-4, inner_epochs=1, minibatches=2, baseline="group"),
+    "mini": RLConfig(learning_rate=2e-4, inner_epochs=1, minibatches=2, baseline="group", max_clipped=0.3),
     "published": RLConfig(steps=200, batch_size=1000, likelihood="published"),
 }
 """By name: for the bundled model on a few cores; the paper's figures (tau 0.1 is its, too: kl_coef=0.1)."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from cfx.config.finetuning import DPOConfig, PairsRun, RewardRun, RLConfig
 from cfx.errors import NumericsError, UsageError
@@ -80,14 +81,16 @@ class FineTuning(Loop[PolicyState]):
         """Writes the policy, RUN/final."""
         self._write(self.files.path / "final", state.params, self._info(done))
 
-    def update(self, state: PolicyState, total: Gradient, step: int) -> tuple[PolicyState, float]:
-        """The state after an update, and the norm of the gradient.
+    def update(
+        self, state: PolicyState, total: Gradient, scale: float = 1.0, *, step: int
+    ) -> tuple[PolicyState, float]:
+        """The state after an update at a scale of the learning rate, and the norm of the gradient.
 
         Raises:
             NumericsError: if that is not finite.
         """
         state, norm = update_policy(
-            state, total, learning_rate=self.config.learning_rate, clip_norm=self.config.clip_norm
+            state, total, np.float32(scale), learning_rate=self.config.learning_rate, clip_norm=self.config.clip_norm
         )
         if not math.isfinite(float(norm)):
             raise NumericsError(

@@ -88,7 +88,7 @@ class _Preferences(FineTuning):
         """An update by a batch of pairs; metrics are means over an epoch."""
         epoch, number = divmod(step, self.plan.num_batches)
         total = self._gradient(state.params, self.plan.epoch(self.config.seed, epoch)[number])
-        state, _ = self.update(state, total, step)
+        state, _ = self.update(state, total, step=step)
         self.sums.update({name: float(value) for name, value in total.sums.items()})
         means = watched_means(self.sums)
         self.progress.update(step + 1, f"loss {means['loss']:.4f}  {100 * means['right']:.0f} % right")

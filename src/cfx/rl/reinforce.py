@@ -6,7 +6,6 @@ stays the reference that the KL term holds it to, also of a run that is resumed.
 
 import functools
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from cfx.config.finetuning import RewardRun, RLConfig
-from cfx.core.batches import Batch, BatchPlan, fill, num_tokens
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS, lowest_terms
 from cfx.errors import NumericsError, RewardError
@@ -22,17 +20,15 @@ from cfx.evaluation.validity import CLASSES, composition_class
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.rl.crystal_log import CrystalLog
-from cfx.rl.fine_tuning import FineTuning, watched_means
+from cfx.rl.fine_tuning import FineTuning
 from cfx.rl.rewards import Diversity, Reward
 from cfx.rl.rollout import SHARES, Baseline, Rollout, roll_out
+from cfx.rl.updates import TrustRegion, Updates, kl_estimate
 from cfx.sampling.request import left_out, possible_groups, prepare
-from cfx.training.learner import Gradient, PolicyState, add, loss_gradient, score
-from cfx.training.objectives import PPOBatch, group_advantage, ppo_loss
+from cfx.training.learner import PolicyState
+from cfx.training.objectives import group_advantage
 
 QUANTILES = (0.1, 0.5, 0.9)
-
-LENGTHS = (3, 5, 8, 12)
-"""Slots of a batch, besides all; few, for each costs two compilations before the first step is done."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +96,8 @@ class _Reinforcement(FineTuning):
             reporter.warning(left_out(self.prepared.impossible))
         self.policy = None if config.rl.likelihood == "published" else self.prepared.policy
         self.kl_coef = config.rl.kl_coef if config.rl.kl_coef is not None else reward.kl_coef
+        self.trust = TrustRegion.of(config.rl)
+        self.learner = Updates(config.rl, model, self.policy, self.kl_coef, self.trust)
         self.log = CrystalLog(run, config.rl.keep)
         self.baseline = Baseline(config.rl)
         self.rewards: list[float] = []
@@ -132,15 +130,21 @@ class _Reinforcement(FineTuning):
         self._check(rollout, step)
         advantage = self._advantage(rollout)
         start = time.perf_counter()
-        state, learnt = self._learn(state, rollout.crystals, advantage, step)
+        known = self.learner.known(state.params, rollout.crystals, advantage)
+        distance = kl_estimate(known)
+        if self.config.max_kl and distance["kl_reference"] > self.config.max_kl:
+            self.ended = f"the KL from the reference is {distance['kl_reference']:.2f} nats"
+            learnt = {"updates": 0}
+        else:
+            apply = functools.partial(self.update, step=step)
+            state, learnt = self.learner.learn(state, rollout.crystals, known, [self.config.seed, step], apply)
         seconds = rollout.seconds | {"updating": time.perf_counter() - start}
-        line = self._describe(rollout) | learnt | {f"seconds_{name}": value for name, value in seconds.items()}
+        seconds = {f"seconds_{name}": value for name, value in seconds.items()}
+        line = self._describe(rollout) | distance | learnt | seconds
         self.log.append(step + 1, rollout)
         self.files.append_metrics({"step": step + 1, self.kind: line})
         self.rewards.append(line["reward"])
         self.progress.update(step + 1, _summary(line, self.reward))
-        if self.config.max_kl and line["kl_reference"] > self.config.max_kl:
-            self.ended = f"the KL from the reference is {line['kl_reference']:.2f} nats"
         return state
 
     def _check(self, rollout: Rollout, step: int) -> None:
@@ -174,57 +178,6 @@ class _Reinforcement(FineTuning):
         baseline = self.baseline.update(rollout.reward, kinds(rollout.crystals))
         return (rollout.reward - baseline).astype(np.float32)
 
-    def _learn(
-        self, state: PolicyState, crystals: CrystalBatch, advantage: np.ndarray, step: int
-    ) -> tuple[PolicyState, dict[str, float]]:
-        """The inner epochs on one rollout, and means of what was watched in the last of them."""
-        config = self.config
-        # Scored by the kernel that learns: the decoder's own numbers differ in the last digits, and ratios begin at 1.
-        old, reference = (self._score(params, crystals) for params in (state.params, self.reference.params))
-        known = PPOBatch(advantage, old, reference)
-        rng = np.random.default_rng([config.seed, step])
-        updates, means, norm = 0, {}, 0.0
-        for _ in range(config.inner_epochs):
-            watched = Counter()
-            for rows in np.array_split(rng.permutation(len(crystals)), config.minibatches):
-                total = self._gradient(state.params, crystals, known, np.sort(rows))
-                state, norm = self.update(state, total, step)
-                updates += 1
-                watched.update({name: float(value) for name, value in total.sums.items()})
-            means = watched_means(watched)
-            if config.target_kl and means["kl_old"] > config.target_kl:
-                break
-        means["objective"] = -means.pop("loss")
-        return state, {**means, "grad_norm": norm, "updates": updates}
-
-    def _plan(self, crystals: CrystalBatch) -> BatchPlan:
-        """Short batches: those of each length are filled up."""
-        tokens = max(len(crystals) // 8, 8) * num_tokens(6)
-        return BatchPlan(np.asarray(crystals.num_sites), self.reference.config.n_max, tokens, LENGTHS)
-
-    def _score(self, params: Any, crystals: CrystalBatch) -> np.ndarray:
-        """Log-probabilities under the likelihood of the run, nats, float32 [B]."""
-        total = np.zeros(len(crystals), np.float32)
-        for batch in self._plan(crystals).epoch():
-            rows, _ = fill(batch)
-            part = score(params, self.reference.config, crystals.take(rows, batch.slots), self.policy)
-            total[batch.rows] = np.asarray(part.total)[: len(batch.rows)]
-        return total
-
-    def _gradient(self, params: Any, crystals: CrystalBatch, known: PPOBatch, chosen: np.ndarray) -> Gradient:
-        """Gradient of the loss over the chosen crystals, summed over batches of equal length."""
-        crystals, known = crystals[chosen], PPOBatch(*(values[chosen] for values in known))
-
-        def one(batch: Batch) -> Gradient:
-            rows, weight = fill(batch)
-            own = PPOBatch(*(values[rows] for values in known))
-            part, coefs = crystals.take(rows, batch.slots), (self.kl_coef, self.config.clip_range)
-            return loss_gradient(
-                ppo_loss, params, self.reference.config, part, weight, own, self.policy, *map(np.float32, coefs)
-            )
-
-        return functools.reduce(add, map(one, self._plan(crystals).epoch()))
-
     # What a run tells.
 
     def _describe(self, rollout: Rollout) -> dict[str, Any]:
@@ -249,11 +202,19 @@ class _Reinforcement(FineTuning):
 
     def saved(self, done: int) -> dict[str, Any]:
         """See `FineTuning`."""
-        return {"step": done, "baseline": self.baseline.saved(), "kl_coef": self.kl_coef, "reward": self.reward.about}
+        baseline, reward = self.baseline.saved(), self.reward.about
+        return {
+            "step": done,
+            "baseline": baseline,
+            "lr_scale": self.trust.scale,
+            "kl_coef": self.kl_coef,
+            "reward": reward,
+        }
 
     def restore_saved(self, saved: dict[str, Any]) -> None:
         """See `FineTuning`."""
         self.baseline.restore(saved["baseline"])
+        self.trust.scale = saved.get("lr_scale", self.trust.scale)
         self.log.restore(saved["step"], self.reference.config.n_max)
 
 
@@ -271,7 +232,8 @@ def _classes(crystals: CrystalBatch) -> np.ndarray:
 def _summary(line: dict[str, Any], reward: Reward) -> str:
     """The progress line of a step."""
     seconds = sum(line[f"seconds_{name}"] for name in ("sampling", "rewarding", "updating"))
+    distance = f"KL(policy || reference) {line['kl_reference']:.2f} +- {line['kl_error']:.2f} nats"
     return (
         f"reward {line['reward']:.3f} {reward.unit}".rstrip()
-        + f"  KL {line['kl_reference']:.2f} nats  unique {100 * line['unique']:.0f} %  {seconds:.1f} s"
+        + f"  {distance}  unique {100 * line['unique']:.0f} %  {seconds:.1f} s"
     )

@@ -229,14 +229,19 @@ def update(
 
 @functools.partial(jax.jit, static_argnames=("learning_rate", "clip_norm"))
 def update_policy(
-    state: PolicyState, total: Gradient, *, learning_rate: float, clip_norm: float
+    state: PolicyState,
+    total: Gradient,
+    scale: Float[AnyArray, ""] | float = 1.0,
+    *,
+    learning_rate: float,
+    clip_norm: float,
 ) -> tuple[PolicyState, Float[Array, ""]]:
-    """The state after an update by the mean gradient, and that gradient's norm.
+    """The state after an update by the mean gradient at `scale` of the learning rate, and that gradient's norm.
 
     A gradient that is not finite changes nothing; its norm tells.
     """
     optimizer, count = make_optimizer(learning_rate, clip_norm), total.sums["count"]
-    params, opt_state, norm = _descend(optimizer, state.params, state.opt_state, total.params, count)
+    params, opt_state, norm = _descend(optimizer, state.params, state.opt_state, total.params, count, scale)
     return _choose(jnp.isfinite(norm), PolicyState(params, opt_state), state), norm
 
 
@@ -246,10 +251,12 @@ def _descend(
     opt_state: optax.OptState,
     total: Params,
     count: Float[AnyArray, ""],
+    scale: Float[AnyArray, ""] | float = 1.0,
 ) -> tuple[Params, optax.OptState, Float[Array, ""]]:
-    """Weights and optimiser after an update by a gradient divided by `count`, and the norm of that."""
+    """Weights and optimiser after an update by a gradient divided by `count`, times `scale`; and the norm of that."""
     mean = jax.tree.map(lambda leaf: leaf / count, total)
     updates, opt_state = optimizer.update(mean, opt_state, params)
+    updates = jax.tree.map(lambda leaf: scale * leaf, updates)
     return cast(Params, optax.apply_updates(params, updates)), opt_state, optax.tree.norm(mean)
 
 
