@@ -11,7 +11,7 @@ from pymatgen.core import Lattice, Structure
 from cfx.config import RLConfig
 from cfx.data.dataset import encode
 from cfx.evaluation.validity import CLASSES, composition_validity
-from cfx.rl import reinforce
+from cfx.rl.quotas import classes_of
 from cfx.rl.rollout import PRIOR, Baseline
 
 KINDS = ["charge-neutral", "intermetallic", "element"]
@@ -65,7 +65,7 @@ def test_advantages_of_a_class_add_up_to_zero():
 
 def test_classes_are_those_of_an_evaluation():
     crystals = encode([rock_salt("Na", "Cl"), rock_salt("Yb", "Ni"), rock_salt("Na", "Na")], n_max=5).batch
-    assert [CLASSES[place] for place in reinforce._classes(crystals)] == KINDS
+    assert [CLASSES[place] for place in classes_of(crystals)] == KINDS
     told = composition_validity(crystals.to_structures())
     assert [one.kind for one in told] == KINDS
 

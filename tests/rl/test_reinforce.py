@@ -87,6 +87,45 @@ def probabilities(model: Model) -> np.ndarray:
     return np.exp(model.policy_log_prob(batch, ONE_SITE).total)
 
 
+METALS, SALTS = ("Na", "K"), ("Na", "K", "Cl", "Br")
+TWO_SITES = SampleConfig(
+    space_groups=(221,),
+    template=Template(
+        letters=("a", "b"),
+        frac_coords=((0.0, 0.0, 0.0), (0.5, 0.5, 0.5)),
+        lattice=LATTICE,
+        species=(METALS, SALTS),
+    ),
+)
+"""Eight crystals of the CsCl type: two elements, two intermetallics, four neutral compounds."""
+
+PAIRS = [(one, other) for one in METALS for other in SALTS]
+PAIR_CLASSES = np.array([0 if one == other else 1 if other in METALS else 2 for one, other in PAIRS])
+PAIR_REWARDS = 1.5 * (PAIR_CLASSES == 0) + np.array([0.0, 0.3, 0.6, 0.0, 0.3, 0.6, 0.0, 0.9])
+
+
+class PairLookup(Lookup):
+    """A reward by the elements of two sites."""
+
+    def __init__(self):
+        super().__init__({})
+
+    def evaluate(self, structures) -> RewardBatch:
+        symbols = [tuple(site.specie.symbol for site in sorted(one, key=lambda site: site.z)) for one in structures]
+        return make_batch(np.array([PAIR_REWARDS[PAIRS.index(pair)] for pair in symbols]), [""] * len(structures))
+
+
+def pair_probabilities(model: Model) -> np.ndarray:
+    """Of the eight crystals, by the policy that draws them."""
+    n = len(PAIRS)
+    species, letters, coords = np.zeros((n, 3), np.int32), np.zeros((n, 3), np.int32), np.zeros((n, 3, 3), np.float32)
+    species[:, :2], letters[:, :2] = [[SYMBOLS.index(one) for one in pair] for pair in PAIRS], [1, 2]
+    coords[:, 1] = 0.5
+    lattice = np.tile(np.array(LATTICE, np.float32), (n, 1))
+    batch = CrystalBatch(np.full(n, 221, np.int32), lattice, coords, species, letters)
+    return np.exp(model.policy_log_prob(batch, TWO_SITES).total)
+
+
 @pytest.fixture(scope="module")
 def tiny() -> Model:
     return dataclasses.replace(Model.init(TINY, seed=3), name="tiny")
@@ -118,6 +157,75 @@ def test_ppo_converges_to_the_tilted_distribution(tiny, tmp_path):
     np.testing.assert_allclose(after, tilted, atol=0.08)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("baseline", ["ema", "class"])
+def test_with_quotas_it_converges_to_the_tilt_within_classes(tiny, tmp_path, baseline):
+    """The shares of p_ref, each class tilted by exp(r / tau): within 0.08 of every probability, whatever the baseline.
+
+    The seed is fixed.
+    """
+    tau = 0.4
+    before = pair_probabilities(tiny)
+    assert before.sum() == pytest.approx(1, abs=1e-5)
+    tilted = before * np.exp(PAIR_REWARDS / tau)
+    free = tilted / tilted.sum()
+    shares = np.bincount(PAIR_CLASSES, before)
+    tilted *= (shares / np.bincount(PAIR_CLASSES, tilted))[PAIR_CLASSES]
+    rl = RLConfig(
+        steps=80,
+        batch_size=64,
+        learning_rate=5e-3,
+        kl_coef=tau,
+        inner_epochs=3,
+        seed=1,
+        checkpoint_steps=1000,
+        baseline=baseline,
+        quotas="class",
+    )
+    run_it(tmp_path / "run", tiny, rl, TWO_SITES, PairLookup())
+    after = pair_probabilities(load_model(tmp_path / "run" / "final"))
+    assert np.abs(free - tilted).max() > 0.2 and np.abs(before - tilted).max() > 0.1
+    np.testing.assert_allclose(after, tilted, atol=0.08)
+    told = lines(tmp_path / "run")[-1]["classes"]
+    assert told["other"] == 0 and sum(told.values()) == pytest.approx(1)
+
+
+def test_the_kl_shown_is_that_of_the_policy_that_drew(tiny, tmp_path, monkeypatch):
+    """Against the exact one of four crystals: the estimates of a run differ from it by their errors.
+
+    Their sum of 11 scores is within 4 standard deviations, once in 16,000 beyond; the seed is fixed.
+    """
+    before, exact = probabilities(tiny), []
+    step = rl_module._Reinforcement.step
+
+    def watched(self, state, number):
+        now = probabilities(dataclasses.replace(tiny, params=state.params))
+        exact.append(float(now @ np.log(now / before)))
+        return step(self, state, number)
+
+    monkeypatch.setattr(rl_module._Reinforcement, "step", watched)
+    rl = RLConfig(steps=12, batch_size=64, learning_rate=5e-3, kl_coef=0.5, inner_epochs=3)
+    run_it(tmp_path / "run", tiny, rl)
+    shown = [(line["kl_reference"], line["kl_error"]) for line in lines(tmp_path / "run")]
+    assert shown[0] == pytest.approx((0, 0), abs=1e-6)
+    scores = [(kl - true) / error for (kl, error), true in zip(shown[1:], exact[1:], strict=True)]
+    assert abs(np.sum(scores)) < 4 * np.sqrt(len(scores))
+    assert exact[-1] > 0.2 and shown[-1][0] == pytest.approx(exact[-1], rel=0.5)
+
+
+@pytest.mark.parametrize("max_clipped", [0.0, 0.3])
+def test_updates_stay_within_the_trust_region(tiny, tmp_path, max_clipped):
+    """A learning rate that throws most of a minibatch out of the clip range is halved where it does, and warms up."""
+    rl = RLConfig(steps=4, batch_size=64, minibatches=4, inner_epochs=2, learning_rate=0.05, max_clipped=max_clipped)
+    run_it(tmp_path / "run", tiny, rl)
+    found = lines(tmp_path / "run")
+    most, halved = max(line["clipped_most"] for line in found), sum(line["halved"] for line in found)
+    if max_clipped:
+        assert most <= max_clipped and halved and found[-1]["lr_scale"] < 1
+    else:
+        assert most > 0.5 and not halved and {line["updates"] for line in found} == {8}
+
+
 def test_grpo_learns_and_its_groups_share_a_space_group(tiny, tmp_path):
     sample = dataclasses.replace(ONE_SITE, space_groups=(221, 200), weights=(0.5, 0.5))
     rl = RLConfig(algorithm="grpo", steps=8, batch_size=64, group_size=8, learning_rate=1e-2, kl_coef=0.1)
@@ -132,7 +240,9 @@ def test_grpo_learns_and_its_groups_share_a_space_group(tiny, tmp_path):
 
 def test_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch):
     """Parameters to the bit, metrics but for the seconds, crystals, and the reward cache."""
-    rl = RLConfig(steps=6, batch_size=16, learning_rate=1e-3, checkpoint_steps=2)
+    rl = RLConfig(
+        steps=6, batch_size=16, learning_rate=1e-3, checkpoint_steps=2, max_clipped=0.2, quotas="class", minibatches=2
+    )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_it(whole, tiny, rl)
 
@@ -342,6 +452,9 @@ def test_a_limit_on_the_kl_ends_the_run(tiny, tmp_path):
     result = run_it(tmp_path / "run", tiny, rl)
     assert result.step < 50
     assert "KL" in result.ended
+    *others, last = lines(tmp_path / "run")
+    assert last["kl_reference"] > 0.05 and last["updates"] == 0
+    assert all(line["kl_reference"] <= 0.05 and line["updates"] == 5 for line in others)
     assert (tmp_path / "run" / "final").is_dir()
 
 

@@ -95,6 +95,11 @@ class RLConfig(Config):
         "What rewards are compared with: ema (moving average), group or class (one for each space group, or class of "
         "compositions), or batch (mean of the rollout).",
     )
+    quotas: Literal["none", "class"] = option(
+        "none",
+        "What keeps the reference's shares of the draws: none, or class (elements, intermetallics, neutral compounds, "
+        "others); rewards count within each class then.",
+    )
     baseline_decay: float = option(0.95, "Decay of the moving average.", BELOW_ONE)
     likelihood: Literal["policy", "published"] = option(
         "policy", "Likelihood: policy (exactly that of the draws) or published."

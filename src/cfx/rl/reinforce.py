@@ -4,6 +4,7 @@ A step draws crystals from the policy, rewards them, and makes some updates on t
 stays the reference that the KL term holds it to, also of a run that is resumed.
 """
 
+import dataclasses
 import functools
 import time
 from dataclasses import dataclass
@@ -13,16 +14,14 @@ from typing import Any
 import numpy as np
 
 from cfx.config.finetuning import RewardRun, RLConfig
-from cfx.core.crystal import CrystalBatch
-from cfx.core.elements import SYMBOLS, lowest_terms
 from cfx.errors import NumericsError, RewardError
-from cfx.evaluation.validity import CLASSES, composition_class
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.rl.crystal_log import CrystalLog
 from cfx.rl.fine_tuning import FineTuning
+from cfx.rl.quotas import NUM_DRAWS, Quotas, class_shares, classes_of
 from cfx.rl.rewards import Diversity, Reward
-from cfx.rl.rollout import SHARES, Baseline, Rollout, roll_out
+from cfx.rl.rollout import SHARES, Baseline, Rollout, draw, roll_out, step_request
 from cfx.rl.updates import TrustRegion, Updates, kl_estimate
 from cfx.sampling.request import left_out, possible_groups, prepare
 from cfx.training.learner import PolicyState
@@ -100,6 +99,7 @@ class _Reinforcement(FineTuning):
         self.learner = Updates(config.rl, model, self.policy, self.kl_coef, self.trust)
         self.log = CrystalLog(run, config.rl.keep)
         self.baseline = Baseline(config.rl)
+        self.quotas: Quotas | None = None
         self.rewards: list[float] = []
         self.num_best = 0
         self.warned = False
@@ -171,12 +171,23 @@ class _Reinforcement(FineTuning):
         )
 
     def _advantage(self, rollout: Rollout) -> np.ndarray:
-        """Rewards about their baseline, float32 [B]."""
+        """Rewards about their baseline, less the multipliers of quotas, float32 [B]."""
         if self.config.algorithm == "grpo":
-            return group_advantage(rollout.reward, self.config.group_size).astype(np.float32)
-        kinds = _classes if self.config.baseline == "class" else _space_groups
-        baseline = self.baseline.update(rollout.reward, kinds(rollout.crystals))
-        return (rollout.reward - baseline).astype(np.float32)
+            advantage = group_advantage(rollout.reward, self.config.group_size)
+        else:
+            kinds = rollout.kinds if self.config.baseline == "class" else rollout.crystals.space_group
+            advantage = rollout.reward - self.baseline.update(rollout.reward, np.asarray(kinds))
+        if self.config.quotas == "class":
+            self.quotas = self.quotas or Quotas(self._prior())
+            self.quotas.update(rollout.kinds, float(advantage.std()))
+            advantage = advantage - self.quotas.multipliers[rollout.kinds]
+        return advantage.astype(np.float32)
+
+    def _prior(self) -> np.ndarray:
+        """Shares of the classes among the reference's draws, by place in CLASSES."""
+        request = dataclasses.replace(step_request(self.sample, self.config, self.num_steps), n=NUM_DRAWS)
+        crystals, _ = draw(self.reference, request, self.prepared)
+        return np.array(list(class_shares(classes_of(crystals)).values()))
 
     # What a run tells.
 
@@ -192,6 +203,8 @@ class _Reinforcement(FineTuning):
         parts = {name: values for name, values in rollout.metrics.items() if name not in SHARES}
         line["parts"] = {name: float(np.nanmean(v)) for name, v in parts.items() if np.isfinite(v).any()}
         line["entropy"] = rollout.entropy
+        if "class" in (self.config.baseline, self.config.quotas):
+            line["classes"] = class_shares(rollout.kinds)
         return line | {"cached": rollout.cached, "kl_coef": self.kl_coef}
 
     # Files of the run.
@@ -207,6 +220,7 @@ class _Reinforcement(FineTuning):
             "step": done,
             "baseline": baseline,
             "lr_scale": self.trust.scale,
+            "quotas": self.quotas and self.quotas.saved(),
             "kl_coef": self.kl_coef,
             "reward": reward,
         }
@@ -215,18 +229,8 @@ class _Reinforcement(FineTuning):
         """See `FineTuning`."""
         self.baseline.restore(saved["baseline"])
         self.trust.scale = saved.get("lr_scale", self.trust.scale)
+        self.quotas = Quotas.restored(saved["quotas"]) if saved.get("quotas") else None
         self.log.restore(saved["step"], self.reference.config.n_max)
-
-
-def _space_groups(crystals: CrystalBatch) -> np.ndarray:
-    return np.asarray(crystals.space_group)
-
-
-def _classes(crystals: CrystalBatch) -> np.ndarray:
-    """Places in CLASSES of the compositions, int [B]."""
-    counts = [lowest_terms(crystals.composition(row)) for row in range(len(crystals))]
-    formulas = [tuple(sorted((SYMBOLS[z], n) for z, n in count.items())) for count in counts]
-    return np.array([CLASSES.index(composition_class(formula)) for formula in formulas])
 
 
 def _summary(line: dict[str, Any], reward: Reward) -> str:

@@ -1,6 +1,7 @@
 """A rollout: crystals drawn from the policy, and what they are worth."""
 
 import dataclasses
+import functools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from cfx.core.lattice import is_physical
 from cfx.core.symmetry import symmetry_table
 from cfx.evaluation.validity import structure_validity
 from cfx.model import Model
+from cfx.rl.quotas import classes_of
 from cfx.rl.rewards import NO_STRUCTURE, Diversity, Reward, make_batch
 from cfx.sampling.request import PreparedRequest
 
@@ -54,6 +56,11 @@ class Rollout:
     entropy: dict[str, float]
     cached: int
     seconds: dict[str, float]
+
+    @functools.cached_property
+    def kinds(self) -> np.ndarray:
+        """Classes of the compositions, as places in CLASSES, int [B]; they need SMACT."""
+        return classes_of(self.crystals)
 
     @property
     def failures(self) -> Counter[str]:

@@ -193,7 +193,8 @@ def _means(updates: list[dict[str, float]]) -> dict[str, float]:
         return {}
     means = watched_means({name: sum(sums[name] for sums in updates) for name in updates[0]})
     del means["kl_reference"]
-    return means | {"objective": -means.pop("loss")}
+    most = max(sums["clipped"] / sums["count"] for sums in updates)
+    return means | {"objective": -means.pop("loss"), "clipped_most": most}
 
 
 def _halfway(one: Any, other: Any) -> Any:

@@ -167,7 +167,13 @@ def reward_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
     panels = [
         Panel("Reward", "", (series("mean, failures included", "reward"), *quantiles), wide=True),
         *(Panel(f"Mean {part}", "", (series(part, "parts", part),), wide=True) for part in parts[:3]),
-        Panel("KL from the reference", NATS, (series("KL", "kl_reference"),), wide=True),
+        Panel("KL from the reference", NATS, (series("KL(policy || reference)", "kl_reference"),), wide=True),
+        Panel(
+            "Classes of the compositions",
+            "%",
+            tuple(series(kind, "classes", kind, factor=100) for kind in last.get("classes", {})),
+            wide=True,
+        ),
         Panel(
             "Crystals of a rollout",
             "%",
