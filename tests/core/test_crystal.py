@@ -155,6 +155,15 @@ def test_structures_are_the_textbook_crystals():
     np.testing.assert_allclose(triclinic.frac_coords, batch().frac_coords[2, :3], atol=1e-6)
 
 
+def test_primitive_cells_are_those_of_the_centring():
+    rock_salt, wurtzite, triclinic = batch().to_structures(primitive=True)
+    whole = batch().to_structures()
+    assert len(rock_salt) == 2 and rock_salt.lattice.abc == pytest.approx([5.64 / 2**0.5] * 3)
+    assert rock_salt.site_properties["wyckoff"] == [whole[0][i].properties["wyckoff"] for i in (0, 4)]
+    assert StructureMatcher(scale=False, primitive_cell=True).fit(rock_salt, whole[0])
+    assert (wurtzite, triclinic) == tuple(whole[1:]), "without a centring, the cell itself"
+
+
 def test_structures_name_their_orbits():
     wurtzite = batch().to_structures()[1]
     assert wurtzite.site_properties["wyckoff"] == ["b"] * 4

@@ -7,7 +7,7 @@ import pytest
 import spglib
 from pymatgen.core.operations import SymmOp
 
-from cfx.core.symmetry import LETTERS, operation_text, orbit, symmetry_table, wrap
+from cfx.core.symmetry import LETTERS, operation_text, orbit, primitive_rows, symmetry_table, wrap
 
 TABLE = symmetry_table()
 POSITIONS = [(group, letter) for group in range(1, 231) for letter in range(1, TABLE.last_letter[group - 1] + 1)]
@@ -32,6 +32,20 @@ def test_number_of_positions():
     assert len(POSITIONS) == 1731
     assert (TABLE.multiplicity > 0).sum() == 1731
     assert (TABLE.multiplicity[:, 0] == 0).all()
+
+
+def test_primitive_cells_hold_one_point_of_those_that_centrings_relate():
+    """Of a random point's orbit, no two chosen ones differ by a translation of the primitive lattice; all others do."""
+    point = np.random.default_rng(1).uniform(size=3)
+    for group, letter in POSITIONS:
+        axes, count = TABLE.primitive_axes(group), TABLE.num_lattice_points(group)
+        assert np.linalg.det(axes) == pytest.approx(1 / count)
+        rotation, translation = op_0(group, letter)
+        points = orbit(group, letter, rotation @ point + translation) @ np.linalg.inv(axes)
+        chosen = primitive_rows(group, letter)
+        assert len(chosen) * count == len(points)
+        related = on_lattice(points[:, None] - points[chosen])
+        assert (related.sum(1) == 1).all() and (related.sum(0) == count).all()
 
 
 def test_orbit_has_as_many_points_as_the_multiplicity_says():

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 
 from cfx.core import AnyArray, Structure
 from cfx.core.elements import SYMBOLS
-from cfx.core.symmetry import LETTERS, orbit, settings_table, symmetry_table, wrap
+from cfx.core.symmetry import LETTERS, orbit, primitive_rows, settings_table, symmetry_table, wrap
 from cfx.errors import DataError
 
 
@@ -128,6 +128,16 @@ class CrystalBatch:
         orbits = [orbit(group, int(letters[i]), self.frac_coords[row, i]) for i in np.flatnonzero(letters)]
         return np.concatenate(orbits), np.repeat(np.arange(len(orbits)), [len(points) for points in orbits])
 
+    def primitive_atoms(self, row: int) -> Int[np.ndarray, " atoms"]:
+        """Which of `atoms` make one primitive cell."""
+        group, letters = int(self.space_group[row]), self.wyckoff[row]
+        letters = letters[letters > 0].tolist()
+        sizes = [int(symmetry_table().multiplicity[group - 1, letter]) for letter in letters]
+        starts = np.cumsum([0, *sizes])
+        return np.concatenate(
+            [start + primitive_rows(group, letter) for start, letter in zip(starts, letters, strict=False)]
+        )
+
     def composition(self, row: int) -> dict[int, int]:
         """Atomic number -> atoms in one conventional cell (numpy)."""
         counts: dict[int, int] = {}
@@ -137,8 +147,8 @@ class CrystalBatch:
                 counts[int(number)] = counts.get(int(number), 0) + int(multiplicity)
         return counts
 
-    def to_structures(self) -> list[Structure]:
-        """pymatgen Structures of the conventional cells, one a crystal.
+    def to_structures(self, primitive: bool = False) -> list[Structure]:
+        """pymatgen Structures, one a crystal, of the conventional cells, or of the primitive ones.
 
         Site properties: `wyckoff`, the letter, and `site`, the index of the symmetry-inequivalent site.
         """
@@ -147,10 +157,15 @@ class CrystalBatch:
         batch, structures = self.numpy(), []
         for row in range(len(batch)):
             coords, site = batch.atoms(row)
+            lattice = Lattice.from_parameters(*batch.lattice[row].astype(float))
+            if primitive:
+                axes, atoms = symmetry_table().primitive_axes(int(batch.space_group[row])), batch.primitive_atoms(row)
+                lattice = Lattice(axes @ lattice.matrix)
+                coords, site = wrap(coords[atoms] @ np.linalg.inv(axes)), site[atoms]
             letters = batch.wyckoff[row][site]
             structures.append(
                 Structure(
-                    Lattice.from_parameters(*batch.lattice[row].astype(float)),
+                    lattice,
                     [SYMBOLS[number] for number in batch.species[row][site]],
                     coords,
                     site_properties={"wyckoff": [LETTERS[letter] for letter in letters], "site": site.tolist()},

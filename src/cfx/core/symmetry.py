@@ -18,6 +18,16 @@ from cfx.core import AnyArray
 
 LETTERS = " abcdefghijklmnopqrstuvwxyzA"
 
+PRIMITIVE_AXES = {
+    "P": np.eye(3),
+    "A": np.array([[2, 0, 0], [0, 1, -1], [0, 1, 1]]) / 2,
+    "C": np.array([[1, 1, 0], [-1, 1, 0], [0, 0, 2]]) / 2,
+    "I": np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) / 2,
+    "F": np.array([[0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 2,
+    "R": np.array([[2, 1, 1], [-1, 1, 1], [-1, -2, 1]]) / 3,
+}
+"""Axes of the primitive cell (rows) in those of the conventional one, by centring."""
+
 
 @dataclass(frozen=True)
 class SymmetryTable:
@@ -62,6 +72,22 @@ class SymmetryTable:
         """Primitive cells in the conventional one: 1 for P, 2 for A, C and I, 3 for R, 4 for F."""
         rotations, _ = self.general_operations(space_group)
         return len(rotations) // len(np.unique(rotations, axis=0))
+
+    def primitive_axes(self, space_group: int) -> Float[np.ndarray, "3 3"]:
+        """See PRIMITIVE_AXES."""
+        return PRIMITIVE_AXES[str(self.symbol[space_group - 1])[0]]
+
+
+@functools.cache
+def primitive_rows(space_group: int, letter: int) -> Int[np.ndarray, " rows"]:
+    """Which operations of a position make the atoms of one primitive cell: of those that centrings relate, the first."""
+    table = symmetry_table()
+    rotations, translations = table.operations(space_group, letter)
+    inverse = np.linalg.inv(table.primitive_axes(space_group))
+    between = (translations[:, None] - translations[None]) @ inverse
+    related = (np.abs(between - np.rint(between)) < 1e-6).all(-1)
+    related &= (rotations[:, None] == rotations[None]).all((2, 3))
+    return np.unique(related.argmax(1))
 
 
 @functools.cache

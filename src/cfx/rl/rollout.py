@@ -14,7 +14,6 @@ from cfx.config import RLConfig, SampleConfig
 from cfx.core import Structure
 from cfx.core.crystal import CrystalBatch, concatenate
 from cfx.core.lattice import is_physical
-from cfx.core.symmetry import symmetry_table
 from cfx.evaluation.validity import structure_validity
 from cfx.model import Model
 from cfx.rl.quotas import classes_of
@@ -192,13 +191,13 @@ def roll_out(
 def primitive_cells(crystals: CrystalBatch) -> list[Structure | None]:
     """pymatgen Structures of primitive cells, None for lattices that close no cell.
 
-    A potential needs a quarter of the time for a face-centred crystal so.
+    A potential needs a quarter of the time for a face-centred crystal so. The cell is that of the centring: to search
+    for it took longer than all else that a reward did.
     """
-    rows, table = np.flatnonzero(is_physical(np.asarray(crystals.lattice))), symmetry_table()
+    rows = np.flatnonzero(is_physical(np.asarray(crystals.lattice)))
     structures: list[Structure | None] = [None] * len(crystals)
-    for row, structure in zip(rows, crystals[rows].to_structures() if len(rows) else [], strict=True):
-        centred = table.num_lattice_points(int(crystals.space_group[row])) > 1
-        structures[row] = primitive_cell(structure) if centred else structure
+    for row, structure in zip(rows, crystals[rows].to_structures(primitive=True) if len(rows) else [], strict=True):
+        structures[row] = structure
     return structures
 
 
