@@ -80,7 +80,7 @@ class SymmetryTable:
 
 @functools.cache
 def primitive_rows(space_group: int, letter: int) -> Int[np.ndarray, " rows"]:
-    """Which operations of a position make the atoms of one primitive cell: of those that centrings relate, the first."""
+    """Operations of a position that make the atoms of one primitive cell: of those that centrings relate, the first."""
     table = symmetry_table()
     rotations, translations = table.operations(space_group, letter)
     inverse = np.linalg.inv(table.primitive_axes(space_group))
