@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cfx.core.likelihood import LogProb
     from cfx.data.dataset import encode
     from cfx.model import Model, load_model
+    from cfx.runs.discover import discover
     from cfx.runs.predict import predict
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ModelConfig",
     "SampleConfig",
     "Template",
+    "discover",
     "encode",
     "load_model",
     "predict",
@@ -38,6 +40,7 @@ _PUBLIC = {
     "CrystalBatch": "cfx.core.crystal",
     "LogProb": "cfx.core.likelihood",
     "encode": "cfx.data.dataset",
+    "discover": "cfx.runs.discover",
     "predict": "cfx.runs.predict",
 }
 

@@ -69,6 +69,7 @@ REASONS = (
         lambda line: line.words[1] == "sample",
     ),
     ("relaxes for minutes: tests/cli/test_predict.py does so briefly", lambda line: line.words[1] == "predict"),
+    ("relaxes for minutes: tests/cli/test_discover.py does so briefly", lambda line: line.words[1] == "discover"),
     ("written elsewhere: tests/cli/test_plot.py", lambda line: line.words[1] == "plot" and "-o" in line.words),
 )
 """Why a line is not run; the first that holds."""

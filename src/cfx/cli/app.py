@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cfx.cli import eval, fetch, look, predict, retrieve, sample, selftrain, train
+from cfx.cli import discover, eval, fetch, look, predict, retrieve, sample, selftrain, train
 from cfx.cli.console import guard_streams, printable, say
 from cfx.cli.options import as_command
 from cfx.errors import CfxError, OutputError
@@ -25,6 +25,7 @@ SECTIONS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
         "train": train.train,
         "sample": sample.sample,
         "predict": predict.predict,
+        "discover": discover.discover,
         "rl": train.rl,
         "eval": eval.evaluate,
     },

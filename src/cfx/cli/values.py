@@ -76,6 +76,22 @@ def check_space_groups(text: str) -> None:
         raise UsageError("data: names no data set", "write data:FILE or data:model")
 
 
+def first_space_groups(text: str | None, own_group: int | None) -> tuple[int, ...] | None:
+    """The space groups of a --sg or of a prototype before anything slow starts; None for neither.
+
+    For data:NAME, which is read later, they stand for any.
+
+    Raises:
+        UsageError: if both are given, or it names no space groups.
+    """
+    if text is None:
+        return None if own_group is None else (own_group,)
+    if own_group is not None:
+        raise UsageError("--from uses the space group of its structure", "leave out --sg")
+    check_space_groups(text)
+    return (1,) if text.startswith("data:") else space_groups(text)[0]
+
+
 def drawn_space_groups(text: str, model: Model) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Space groups and weights of a --sg that was checked; of data:NAME, as often as they are in a data set.
 

@@ -1,5 +1,6 @@
 """What a command is asked to do, frozen and checked; nothing here imports more than the standard library."""
 
+from cfx.config.discovery import DiscoverConfig, DiscoverRun
 from cfx.config.evaluation import EvalConfig, RelaxConfig, ShortlistConfig
 from cfx.config.fields import from_dict
 from cfx.config.finetuning import (
@@ -20,6 +21,8 @@ __all__ = [
     "SYMPREC",
     "DPOConfig",
     "DataConfig",
+    "DiscoverConfig",
+    "DiscoverRun",
     "EvalConfig",
     "ModelConfig",
     "PairsRun",

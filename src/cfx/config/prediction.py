@@ -1,6 +1,5 @@
 """How structures of a formula are predicted."""
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,9 +17,6 @@ from cfx.config.fields import NOT_NEGATIVE, Bound, Config, at_least, option, see
 from cfx.errors import UsageError
 
 FROM_ZERO_TO_ONE = Bound(lambda value: 0 <= value <= 1, "be between 0 and 1")
-
-SECONDS = {"s": 1, "min": 60, "h": 3600}
-"""Units of a budget of time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +60,7 @@ class PredictConfig(Config):
     def __post_init__(self):
         object.__setattr__(self, "space_groups", texts.given_space_groups(self.space_groups)[0])
         super().__post_init__()
-        _amount_and_unit(self.budget)
+        texts.budget(self.budget)
         if self.hull is None:
             object.__setattr__(self, "hull", OWN_HULLS.get(self.potential))
         if self.hull == "none":
@@ -75,26 +71,9 @@ class PredictConfig(Config):
     @property
     def evaluations(self) -> int | None:
         """Evaluations of one structure that a formula may cost; None where time counts."""
-        amount, unit = _amount_and_unit(self.budget)
-        return None if unit else int(amount)
+        return texts.budget(self.budget)[0]
 
     @property
     def seconds(self) -> float | None:
         """Time that a formula may take; None where evaluations count."""
-        amount, unit = _amount_and_unit(self.budget)
-        return amount * SECONDS[unit] if unit else None
-
-
-def _amount_and_unit(budget: str | int) -> tuple[float, str]:
-    """2000 as (2000, ""), 10min as (10, "min").
-
-    Raises:
-        UsageError: if it is no budget.
-    """
-    match = re.fullmatch(rf"(\d+)|(\d+(?:\.\d+)?)\s*({'|'.join(SECONDS)})", str(budget).strip())
-    amount = float(match[1] or match[2]) if match else 0.0
-    if match is None or not amount:
-        raise UsageError(
-            f"{budget!r} is not a budget", "write a number of evaluations, as 2000, or a time: 90s, 10min, 2h"
-        )
-    return amount, match[3] or ""
+        return texts.budget(self.budget)[1]

@@ -120,3 +120,22 @@ def limits(text: str) -> tuple[float, float]:
     except ValueError:
         raise UsageError(f"{text!r} is not a pair of numbers", "write LOWEST,HIGHEST: `clip=0,1`") from None
     return low, high
+
+
+SECONDS = {"s": 1, "min": 60, "h": 3600}
+"""Units of a budget of time."""
+
+
+def budget(text: str | int) -> tuple[int | None, float | None]:
+    """What a run may cost: 2000 as (2000, None), evaluations; 10min as (None, 600.0), seconds.
+
+    Raises:
+        UsageError: if it is no budget.
+    """
+    match = re.fullmatch(rf"(\d+)|(\d+(?:\.\d+)?)\s*({'|'.join(SECONDS)})", str(text).strip())
+    amount = float(match[1] or match[2]) if match else 0.0
+    if match is None or not amount:
+        raise UsageError(
+            f"{text!r} is not a budget", "write a number of evaluations, as 2000, or a time: 90s, 10min, 2h"
+        )
+    return (None, amount * SECONDS[match[3]]) if match[3] else (int(amount), None)

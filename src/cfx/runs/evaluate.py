@@ -209,7 +209,7 @@ class _Findings:
         height = None if self.hull is None else _if_finite(self.hull.e_above_hull[i])
         return {
             "name": one.name,
-            **_facts(one.structure),
+            **facts(one.structure),
             "class": self.composition[i].kind,
             "space_group": self.groups[i].found,
             "space_group_asked": one.space_group_asked,
@@ -291,7 +291,7 @@ def _if_finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _facts(structure: Structure | None) -> dict[str, Any]:
+def facts(structure: Structure | None) -> dict[str, Any]:
     """What a structure tells by itself."""
     if structure is None:
         return dict.fromkeys(("formula", "num_atoms", "num_elements", "density", "hhi_production", "hhi_reserve"))

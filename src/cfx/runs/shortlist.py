@@ -140,11 +140,11 @@ def _crystal(rank: int, evaluated: Evaluated, row: int, digits: int) -> dict[str
     """A crystal as the page has it, with its CIF."""
     record, structure = evaluated.result["records"][row], evaluated.structures[row]
     assert structure is not None  # what could not be read is in no shortlist
-    name = f"{rank:0{digits}}_{_formula(structure)}"
+    name = f"{rank:0{digits}}_{formula_in_name(structure)}"
     block = crystal_block({**record, "name": name, "potential": evaluated.model or None}, structure)
     return {"rank": rank, "cif_file": f"{name}.cif", "cif": block, **as_shown(record, structure)}
 
 
-def _formula(structure: Structure) -> str:
+def formula_in_name(structure: Structure) -> str:
     """The formula as the name of a file: without parentheses, as BaN2O6."""
     return re.sub(r"(?<=[a-zA-Z])1\b ?| ", "", structure.composition.reduced_composition.formula)

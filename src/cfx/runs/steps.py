@@ -55,7 +55,7 @@ class Steps:
 
 @dataclass
 class Budget:
-    """What is left of the evaluations, or of the time, of a formula.
+    """What is left of the evaluations, or of the time, of a formula, or of a discovery.
 
     Attributes:
         evaluations: that are allowed; None where time counts.
@@ -87,6 +87,12 @@ class Budget:
         left = int(share * (self.evaluations or 0)) - self.spent
         structures = min(structures, left // WORTHWHILE)
         return (structures, min(steps, left // structures - 1)) if structures > 0 else (0, 0)
+
+    def next_evaluations(self, structures: int, share: float) -> int:
+        """How many structures, at most, may be evaluated once within a share of the whole budget."""
+        if self.seconds is not None:
+            return structures if self.took < share * self.seconds else 0
+        return max(0, min(structures, int(share * (self.evaluations or 0)) - self.spent))
 
     def left(self) -> float:
         """Seconds that are left."""

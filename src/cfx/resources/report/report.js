@@ -79,6 +79,7 @@ function shortlist() {
   const saveTable = () => saveText("shortlist.csv", DATA.table, "text/csv");
   heading(DATA.title, DATA.text);
   section("evaluated", "Evaluated", null, el("div", { class: "cards" }, settingsCards()), warningsCard());
+  if (file.funnel.length) section("funnel", "Funnel", null, stagesCard(file));
   section("crystals", "Crystals", null,
     el("p", { class: "buttons" },
       allCifsButton(file.gallery, "shortlist"),

@@ -259,6 +259,24 @@ function funnelCard() {
     el("details", {}, el("summary", {}, "Numbers"), plainTable("The funnel in numbers", ["Test", ...headers], numbers)));
 }
 
+/** The stages of a discovery, each with the crystals that are left and why others were lost. */
+function stagesCard(file) {
+  const total = file.funnel[0].left || 1;
+  const bar = (row) => {
+    const fill = el("i");
+    fill.style.width = `${(100 * row.left) / total}%`;
+    return el("div", { class: "stage" }, el("div", { class: `track ${seriesClass(0)}`, "aria-hidden": "true" }, fill),
+      el("span", {}, el("strong", {}, integer(row.left)), row.lost ? el("small", {}, ` −${integer(row.lost)}`) : null));
+  };
+  const rows = file.funnel.map((row) => el("tr", {},
+    el("th", { scope: "row" }, el("span", {}, row.stage), row.lost ? el("small", {}, `lost: ${row.why}`) : null),
+    el("td", {}, bar(row))));
+  return el("div", { class: "card" },
+    el("table", { class: "funnel" }, el("caption", { class: "hidden" }, "How many crystals are left after each stage"),
+      el("thead", { class: "hidden" }, el("tr", {}, el("th", { scope: "col" }, "Stage"), el("th", { scope: "col" }, "Left"))),
+      el("tbody", {}, rows)));
+}
+
 function legend(entries) {
   return el("ul", { class: "legend" }, entries.map(([name, kind]) =>
     el("li", {}, el("span", { class: `swatch ${kind}`, "aria-hidden": "true" }), name)));
