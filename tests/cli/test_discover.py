@@ -68,11 +68,10 @@ def test_interrupted_resumed_and_whole(cfx, start_cfx, alloys, tmp_path):
     ("arguments", "exit_code", "words"),
     [
         (["-o", "out"], 2, ["--sg"]),
-        (["--sg", "221"], 2, ["--output"]),
         (["--sg", "0", "-o", "out"], 2, ["space group 0"]),
         (["--sg", "221", "--sort", "beauty", "-o", "out"], 2, ["beauty"]),
         (["--sg", "221", "--budget", "much", "-o", "out"], 2, ["much", "budget"]),
-        (["--sg", "221", "--hull", "none", "-o", "out"], 2, ["--hull"]),
+        (["--sg", "221", "--hull", "none", "-o", "out"], 2, ["above a hull"]),
         (["--sg", "221", "--resume", "-o", "out"], 8, ["nothing to continue"]),
     ],
 )

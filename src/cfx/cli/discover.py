@@ -10,6 +10,7 @@ from cfx.cli.console import REPORTER, print_json, print_table
 from cfx.cli.options import Fields, Given
 from cfx.config import DiscoverConfig, DiscoverRun, EvalConfig, SampleConfig
 from cfx.config.discovery import names_of
+from cfx.errors import UsageError
 
 if TYPE_CHECKING:
     from cfx.runs.discoveries import Record
@@ -44,6 +45,8 @@ def discover(
     """
     template, own_group = values.template(arrangement)
     groups = values.first_space_groups(space_group, own_group)
+    if groups is None and not request.get("formula"):
+        raise UsageError("--sg is required", "for example --sg 194; with --formula it can be left to the model")
     settings = {**request, **judging, **keep, "template": template, "workers": workers or -1}
     # What is wrong with numbers and combinations is found before anything slow starts.
     run = DiscoverRun.of(groups, **settings)
