@@ -11,9 +11,9 @@ a potential.
 A crystal is found if StructureMatcher matches it with one of the first 1, 5 or 20 structures of a list: with its own
 tolerances (strict: ltol 0.2, stol 0.3, angle_tol 5), or with those usual in structure prediction (loose: 0.3, 0.5, 10).
 Lists: by likelihood, by the energy of structures as drawn, by energy after relaxation; with --prototypes, by the rank
-of prototypes. Rates have Wilson intervals of 95 %, of all compounds and of parts: whether the prototype
-(`core.prototypes.prototype_key`) and whether the reduced formula occur in the training data. Compounds without a
-structure, for whatever reason, count as not found.
+of prototypes. Space groups are in the order of p(group | formula). Rates have Wilson intervals of 95 %, of all
+compounds and of parts: whether the prototype (`core.prototypes.prototype_key`) and whether the reduced formula occur in
+the training data. Compounds without a structure, for whatever reason, count as not found.
 
 --records is a file of JSON lines, one a compound; those that are in it are not computed again.
 """
@@ -92,7 +92,7 @@ def main() -> None:
             continue
         start = time.perf_counter()
         prototypes = ranked(model, compound, asked)
-        lists, error = structure_lists(model, compound, prototypes, asked)
+        lists, groups, error = structure_lists(model, compound, prototypes, asked)
         row = {
             "id": compound.id,
             "formula": name_of(tuple(compound.formula.items())),
@@ -102,6 +102,7 @@ def main() -> None:
             "formula_known": None if formulas is None else tuple(sorted(compound.formula.items())) in formulas,
             "prototype_place": place_of(compound, prototypes_of(compound.formula)),
             "prototype_place_by_model": place_of(compound, prototypes),
+            "space_group_place": groups.index(compound.space_group) + 1 if compound.space_group in groups else None,
             "ranks": {name: ranks(compound.structure, structures) for name, structures in lists.items()},
             "structures": {name: len(structures) for name, structures in lists.items()},
             "error": error,
@@ -205,14 +206,14 @@ def read_rows(records: Path) -> Iterator[dict[str, Any]]:
 
 def structure_lists(
     model: cfx.Model, compound: Compound, prototypes: Sequence[KnownPrototype], asked: argparse.Namespace
-) -> tuple[dict, str]:
-    """Lists of structures for a formula, each the best first; and why there are none, if so."""
+) -> tuple[dict, list[int], str]:
+    """Lists of structures and of space groups for a formula, each the best first; and why there are none, if so."""
     try:
         if asked.prototypes:
-            return {"prototypes": drawn_prototypes(model, prototypes[: asked.draws], asked)}, ""
-        return predicted(model, compound, asked), ""
+            return {"prototypes": drawn_prototypes(model, prototypes[: asked.draws], asked)}, [], ""
+        return *predicted(model, compound, asked), ""
     except CfxError as error:
-        return {}, error.message
+        return {}, [], error.message
 
 
 def drawn_prototypes(model: cfx.Model, chosen: Sequence[KnownPrototype], asked: argparse.Namespace) -> list[Structure]:
@@ -224,8 +225,10 @@ def drawn_prototypes(model: cfx.Model, chosen: Sequence[KnownPrototype], asked: 
     return draws.crystals[: asked.draws].to_structures()
 
 
-def predicted(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -> dict[str, list[Structure]]:
-    """What `cfx predict` gives, and what it ranked on the way."""
+def predicted(
+    model: cfx.Model, compound: Compound, asked: argparse.Namespace
+) -> tuple[dict[str, list[Structure]], list[int]]:
+    """What `cfx predict` gives, and what it ranked on the way; and the space groups, the likeliest first."""
     formula = tuple(compound.formula.items())
     config = PredictConfig(
         draws=asked.draws,
@@ -244,7 +247,8 @@ def predicted(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -
     energies = steps["energies"]["energies"]
     by_energy = sorted((energy, i) for i, energy in enumerate(energies) if energy is not None)
     lists = {"likelihood": drawn, "energy as drawn": [drawn[i] for _, i in by_energy]}
-    return lists if asked.no_relax else {**lists, "relaxed": [one.structure for one in found]}
+    groups = [group for group, _ in steps["candidates"]["space_groups"]]
+    return lists if asked.no_relax else {**lists, "relaxed": [one.structure for one in found]}, groups
 
 
 def ranks(truth: Structure, structures: Sequence[Structure]) -> dict[str, int | None]:
@@ -269,7 +273,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "median seconds": float(np.median([row["seconds"] for row in rows])),
         **{
             f"{key} among the first": {str(n): rate([row[key] for row in rows], n) for n in (*FIRST, 100, 10_000)}
-            for key in ("prototype_place", "prototype_place_by_model")
+            for key in ("prototype_place", "prototype_place_by_model", "space_group_place")
         },
         "found": {
             part: {

@@ -10,7 +10,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from cfx.predictors.batching import BatchedPotential, Batches, Output
 if TYPE_CHECKING:
     from chgnet.model.model import CHGNet
     from pymatgen.core import Structure
-
-EV_PER_CUBIC_ANGSTROM = 160.21766208
-"""1 eV/angstrom^3 in GPa, with the digits of CHGNet."""
 
 ELEMENTS = frozenset(range(1, 95)) - frozenset(range(84, 89))
 """The 89 elements of MPtrj. CHGNet has parameters for 94, but never saw Po, At, Rn, Fr and Ra."""
@@ -41,7 +38,7 @@ def load_chgnet(device: str) -> BatchedPotential:
     Raises:
         DependencyError: without the package or the device.
     """
-    return BatchedPotential(_Model(*load_network(device)), device)
+    return BatchedPotential(_Model(*load_network(device), device), device)
 
 
 def load_network(device: str) -> tuple[CHGNet, str]:
@@ -67,25 +64,34 @@ class _Model:
     scale = "mp2020"
     elements: frozenset[int] | None = ELEMENTS
 
-    def __init__(self, network: CHGNet, name: str):
+    def __init__(self, network: CHGNet, name: str, device: str):
         self.name = name
-        self._network = network
+        self._network, self._device = network.eval(), device
 
     def compute(self, structures: Sequence[Structure], forces: bool) -> list[Output]:
         """See `Model.compute`."""
         import torch
 
-        graphs = [self._network.graph_converter(unwritable(structure)) for structure in structures]
+        graphs = [self._network.graph_converter(unwritable(one)).to(self._device) for one in structures]
         with torch.set_grad_enabled(forces):
-            found: Any = self._network.predict_graph(graphs, task="efs" if forces else "e", batch_size=len(graphs))
-        each = found if isinstance(found, list) else [found]
-        return [_output(one, len(structure)) for one, structure in zip(each, structures, strict=True)]
+            found = self._network(graphs, task="e")
+            energies = found["e"].view(-1) * found["atoms_per_graph"]
+        if not forces:
+            return [Output(energy, None, None) for energy in energies.tolist()]
+        # One pass backwards for forces and stresses, without the graph of second derivatives that training needs.
+        inputs = [one.atom_frac_coord for one in graphs] + [one.lattice for one in graphs]
+        slopes = [slope.cpu().numpy() for slope in torch.autograd.grad(energies.sum(), inputs)]
+        by_coords, by_cell = slopes[: len(graphs)], slopes[len(graphs) :]
+        return [_output(*one) for one in zip(structures, energies.tolist(), by_coords, by_cell, strict=True)]
 
 
-def _output(found: dict[str, Any], atoms: int) -> Output:
-    """eV per atom -> eV; GPa -> eV/angstrom^3. The sign of the stress is that of dE/dstrain, as in ASE."""
-    stress = found["s"] / EV_PER_CUBIC_ANGSTROM if "s" in found else None
-    return Output(float(found["e"]) * atoms, found.get("f"), stress)
+def _output(structure: Structure, energy: float, by_coords: np.ndarray, by_cell: np.ndarray) -> Output:
+    """Forces and stress from the derivatives of the energy by fractional coordinates [n, 3] and row vectors [3, 3].
+
+    The sign of the stress is that of dE/dstrain, as in ASE.
+    """
+    cell = structure.lattice.matrix
+    return Output(energy, -by_coords @ np.linalg.inv(cell).T, cell.T @ by_cell / structure.volume)
 
 
 def unwritable(structure: Structure) -> Structure:

@@ -201,14 +201,14 @@ def primitive_cells(crystals: CrystalBatch) -> list[Structure | None]:
     return structures
 
 
-def primitive_cell(structure: Structure) -> Structure:
-    """The primitive cell as spglib finds it, atoms where they are; the cell itself where it finds none."""
+def primitive_cell(structure: Structure, symprec: float = SYMPREC) -> Structure:
+    """The primitive cell as spglib finds it within `symprec` angstrom, atoms where they are; else the cell itself."""
     import spglib
     from pymatgen.core import Structure
 
     cell = (structure.lattice.matrix, structure.frac_coords, [site.specie.Z for site in structure])
     try:
-        found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=SYMPREC)  # pyright: ignore[reportArgumentType]  (arrays will do)
+        found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=symprec)  # pyright: ignore[reportArgumentType]  (arrays will do)
     except spglib.SpglibError:
         return structure
     if found is None:

@@ -34,7 +34,7 @@ from cfx.io.journal import JsonLines, check_unfinished, complete, partial_of, re
 from cfx.model import Model
 from cfx.predictors.base import Potential
 from cfx.predictors.load import load_potential
-from cfx.predictors.relax import relax
+from cfx.predictors.relax import Relaxed, relax
 from cfx.reporter import Interrupted, Reporter, Silent, StopRequest, interrupted_by_signals
 from cfx.runs.candidates import Candidate, Formula, draw_candidates, draws_request, structure_as_json, structure_of
 from cfx.runs.predictions import Minimum, Prediction, check_predictions, merge, ranked, symbol_of, write_predictions
@@ -234,7 +234,7 @@ class _Prediction:
             with self.reporter.progress(f"{self.name}: drawing", None) as progress, interrupted_by_signals(stopped):
                 progress.update(0, "compiling")
                 drawn = draw_candidates(self.model, self.formula, self.config, progress.update)
-            likely = [[group, round(share, 4)] for group, share in drawn.space_groups[:LIKELY]]
+            likely = [[group, round(share, 6)] for group, share in drawn.space_groups]
             return {
                 "candidates": [one.as_json() for one in drawn.candidates],
                 "left_out": drawn.left_out,
@@ -243,7 +243,7 @@ class _Prediction:
             }
 
         row = self.take("draw", make)
-        groups = ", ".join(f"{symbol_of(group)} {100 * share:.0f} %" for group, share in row["space_groups"])
+        groups = ", ".join(f"{symbol_of(group)} {100 * share:.0f} %" for group, share in row["space_groups"][:LIKELY])
         size = row["effective_sample_size"]
         drawn = f"{self.name}: {len(row['candidates'])} distinct structures drawn; space groups by the model: {groups}"
         self.reporter.message(drawn if size is None else f"{drawn} (effective sample size {size:.0f})")
@@ -298,14 +298,17 @@ class _Prediction:
         began, left = time.monotonic(), self.budget.left()
         title = f"{self.name}: relaxing {how}"
         with self.reporter.progress(title, self.config.evaluations) as progress:
-            progress.update(self.budget.spent, self._best())
-            done = 0
+            evaluated, under_way = self.budget.spent, len(part)
 
             def over() -> bool:
-                nonlocal done
-                progress.update(self.budget.spent + done, self._best())
-                done += len(part)
+                nonlocal evaluated
+                progress.update(evaluated, self._best())
+                evaluated += under_way
                 return bool(self.stop) or time.monotonic() - began > left
+
+            def finished(number: int, one: Relaxed) -> None:
+                nonlocal under_way
+                under_way -= 1
 
             results = relax(
                 self.potential,
@@ -313,6 +316,7 @@ class _Prediction:
                 self.config.fmax,
                 steps,
                 fix_symmetry,
+                on_done=finished,
                 stop=over,
                 at_once=AT_ONCE,
             )

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cfx.config import PredictConfig
+from cfx.config import SYMPREC, PredictConfig
 from cfx.config.symbols import SPACE_GROUPS
 from cfx.core import Structure
 from cfx.errors import OutputError, UsageError
@@ -172,7 +172,7 @@ def _prediction(
     potential: Potential,
 ) -> Prediction:
     height, verdict, decomposition = judged
-    structure = primitive_cell(minimum.structure)  # a smaller one, if it has become more symmetric
+    structure = primitive_cell(minimum.structure, SYMPREC)  # a smaller one, if it has become more symmetric
     dataset, _ = symmetry_dataset(structure)
     group = None if dataset is None else int(dataset.number)
     draws: dict[str, int] = {}
