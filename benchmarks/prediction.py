@@ -47,7 +47,7 @@ from cfx.data.dataset import load_dataset
 from cfx.errors import CfxError
 from cfx.evaluation.summary import wilson_interval
 from cfx.io.journal import JsonLines
-from cfx.reporter import Silent
+from cfx.reporter import Interrupted, Silent
 from cfx.runs.candidates import Candidate
 from cfx.runs.predict import name_of, predict
 
@@ -212,6 +212,8 @@ def structure_lists(
         if asked.prototypes:
             return {"prototypes": drawn_prototypes(model, prototypes[: asked.draws], asked)}, [], ""
         return *predicted(model, compound, asked), ""
+    except Interrupted:
+        raise
     except CfxError as error:
         return {}, [], error.message
 
