@@ -334,6 +334,8 @@ def why_impossible(constraints: Constraints, space_group: int) -> str | None:
         return f"{name} needs at least {smallest} atoms in its conventional cell, more than {most}"
     if constraints.formula is not None:
         counts = np.asarray(constraints.formula.counts)
+        if counts.sum() > most:
+            return f"{name} may have {most} atoms in its conventional cell, and the formula has {counts.sum()}"
         most = int(min(most, MOST_UNITS * counts.sum(), MOST_ATOMS * counts.sum() // counts.max()))
         if not _formula_can_be_met(constraints, space_group, most):
             limits = f"{constraints.max_sites} sites and {most} atoms in its conventional cell"
