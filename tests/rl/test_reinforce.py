@@ -115,7 +115,7 @@ class PairLookup(Lookup):
         return make_batch(np.array([PAIR_REWARDS[PAIRS.index(pair)] for pair in symbols]), [""] * len(structures))
 
 
-def pair_probabilities(model: Model) -> np.ndarray:
+def pair_probabilities(model: Model, sample: SampleConfig = TWO_SITES) -> np.ndarray:
     """Of the eight crystals, by the policy that draws them."""
     n = len(PAIRS)
     species, letters, coords = np.zeros((n, 3), np.int32), np.zeros((n, 3), np.int32), np.zeros((n, 3, 3), np.float32)
@@ -123,7 +123,17 @@ def pair_probabilities(model: Model) -> np.ndarray:
     coords[:, 1] = 0.5
     lattice = np.tile(np.array(LATTICE, np.float32), (n, 1))
     batch = CrystalBatch(np.full(n, 221, np.int32), lattice, coords, species, letters)
-    return np.exp(model.policy_log_prob(batch, TWO_SITES).total)
+    return np.exp(model.policy_log_prob(batch, sample).total)
+
+
+GENTLE = RLConfig(steps=60, batch_size=64, learning_rate=5e-3, kl_coef=0.4, inner_epochs=3, seed=1, checkpoint_steps=99)
+"""For a tiny model to converge."""
+
+
+def tilt(before: np.ndarray, rewards: np.ndarray, tau: float = 0.4) -> np.ndarray:
+    """p_ref exp(r / tau), normalised."""
+    weight = before * np.exp(rewards / tau)
+    return weight / weight.sum()
 
 
 @pytest.fixture(scope="module")
@@ -164,30 +174,55 @@ def test_with_quotas_it_converges_to_the_tilt_within_classes(tiny, tmp_path, bas
 
     The seed is fixed.
     """
-    tau = 0.4
     before = pair_probabilities(tiny)
     assert before.sum() == pytest.approx(1, abs=1e-5)
-    tilted = before * np.exp(PAIR_REWARDS / tau)
-    free = tilted / tilted.sum()
+    free = tilt(before, PAIR_REWARDS)
     shares = np.bincount(PAIR_CLASSES, before)
-    tilted *= (shares / np.bincount(PAIR_CLASSES, tilted))[PAIR_CLASSES]
-    rl = RLConfig(
-        steps=80,
-        batch_size=64,
-        learning_rate=5e-3,
-        kl_coef=tau,
-        inner_epochs=3,
-        seed=1,
-        checkpoint_steps=1000,
-        baseline=baseline,
-        quotas="class",
-    )
+    tilted = free * (shares / np.bincount(PAIR_CLASSES, free))[PAIR_CLASSES]
+    rl = dataclasses.replace(GENTLE, steps=80, baseline=baseline, quotas="class")
     run_it(tmp_path / "run", tiny, rl, TWO_SITES, PairLookup())
     after = pair_probabilities(load_model(tmp_path / "run" / "final"))
     assert np.abs(free - tilted).max() > 0.2 and np.abs(before - tilted).max() > 0.1
     np.testing.assert_allclose(after, tilted, atol=0.08)
     told = lines(tmp_path / "run")[-1]["classes"]
     assert told["other"] == 0 and sum(told.values()) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_with_uniform_replay_it_converges_to_the_tilted_distribution(tiny, tmp_path):
+    """Within 0.08 of every probability."""
+    before, rewards = probabilities(tiny), np.array(list(REWARDS.values()))
+    run_it(tmp_path / "run", tiny, dataclasses.replace(GENTLE, steps=40, replay="uniform"))
+    after = probabilities(load_model(tmp_path / "run" / "final"))
+    np.testing.assert_allclose(after, tilt(before, rewards), atol=0.08)
+    told = lines(tmp_path / "run")
+    assert "replayed" not in told[0] and [line["replayed"] for line in told[1:]] == [64] * 39
+    assert 0.1 < min(line["replay_effective"] for line in told[1:]) < 1
+
+
+@pytest.mark.slow
+def test_an_entropy_bonus_flattens_the_tilt(tiny, tmp_path):
+    """p_ref^(tau / (tau + beta)) exp(r / (tau + beta)), normalised, within 0.08; here letters are given."""
+    before, rewards, tau, beta = probabilities(tiny), np.array(list(REWARDS.values())), 0.4, 1.0
+    run_it(tmp_path / "run", tiny, dataclasses.replace(GENTLE, entropy_coef=beta))
+    flat = tilt(before ** (tau / (tau + beta)), rewards, tau + beta)
+    assert np.abs(flat - tilt(before, rewards)).max() > 0.15
+    np.testing.assert_allclose(probabilities(load_model(tmp_path / "run" / "final")), flat, atol=0.08)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("constraint", ["require", "any_of"])
+def test_under_constraints_it_converges_to_the_tilt_of_what_meets_them(tiny, tmp_path, constraint):
+    """Within 0.08 of every probability, with draws that do not count drawn again."""
+    sample = dataclasses.replace(TWO_SITES, **{constraint: {"require": ("K",), "any_of": ("Na", "Br")}[constraint]})
+    wanted = set(getattr(sample, constraint))
+    meets = np.array([bool(wanted & set(pair)) for pair in PAIRS])
+    before = np.where(meets, pair_probabilities(tiny, sample), 0)
+    run_it(tmp_path / "run", tiny, dataclasses.replace(GENTLE, steps=80), sample, PairLookup())
+    after = np.where(meets, pair_probabilities(load_model(tmp_path / "run" / "final"), sample), 0)
+    tilted = tilt(before, PAIR_REWARDS)
+    assert 2 < meets.sum() < 8 and np.abs(before / before.sum() - tilted).max() > 0.2
+    np.testing.assert_allclose(after / after.sum(), tilted, atol=0.08)
 
 
 def test_the_kl_shown_is_that_of_the_policy_that_drew(tiny, tmp_path, monkeypatch):
@@ -241,7 +276,16 @@ def test_grpo_learns_and_its_groups_share_a_space_group(tiny, tmp_path):
 def test_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch):
     """Parameters to the bit, metrics but for the seconds, crystals, and the reward cache."""
     rl = RLConfig(
-        steps=6, batch_size=16, learning_rate=1e-3, checkpoint_steps=2, max_clipped=0.2, quotas="class", minibatches=2
+        steps=6,
+        batch_size=16,
+        learning_rate=1e-3,
+        checkpoint_steps=2,
+        max_clipped=0.2,
+        quotas="class",
+        minibatches=2,
+        replay="uniform",
+        replay_steps=3,
+        entropy_coef=0.1,
     )
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run_it(whole, tiny, rl)

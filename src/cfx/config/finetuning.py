@@ -100,6 +100,16 @@ class RLConfig(Config):
         "What keeps the reference's shares of the draws: none, or class (elements, intermetallics, neutral compounds, "
         "others); rewards count within each class then.",
     )
+    # Of letters and species: the entropy of a density depends on its units.
+    entropy_coef: float = option(
+        0.0, "Weight of the entropy of letters and species, in units of the reward per nat.", NOT_NEGATIVE
+    )
+    replay: Literal["none", "uniform", "best"] = option(
+        "none",
+        "Crystals of earlier steps that a step learns from again: none, uniform (weighed by exact ratios of "
+        "probabilities), or best (of highest reward, and so biased).",
+    )
+    replay_steps: int = option(4, "Steps that a replay reaches back.", at_least(1))
     baseline_decay: float = option(0.95, "Decay of the moving average.", BELOW_ONE)
     likelihood: Literal["policy", "published"] = option(
         "policy", "Likelihood: policy (exactly that of the draws) or published."

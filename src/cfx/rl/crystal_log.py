@@ -4,23 +4,32 @@ A resumed run reads from it what it had learnt of rewards, so that every reward 
 """
 
 import re
+from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cfx.core.crystal import CrystalBatch, concatenate
+from cfx.core.elements import formula, lowest_terms
 from cfx.evaluation.matching import find_duplicates
 from cfx.io.files import replace_atomically
 from cfx.io.formats import OutputRecord, render_cif
 from cfx.io.journal import JsonLines
+from cfx.rl.replay import Experience
 from cfx.rl.rollout import SHARES, RewardCache, Rollout, arrangement, fingerprint, primitive_cells
 
 NOT_CIF = re.compile(r"[^A-Za-z0-9]+")
 """What a name in a CIF cannot have."""
 
+WINDOW = 10
+"""Steps whose compositions are compared."""
+
 COPIES = 4
 """Crystals of the same sites and species that are remembered; thousands may differ by the cell only."""
+
+KNOWN = ("advantage", "log_prob", "log_prob_reference")
+"""What lines hold of an `Experience` beside the crystal and its reward."""
 
 POOL = 4
 """Arrangements that are remembered for each crystal kept, since some repeat others in another setting."""
@@ -52,35 +61,51 @@ class CrystalLog:
         """A log in that directory that keeps so many of the best; nothing is read or written yet."""
         self.keep, self._lines = keep, JsonLines(directory / "crystals.jsonl")
         self.cache = RewardCache()
+        self._formulas: deque[list[str]] = deque(maxlen=WINDOW)
         self._seen: set[bytes] = set()
         self._best: dict[bytes, list[Candidate]] = {}
 
-    def append(self, step: int, rollout: Rollout) -> None:
-        """Adds the crystals of a step, counted from 1.
+    def append(self, step: int, rollout: Rollout, drawn: Experience | None = None) -> None:
+        """Adds the crystals of a step, counted from 1, and what was known of them when they were drawn.
 
         Raises:
             OutputError: if they cannot be written.
         """
         lines = []
+        self._formulas.append([_formula(rollout.crystals, row) for row in range(len(rollout.crystals))])
         for row, value in enumerate(rollout.value):
             parts = {name: _number(values[row]) for name, values in rollout.metrics.items()}
             line = {"step": step, "reward": _number(value), "reason": rollout.reasons[row], "parts": parts}
-            lines.append(line | _crystal(rollout.crystals, row))
+            known = {} if drawn is None else {name: _number(getattr(drawn, name)[row]) for name in KNOWN}
+            lines.append(line | known | _crystal(rollout.crystals, row))
             self._consider(float(value), rollout.keys[row], rollout.crystals[row : row + 1], line)
         self._lines.add(*lines)
 
-    def restore(self, step: int, num_slots: int) -> None:
+    def distinct_compositions(self) -> float:
+        """Different compositions among the crystals of the last WINDOW steps, as a share of their number."""
+        formulas = [formula for formulas in self._formulas for formula in formulas]
+        return len(set(formulas)) / len(formulas)
+
+    def restore(self, step: int, num_slots: int, recent: int = 0) -> list[Experience]:
         """Reads the crystals of steps up to this one, and the rewards of those after it, which are made again.
 
         Their lines stay until others come: a run that is interrupted once more finds these rewards, too.
+
+        Args:
+            step: the last one that is not made again, from 1.
+            num_slots: of the model.
+            recent: number of steps.
+
+        Returns:
+            The crystals of the last `recent` steps, each with what was known of them.
 
         Raises:
             DataError: if a line is damaged.
             OutputError: if the file cannot be written.
         """
         if not self._lines.path.exists():
-            return
-        kept = 0
+            return []
+        kept, formulas, steps = 0, defaultdict(list), defaultdict(list)
         for end, line in self._lines.read():
             crystals = _read(line, num_slots)
             value = np.nan if line["reward"] is None else float(line["reward"])
@@ -96,7 +121,14 @@ class CrystalLog:
             kept = end
             self.cache.known.setdefault(key, known)
             self._consider(value, key, crystals, {name: line[name] for name in ("step", "reward", "reason", "parts")})
+            if line["step"] > step - WINDOW:
+                formulas[line["step"]].append(_formula(crystals, 0))
+            if line["step"] > step - recent:
+                known = [np.array([line[name]], np.float32) for name in KNOWN]  # None becomes NaN
+                steps[line["step"]].append(Experience(crystals, np.array([value]), *known))
         self._lines.resume(kept, keep=True)
+        self._formulas.extend(formulas.values())
+        return [Experience.joined(parts) for parts in steps.values()]
 
     def _consider(self, value: float, key: bytes, crystals: CrystalBatch, line: dict[str, Any]) -> None:
         """Remembers a crystal if it may be among the best and was not there before."""
@@ -138,6 +170,11 @@ class CrystalLog:
         text = "\n".join(render_cif(record) for record in records)
         replace_atomically(path, lambda partial: partial.write_text(text))
         return len(records)
+
+
+def _formula(crystals: CrystalBatch, row: int) -> str:
+    """The reduced formula of a crystal."""
+    return formula(lowest_terms(crystals.composition(row)))
 
 
 def _number(value: float) -> float | None:

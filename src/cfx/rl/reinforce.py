@@ -20,9 +20,10 @@ from cfx.reporter import Reporter
 from cfx.rl.crystal_log import CrystalLog
 from cfx.rl.fine_tuning import FineTuning
 from cfx.rl.quotas import NUM_DRAWS, Quotas, class_shares, classes_of
+from cfx.rl.replay import Experience, Replay, effective_share
 from cfx.rl.rewards import Diversity, Reward
 from cfx.rl.rollout import SHARES, Baseline, Rollout, draw, roll_out, step_request
-from cfx.rl.updates import TrustRegion, Updates, kl_estimate
+from cfx.rl.updates import Lesson, TrustRegion, Updates, kl_estimate
 from cfx.sampling.request import left_out, possible_groups, prepare
 from cfx.training.learner import PolicyState
 from cfx.training.objectives import group_advantage
@@ -100,6 +101,7 @@ class _Reinforcement(FineTuning):
         self.log = CrystalLog(run, config.rl.keep)
         self.baseline = Baseline(config.rl)
         self.quotas: Quotas | None = None
+        self.replay = Replay(config.rl)
         self.rewards: list[float] = []
         self.num_best = 0
         self.warned = False
@@ -130,22 +132,35 @@ class _Reinforcement(FineTuning):
         self._check(rollout, step)
         advantage = self._advantage(rollout)
         start = time.perf_counter()
-        known = self.learner.known(state.params, rollout.crystals, advantage)
-        distance = kl_estimate(known)
-        if self.config.max_kl and distance["kl_reference"] > self.config.max_kl:
-            self.ended = f"the KL from the reference is {distance['kl_reference']:.2f} nats"
-            learnt = {"updates": 0}
-        else:
-            apply = functools.partial(self.update, step=step)
-            state, learnt = self.learner.learn(state, rollout.crystals, known, [self.config.seed, step], apply)
+        state, drawn, learnt = self._learn(state, rollout, advantage, step)
         seconds = rollout.seconds | {"updating": time.perf_counter() - start}
-        seconds = {f"seconds_{name}": value for name, value in seconds.items()}
-        line = self._describe(rollout) | distance | learnt | seconds
-        self.log.append(step + 1, rollout)
+        self.log.append(step + 1, rollout, drawn)
+        line = self._describe(rollout) | learnt | {f"seconds_{name}": value for name, value in seconds.items()}
         self.files.append_metrics({"step": step + 1, self.kind: line})
         self.rewards.append(line["reward"])
         self.progress.update(step + 1, _summary(line, self.reward))
         return state
+
+    def _learn(
+        self, state: PolicyState, rollout: Rollout, advantage: np.ndarray, step: int
+    ) -> tuple[PolicyState, Experience, dict[str, float]]:
+        """The state after the updates of a step, what it drew as later steps may learn from it, and what is told."""
+        log_prob, discrete = self.learner.score(state.params, rollout.crystals)
+        reference, _ = self.learner.score(self.reference.params, rollout.crystals)
+        drawn = Experience(rollout.crystals, rollout.value, advantage, log_prob, reference)
+        told = kl_estimate(drawn)
+        if self.config.max_kl and told["kl_reference"] > self.config.max_kl:
+            self.ended = f"the KL from the reference is {told['kl_reference']:.2f} nats"
+            return state, drawn, told | {"updates": 0}
+        parts = [Lesson.of(drawn, log_prob, self._changing(drawn, discrete, discrete.mean()))]
+        if again := self.replay.choose(step):
+            log_prob_now, discrete_now = self.learner.score(state.params, again.crystals)
+            parts.append(Lesson.of(again, log_prob_now, self._changing(again, discrete_now, discrete.mean())))
+            told |= {"replayed": len(again), "replay_effective": effective_share(parts[-1].weight)}
+        self.replay.add(drawn)
+        apply = functools.partial(self.update, step=step)
+        state, learnt = self.learner.learn(state, Lesson.joined(parts), [self.config.seed, step], apply)
+        return state, drawn, told | learnt
 
     def _check(self, rollout: Rollout, step: int) -> None:
         """Stops before anything is learnt from failures."""
@@ -171,7 +186,7 @@ class _Reinforcement(FineTuning):
         )
 
     def _advantage(self, rollout: Rollout) -> np.ndarray:
-        """Rewards about their baseline, less the multipliers of quotas, float32 [B]."""
+        """Rewards about their baseline, float32 [B]; quotas take note of the classes."""
         if self.config.algorithm == "grpo":
             advantage = group_advantage(rollout.reward, self.config.group_size)
         else:
@@ -180,8 +195,20 @@ class _Reinforcement(FineTuning):
         if self.config.quotas == "class":
             self.quotas = self.quotas or Quotas(self._prior())
             self.quotas.update(rollout.kinds, float(advantage.std()))
-            advantage = advantage - self.quotas.multipliers[rollout.kinds]
         return advantage.astype(np.float32)
+
+    def _changing(self, drawn: Experience, discrete: np.ndarray, mean: float) -> np.ndarray:
+        """What advantages have besides, as the policy is now: the entropy bonus, and the multipliers of quotas; [B].
+
+        Args:
+            drawn: the crystals.
+            discrete: log-probability of their letters and species, nats [B].
+            mean: of that over draws of the policy.
+        """
+        bonus = self.config.entropy_coef * (mean - discrete)
+        if self.quotas is None:
+            return bonus
+        return bonus - self.quotas.multipliers[classes_of(drawn.crystals)].astype(np.float32)
 
     def _prior(self) -> np.ndarray:
         """Shares of the classes among the reference's draws, by place in CLASSES."""
@@ -203,6 +230,7 @@ class _Reinforcement(FineTuning):
         parts = {name: values for name, values in rollout.metrics.items() if name not in SHARES}
         line["parts"] = {name: float(np.nanmean(v)) for name, v in parts.items() if np.isfinite(v).any()}
         line["entropy"] = rollout.entropy
+        line["compositions"] = self.log.distinct_compositions()
         if "class" in (self.config.baseline, self.config.quotas):
             line["classes"] = class_shares(rollout.kinds)
         return line | {"cached": rollout.cached, "kl_coef": self.kl_coef}
@@ -230,7 +258,8 @@ class _Reinforcement(FineTuning):
         self.baseline.restore(saved["baseline"])
         self.trust.scale = saved.get("lr_scale", self.trust.scale)
         self.quotas = Quotas.restored(saved["quotas"]) if saved.get("quotas") else None
-        self.log.restore(saved["step"], self.reference.config.n_max)
+        for experience in self.log.restore(saved["step"], self.reference.config.n_max, self.replay.steps):
+            self.replay.add(experience)
 
 
 def _summary(line: dict[str, Any], reward: Reward) -> str:

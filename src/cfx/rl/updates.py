@@ -2,9 +2,9 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -12,9 +12,10 @@ import numpy as np
 from cfx.config import RLConfig
 from cfx.core import Params
 from cfx.core.batches import Batch, BatchPlan, fill, num_tokens
-from cfx.core.crystal import CrystalBatch
+from cfx.core.crystal import CrystalBatch, concatenate
 from cfx.model import Model
 from cfx.rl.fine_tuning import watched_means
+from cfx.rl.replay import Experience
 from cfx.sampling.policy import Policy
 from cfx.training.learner import Gradient, PolicyState, add, loss_gradient, score
 from cfx.training.objectives import PPOBatch, ppo_loss
@@ -49,7 +50,7 @@ class TrustRegion:
     scale: float
 
     @classmethod
-    def of(cls, config: RLConfig) -> "TrustRegion":
+    def of(cls, config: RLConfig) -> Self:
         """The one that a run begins with."""
         return cls(config.max_clipped, FIRST_SCALE if config.max_clipped else 1.0)
 
@@ -60,6 +61,42 @@ class TrustRegion:
     def grow(self) -> None:
         """Has the next update go further, up to the learning rate."""
         self.scale = min(1.0, GROWTH * self.scale)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a step learns from.
+
+    Attributes:
+        crystals: N of them.
+        known: of each; `old` is the log-probability under the policy that the step begins with.
+        weight: float32 [N], 1 for a draw of that policy, else the ratio of its probability to that of what drew it.
+    """
+
+    crystals: CrystalBatch
+    known: PPOBatch
+    weight: np.ndarray
+
+    @classmethod
+    def of(cls, drawn: Experience, log_prob: np.ndarray, changing: np.ndarray) -> Self:
+        """What is to be learnt from crystals.
+
+        Args:
+            drawn: they, and what was known of them when they were drawn.
+            log_prob: under the policy that the step begins with, nats [B].
+            changing: added to their advantages [B].
+        """
+        known = PPOBatch(drawn.advantage + changing, log_prob, drawn.log_prob_reference)
+        return cls(drawn.crystals, known, np.exp(log_prob - drawn.log_prob))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """All of them, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        known = PPOBatch(*map(np.concatenate, zip(*(part.known for part in parts), strict=True)))
+        weight = np.concatenate([part.weight for part in parts])
+        return cls(concatenate([part.crystals for part in parts]), known, weight)
 
 
 @dataclass(frozen=True)
@@ -80,17 +117,8 @@ class Updates:
     kl_coef: float
     trust: TrustRegion
 
-    def known(self, params: Params, crystals: CrystalBatch, advantage: np.ndarray) -> PPOBatch:
-        """What is known of B crystals, which these weights drew, before any update.
-
-        They are scored by the kernel that learns: the decoder's own numbers differ in the last digits, and ratios are
-        to begin at 1.
-        """
-        old, reference = (self.score(weights, crystals) for weights in (params, self.reference.params))
-        return PPOBatch(advantage, old, reference)
-
     def learn(
-        self, state: PolicyState, crystals: CrystalBatch, known: PPOBatch, seed: list[int], apply: Apply
+        self, state: PolicyState, lesson: Lesson, seed: list[int], apply: Apply
     ) -> tuple[PolicyState, dict[str, float]]:
         """The state after all passes, and means over all updates of what was watched.
 
@@ -99,10 +127,10 @@ class Updates:
         """
         before, norm, halved = state, 0.0, 0
         passes: list[list[dict[str, float]]] = [[] for _ in range(self.config.inner_epochs)]
-        for number, rows in self._minibatches(len(crystals), seed):
+        for number, rows in self._minibatches(len(lesson.weight), seed):
             if number and not passes[number] and self._is_far(passes[number - 1]):
                 break
-            at = functools.partial(self._gradient, crystals=crystals, known=known, chosen=rows)
+            at = functools.partial(self._gradient, lesson=lesson, chosen=rows)
             state, gradient, times = self._judge(before, state, at)
             halved += times
             if gradient is None:
@@ -153,36 +181,49 @@ class Updates:
         tokens = max(len(crystals) // 8, 8) * num_tokens(6)
         return BatchPlan(np.asarray(crystals.num_sites), self.reference.config.n_max, tokens, LENGTHS)
 
-    def score(self, params: Params, crystals: CrystalBatch) -> np.ndarray:
-        """Log-probabilities under the likelihood of the run, nats, float32 [B]."""
-        total = np.zeros(len(crystals), np.float32)
+    def score(self, params: Params, crystals: CrystalBatch) -> tuple[np.ndarray, np.ndarray]:
+        """Log-probabilities under the likelihood of the run, nats: of crystals, of their letters and species; [B].
+
+        They come from the kernel that learns: the decoder's own numbers differ in the last digits, and ratios are to
+        begin at 1.
+        """
+        total, discrete = np.zeros((2, len(crystals)), np.float32)
         for batch in self._plan(crystals).epoch():
             rows, _ = fill(batch)
             part = score(params, self.reference.config, crystals.take(rows, batch.slots), self.policy)
             total[batch.rows] = np.asarray(part.total)[: len(batch.rows)]
-        return total
+            discrete[batch.rows] = np.asarray(part.wyckoff + part.species)[: len(batch.rows)]
+        return total, discrete
 
-    def _gradient(self, params: Params, crystals: CrystalBatch, known: PPOBatch, chosen: np.ndarray) -> Gradient:
+    def _gradient(self, params: Params, lesson: Lesson, chosen: np.ndarray) -> Gradient:
         """Gradient of the loss over the chosen crystals, summed over batches of equal length."""
-        crystals, known = crystals[chosen], PPOBatch(*(values[chosen] for values in known))
+        crystals, own = lesson.crystals[chosen], lesson.weight[chosen]
+        known = PPOBatch(*(values[chosen] for values in lesson.known))
 
         def one(batch: Batch) -> Gradient:
             rows, weight = fill(batch)
-            own = PPOBatch(*(values[rows] for values in known))
             part, coefs = crystals.take(rows, batch.slots), (self.kl_coef, self.config.clip_range)
+            its = PPOBatch(*(values[rows] for values in known))
             return loss_gradient(
-                ppo_loss, params, self.reference.config, part, weight, own, self.policy, *map(np.float32, coefs)
+                ppo_loss,
+                params,
+                self.reference.config,
+                part,
+                weight * own[rows],
+                its,
+                self.policy,
+                *map(np.float32, coefs),
             )
 
         return functools.reduce(add, map(one, self._plan(crystals).epoch()))
 
 
-def kl_estimate(known: PPOBatch) -> dict[str, float]:
+def kl_estimate(drawn: Experience) -> dict[str, float]:
     """KL(p || p_ref) of the policy p that drew the crystals, nats: the mean of log p - log p_ref, and its error.
 
     The mean over draws of p is unbiased; being of finitely many, it may fall below 0 by a few standard errors.
     """
-    log_ratio = np.asarray(known.old, float) - np.asarray(known.reference, float)
+    log_ratio = drawn.log_prob.astype(float) - drawn.log_prob_reference
     error = log_ratio.std(ddof=1) / math.sqrt(len(log_ratio)) if len(log_ratio) > 1 else 0.0
     return {"kl_reference": float(log_ratio.mean()), "kl_error": float(error)}
 
