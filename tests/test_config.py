@@ -210,6 +210,9 @@ def test_a_model_that_is_trained_further_keeps_its_architecture():
         ({"train": {"epoch": 3, "lr": 1.0}}, "TrainConfig has no field epoch, lr", "learning_rate"),
         ({"model": {"depth": 3}}, "ModelConfig has no field depth", "num_layers"),
         ({"data": {"test": "a.csv"}}, "DataConfig has no field test", "validation"),
+        ({"data": {"validation": "0%"}}, "'0%' is not a share of the data", "write it as 10%"),
+        ({"data": {"validation": "100%"}}, "'100%' is not a share", "write it as 10%"),
+        ({"data": {"validation": "a tenth%"}}, "'a tenth%' is not a share", "write it as 10%"),
         ({"train": {"optimizer": "adam", "weight_decay": 0.1}}, "adam has no weight decay", "adamw"),
         ({"train": {"decay": 0.1}}, "the cosine schedule has no decay", "inverse"),
         ({"train": {"schedule": "constant", "decay": 0.1}}, "the constant schedule has no decay", "inverse"),
@@ -219,6 +222,15 @@ def test_names_and_values_that_do_not_belong_there(layer, message, hint):
     with pytest.raises(UsageError, match=message) as error:
         TrainRun.layered(layer)
     assert hint in error.value.hint
+
+
+def test_a_share_of_the_data_is_held_out():
+    """It is no name of a file, and of no data set."""
+    for text, share in (("10%", 0.1), ("2.5 %", 0.025)):
+        data = DataConfig(train="a.csv", validation=text)
+        assert data.held_out == pytest.approx(share) and data.names() == ["a.csv"]
+    assert DataConfig(train="a.csv", validation="b.csv").names() == ["a.csv", "b.csv"]
+    assert DataConfig(validation="b.csv").held_out is None
 
 
 def test_decay_is_for_the_schedule_and_the_optimizer_that_have_it():

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cfx.cli.sample import _print_summary
+from cfx.cli.score import _print_comparison, _print_summary
 from cfx.core.elements import formula
 from cfx.data.dataset import load_dataset
+from cfx.data.split import split
 from cfx.io.formats import FORMATS, OutputRecord
 from cfx.model import load_model
 
@@ -90,6 +91,37 @@ def test_a_summary_of_the_data(cfx, crystals, tmp_path, model):
     assert piped.returncode == 0 and piped.stdout == (tmp_path / "summary.csv").read_text()
 
 
+def test_two_models_are_compared_on_the_same_crystals(cfx, crystals, tmp_path):
+    models, share = ["--model", "mini", "--model", "mini-rl-ehull"], ["--held-out", "60%"]
+    result = cfx("score", crystals.name, *models, *share, "--workers", 1, "--json", "-o", "difference.csv")
+    assert result.returncode == 0, result.stderr
+    records = json.loads(result.stdout)
+    assert [record["part"] for record in records] == ["total", *PARTS]
+    _, data = split(load_dataset(crystals, num_workers=1), 0.6)
+    assert 1 < len(data) < 6
+    first, other = (load_model(name).log_prob(data.batch) for name in models[1::2])
+    difference = np.asarray(first.total, float) - np.asarray(other.total, float)
+    total = records[0]
+    assert total["crystals"] == len(data) and total["difference"] == pytest.approx(difference.mean(), abs=1e-4)
+    assert total["low"] < total["difference"] < total["high"] and total["better"] == np.mean(difference < 0)
+    assert sum(record["difference"] for record in records[1:]) == pytest.approx(total["difference"], abs=1e-4)
+    side = "lower" if total["difference"] < 0 else "higher"
+    told = f"nll {abs(total['difference']):.3f} nats {side} by mini-rl-ehull than by mini, 95 % interval "
+    assert f"{len(data)} crystals: {told}" in result.stderr
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "difference.csv").read_text())))
+    assert list(rows[0]) == list(total) and len(rows) == 5
+
+
+def test_a_terminal_gets_differences_part_by_part(capsys):
+    about = {"model": "tuned/best", "against": "mini", "crystals": 128, "better": 0.75}
+    numbers = {"nll": 13.0, "nll_against": 14.0, "difference": -1.0, "low": -1.5, "high": -0.5}
+    _print_comparison([{**about, "part": part, **numbers} for part in ("total", *PARTS)])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert rows[0] == ["total", "14.000", "13.000", "-1.000", "-1.500 to -0.500", "75 %"]
+    assert [row[0] for row in rows[1:]] == ["letters", "species", "coordinates", "lattice"] and len(lines[1]) <= 90
+
+
 def test_a_terminal_gets_the_most_frequent_space_groups(capsys):
     """Tables of 80 columns; the groups in order of number, and a line that there are more."""
     part = dict.fromkeys((f"nll_{part}" for part in PARTS), -1.25)
@@ -129,6 +161,7 @@ def test_an_older_file_is_kept_without_force(cfx, crystals, tmp_path):
         ("", [], 3, "data.cif"),
         ("data_x\n_nothing 1\n", [], 3, "none of 1 rows"),
         ("", ["-o", "scores.txt"], 2, "scores.txt"),
+        ("", ["--held-out", "0.1"], 2, "'0.1' is not a share"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line(cfx, tmp_path, content, arguments, code, word):

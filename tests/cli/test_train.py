@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import time
 import tomllib
@@ -133,13 +134,17 @@ def test_killed_at_any_moment_and_resumed_is_the_same_run(cfx, start_cfx, tmp_pa
 
 
 def test_fine_tuning_keeps_the_architecture(cfx, tmp_path, table):
-    options = ["--epochs", 1, "--lr", 1e-5, "--schedule", "constant"]
+    options = ["--epochs", 1, "--lr", 1e-5, "--schedule", "constant", "--validation", "40%"]
     done = cfx("train", "crystals.csv", "-o", "run", "--from", "mini", *options)
     assert done.returncode == 0, done.stderr
+    told = re.search(r"held out for validation: (\d+) of 12 crystals", done.stderr)
+    assert told and "epoch 0: validation" in done.stderr
     tuned, start = load_model(tmp_path / "run/checkpoints/step_00000001"), load_model("mini")
     assert tuned.config == start.config and tuned.info["run"]["from"] == "mini"
     difference = np.abs(tuned.params["output"]["w"] - start.params["output"]["w"]).max()
     assert 1e-7 < difference < 1e-4
+    assert tuned.info["run"]["validation"]["crystals"] == int(told[1])
+    assert tuned.info["run"]["data"]["crystals"] == 12 - int(told[1])
     resumed = cfx("train", "-o", "run", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     both = cfx("train", "--config", "config.toml", "-o", "other", "--from", "mini")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import resource
 import shutil
 from pathlib import Path
@@ -396,3 +397,4 @@ def test_validation_data_that_are_the_training_data_are_told(data, tmp_path):
     said, short = Said(), dataclasses.replace(RUN, train=dataclasses.replace(CONFIG, epochs=1))
     train(tmp_path / "run", short, data, load_dataset(copied, num_workers=1), said)
     assert sum("validation data are the training data" in text for text in said.warnings) == 1
+    assert re.fullmatch(r"epoch 0: validation [0-9.]+ nats, of random weights", said.messages[0])

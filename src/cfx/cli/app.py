@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from cfx.cli import discover, eval, fetch, look, predict, retrieve, sample, selftrain, train
+from cfx.cli import discover, eval, fetch, look, predict, retrieve, sample, score, selftrain, train
 from cfx.cli.console import guard_streams, printable, say
 from cfx.cli.options import as_command
 from cfx.errors import CfxError, OutputError
@@ -32,7 +32,7 @@ SECTIONS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "More commands": {
         "dpo": train.dpo,
         "selftrain": selftrain.selftrain,
-        "score": sample.score,
+        "score": score.score,
         "relax": eval.relax,
         "hull": hull,
         "retrieve": retrieve.retrieve,

@@ -244,6 +244,12 @@ def model(help: str = "") -> Any:
     return typer.Option("auto", "--model", help=f"{help}{MODEL_HELP}", autocompletion=COMPLETIONS["model"])
 
 
+def models(help: str = "") -> Any:
+    """--model, which may be given more than once; None stands for auto."""
+    text = f"{help}{MODEL_HELP} [default: auto]"
+    return typer.Option(None, "--model", help=text, autocompletion=COMPLETIONS["model"])
+
+
 WORKERS = typer.Option(0, help="Processes that read and compare crystals; 0: one for each core.")
 DEVICE = single(EvalConfig, "device")
 SYMPREC = single(DataConfig, "symprec")

@@ -1,24 +1,16 @@
-"""cfx sample and cfx score: crystals on request, and how likely given ones are."""
+"""cfx sample: crystals on request."""
 
 import functools
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from cfx.cli import options, values
-from cfx.cli.console import REPORTER, print_json, print_table
+from cfx.cli.console import REPORTER
 from cfx.cli.options import Fields, Given
 from cfx.config import SampleConfig
 from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.errors import UsageError
-from cfx.io.files import claimed, csv_text, sole_writer, write_table
-
-MOST_GROUPS = 15
-"""Space groups that a terminal shows."""
+from cfx.io.files import sole_writer
 
 
 def sample(
@@ -94,84 +86,3 @@ def _summary(result, model: str, seed: int, output: Path | None) -> list[str]:
         more = ", ..." if len(result.found) > 5 else ""
         lines.append(f"a symmetry search finds {result.as_asked} of them in the space group asked for; {shown}{more}")
     return lines
-
-
-def score(
-    data: options.Crystals,
-    output: Path | None = options.output("A .csv file; stdout without it.", stdout=True),
-    model: str = options.model(),
-    symprec: float = options.SYMPREC,
-    workers: int = options.WORKERS,
-    summary: Annotated[
-        bool,
-        typer.Option("--summary", help="Mean negative log-likelihoods of the data instead of a row for each crystal."),
-    ] = False,
-    as_json: bool = options.JSON,
-    force: bool = options.FORCE,
-) -> None:
-    """Compute the log-probabilities of crystals under a model.
-
-    They are in nats: in total, and by part (Wyckoff letters, species, coordinates, lattice). A terminal
-    gets a table; a file or a pipe gets CSV. Rows that are not crystals for the model are skipped and named.
-
-    With --summary: mean negative log-likelihood (nll, nats per crystal, as the loss of cfx train) with the standard
-    error of the total, of all crystals, by number of sites, by crystal system and by space group.
-
-    Examples:
-      cfx score crystals.cif
-      cfx score data.csv --model run/best -o scores.csv
-      cfx score mp-20:val --model mp20 --summary
-    """
-    with claimed(output, (".csv",), force):
-        values.start_jax()
-
-        from cfx.runs import sample as runs
-
-        loaded = values.load(model)
-        scores = runs.score(loaded, Path(data), REPORTER, symprec, workers or os.cpu_count() or 1)
-        rows = scores.summary() if summary else scores.rows()
-        _write(rows, output, as_json, _print_summary if summary else _print_rows)
-    total = scores.log_prob.total
-    mean = f"nll {-total.mean():.3f}" if summary else f"{total.mean():.3f}"
-    REPORTER.message(f"{len(total)} crystals, {mean} nats each on average by model {loaded.name}")
-
-
-def _write(rows: list[dict], output: Path | None, as_json: bool, print_rows: Callable[[list[dict]], None]) -> None:
-    """To a file as CSV; to stdout as JSON if asked, or else, unless there is a file, as a table or CSV."""
-    if output is not None:
-        write_table(output, rows, decimals=4)
-    if as_json:
-        print_json(rows)
-    elif output is None and sys.stdout.isatty():
-        print_rows(rows)
-    elif output is None:
-        sys.stdout.write(csv_text(rows, decimals=4))
-
-
-def _print_rows(rows: list[dict]) -> None:
-    print_table(rows, decimals=4)
-
-
-def _print_summary(records: list[dict]) -> None:
-    """A table for each grouping; of the space groups only the most frequent."""
-    print("negative log-likelihood (nll), nats per crystal, ± its standard error, and its parts")
-    for grouping in dict.fromkeys(record["grouping"] for record in records):
-        shown = chosen = [record for record in records if record["grouping"] == grouping]
-        if grouping == "space_group":
-            frequent = sorted(chosen, key=lambda record: -record["crystals"])[:MOST_GROUPS]
-            shown = [record for record in chosen if record in frequent]
-        print_table([_summary_row(record) for record in shown])
-        if len(shown) < len(chosen):
-            print(f"the {len(shown)} most frequent of {len(chosen)} space groups; --json or -o FILE.csv has all")
-
-
-def _summary_row(record: dict) -> dict:
-    from cfx.core.likelihood import PARTS
-
-    error = "" if record["nll_error"] is None else f"±{record['nll_error']:.2f}"
-    return {
-        record["grouping"].replace("_", " ").removeprefix("crystal "): record["value"],
-        "crystals": record["crystals"],
-        "nll": f"{record['nll']:.2f}{error}",
-        **{part: f"{record[f'nll_{part}']:.2f}" for part in PARTS},
-    }

@@ -64,7 +64,7 @@ def train(
     those of the preset mini.
 
     Examples:
-      cfx train data.csv --validation held-out.csv -o run
+      cfx train data.csv --validation 10% -o run
       cfx train mp-20 --validation mp-20:val --preset mp20 -o run
       cfx train -o run --resume
     """
@@ -85,7 +85,7 @@ def train(
 def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: int, processes) -> None:
     values.start_jax()
 
-    from cfx.data.dataset import read
+    from cfx.data.split import read_data
     from cfx.fetch.names import data_path
     from cfx.io.checkpoint import load_checkpoint
     from cfx.training import devices
@@ -101,19 +101,14 @@ def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: in
         raise UsageError("the data to train on is missing", "name a file: cfx train DATA -o RUN")
     config = config.with_whole_paths()
     start = values.load(config.start) if config.start and not (resume and files.checkpoints()) else None
-    for name in filter(None, (config.data.train, config.data.validation)):
+    for name in config.data.names():
         if not data_path(name, REPORTER).exists():
             raise DataError(f"no such file or directory: {name}", "give a file, or a name from cfx fetch --list")
     joins = processes is not None
     reporter: Reporter = Mute() if joins and devices.process_number(processes[2]) > 0 else REPORTER
     architecture = config.model or (start.config if start else load_checkpoint(files.latest()).config)
-
-    def encoded(name: str):
-        # Processes of one run read before they join: one encodes, the others wait for its cache.
-        return read(name, architecture.n_max, reporter, config.data.symprec, workers)
-
-    data = encoded(str(config.data.train))
-    held_out = encoded(config.data.validation) if config.data.validation else None
+    # Processes of one run read before they join: one encodes, the others wait for its cache.
+    data, held_out = read_data(config.data, architecture.n_max, reporter, workers)
     if joins:
         devices.join(*processes)
     result = learn(run, config, data, held_out, reporter, resume, start)

@@ -139,3 +139,11 @@ def budget(text: str | int) -> tuple[int | None, float | None]:
             f"{text!r} is not a budget", "write a number of evaluations, as 2000, or a time: 90s, 10min, 2h"
         )
     return (None, amount * SECONDS[match[3]]) if match[3] else (int(amount), None)
+
+
+def percentage(text: str) -> float:
+    """10% as 0.1; above 0 and below 1."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) ?%", text)
+    if not match or not 0 < float(match[1]) < 100:
+        raise UsageError(f"{text!r} is not a share of the data", "write it as 10%, above 0 and below 100")
+    return float(match[1]) / 100

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from cfx.config import fields
+from cfx.config import fields, texts
 from cfx.config.fields import BELOW_ONE, NOT_NEGATIVE, POSITIVE, Bound, Config, at_least, option
 from cfx.errors import UsageError
 
@@ -114,10 +114,29 @@ class DataConfig(Config):
     """What a model is trained on."""
 
     train: str | None = option(None, "Crystals: a file or a name; None: not said yet.")
-    validation: str | None = option(None, "Held-out crystals, to choose the best epoch by.")
+    validation: str | None = option(
+        None, "Held-out crystals, to choose the best epoch by: a file, a name, or a share of the data, as 10%."
+    )
     symprec: float = option(
         SYMPREC, "Tolerance of the symmetry search, angstrom.", Bound(POSITIVE.holds, "be a length in angstrom")
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.names()
+
+    def names(self) -> list[str]:
+        """The files, or data sets by name, that it consists of."""
+        return [name for name in (self.train, self.validation if self.held_out is None else None) if name]
+
+    @property
+    def held_out(self) -> float | None:
+        """The share of the crystals in `train` that `validation` holds out; None where it names others.
+
+        Raises:
+            UsageError: for 0 % or less, or 100 % or more.
+        """
+        return texts.percentage(self.validation) if (self.validation or "").endswith("%") else None
 
 
 MINI = ModelConfig(num_layers=5, num_heads=6, key_size=32, model_size=192, first_hidden=128)

@@ -23,6 +23,7 @@ from cfx.config import RelaxConfig, SelfTrainRun, TrainRun
 from cfx.core import Structure
 from cfx.data.dataset import EncodedDataset, read
 from cfx.data.mixture import Mixture, repeated_rows
+from cfx.data.split import read_data
 from cfx.data.structures import load_crystals
 from cfx.errors import DataError
 from cfx.evaluation.setup import load_setup
@@ -110,8 +111,7 @@ class _SelfTraining:
         self.files, self.config, self.reporter, self.first, self.stop = files, config, reporter, model, stop
         self.n_max, self.workers = model.config.n_max, config.judge.workers
         self.setup = load_setup(config.judge, reporter)
-        self.data = self._encoded(str(config.data.train))
-        self.validation = self._encoded(config.data.validation) if config.data.validation else None
+        self.data, self.validation = read_data(config.data, self.n_max, reporter, self.workers)
 
     def _encoded(self, name: str | Path) -> EncodedDataset:
         return read(name, self.n_max, self.reporter, self.config.data.symprec, self.workers)

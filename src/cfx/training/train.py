@@ -124,7 +124,7 @@ class _Training(Loop[TrainState]):
                 "the validation data are the training data: their loss does not tell when a model learns by heart"
             )
         state, first = self.open(resume)
-        if first == 0 and self.run_config.start and self.validation is not None:
+        if first == 0 and self.validation is not None:
             self._validate_start(state)
         if self.devices.count > 1:
             self.reporter.message(f"{self.devices.count} devices, {jax.process_count()} processes")
@@ -209,13 +209,16 @@ class _Training(Loop[TrainState]):
             )
 
     def _validate_start(self, state: TrainState) -> None:
-        """The model to start from is the best one until an epoch is better."""
-        line = {"step": 0, "epoch": 0.0, "validation": self._validate(state)}
+        """Says where the run starts from. A model that was trained before is the best one until an epoch is better."""
+        start, found = self.run_config.start, self._validate(state)
+        self.reporter.message(f"epoch 0: validation {found['loss']:.3f} nats, of {start or 'random weights'}")
+        if start is None:
+            return
         if self.devices.writes:
             self.files.drop_metrics_after(-1)  # of a run that was killed here
+            line = {"step": 0, "epoch": 0.0, "validation": found}
             self._attempt(lambda: self.files.append_metrics(line))
-        self.reporter.message(f"epoch 0: validation {line['validation']['loss']:.3f} nats, of {self.run_config.start}")
-        self._keep_best(state, 0, line["validation"]["loss"])
+        self._keep_best(state, 0, found["loss"])
 
     def _validate(self, state: TrainState) -> dict[str, float]:
         assert self.validation is not None
