@@ -136,7 +136,9 @@ class DataConfig(Config):
         Raises:
             UsageError: for 0 % or less, or 100 % or more.
         """
-        return texts.percentage(self.validation) if (self.validation or "").endswith("%") else None
+        if self.validation is None or not self.validation.endswith("%"):
+            return None
+        return texts.percentage(self.validation)
 
 
 MINI = ModelConfig(num_layers=5, num_heads=6, key_size=32, model_size=192, first_hidden=128)
