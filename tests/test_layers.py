@@ -17,9 +17,9 @@ import cfx
 
 ROOT = Path(cfx.__file__).parent
 ORDER = (
-    *("errors", "reporter", "config", "catalog"),
+    *("errors", "reporter", "config", "catalog", "progress"),
     *("core", "io", "fetch", "data", "predictors", "evaluation", "report"),
-    *("sampling", "model", "training", "rl", "runs", "cli"),
+    *("sampling", "model", "training", "rl", "runs", "api", "cli"),
 )
 """Every package and top-level module, each importing only from those before it."""
 
@@ -27,7 +27,7 @@ STANDARD_LIBRARY_ONLY = {"errors", "reporter", "config", "catalog"}
 WITHOUT_JAX = {"fetch", "predictors", "evaluation", "report"}
 HOMES = {
     "typer": {"cli"},
-    "rich": {"cli"},
+    "rich": {"progress", "cli"},
     "torch": {"predictors"},
     "huggingface_hub": {"fetch"},
 }

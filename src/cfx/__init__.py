@@ -2,7 +2,8 @@
 
 import cfx
 model = cfx.load_model("mini")
-structures = model.sample(space_group=194, n=100, seed=0).to_structures()
+sample = model.sample(space_group=194, n=100, seed=0)
+cfx.evaluate(sample, reference="mp-20").report("report.html")
 """
 
 from __future__ import annotations
@@ -10,25 +11,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cfx.api.discover import discover
+    from cfx.api.evaluate import Evaluation, evaluate
+    from cfx.api.fine_tune import FineTuning, fine_tune
+    from cfx.api.predict import predict
+    from cfx.api.relax import Relaxation, relax
+    from cfx.api.score import Scoring, score
+    from cfx.api.train import Training, train
     from cfx.config import ModelConfig, SampleConfig, Template
     from cfx.core.crystal import CrystalBatch
     from cfx.core.likelihood import LogProb
     from cfx.data.dataset import encode
     from cfx.model import Model, load_model
-    from cfx.runs.discover import discover
-    from cfx.runs.predict import predict
+    from cfx.sampling.sample import Sample
+
+    __version__: str
 
 __all__ = [
     "CrystalBatch",
+    "Evaluation",
+    "FineTuning",
     "LogProb",
     "Model",
     "ModelConfig",
+    "Relaxation",
+    "Sample",
     "SampleConfig",
+    "Scoring",
     "Template",
+    "Training",
     "discover",
     "encode",
+    "evaluate",
+    "fine_tune",
     "load_model",
     "predict",
+    "relax",
+    "score",
+    "train",
 ]
 
 _PUBLIC = {
@@ -39,22 +59,36 @@ _PUBLIC = {
     "Template": "cfx.config",
     "CrystalBatch": "cfx.core.crystal",
     "LogProb": "cfx.core.likelihood",
+    "Sample": "cfx.sampling.sample",
     "encode": "cfx.data.dataset",
-    "discover": "cfx.runs.discover",
-    "predict": "cfx.runs.predict",
+    "discover": "cfx.api.discover",
+    "predict": "cfx.api.predict",
+    "evaluate": "cfx.api.evaluate",
+    "Evaluation": "cfx.api.evaluate",
+    "relax": "cfx.api.relax",
+    "Relaxation": "cfx.api.relax",
+    "score": "cfx.api.score",
+    "Scoring": "cfx.api.score",
+    "train": "cfx.api.train",
+    "Training": "cfx.api.train",
+    "fine_tune": "cfx.api.fine_tune",
+    "FineTuning": "cfx.api.fine_tune",
 }
 
 
 def __getattr__(name: str):
     """Imports a public name when it is first asked for, so that `import cfx` costs nothing."""
-    from importlib import import_module
+    from importlib import import_module, metadata
 
-    if name not in _PUBLIC:
+    if name == "__version__":
+        value = metadata.version("cfx-crystal")
+    elif name in _PUBLIC:
+        value = getattr(import_module(_PUBLIC[name]), name)
+    else:
         raise AttributeError(f"module 'cfx' has no attribute {name!r}")
-    value = getattr(import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

@@ -14,22 +14,25 @@ import numpy as np
 
 from cfx.catalog import MODEL, find, is_hub_address, model_names
 from cfx.config import ModelConfig, SampleConfig, texts
+from cfx.config.fields import sorted_out
 from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.core import likelihood
 from cfx.core.batches import scoring_batches
-from cfx.core.crystal import CrystalBatch, all_settings, concatenate, empty_batch, validate
+from cfx.core.crystal import CrystalBatch, all_settings, validate
 from cfx.core.likelihood import LogProb, init_params
 from cfx.core.prototypes import KnownPrototype
 from cfx.errors import CheckpointError, UsageError
 from cfx.fetch import models
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cfx.io.files import resource_directory
-from cfx.reporter import Reporter, Silent
+from cfx.progress import reporting
+from cfx.reporter import Reporter
 from cfx.sampling import policy, posterior, prototypes, sampler
 from cfx.sampling.ledger import Ledger
 from cfx.sampling.posterior import SpaceGroupPosterior
 from cfx.sampling.prototypes import PrototypeDraws
 from cfx.sampling.request import PreparedRequest, prepare, told_composition
+from cfx.sampling.sample import Sample, as_sample
 from cfx.sampling.sampler import Draws, Resumed
 
 
@@ -49,6 +52,10 @@ class Model:
     params: Any
     info: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        size = sum(np.size(leaf) for leaf in jax.tree.leaves(self.params))
+        return f"Model({self.name!r}, {size / 1e6:.2g} million parameters)"
+
     @classmethod
     def init(cls, config: ModelConfig, seed: int = 0) -> Model:
         """A model with random weights."""
@@ -61,8 +68,9 @@ class Model:
         seed: int = 0,
         temperature: float = 1.0,
         top_p: float = 1.0,
+        progress: bool | None = None,
         **constraints: Any,
-    ) -> CrystalBatch:
+    ) -> Sample:
         """Draws `n` crystals, or with `unique` fewer, and warns, if the space groups give no more new ones.
 
         Args:
@@ -73,25 +81,36 @@ class Model:
             seed: the same seed gives the same crystals.
             temperature: below 1 sharpens every distribution, above 1 flattens it.
             top_p: share of the probability kept in every categorical draw.
+            progress: whether a bar is shown; by default in notebooks.
             **constraints: any other field of `SampleConfig`; texts stand for what they do on the command line, as
                 elements="La,Ni,O" or formula="SrTiO3".
 
+        Returns:
+            The crystals, in n_max slots, with their log-probabilities.
+
         Raises:
+            TypeError: for a name that is no constraint.
             UsageError: for values out of range, and constraints that cannot be met.
             NumericsError: if the model gives no acceptable crystal.
         """
+        own = ("space_group", "n", "seed", "temperature", "top_p", "progress")
+        [constraints] = sorted_out("sample", constraints, SampleConfig, own=own, without=("space_groups",))
         if space_group is None and not constraints.get("formula"):
             raise UsageError("no space group", "give one, or a `formula` for the space groups that are likely for it")
         groups: Any = ALL_SPACE_GROUPS if space_group is None else space_group  # what `SampleConfig` makes numbers of
         request = SampleConfig(space_groups=groups, n=n, seed=seed, temperature=temperature, top_p=top_p, **constraints)
         if space_group is None:
             request = self.posterior(request).narrow(request)
-        batches = [draws.crystals for draws in self.draws(request)]
-        if (found := sum(map(len, batches))) < len(request.numbers):
-            warnings.warn(
-                f"{found} of {len(request.numbers)} crystals: the space groups give no more new ones", stacklevel=2
-            )
-        return concatenate(batches) if batches else empty_batch(self.config.n_max)
+        total, drawn, found = len(request.numbers), [], 0
+        with reporting(progress) as reporter, reporter.progress("crystals", total) as bar:
+            bar.update(0, "compiling")
+            for draws in self.draws(request):
+                drawn.append(draws)
+                found += len(draws)
+                bar.update(found)
+        if found < total:
+            warnings.warn(f"{found} of {total} crystals: the space groups give no more new ones", stacklevel=2)
+        return as_sample(drawn, self.config.n_max, self.name)
 
     def draws(
         self,
@@ -264,7 +283,7 @@ def load_model(name: str | Path, num_heads: int | None = None, reporter: Reporte
         name: a name of the catalog, a checkpoint directory, a published pickle, or hf:owner/repo/path of one on the
             Hugging Face hub. Published models are fetched and converted once.
         num_heads: for a pickle whose heads are not 64 wide.
-        reporter: receives progress and warnings; by default warnings go to Python's own machinery.
+        reporter: receives progress and warnings; by default notebooks show bars, and warnings are Python's own.
         **sizes: for a pickle, what its shapes cannot tell: coord_components, n_max, sigma_min.
 
     Raises:
@@ -274,7 +293,11 @@ def load_model(name: str | Path, num_heads: int | None = None, reporter: Reporte
         UsageError: if an address of the hub, or the token for it, is malformed.
         DataError: if the record of what was fetched is damaged.
     """
-    reporter = reporter or Silent()
+    with reporting(None, reporter) as told:
+        return _load(name, told, num_heads, sizes)
+
+
+def _load(name: str | Path, reporter: Reporter, num_heads: int | None, sizes: dict[str, Any]) -> Model:
     text = models.choose_auto(reporter) if str(name) == "auto" else str(name)
     entry = find(text)
     if entry is not None and entry.kind != MODEL:

@@ -39,6 +39,15 @@ SCRIPTS = (
 )
 """Scripts of the page, in order: each uses what earlier ones define."""
 
+VIEWER = ("base", "facts", "downloads", "scene", "viewer", "gallery", "report")
+"""Those that crystals alone need."""
+
+ROW_HEIGHT = 480
+"""Of the gallery in a notebook, in pixels: a row of crystals."""
+
+CELL_CRYSTALS = 12
+"""Crystals in the output of a notebook's cell, which is kept in the notebook."""
+
 GALLERY = 60
 """Crystals in the gallery of an evaluated file."""
 
@@ -79,8 +88,25 @@ def render_viewer(crystals: Sequence[Mapping[str, Any]], title: str = "Crystals"
             all atoms). Those without a proper cell are left out.
         title: of the page.
     """
+    return _viewer(crystals, title, "viewer")
+
+
+def render_cell(crystals: Sequence[Mapping[str, Any]], title: str) -> str:
+    """The gallery as the output of a notebook's cell: in a frame of its own, which reaches nothing.
+
+    Args:
+        crystals: as in `render_viewer`.
+        title: stands above them.
+    """
+    page = html.escape(_viewer(crystals, title, "cell"))
+    style = f"width:100%;height:{ROW_HEIGHT}px;border:1px solid #8884;border-radius:6px"
+    return f'<iframe sandbox="allow-scripts allow-downloads" style="{style}" srcdoc="{page}"></iframe>'
+
+
+def _viewer(crystals: Sequence[Mapping[str, Any]], title: str, kind: str) -> str:
     gallery = _drawable(crystals)
-    return _page({"kind": "viewer", "title": title, "gallery": gallery, "operations": _operations(gallery)}, title)
+    data = {"kind": kind, "title": title, "gallery": gallery, "operations": _operations(gallery)}
+    return _page(data, title, VIEWER)
 
 
 def render_shortlist(
@@ -248,10 +274,10 @@ def _script_json(data: Any) -> str:
     return re.sub("[<>&]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _page(data: Mapping[str, Any], title: str) -> str:
+def _page(data: Mapping[str, Any], title: str, scripts: Sequence[str] = SCRIPTS) -> str:
     """The template with everything in its place."""
     style = _resource("style.css")
-    script = "\n".join(_resource(f"{name}.js") for name in SCRIPTS)
+    script = "\n".join(_resource(f"{name}.js") for name in scripts)
     parts = {
         "TITLE": html.escape(title).encode("utf-8", "replace").decode(),
         "POLICY": f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; "
@@ -289,6 +315,11 @@ def as_drawn(structure: Structure) -> dict[str, Any]:
     return drawn if dataset is None else {**drawn, "sites": _sites(dataset), "standard": _is_standard(dataset)}
 
 
+def as_card(name: str, structure: Structure) -> dict[str, Any]:
+    """A crystal of which nothing is known but its structure, as `render_viewer` takes it."""
+    return {"name": name, "formula": structure.composition.reduced_formula, **as_drawn(structure)}
+
+
 def _sites(dataset: SpglibDataset) -> list[list[int | str]]:
     multiplicity = symmetry_table().multiplicity[dataset.number - 1]
     counts = Counter(dataset.equivalent_atoms.tolist())
@@ -320,6 +351,14 @@ def _operations(gallery: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {group: list(map(operation_text, *operations)) for group, operations in tables.items()}
 
 
+def viewer_cell(crystals: Sequence[tuple[str, Structure]], title: str = "Crystals") -> str:
+    """The first CELL_CRYSTALS of crystals, with their names, as the output of a notebook's cell."""
+    with warnings.catch_warnings(action="ignore"):
+        shown = [as_card(name, structure) for name, structure in crystals[:CELL_CRYSTALS]]
+    more = f", the first {len(shown)} of {len(crystals):,}" if len(shown) < len(crystals) else ""
+    return render_cell(shown, f"{title}{more}")
+
+
 def write_viewer(name: str, output: Path, first: int, reporter: Reporter) -> tuple[int, int]:
     """Writes a page of the first crystals of a file, in order; how many are shown, and how many the file has.
 
@@ -336,11 +375,7 @@ def write_viewer(name: str, output: Path, first: int, reporter: Reporter) -> tup
     with warnings.catch_warnings(action="ignore"), reporter.progress(f"reading {path.name}", None) as progress:
         crystals = load_crystals(path, on_progress=progress.update)
         shown = [one for one in crystals if one.structure is not None][:first]
-        gallery = [
-            {"name": one.name, "formula": one.structure.composition.reduced_formula, **as_drawn(one.structure)}
-            for one in shown
-        ]
-    page = render_viewer(gallery, path.name)
+        page = render_viewer([as_card(one.name, one.structure) for one in shown], path.name)
     replace_atomically(output, lambda partial: partial.write_text(page, encoding="utf-8"))
     if unread := sum(one.structure is None for one in crystals):
         reporter.warning(f"{unread} of {len(crystals)} crystals cannot be read: cfx data {name} says why")

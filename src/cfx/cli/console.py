@@ -182,14 +182,11 @@ class ConsoleReporter:
             with _Lines(title, total, unit) as lines:
                 yield lines
             return
-        from rich import progress as rich
+        from cfx.progress import bars
 
-        counts = (rich.DownloadColumn(), rich.TransferSpeedColumn()) if unit == "B" else (rich.MofNCompleteColumn(),)
-        columns = (rich.SpinnerColumn(), rich.TextColumn("{task.description}"), rich.BarColumn(), *counts)
-        rest = (rich.TimeRemainingColumn(), rich.TextColumn("{task.fields[text]}"))
-        with rich.Progress(*columns, *rest, console=stderr(), transient=True) as bars:
+        with bars(unit, stderr()) as drawn:
             stderr().show_cursor()  # which a process that is ended at once could not bring back
-            yield _Bar(bars, bars.add_task(shown(title), total=total, text=""))
+            yield _Bar(drawn, drawn.add_task(shown(title), total=total, text=""))
 
 
 REPORTER = ConsoleReporter()

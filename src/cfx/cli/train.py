@@ -265,19 +265,9 @@ def _learn_preferences(run: Path, config: finetuning.PairsRun, model: Model, res
 def _fine_tune(
     run: Path, config: finetuning.RewardRun, model: Model, rewards: RewardConfig, resume: bool = False
 ) -> None:
-    from cfx.evaluation.setup import open_hull, read_reference
-    from cfx.rl.named_rewards import load_reward
-    from cfx.rl.reinforce import fine_tune
-    from cfx.rl.rewards import Diversity
+    from cfx.runs.fine_tuning import fine_tune
 
-    def hull_for(potential):
-        return open_hull(rewards.hull, rewards.hull_scale, potential, REPORTER, rewards.corrections)
-
-    reward = load_reward(rewards, hull_for)
-    REPORTER.message(f"reward {reward.name}: {reward.about}")
-    known = read_reference(rewards.reference, -1, REPORTER) if rewards.reference else None
-    diversity = Diversity(rewards.novelty_bonus, rewards.duplicate_penalty, rewards.composition_penalty, known)
-    result = fine_tune(run, config, model, reward, diversity, REPORTER, resume)
+    result, reward = fine_tune(run, config, model, rewards, REPORTER, resume)
     if result.ended:
         REPORTER.warning(f"ended at step {result.step}: {result.ended}")
     if result.first is not None:

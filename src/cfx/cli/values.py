@@ -99,13 +99,9 @@ def drawn_space_groups(text: str, model: Model) -> tuple[tuple[int, ...], tuple[
         UsageError: for data:model, if the model does not say.
         DataError: if the data set cannot be read.
     """
-    from cfx.runs.sample import space_group_counts
+    from cfx.runs.sample import drawn_space_groups as drawn
 
-    if not text.startswith("data:"):
-        return space_groups(text)
-    counts = space_group_counts(model, text.removeprefix("data:"), REPORTER)
-    found = {group: count for group, count in sorted(counts.items()) if count}
-    return tuple(found), tuple(float(count) for count in found.values())
+    return drawn(text, model, REPORTER)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,10 @@ the command line or in Python: elements="La,Ni,O".
 """
 
 import dataclasses
+import difflib
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import starmap
 from numbers import Integral, Real
 from pathlib import Path
@@ -175,6 +176,32 @@ def from_dict(cls: type, values: dict[str, Any], base: Any = None) -> Any:
             f"{cls.__name__} has no field {', '.join(unknown)}", f"its fields are: {', '.join(sorted(known))}"
         )
     return cls(**values) if base is None else dataclasses.replace(base, **values)
+
+
+def sorted_out(
+    function: str, given: Mapping[str, Any], *classes: type, own: Collection[str] = (), without: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """The settings that a function was given, by the configuration that they belong to.
+
+    Args:
+        function: that was called, as whoever called it wrote it.
+        given: values by name.
+        classes: configurations; of several that have a field, the first is meant.
+        own: the parameters that it has besides, which may be what was meant.
+        without: fields that it does not take.
+
+    Raises:
+        TypeError: for a name that is no field of any, with the closest one that is.
+    """
+    names = [{field.name for field in dataclasses.fields(one)} - {*own, *without} for one in classes]
+    owner = {name: number for number, several in reversed(list(enumerate(names))) for name in several}
+    for name in given:
+        if name not in owner:
+            every = sorted({*owner, *own})
+            close = difflib.get_close_matches(name, every, 1)
+            other = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(every)}"
+            raise TypeError(f"{function}() has no setting {name!r}: {other}")
+    return [{name: value for name, value in given.items() if owner[name] == i} for i in range(len(classes))]
 
 
 LONGEST_TOML = 1_000_000

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import jax
 import numpy as np
@@ -36,7 +38,10 @@ class CrystalBatch:
     def __len__(self) -> int:
         return self.space_group.shape[0]
 
-    def __getitem__(self, rows) -> CrystalBatch:
+    def __repr__(self) -> str:
+        return f"CrystalBatch({len(self)} crystals in {self.num_slots} slots)"
+
+    def __getitem__(self, rows) -> Self:
         """The crystals picked by a slice, a mask or an array of indices."""
         return jax.tree.map(lambda leaf: leaf[rows], self)
 
@@ -173,6 +178,13 @@ class CrystalBatch:
             )
         return structures
 
+    def to_ase(self) -> list[Any]:
+        """ASE Atoms of the conventional cells, one a crystal; arrays and info as pymatgen's adaptor gives them."""
+        return [structure.to_ase_atoms(msonable=False) for structure in self.to_structures()]
+
+
+Batch = TypeVar("Batch", bound=CrystalBatch)
+
 
 def all_settings(batch: CrystalBatch) -> tuple[CrystalBatch, Int[np.ndarray, " settings"]]:
     """Every distinct setting of every crystal (numpy), and the crystal that each belongs to.
@@ -205,8 +217,10 @@ def empty_batch(num_slots: int) -> CrystalBatch:
     )
 
 
-def concatenate(batches: list[CrystalBatch]) -> CrystalBatch:
-    """Batches with equal slots, one after another (numpy)."""
+def concatenate(batches: Sequence[Batch]) -> Batch:
+    """Batches with equal slots, one after another (numpy); what is known of their draws only if that is one model's."""
+    if len({jax.tree.structure(one) for one in batches}) > 1:
+        batches = [one.numpy() for one in batches]  # pyright: ignore[reportAssignmentType]  (of other kinds: plain)
     return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *batches)
 
 

@@ -70,26 +70,29 @@ def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> Evaluated
     reporter = Noting(reporter)
     path = data_path(name, reporter)
     with StopRequest() as stop, warnings.catch_warnings(action="ignore"):
-
-        @contextmanager
-        def step(title: str, total: int | None) -> Iterator[Update]:
-            """A step that ends when a signal has come."""
-            with reporter.progress(f"{path.name}: {title}", total) as progress:
-
-                def update(done: int) -> None:
-                    progress.update(done)
-                    look()
-
-                yield update
-                look()
-
-        def look() -> None:
-            if stop.signum is not None:
-                raise Interrupted(stop.signum, f"stopped evaluating {path.name}")
-
-        with step("reading", None) as update:
+        with _steps(path.name, stop, reporter)("reading", None) as update:
             crystals = load_crystals(path, setup.config.workers, update)
-        found = _find(crystals, setup, step)
+        return evaluate_crystals(path.name if path == Path(name) else name, crystals, setup, reporter, path.name)
+
+
+def evaluate_crystals(
+    name: str, crystals: list[Loaded], setup: EvaluationSetup, reporter: Reporter, title: str = ""
+) -> Evaluated:
+    """Evaluates crystals in memory.
+
+    Args:
+        name: what they are called in the result.
+        crystals: those that could not be read among them.
+        setup: what they are evaluated with.
+        reporter: receives progress and warnings.
+        title: what they are called while the work goes on; by default their name.
+
+    Raises:
+        Interrupted: after a signal.
+    """
+    reporter = reporter if isinstance(reporter, Noting) else Noting(reporter)
+    with StopRequest() as stop, warnings.catch_warnings(action="ignore"):
+        found = _find(crystals, setup, _steps(title or name, stop, reporter))
         records = [found.record(i) for i in range(len(crystals))]
         _warn_of_gaps(records, setup.thresholds, reporter)
     reference = None
@@ -98,7 +101,7 @@ def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> Evaluated
         reference = {"density": known.density().tolist(), "num_elements": known.num_elements().tolist()}
     structures = [one.structure for one in found.energies]
     result = {
-        "name": path.name if path == Path(name) else name,
+        "name": name,
         "crystals": len(crystals),
         "settings": setup.settings(),
         "warnings": [*setup.warnings, *reporter.warnings],
@@ -111,6 +114,27 @@ def evaluate(name: str, setup: EvaluationSetup, reporter: Reporter) -> Evaluated
         "gallery": _gallery(records, structures),
     }
     return Evaluated(result, structures, "" if setup.potential is None else setup.potential.name)
+
+
+def _steps(title: str, stop: StopRequest, reporter: Reporter) -> Step:
+    """What begins steps that end when a signal has come."""
+
+    @contextmanager
+    def step(name: str, total: int | None) -> Iterator[Update]:
+        with reporter.progress(f"{title}: {name}", total) as progress:
+
+            def update(done: int) -> None:
+                progress.update(done)
+                look()
+
+            yield update
+            look()
+
+    def look() -> None:
+        if stop.signum is not None:
+            raise Interrupted(stop.signum, f"stopped evaluating {title}")
+
+    return step
 
 
 def as_result(files: Sequence[dict[str, Any]]) -> dict[str, Any]:

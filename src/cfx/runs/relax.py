@@ -97,7 +97,7 @@ def _relax(
 
         def keep(number: int, result: Relaxed) -> None:
             i = todo[number]
-            rows[i] = _row(crystals[i], result)
+            rows[i] = row_of(crystals[i], result)
             journal.add({"row": i, **rows[i]})
             progress.update(len(rows))
 
@@ -144,7 +144,8 @@ def _resumed(journal: JsonLines, header: dict[str, Any]) -> dict[int, dict[str, 
     return rows
 
 
-def _row(one: Loaded, result: Relaxed) -> dict[str, Any]:
+def row_of(one: Loaded, result: Relaxed) -> dict[str, Any]:
+    """What is known of a crystal and its relaxation, see COLUMNS."""
     after = result.structure if math.isfinite(result.energy) else None
     [group] = find_space_groups([after])
     return {

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from cfx.config import SYMPREC, SampleConfig
+from cfx.config.texts import space_groups
 from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import cell_vectors, is_physical
 from cfx.data.dataset import read
@@ -306,3 +307,17 @@ def space_group_counts(model: Model, name: str, reporter: Reporter) -> dict[int,
         return {int(group): int(count) for group, count in counts.items()}
     data = read(name, model.config.n_max, reporter, SYMPREC, os.cpu_count() or 1)
     return {group: int(count) for group, count in enumerate(data.space_group_counts(), start=1) if count}
+
+
+def drawn_space_groups(text: str, model: Model, reporter: Reporter) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Space groups and weights of a text as --sg takes it; of data:NAME, as often as they are in a data set.
+
+    Raises:
+        UsageError: if it names none, or for data:model, if the model does not say.
+        DataError: if the data set cannot be read.
+    """
+    if not text.startswith("data:"):
+        return space_groups(text)
+    counts = space_group_counts(model, text.removeprefix("data:"), reporter)
+    found = {group: count for group, count in sorted(counts.items()) if count}
+    return tuple(found), tuple(float(count) for count in found.values())

@@ -38,6 +38,7 @@ function mark(tag, attributes, ...children) {
 }
 
 const DASH = "–";
+const plainText = (value) => (missing(value) || value === "" ? DASH : String(value));
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 /** The largest value; a call with all of them as arguments would overflow. */
 const largest = (values, least = -Infinity) => values.reduce((most, value) => Math.max(most, value), least);

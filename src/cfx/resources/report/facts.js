@@ -88,3 +88,9 @@ function spaceGroupSymbol(number) {
 function spaceGroupName(number) {
   return number == null ? DASH : `${number} ${spaceGroupSymbol(number)}`.trim();
 }
+
+/** Whether a crystal is so far below the hull that the hull or its energy has to be wrong. */
+const isBelowFloor = (record) => record.verdict === "below the floor";
+
+/** A record as the second potential sees it. */
+const bySecond = (record) => ({ e_above_hull: record.second_e_above_hull, verdict: record.second_verdict });

@@ -95,7 +95,13 @@ function viewer() {
   document.getElementById("contents").remove();
 }
 
-({ viewer, shortlist }[DATA.kind] || report)();
+/** Crystals in the output of a notebook's cell, where little room is. */
+function cell() {
+  ROOT.classList.add("cell");
+  document.getElementById("content").append(el("p", { class: "note" }, DATA.title), gallery(DATA.gallery));
+}
+
+({ viewer, shortlist, cell }[DATA.kind] || report)();
 document.getElementById("footer").append(
   DATA.version ? `Made by cfx ${DATA.version}. ` : "Made by cfx. ", "This file needs no network and sends nothing.");
 ROOT.dataset.ready = "yes";

@@ -202,9 +202,6 @@ function settingsCard(files) {
 /** Energies (eV/atom) so little above a threshold are on it. */
 const ROUNDING = 1e-8;
 
-/** Whether a crystal is so far below the hull that the hull or its energy has to be wrong. */
-const isBelowFloor = (record) => record.verdict === "below the floor";
-
 /** Whether a crystal is known to be at most so far above the hull, eV/atom, and not below the floor. */
 const isWithin = (record, limit) =>
   !missing(record.e_above_hull) && !isBelowFloor(record) && record.e_above_hull <= limit + ROUNDING;

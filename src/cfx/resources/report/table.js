@@ -1,7 +1,6 @@
 // All crystals as a table: filtered, sorted, and a page at a time, so that many rows stay quick.
 
 const yesNo = (value) => (missing(value) ? DASH : value ? "yes" : "no");
-const plainText = (value) => (missing(value) || value === "" ? DASH : String(value));
 
 /** [column, header, text of a value, class]; only columns with values are shown. */
 const COLUMNS = [
@@ -36,9 +35,6 @@ const COLUMNS = [
   ["steps", "Steps", integer, "number"],
   ["reason", "Reason", plainText, "reason"],
 ];
-
-/** A record as the second potential sees it. */
-const bySecond = (record) => ({ e_above_hull: record.second_e_above_hull, verdict: record.second_verdict });
 
 const isNew = (record) => record.unique && record.novel;
 
