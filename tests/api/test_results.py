@@ -68,6 +68,12 @@ def test_score(model):
     assert mixed.log_prob.tolist() == pytest.approx([whole.log_prob[0], np.nan, whole.log_prob[1]], nan_ok=True)
     assert mixed.table["reason"].tolist() == ["", "there is none", ""]
     assert mixed.table["formula"].tolist()[2] == "KCl" and mixed.table["space_group"].tolist()[0] == 225
+    other = cfx.score(cfx.Model.init(TINY, seed=1), [salt(), None, salt(6.28, "K")])
+    gain, [first, _, last] = mixed.gain(other), (mixed.log_prob - other.log_prob)
+    assert gain.crystals == 2 and gain.mean == pytest.approx((first + last) / 2)
+    assert gain.low == pytest.approx(gain.mean - 12.7062 * abs(first - last) / 2, rel=1e-4)  # Student's t, 1 degree
+    with pytest.raises(UsageError, match="2 and 3 crystals"):
+        whole.gain(other)
     assert repr(mixed).endswith("nats on average, 1 without)")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,8 +13,26 @@ from cfx.core.crystal import CrystalBatch
 from cfx.data.dataset import encode
 from cfx.data.given import Crystals, given_crystals
 from cfx.data.structures import Loaded
+from cfx.errors import UsageError
 from cfx.model import Model, load_model
 from cfx.progress import reporting
+from cfx.runs.score import half_width
+
+
+class Gain(NamedTuple):
+    """A mean difference of log-probabilities of the same crystals, in nats.
+
+    Attributes:
+        mean: over the crystals.
+        low: the lower end of its interval of 95 % (Student's t of the differences); None for one crystal.
+        high: the upper end.
+        crystals: how many.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    crystals: int
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,6 +52,25 @@ class Scoring(Judged):
     def log_prob(self) -> np.ndarray:
         """Total log-probabilities, nats, float64 [n]; NaN where there is none."""
         return self.table["log_prob"].to_numpy(float)
+
+    def gain(self, other: Scoring) -> Gain:
+        """How much likelier the crystals are than under another model, crystal by crystal, as `cfx score` compares.
+
+        Args:
+            other: the same crystals under the other model. Those without a log-probability in either are left out.
+
+        Raises:
+            UsageError: if they are not as many, or none has a log-probability in both.
+        """
+        if len(self) != len(other):
+            raise UsageError(f"{len(self)} and {len(other)} crystals cannot be the same", "score the same ones")
+        difference = self.log_prob - other.log_prob
+        difference = difference[~np.isnan(difference)]
+        if not len(difference):
+            raise UsageError("no crystal has a log-probability under both models")
+        mean, half = float(difference.mean()), half_width(difference)
+        low, high = (None, None) if half is None else (mean - half, mean + half)
+        return Gain(mean, low, high, len(difference))
 
     def headline(self) -> str:
         """See `Judged`."""

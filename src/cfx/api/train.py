@@ -10,8 +10,8 @@ from typing import Any
 from cfx.api.runs import Run, directory_of
 from cfx.config import SYMPREC, ModelConfig, TrainConfig, TrainRun
 from cfx.config.fields import sorted_out
-from cfx.data.dataset import read
 from cfx.data.given import Crystals, given_file
+from cfx.data.split import read_data
 from cfx.model import Model, load_model
 from cfx.progress import reporting
 from cfx.training import train as training
@@ -55,7 +55,7 @@ def train(
     Args:
         crystals: pymatgen Structures, ASE Atoms, a `CrystalBatch`, a file or a name, or several of these.
         run: directory of the run, new or empty; None: a temporary one.
-        validation: held-out crystals, likewise, to choose the best epoch by.
+        validation: held-out crystals, likewise, to choose the best epoch by, or how many to hold out, as "10%".
         start: model to train further, or what `load_model` takes; None: new weights.
         preset: mini, alex20 or mp20: the architecture and the settings that are not given.
         symprec: tolerance of the symmetry search, angstrom.
@@ -84,11 +84,7 @@ def train(
             files.check_free()
         model = start.config if start else config.model
         assert model is not None  # a run that starts from no model has an architecture
-        known, held_out = (
-            read(name, model.n_max, told, symprec, os.cpu_count() or 1) if name else None
-            for name in (data["train"], data.get("validation"))
-        )
-        assert known is not None
+        known, held_out = read_data(config.data, model.n_max, told, os.cpu_count() or 1)
         result = training.train(files.path, config.with_whole_paths(), known, held_out, told, resume, start)
         best = load_model(files.latest() if result.best_loss is None else files.best, reporter=told)
     return Training(best, files.path, result.step, result.epoch, result.best_loss)
