@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cfx.api.relax import Relaxation, relax
     from cfx.api.score import Scoring, score
     from cfx.api.train import Training, train
+    from cfx.api.view import View, view
     from cfx.config import ModelConfig, SampleConfig, Template
     from cfx.core.crystal import CrystalBatch
     from cfx.core.likelihood import LogProb
@@ -40,6 +41,7 @@ __all__ = [
     "Scoring",
     "Template",
     "Training",
+    "View",
     "discover",
     "encode",
     "evaluate",
@@ -49,6 +51,7 @@ __all__ = [
     "relax",
     "score",
     "train",
+    "view",
 ]
 
 _PUBLIC = {
@@ -71,6 +74,8 @@ _PUBLIC = {
     "Scoring": "cfx.api.score",
     "train": "cfx.api.train",
     "Training": "cfx.api.train",
+    "view": "cfx.api.view",
+    "View": "cfx.api.view",
     "fine_tune": "cfx.api.fine_tune",
     "FineTuning": "cfx.api.fine_tune",
 }
