@@ -33,7 +33,7 @@ def files(directory: Path) -> dict[str, str]:
 
 
 def test_interrupted_resumed_and_whole(cfx, start_cfx, alloys, tmp_path):
-    arguments = [*alloys, "--relax", 12, "--top", 5, "--fmax", 0.001]
+    arguments = [*alloys, "--relax", 12, "--top", 5, "--fmax", 0.001, "--inputs", "vasp,qe"]
     process = start_cfx(*arguments)
     partial, end = tmp_path / "out.partial", time.monotonic() + 600
     while not (partial.exists() and '"sift"' in partial.read_text()):
@@ -53,7 +53,13 @@ def test_interrupted_resumed_and_whole(cfx, start_cfx, alloys, tmp_path):
     heights = [one["e_above_hull"] for one in told["crystals"]]
     assert heights == sorted(heights) and -0.05 < heights[0] < 0.1
     names = [one["cif_file"] for one in told["crystals"]]
-    assert written.keys() == {*names, "discovery.csv", "discovery.json", "discovery.html", "all.csv"}
+    cases = [name.removesuffix(".cif") for name in names]
+    inputs = [f"vasp/{case}/{name}" for case in cases for name in ("INCAR", "KPOINTS", "POSCAR", "POTCAR.spec")]
+    tables = ["discovery.csv", "discovery.json", "discovery.html", "all.csv"]
+    assert written.keys() == {*names, *tables, *inputs, *(f"qe/{case}/pw.in" for case in cases)}
+    assert Structure.from_file(tmp_path / "out" / "vasp" / cases[0] / "POSCAR").matches(
+        Structure.from_str(written[names[0]], fmt="cif")
+    )
     for one in told["crystals"]:
         assert written[one["cif_file"]] == one["cif"]
         read = Structure.from_str(one["cif"], fmt="cif")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
 from cfx.config import DiscoverRun
+from cfx.core.crystal import CrystalBatch
 from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.evaluation.hull import HullInfo, build_table
 from cfx.evaluation.novelty import make_reference
@@ -17,9 +20,13 @@ from cfx.evaluation.setup import EvaluationSetup
 from cfx.io.journal import JsonLines
 from cfx.predictors.load import load_potential
 from cfx.reporter import Interrupted, Noting, Silent, StopRequest
-from cfx.runs import funnel
-from cfx.runs.discover import _crystals, _Discovery
-from cfx.runs.discoveries import check_discovery
+from cfx.runs.discover import find_best
+from cfx.runs.discovery import funnel
+from cfx.runs.discovery.draw import as_json, crystals_of
+from cfx.runs.discovery.relax import evaluate
+from cfx.runs.discovery.result import check_discovery
+from cfx.runs.discovery.sift import sift
+from cfx.runs.discovery.state import Discovering
 from cfx.runs.evaluate import facts
 from cfx.runs.steps import Budget, Steps
 
@@ -68,16 +75,18 @@ def hull(potential):
 def begin(potential, hull):
     """Begins a discovery after the draw."""
 
-    def start(known: list[Structure] | None = None, journal: JsonLines | None = None, resume=False, **settings):
+    def start(known=None, journal=None, resume=False, second=None, models=None, **settings) -> Discovering:
         run = DiscoverRun.of(221, potential=EMT, hull="small", workers=1, **settings)
         reference = None if known is None else make_reference(known, [f"known {i}" for i in range(len(known))])
-        setup = EvaluationSetup(run.judge, reference, potential, hull)
-        found = _Discovery(run, None, setup, Noting(Silent()), Steps(journal, {}, resume), StopRequest())
+        setup = EvaluationSetup(run.judge, reference, potential, hull, second)
+        steps = Steps(journal, {}, resume)
+        found = Discovering(
+            run, SimpleNamespace(name="mini"), setup, models or {}, Noting(Silent()), steps, StopRequest()
+        )
         for i, (structure, nats) in enumerate(DRAWN):
             row = {"name": f"c{i}", **facts(structure), "log_prob": nats, "log_prob_per_site": nats, "left_out": ""}
             found.records.append(row)
             found.structures.append(structure)
-        found.draw = lambda: None
         return found
 
     return start
@@ -89,7 +98,7 @@ def lost(discovery) -> dict[str, str]:
 
 def test_sifted_the_likeliest_of_repeats_goes_on(begin):
     found = begin()
-    found.sift()
+    sift(found)
     assert lost(found) == {"c0": funnel.DISTINCT.lost, "c1": funnel.VALID.lost}
     assert found.records[0]["duplicate_of"] == "c2"
     assert [record["class"] for record in found.records][3:] == [
@@ -98,13 +107,13 @@ def test_sifted_the_likeliest_of_repeats_goes_on(begin):
 
 def test_sifted_by_charges_novelty_and_likelihood(begin):
     found = begin(charge_balanced=True)
-    found.sift()
+    sift(found)
     assert {name for name, why in lost(found).items() if why == funnel.BALANCED.lost} == {
         "c0",
         "c2",
     }  # CuAu3 can balance
     found = begin(known=[fcc("Cu", 3.5), l12("Cu", "Au", 4.1)], reference="known", likeliest=0.5)
-    found.sift()
+    sift(found)
     assert lost(found) == {
         "c0": funnel.DISTINCT.lost,
         "c1": funnel.VALID.lost,
@@ -117,7 +126,7 @@ def test_sifted_by_charges_novelty_and_likelihood(begin):
 
 def test_the_lowest_as_drawn_are_relaxed_and_the_best_listed(begin):
     found = begin(relax=3, top=2)
-    result = found.execute()
+    result = find_best(found)
     records = {record["name"]: record for record in result.records}
     assert records["c5"]["left_out"] == funnel.WITH_ENERGY.lost  # EMT knows no salt
     heights = {name: record["e_above_hull_unrelaxed"] for name, record in records.items()}
@@ -138,27 +147,48 @@ def test_the_lowest_as_drawn_are_relaxed_and_the_best_listed(begin):
 
 
 def test_sorted_by_another_column_and_cut_by_energy(begin):
-    result = begin(sort="-density").execute()
+    result = find_best(begin(sort="-density"))
     densities = [row["density"] for row in result.rows]
     assert densities == sorted(densities, reverse=True) and len(densities) > 2
     cut = sorted(row["e_above_hull"] for row in result.rows)[0] + 1e-6
-    low = begin(max_e_hull=max(cut, 0.0)).execute()
+    low = find_best(begin(max_e_hull=max(cut, 0.0)))
     assert all(row["e_above_hull"] <= max(cut, 0.0) for row in low.rows) and 0 < len(low) < len(result)
     assert funnel.LOW.lost in {record["left_out"] for record in low.records}
 
 
 def test_known_crystals_are_found_once_relaxed_too(begin):
     with pytest.raises(NumericsError, match=r"none of 7 crystals arrives: .* known"):
-        begin(known=[one for one, _ in DRAWN], reference="known").execute()
+        find_best(begin(known=[one for one, _ in DRAWN], reference="known"))
+
+
+class Volume:
+    """A property model that knows no gold."""
+
+    name, property, unit = "volume", "volume", "angstrom^3"
+
+    def evaluate(self, structures):
+        value = np.array([math.nan if "Au" in one.composition else one.volume / len(one) for one in structures])
+        return SimpleNamespace(value=value, std=np.full(len(structures), 0.5))
+
+
+def test_a_second_potential_and_properties_have_their_say(begin, potential, hull):
+    for row, structure in find_best(begin(second=(potential, hull), models={"volume": Volume()})):
+        assert row["second_e_above_hull"] == pytest.approx(row["e_above_hull"], abs=1e-6)
+        assert row["e_above_hull_difference"] == pytest.approx(0, abs=1e-6) and row["second_verdict"] == row["verdict"]
+        gold = "Au" in structure.composition
+        assert (row["volume"] is None) == gold and (gold or row["volume"] == structure.volume / len(structure))
+    by_volume = begin(models={"volume": Volume()}, properties="volume", sort="volume")
+    assert [row["formula"] for row in find_best(by_volume).rows] == ["Cu"]
+    assert funnel.WITH_COLUMN.lost in lost(by_volume).values()
 
 
 def test_a_budget_ends_energies_and_relaxations(begin):
     found = begin(budget=4)
     with pytest.raises(NumericsError, match=funnel.WITHIN_BUDGET.lost):
-        found.execute()
+        find_best(found)
     assert found.budget.spent == 2  # half of it, for the likeliest two
     found = begin(budget=60)
-    assert found.execute().evaluations <= 60
+    assert find_best(found).evaluations <= 60
     limit = Budget(evaluations=100, seconds=None, spent=30)
     assert [limit.next_evaluations(64, share) for share in (0.2, 0.5, 1.0)] == [0, 20, 64]
     assert [Budget(None, 10.0, took=5.0).next_evaluations(64, share) for share in (0.5, 0.6)] == [0, 64]
@@ -166,34 +196,39 @@ def test_a_budget_ends_energies_and_relaxations(begin):
 
 def test_a_resumed_run_makes_only_the_steps_that_are_missing(begin, tmp_path):
     journal = tmp_path / "out.partial"
-    whole = begin(journal=JsonLines(journal), relax=1).execute()
+    whole = find_best(begin(journal=JsonLines(journal), relax=1))
     lines = journal.read_text().splitlines(keepends=True)
     names = [json.loads(line).get("step") for line in lines[1:]]
     assert names == ["sift", "energies", "relax"]
     for kept in (1, 3, 4):
         journal.write_text("".join(lines[:kept]))
         found = begin(journal=JsonLines(journal), resume=True, relax=1)
-        found._check_one_by_one = pytest.fail if kept > 1 else found._check_one_by_one
-        assert found.execute().rows == whole.rows
+        if kept == 4:
+            found.setup = replace(found.setup, potential=Refuses())
+        assert find_best(found).rows == whole.rows
         assert [json.loads(line).get("step") for line in journal.read_text().splitlines()[1:]] == names
+
+
+class Refuses:
+    """A potential that must not be asked again."""
+
+    name, scale = "EMT", "raw"
+
+    def evaluate(self, structures, forces=True):
+        pytest.fail("evaluated again")
 
 
 def test_a_signal_ends_the_step_and_keeps_the_others(begin, tmp_path):
     journal = tmp_path / "out.partial"
     found = begin(journal=JsonLines(journal))
-    found.sift()
+    sift(found)
     found.stop.signum = 2
     with pytest.raises(Interrupted, match="continue with `resume`"):
-        found.evaluate()
+        evaluate(found)
     assert len(journal.read_text().splitlines()) == 2
 
 
 def test_drawn_crystals_are_kept_to_the_last_bit():
-    from types import SimpleNamespace
-
-    from cfx.core.crystal import CrystalBatch
-    from cfx.runs.discover import _as_json
-
     rng = np.random.default_rng(0)
     batch = CrystalBatch(
         np.array([221, 225], np.int32),
@@ -206,8 +241,8 @@ def test_drawn_crystals_are_kept_to_the_last_bit():
     draws = SimpleNamespace(
         crystals=batch, jobs=jobs, log_prob=SimpleNamespace(total=np.float32([-1.1, -2.2])), rejected={}, exhausted=()
     )
-    row = json.loads(json.dumps(_as_json(draws)))
-    read = _crystals(row)
+    row = json.loads(json.dumps(as_json(draws)))
+    read = crystals_of(row)
     assert row["number"] == [4, 7] and read.num_slots == 2
     for name, array in vars(batch.with_slots(2)).items():
         assert np.array_equal(getattr(read, name), array) and getattr(read, name).dtype == array.dtype

@@ -13,7 +13,7 @@ from cfx.config.discovery import names_of
 from cfx.errors import UsageError
 
 if TYPE_CHECKING:
-    from cfx.runs.discoveries import Record
+    from cfx.runs.discovery.state import Record
 
 DRAWN = [name for name in names_of(SampleConfig) if name not in ("weights", "template")]
 JUDGED = [name for name in names_of(EvalConfig) if name != "workers"]

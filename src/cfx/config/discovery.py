@@ -53,7 +53,7 @@ class DiscoverConfig(Config):
             texts.budget(self.budget)
         if wrong := [name for name in self.inputs if name not in PROGRAMS]:
             raise UsageError(f"there are no inputs for {wrong[0]!r}", f"choose among: {', '.join(PROGRAMS)}")
-        known = [*SORTABLE, *LIKELIHOODS, *self.models]
+        known = [*SORTABLE, *LIKELIHOODS, *self.property_models]
         if self.column not in known:
             raise UsageError(f"there is no column of numbers {self.column!r}", f"sort by one of {', '.join(known)}")
 
@@ -68,7 +68,7 @@ class DiscoverConfig(Config):
         return self.sort.startswith("-")
 
     @property
-    def models(self) -> dict[str, str]:
+    def property_models(self) -> dict[str, str]:
         """The property models, `auto` where none is named, by property."""
         parts = (text.partition("=") for text in self.properties)
         return {name: model or "auto" for name, _, model in parts}

@@ -164,7 +164,7 @@ def replace_atomically(
             path.parent.mkdir(parents=True, exist_ok=True)
             write(fresh)
             # A file system may put the new name on the disk before the content: a crash would leave it empty.
-            for file in (*fresh.iterdir(), fresh) if fresh.is_dir() else (fresh,):
+            for file in (*fresh.rglob("*"), fresh) if fresh.is_dir() else (fresh,):
                 sync(file)
             if path.is_dir():  # no directory replaces another: the old one steps aside first
                 old = path.with_name(f"{path.name}.old-{os.getpid()}")
@@ -300,9 +300,10 @@ Rows = Sequence[dict[str, Any]]
 
 
 def write_texts(directory: Path, texts: Mapping[str, str]) -> None:
-    """Makes a directory of text files, by name."""
+    """Makes a directory of text files, by name; a name with slashes is in a directory below."""
     directory.mkdir()
     for name, text in texts.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text, encoding="utf-8", newline="")
 
 

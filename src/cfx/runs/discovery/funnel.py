@@ -73,9 +73,3 @@ def count(records: Sequence[Mapping[str, Any]], passed: Sequence[Stage]) -> list
         left -= lost[stage.lost]
         rows.append({"stage": stage.name, "left": left, "lost": lost[stage.lost], "why": stage.lost})
     return rows
-
-
-def in_words(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A funnel in a line; stages that lost none are left out."""
-    parts = [f"{row['left']} {row['stage']}" for row in rows if row["lost"] or row["stage"] == "drawn"]
-    return ", ".join(parts)

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfx.config import DiscoverRun
 from cfx.core import Structure
 from cfx.errors import OutputError, UsageError
-from cfx.evaluation.setup import EvaluationSetup
+from cfx.io.dft_inputs import INPUTS
 from cfx.io.files import check_directory, csv_text, replace_atomically, write_texts
 from cfx.report import render_shortlist
-from cfx.runs import funnel
+from cfx.runs.discovery import funnel
+from cfx.runs.discovery.state import Discovering, Record
 from cfx.runs.evaluate import as_shown
 from cfx.runs.relax import crystal_block
 from cfx.runs.shortlist import formula_in_name
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Record = dict[str, Any]
-"""What is known of a crystal, under the names of `cfx eval`."""
 
 COLUMNS = (
     *("name", "formula", "num_atoms", "num_elements", "density", "hhi_production", "hhi_reserve", "class"),
@@ -118,6 +115,10 @@ class Discovery:
         texts[TABLE], texts[ALL] = csv_text(self.rows), csv_text(self.records)
         texts[JSON] = json.dumps(self.as_json(), indent=1) + "\n"
         texts[PAGE] = self._page(texts[TABLE])
+        for program in inputs:
+            for row, structure in zip(self.rows, self.structures, strict=True):
+                place = f"{program}/{row['cif_file'].removesuffix('.cif')}"
+                texts |= {f"{place}/{name}": text for name, text in INPUTS[program](structure).items()}
         write_texts(directory, texts)
 
     def _page(self, table: str) -> str:
@@ -137,50 +138,50 @@ class Discovery:
         return render_shortlist(file, self.rows, crystals, self.in_words(), table, version("cfx-crystal"), title)
 
 
-def listed(
-    run: DiscoverRun,
-    records: Sequence[Record],
-    structures: Sequence[Structure | None],
-    setup: EvaluationSetup,
-    warnings: Sequence[str],
-    costs: Mapping[str, Any],
-) -> Discovery:
-    """The first crystals of those that arrived, by the column that is asked for."""
-    keep = run.keep
-    for record in records:
-        if not record["left_out"] and record.get(keep.column) is None:
-            record["left_out"] = funnel.WITH_COLUMN.lost
-    left = [row for row, record in enumerate(records) if not record["left_out"]]
-    left.sort(key=lambda row: -records[row][keep.column] if keep.descending else records[row][keep.column])
-    for row in left[keep.top :]:
-        records[row]["left_out"] = funnel.LISTED.lost
-    best = left[: keep.top]
+def listed(state: Discovering) -> Discovery:
+    """The first of the crystals that arrived, by the column that is asked for."""
+    keep, records = state.run.keep, state.records
+    state.lose([row for row in state.left() if records[row].get(keep.column) is None], funnel.WITH_COLUMN)
+    order = state.ranked(keep.column, keep.descending)
+    state.lose(order[keep.top :], funnel.LISTED)
+    best = order[: keep.top]
     names = [*COLUMNS, *dict.fromkeys(name for record in records for name in record if name not in COLUMNS)]
     whole = [{name: record.get(name) for name in names} for record in records]
-    chosen = [structure for row in best if (structure := structures[row]) is not None]
+    chosen = [one for row in best if (one := state.structures[row]) is not None]
     rows = [
         {"rank": rank, "cif_file": f"{rank:0{len(str(len(best)))}}_{formula_in_name(one)}.cif", **whole[row]}
         for rank, (row, one) in enumerate(zip(best, chosen, strict=True), start=1)
     ]
-    name = setup.potential.name if setup.potential else None
-    cifs = [
-        crystal_block(
-            {**row, "name": row["cif_file"][:-4], "potential": name, "energy": row["energy_per_atom"] * len(one)}, one
-        )
-        for row, one in zip(rows, chosen, strict=True)
-    ]
-    counted = funnel.count(records, funnel.stages(run))
-    return Discovery(rows, chosen, counted, whole, _settings(run, setup), list(warnings), **costs, cifs=cifs)
+    return Discovery(
+        rows,
+        chosen,
+        funnel.count(records, funnel.stages(state.run)),
+        whole,
+        _settings(state),
+        state.reporter.warnings,
+        state.budget.spent,
+        state.budget.took,
+        [_cif(row, one, state.potential.name) for row, one in zip(rows, chosen, strict=True)],
+    )
 
 
-def _settings(run: DiscoverRun, setup: EvaluationSetup) -> dict[str, Any]:
+def _cif(row: Record, structure: Structure, potential: str) -> str:
+    remarks = {"name": row["cif_file"].removesuffix(".cif"), "potential": potential}
+    return crystal_block({**row, **remarks, "energy": row["energy_per_atom"] * len(structure)}, structure)
+
+
+def _settings(state: Discovering) -> dict[str, Any]:
     """What a reader of the numbers has to know, by name."""
-    sample, keep = run.sample, run.keep
+    sample, keep = state.run.sample, state.run.keep
+    groups = sample.space_groups
+    family = f"space group {groups[0]}" if len(groups) == 1 else f"{len(groups)} space groups"
     limit = f"the {keep.relax} lowest above the hull as drawn"
+    models = ", ".join(f"{name} by {model.name}" for name, model in state.properties.items())
     return {
-        "drawn": f"{sample.n} crystals, seed {sample.seed}",
-        **setup.settings(),
+        "drawn": f"{sample.n} crystals of {family} by {state.model.name}, seed {sample.seed}",
+        **state.setup.settings(),
         "chosen for relaxation": limit if keep.budget is None else f"{limit}, within {keep.budget}",
+        **({"properties": models} if models else {}),
         "sorted by": keep.sort,
     }
 

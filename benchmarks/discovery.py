@@ -1,0 +1,140 @@
+"""What ranking crystals as drawn saves: the halide perovskites of docs/howto/shortlist.md, by command and in Python.
+
+    python benchmarks/discovery.py --json benchmarks/results/discovery.json
+
+The same crystals are drawn three times: by `cfx discover` as a process and by `cfx.discover`, each relaxing the --relax
+lowest above the hull as drawn, and by `cfx.discover` relaxing all of them. The first two have to give the same list.
+The third knows what ranking misses: for several numbers of relaxations, how many of the crystals within 0.1 eV/atom of
+the hull, and of the 20 lowest, are among those that come first by energy as drawn, by likelihood, or as drawn; and how
+many evaluations that takes, the energies as drawn included where they decide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from record import add_json, keep
+
+import cfx
+from cfx.cli.values import start_jax
+from cfx.runs.discovery.result import Discovery
+from cfx.runs.discovery.state import Record
+
+HALIDES = {"atom_mask": [[], [], ["F", "Cl", "Br", "I"]]}
+METASTABLE, BEST = 0.1, 20
+
+
+def main() -> None:
+    asked = parse()
+    start_jax()
+    by_command, command_seconds = command(asked)
+    ranked, ranked_seconds = timed(lambda: in_python(asked, asked.relax))
+    whole, whole_seconds = timed(lambda: in_python(asked, asked.n))
+    told = [[row["name"], row["e_above_hull"]] for row in ranked.rows]
+    figures = {
+        "the same list by command and in Python": told
+        == [[row["name"], row["e_above_hull"]] for row in by_command["crystals"]],
+        "ranked": figures_of(ranked, ranked_seconds) | {"seconds_of_the_command": round(command_seconds, 1)},
+        "all relaxed": figures_of(whole, whole_seconds),
+        "found": [row for number in sizes(asked) for row in compare(whole, number)],
+    }
+    keep({**figures, "funnel": ranked.funnel, "list": [listed(row) for row in ranked.rows]}, asked)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=300, help="crystals")
+    parser.add_argument("--relax", type=int, default=60, help="relaxations of the ranked runs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", default="mini")
+    add_json(parser)
+    return parser.parse_args()
+
+
+def command(asked: argparse.Namespace) -> tuple[dict[str, Any], float]:
+    """The JSON of the command, and its seconds."""
+    with tempfile.TemporaryDirectory() as place:
+        sites = Path(place) / "halides.json"
+        sites.write_text(json.dumps(HALIDES))
+        words = ["--sg", "221", "--wyckoff", "a,b,c", "--sites", sites, "--exclude", "Pb", "-n", asked.n]
+        words += ["--seed", asked.seed, "--model", asked.model, "--relax", asked.relax, "-o", Path(place) / "out"]
+        start = [sys.executable, "-c", "from cfx.cli import main; main()", "discover", *map(str, words), "--json"]
+        done, seconds = timed(lambda: subprocess.run(start, capture_output=True, text=True, check=True))
+        return json.loads(done.stdout), seconds
+
+
+def in_python(asked: argparse.Namespace, relax: int) -> Discovery:
+    """The same in Python."""
+    model = cfx.load_model(asked.model)
+    halides = cfx.Template(letters="a,b,c", species=((), (), ("F", "Cl", "Br", "I")))
+    return cfx.discover(model, 221, n=asked.n, seed=asked.seed, template=halides, exclude="Pb", relax=relax)
+
+
+def listed(row: Record) -> dict[str, Any]:
+    """What is kept of a crystal in the list."""
+    names = ("rank", "formula", "e_above_hull", "e_above_hull_unrelaxed", "verdict", "decomposition", "class")
+    return {name: row[name] for name in names}
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """What a function gives, and its seconds."""
+    start = time.perf_counter()
+    return function(), time.perf_counter() - start
+
+
+def figures_of(found: Discovery, seconds: float) -> dict[str, Any]:
+    """Costs, and how many crystals are within 0.1 eV/atom of the hull."""
+    near = sum(is_near(record) for record in found.records)
+    return {"evaluations": found.evaluations, "seconds": round(seconds, 1), "metastable": near, "listed": len(found)}
+
+
+def is_near(record: Record) -> bool:
+    """Whether a crystal is within 0.1 eV/atom of the hull and not left out for more than its rank."""
+    height = record["e_above_hull"]
+    return height is not None and record["left_out"] in ("", "ranked lower") and height <= METASTABLE
+
+
+def sizes(asked: argparse.Namespace) -> list[int]:
+    """Numbers of relaxations."""
+    return [number for number in (20, 40, 60, 100, 150, 200) if number < asked.n]
+
+
+def compare(whole: Discovery, number: int) -> list[dict[str, Any]]:
+    """What so many relaxations find, in three orders."""
+    relaxed = [record for record in whole.records if record["steps"] is not None]
+    arrived = sorted(
+        (record for record in relaxed if record["left_out"] in ("", "ranked lower")),
+        key=lambda record: record["e_above_hull"],
+    )
+    best = {record["name"] for record in arrived[:BEST]}
+    orders = {
+        "by energy as drawn": lambda record: record["e_above_hull_unrelaxed"],
+        "by likelihood": lambda record: -record["log_prob_per_site"],
+        "as drawn": lambda record: 0,
+    }
+    evaluated = sum(record["energy_per_atom_unrelaxed"] is not None for record in whole.records)
+    rows = []
+    for name, key in orders.items():
+        first = sorted(relaxed, key=key)[:number]
+        rows.append(
+            {
+                "relaxed": len(first),
+                "order": name,
+                "evaluations": sum(one["steps"] + 1 for one in first) + evaluated * (name == "by energy as drawn"),
+                "metastable": sum(map(is_near, first)),
+                "of_the_best": sum(one["name"] in best for one in first),
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
