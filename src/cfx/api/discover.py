@@ -12,7 +12,7 @@ from cfx.model import Model, load_model
 from cfx.progress import reporting
 from cfx.reporter import Reporter
 from cfx.runs import discover as runs
-from cfx.runs.discoveries import Discovery
+from cfx.runs.discovery.result import Discovery
 
 NOT_GIVEN = ("keep_invalid", "shard")
 """Fields that a discovery does not take."""
