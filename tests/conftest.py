@@ -110,11 +110,18 @@ def run_directory(tmp_path_factory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
-@pytest.fixture(autouse=True, scope="session")
-def compiled_once(run_directory):
-    """Programs are compiled once for all modules and processes of a run; JAX keeps those of each XLA_FLAGS apart."""
-    jax.config.update("jax_compilation_cache_dir", str(run_directory / "cfx-cache" / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+def pytest_configure(config: pytest.Config) -> None:
+    """Programs are compiled once for all tiers, workers and commands; JAX keeps those of each XLA_FLAGS apart.
+
+    Other processes find them by JAX's variables, which cfx heeds.
+    """
+    directory = config.rootpath / ".pytest_cache" / "compiled"
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(directory), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    for file in [] if hasattr(config, "workerinput") else directory.glob("*"):
+        if not file.stat().st_size:  # of a process that was killed before it could write
+            file.unlink()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import pytest
 import tomli_w
 from typer.main import get_command
@@ -112,3 +113,19 @@ def test_a_run_of_dpo_written_by_cfx_rl_is_still_read(tmp_path):
     )
     run = read_run(tmp_path)
     assert isinstance(run, PairsRun) and (run.pairs, run.dpo.epochs) == ("pairs.jsonl", 3)
+
+
+def test_compiled_programs_are_kept_in_the_cache_or_where_jax_is_told(own_cache):
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_default_matmul_precision")
+    before = {name: getattr(jax.config, name) for name in names}
+    try:
+        values.start_jax()
+        assert (
+            jax.config.jax_compilation_cache_dir == before["jax_compilation_cache_dir"] != str(own_cache / "compiled")
+        )
+        jax.config.update("jax_compilation_cache_dir", None)
+        values.start_jax()
+        assert jax.config.jax_compilation_cache_dir == str(own_cache / "compiled")
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

@@ -273,7 +273,7 @@ def test_killed_when_the_result_had_its_name(cfx, cfx_after, tmp_path, words, na
 def test_without_an_account_and_a_cache(cfx_after, tmp_path):
     """As under a foreign user number in a container."""
     write(tmp_path / "crystals.jsonl", cu3au=CU3AU)
-    drawn = cfx_after(NOBODY, *DRAW, CFX_CACHE=None)
+    drawn = cfx_after(NOBODY, *DRAW, CFX_CACHE=None, JAX_COMPILATION_CACHE_DIR=None)
     assert drawn.returncode == 0 and drawn.stdout.startswith("data_") and "set CFX_CACHE" in drawn.stderr
     listed = cfx_after(NOBODY, "fetch", "--list", CFX_CACHE=None)
     assert listed.returncode == 0 and "mini" in listed.stdout and "set CFX_CACHE" in listed.stderr

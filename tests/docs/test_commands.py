@@ -181,11 +181,8 @@ class Desk:
     def __init__(self, directory: Path):
         self.directory, self.environment = directory, dict(os.environ)
         self.environment |= {"CFX_CACHE": str(directory / "cache"), "HF_HUB_OFFLINE": "1"}
-        # Scripts keep their compiled programs, too, and find those of cfx, which has this precision.
+        # Scripts find the compiled programs of cfx, which has this precision.
         self.environment["JAX_DEFAULT_MATMUL_PRECISION"] = "float32"
-        self.environment["JAX_COMPILATION_CACHE_DIR"] = str(directory / "cache" / "compiled")
-        self.environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
-
         write_small(directory / "small")
         self.nursery = processes.Nursery(self.environment)
 

@@ -36,10 +36,15 @@ def check_table(path: Path | None, force: bool) -> None:
 
 
 def start_jax() -> None:
-    """Makes matrix products float32 on every device, and keeps compiled programs on disk for the next command."""
+    """Makes matrix products float32 on every device, and keeps compiled programs on disk for the next command.
+
+    They are kept in cfx's cache directory, or where JAX_COMPILATION_CACHE_DIR says.
+    """
     import jax
 
     jax.config.update("jax_default_matmul_precision", "float32")
+    if jax.config.values["jax_compilation_cache_dir"]:
+        return
     try:
         directory = cache_directory("compiled")
     except OutputError as error:

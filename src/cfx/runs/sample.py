@@ -27,7 +27,7 @@ from cfx.io.outputs import GrowingOutput, Output, StandardOutput, check_output
 from cfx.model import Model
 from cfx.reporter import Interrupted, Reporter, StopRequest
 from cfx.runs.space_groups import find_space_groups
-from cfx.sampling.ledger import Ledger
+from cfx.sampling.ledger import DUPLICATE, Ledger
 from cfx.sampling.request import left_out, prepare
 from cfx.sampling.sampler import Draws, Resumed
 
@@ -46,7 +46,7 @@ class SampleResult:
         as_asked: crystals in which a symmetry search finds the space group that was asked.
         found: other space groups that it finds (None: nothing) -> number of crystals.
         accepted_moves: share of Monte Carlo moves accepted in this session, or None without refinement.
-        exhausted: space groups that gave nothing new, in the order in which they ended.
+        exhausted: space groups that gave nothing more, in the order in which they ended.
         resumed: crystals that an earlier session had written.
         seconds: wall time of drawing and writing.
     """
@@ -185,8 +185,9 @@ class _Watch:
 
     def __call__(self, ledger: Ledger) -> None:
         for group, crystal, reasons in ledger.exhausted[self._ended :]:
+            nothing = "nothing new" if reasons[DUPLICATE] else "nothing acceptable"
             self._reporter.warning(
-                f"space group {group} is exhausted: {reasons.total()} draws of crystal {crystal} gave nothing new "
+                f"space group {group} is exhausted: {reasons.total()} draws of crystal {crystal} gave {nothing} "
                 f"({_counts(reasons)}); the crystals still to come are of other space groups, if there are any; "
                 "`max_attempts` allows more draws"
             )

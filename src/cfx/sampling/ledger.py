@@ -4,9 +4,10 @@ Crystal i of a request is the first of its attempts (i, 0), (i, 1), ... that pas
 its own, so that the crystals depend neither on the batch size nor on what is drawn beside them, and a part of a request
 can be drawn by itself. Where duplicates are refused, crystal i also has to differ from all crystals before it.
 
-A space group is exhausted once a crystal has used up its attempts and what was acceptable among them repeated earlier
-crystals. This crystal and those after it then go to other space groups. It is decided when all crystals before it have
-come out, so that it too depends on the request alone.
+A space group is exhausted once a crystal has used up its attempts: what was acceptable among them repeated earlier
+crystals, or nothing was. This crystal and those after it then go to other space groups. It is decided when all crystals
+before it have come out, so that it too depends on the request alone. A request whose last space group gives nothing
+acceptable is an error.
 """
 
 import heapq
@@ -47,7 +48,7 @@ class Fingerprint(Protocol):
 
 
 class Exhausted(NamedTuple):
-    """A space group that gives nothing new.
+    """A space group that gives nothing more.
 
     Attributes:
         space_group: its number.
@@ -117,7 +118,7 @@ class Ledger:
             fingerprint: of a batch of one, to tell crystals apart; None lets them repeat.
             max_attempts: at one crystal, before giving up.
             another_group: of a crystal by its number, where the given space groups are exhausted; None if there is no
-                other. Without it, a crystal that repeats others for too long is an error.
+                other. Without it, a crystal that uses up its attempts is an error.
             exhausted: space groups that were found to be so in an earlier session, in order.
         """
         self.judge, self.fingerprint, self.max_attempts = judge, fingerprint, max_attempts
@@ -258,13 +259,14 @@ class Ledger:
         """Ends the space group of the crystal that is next in order, if it has used up its attempts.
 
         Raises:
-            NumericsError: if none of them was acceptable, or none may go to another space group.
+            NumericsError: if none of them was acceptable and no other space group is left, or none may be taken.
         """
         entry = self._open.get(self._first)
         if entry is None or entry.first_open < self.max_attempts:
             return
-        reasons = Counter(entry.failures.values())
-        if not reasons[DUPLICATE] or self._another_group is None:
+        reasons, ended = Counter(entry.failures.values()), [*self._ended, entry.space_group]
+        is_last = self._another_group is None or self._another_group(self._first, ended) is None
+        if self._another_group is None or (is_last and not reasons[DUPLICATE]):
             said = ", ".join(f"{reason} {count} times" for reason, count in reasons.most_common())
             where = f"crystal {self._first} in space group {entry.space_group}"
             raise NumericsError(
@@ -273,8 +275,8 @@ class Ledger:
             )
         self.exhausted.append(Exhausted(entry.space_group, self._first, reasons))
         self.rejected.update(reasons)
-        self._ended.append(entry.space_group)
-        if self._group(self._first) is None:
+        self._ended = ended
+        if is_last:
             self._end = self._first
             self._open.clear()
             return

@@ -127,7 +127,7 @@ class Draws(Drawn):
         jobs: number, attempt and space group of each.
         rejected: how many attempts at the crystals of the request so far did not count, by reason.
         accepted_moves: share of the Monte Carlo moves accepted so far; None without refinement.
-        exhausted: space groups that give nothing new, in the order in which they ended.
+        exhausted: space groups that give nothing more, in the order in which they ended.
         notes: what the user should know of the devices.
     """
 
@@ -146,7 +146,7 @@ class Resumed:
         num_crystals: of this shard, written already.
         rejected: attempts that did not count, by reason.
         kept: the crystals, batches of one, where the request wants none twice.
-        exhausted: space groups that gave nothing new, in order.
+        exhausted: space groups that gave nothing more, in order.
     """
 
     num_crystals: int = 0
@@ -164,7 +164,7 @@ def draw(
     stop: Callable[[], bool] = lambda: False,
     watch: Callable[[Ledger], None] = lambda ledger: None,
 ) -> Iterator[Draws]:
-    """The crystals of a request, in order, as they are ready: fewer than were wanted if no space group gives new ones.
+    """The crystals of a request, in order, as they are ready: fewer than were wanted if no space group gives more.
 
     Args:
         prepared: the same, if it was prepared already.
