@@ -15,21 +15,22 @@ of prototypes. Space groups are in the order of p(group | formula). Rates have W
 compounds and of parts: whether the prototype (`core.prototypes.prototype_key`) and whether the reduced formula occur in
 the training data. Compounds without a structure, for whatever reason, count as not found.
 
---records is a file of JSON lines, one a compound; those that are in it are not computed again.
+--records is a file of JSON lines, one a compound; those that are in it are not computed again. --journals is a
+directory that keeps what was drawn and relaxed for each compound: without the records, lists are then made anew from it
+in a minute, after a change of how they are ranked.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -90,9 +91,8 @@ def main() -> None:
     for compound in compounds:
         if compound.id in done:
             continue
-        start = time.perf_counter()
         prototypes = ranked(model, compound, asked)
-        lists, groups, error = structure_lists(model, compound, prototypes, asked)
+        found = listed(model, compound, prototypes, asked)
         row = {
             "id": compound.id,
             "formula": name_of(tuple(compound.formula.items())),
@@ -102,11 +102,11 @@ def main() -> None:
             "formula_known": None if formulas is None else tuple(sorted(compound.formula.items())) in formulas,
             "prototype_place": place_of(compound, prototypes_of(compound.formula)),
             "prototype_place_by_model": place_of(compound, prototypes),
-            "space_group_place": groups.index(compound.space_group) + 1 if compound.space_group in groups else None,
-            "ranks": {name: ranks(compound.structure, structures) for name, structures in lists.items()},
-            "structures": {name: len(structures) for name, structures in lists.items()},
-            "error": error,
-            "seconds": round(time.perf_counter() - start, 2),
+            "space_group_place": place_in(found.space_groups, compound.space_group),
+            "ranks": {name: ranks(compound.structure, structures) for name, structures in found.structures.items()},
+            "structures": {name: len(structures) for name, structures in found.structures.items()},
+            "error": found.error,
+            "seconds": round(found.seconds, 2),
         }
         done[compound.id] = row
         with asked.records.open("a") as file:
@@ -116,7 +116,7 @@ def main() -> None:
     figures = summary(rows)
     print(json.dumps(figures, indent=1))
     if asked.json:
-        files = ("data", "training", "records", "json")
+        files = ("data", "training", "records", "journals", "json")
         options = {name: value for name, value in vars(asked).items() if name not in files}
         kept = {"machine": machine(), "options": options, "figures": figures, "compounds": rows}
         asked.json.write_text(json.dumps(kept, indent=1) + "\n")
@@ -136,6 +136,7 @@ def parse() -> argparse.Namespace:
     arguments.add_argument("--prototypes", action="store_true", help="draw known prototypes only, without a potential")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--records", type=Path, required=True)
+    arguments.add_argument("--journals", type=Path, default=Path("journals"))
     add_json(arguments)
     return arguments.parse_args()
 
@@ -204,18 +205,41 @@ def read_rows(records: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, complete.splitlines())
 
 
-def structure_lists(
+class Lists(NamedTuple):
+    """What was found for a formula, each list the best first.
+
+    Attributes:
+        structures: by the name of the list.
+        space_groups: numbers.
+        seconds: to draw, to evaluate and to relax.
+        error: why there are none, if so.
+    """
+
+    structures: dict[str, list[Structure]]
+    space_groups: list[int]
+    seconds: float
+    error: str = ""
+
+
+def listed(
     model: cfx.Model, compound: Compound, prototypes: Sequence[KnownPrototype], asked: argparse.Namespace
-) -> tuple[dict, list[int], str]:
-    """Lists of structures and of space groups for a formula, each the best first; and why there are none, if so."""
+) -> Lists:
+    """What is found for a formula."""
+    start = time.perf_counter()
     try:
         if asked.prototypes:
-            return {"prototypes": drawn_prototypes(model, prototypes[: asked.draws], asked)}, [], ""
-        return *predicted(model, compound, asked), ""
+            drawn = drawn_prototypes(model, prototypes[: asked.draws], asked)
+            return Lists({"prototypes": drawn}, [], time.perf_counter() - start)
+        return predicted(model, compound, asked)
     except Interrupted:
         raise
     except CfxError as error:
-        return {}, [], error.message
+        return Lists({}, [], time.perf_counter() - start, error.message)
+
+
+def place_in(ranking: Sequence[int], one: int) -> int | None:
+    """Where a number stands, from 1."""
+    return ranking.index(one) + 1 if one in ranking else None
 
 
 def drawn_prototypes(model: cfx.Model, chosen: Sequence[KnownPrototype], asked: argparse.Namespace) -> list[Structure]:
@@ -227,10 +251,8 @@ def drawn_prototypes(model: cfx.Model, chosen: Sequence[KnownPrototype], asked: 
     return draws.crystals[: asked.draws].to_structures()
 
 
-def predicted(
-    model: cfx.Model, compound: Compound, asked: argparse.Namespace
-) -> tuple[dict[str, list[Structure]], list[int]]:
-    """What `cfx predict` gives, and what it ranked on the way; and the space groups, the likeliest first."""
+def predicted(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -> Lists:
+    """What `cfx predict` gives, and what it ranked on the way."""
     formula = tuple(compound.formula.items())
     config = PredictConfig(
         draws=asked.draws,
@@ -240,17 +262,19 @@ def predicted(
         relax=not asked.no_relax,
         top=max(FIRST),
     )
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "journal.jsonl"
-        found = predict(model, [formula], config, Silent(), JsonLines(path))
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+    asked.journals.mkdir(parents=True, exist_ok=True)
+    path = asked.journals / f"{compound.id}.jsonl"
+    found = predict(model, [formula], config, Silent(), JsonLines(path), resume=path.exists())
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
     steps = {key: row for row in rows for key in ("candidates", "energies") if key in row}
     drawn = [Candidate.of(one).structure for one in steps["candidates"]["candidates"]]
     energies = steps["energies"]["energies"]
     by_energy = sorted((energy, i) for i, energy in enumerate(energies) if energy is not None)
     lists = {"likelihood": drawn, "energy as drawn": [drawn[i] for _, i in by_energy]}
     groups = [group for group, _ in steps["candidates"]["space_groups"]]
-    return lists if asked.no_relax else {**lists, "relaxed": [one.structure for one in found]}, groups
+    if not asked.no_relax:
+        lists["relaxed"] = [one.structure for one in found]
+    return Lists(lists, groups, sum(row.get("seconds", 0.0) for row in rows))
 
 
 def ranks(truth: Structure, structures: Sequence[Structure]) -> dict[str, int | None]:
