@@ -10,7 +10,8 @@ a potential.
 
 A crystal is found if StructureMatcher matches it with one of the first 1, 5 or 20 structures of a list: with its own
 tolerances (strict: ltol 0.2, stol 0.3, angle_tol 5), or with those usual in structure prediction (loose: 0.3, 0.5, 10).
-Lists: by likelihood, by the energy of structures as drawn, by energy after relaxation; with --prototypes, by the rank
+Lists: by likelihood, by the energy of structures as drawn, by energy after relaxation, by probability
+(`runs.predictions.probabilities`); with --prototypes, by the rank
 of prototypes. Space groups are in the order of p(group | formula). Rates have Wilson intervals of 95 %, of all
 compounds and of parts: whether the prototype (`core.prototypes.prototype_key`) and whether the reduced formula occur in
 the training data. Compounds without a structure, for whatever reason, count as not found.
@@ -274,6 +275,7 @@ def predicted(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -
     groups = [group for group, _ in steps["candidates"]["space_groups"]]
     if not asked.no_relax:
         lists["relaxed"] = [one.structure for one in found]
+        lists["probability"] = [one.structure for one in sorted(found, key=lambda one: -one.probability)]
     return Lists(lists, groups, sum(row.get("seconds", 0.0) for row in rows))
 
 

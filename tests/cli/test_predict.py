@@ -16,7 +16,7 @@ from .test_eval import AU3CU, COPPER, CU3AU, EMT, GOLD, write
 
 KEYS = {
     *("formula", "rank", "space_group", "symbol", "e_above_hull", "energy_per_atom", "verdict", "decomposition"),
-    *("num_sites", "num_atoms", "draws", "log_prob", "space_group_drawn", "converged", "cif"),
+    *("num_sites", "num_atoms", "probability", "draws", "log_prob", "space_group_drawn", "converged", "cif"),
 }
 MINI = ["predict", "--model", "mini"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from cfx.errors import OutputError, UsageError
 from cfx.evaluation.summary import Thresholds
 from cfx.io.journal import JsonLines
 from cfx.runs.candidates import Candidate, _choose, _fits, _is_fixed, distinct
-from cfx.runs.predictions import Minimum, check_predictions, merge, ranked
+from cfx.runs.predictions import ENERGY_ERROR, Minimum, check_predictions, merge, ranked
 from cfx.runs.steps import WORTHWHILE, Budget, Steps
 
 
@@ -137,6 +138,10 @@ def test_ranked_by_energy_with_what_is_below_the_floor_last():
     assert [(one.rank, one.symbol, one.verdict) for one in found] == [
         (1, "P6_3mc", "stable"), (2, "F-43m", "metastable"), (3, "Fm-3m", "below the floor")]  # fmt: skip
     best = found[0]
+    # Structures below the floor have no probability; the others by draws and energies.
+    assert sum(one.probability for one in found[:2]) == pytest.approx(1) and found[2].probability == 0
+    odds = 4 / sum(found[1].draws.values()) * math.exp((found[1].energy_per_atom + 6.0) / ENERGY_ERROR)
+    assert best.probability / found[1].probability == pytest.approx(odds)
     assert best.draws == {"model": 3, "prototype": 1} and (best.space_group_drawn, best.log_prob) == (186, -10.0)
     assert (best.num_sites, best.num_atoms, best.converged) == (2, 4, True)
     assert Structure.from_str(best.cif, fmt="cif").matches(WURTZITE)

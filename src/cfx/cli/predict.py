@@ -105,6 +105,7 @@ def _row(one: Prediction) -> dict[str, str | int]:
         "E_hull (eV/atom)": "" if one.e_above_hull is None else f"{round(one.e_above_hull, 3) + 0.0:.3f}",
         "verdict": one.verdict or "",
         "energy (eV/atom)": f"{one.energy_per_atom:.4f}",
+        "probability": f"{100 * one.probability:.0f} %",
         "sites": one.num_sites,
         "atoms": one.num_atoms,
         "draws": ", ".join(f"{count} {origin}" for origin, count in one.draws.items()),

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cfx.config import SYMPREC, PredictConfig
 from cfx.config.symbols import SPACE_GROUPS
 from cfx.core import Structure
@@ -28,6 +30,10 @@ from cfx.runs.relax import crystal_block
 
 SAME_ENERGY = 0.05
 """eV/atom. Relaxed structures whose energies differ by more are not compared: they are different crystals."""
+
+ENERGY_ERROR = 0.015
+"""eV/atom. How far the energies of structures of one formula are trusted, in their probabilities; chosen on the
+held-out compounds of benchmarks/prediction.py."""
 
 TIED = 0.001
 """eV/atom. Of structures that are one crystal, the most symmetric one this close to the lowest stands for all."""
@@ -65,6 +71,7 @@ class Prediction:
         decomposition: what the hull has at this composition, or None.
         num_sites: symmetry-inequivalent ones.
         num_atoms: of the primitive cell.
+        probability: that this of the structures found is the one observed, by draws and energies (`probabilities`).
         draws: how many draws led to it, by where they came from.
         log_prob: of the likeliest of these draws, nats.
         space_group_drawn: the group of that draw.
@@ -83,6 +90,7 @@ class Prediction:
     decomposition: str | None = field(repr=False)
     num_sites: int = field(repr=False)
     num_atoms: int = field(repr=False)
+    probability: float = field(repr=False)
     draws: dict[str, int] = field(repr=False)
     log_prob: float = field(repr=False)
     space_group_drawn: int = field(repr=False)
@@ -156,11 +164,46 @@ def ranked(
         height = heights[i]
         return verdicts[i] == BELOW_FLOOR, minima[i].energy if height is None else height
 
-    order = sorted(range(len(minima)), key=place)[:top]
+    order = sorted(range(len(minima)), key=place)
+    draws = [_draws(one, candidates) for one in minima]
+    credible = [i for i in order if verdicts[i] != BELOW_FLOOR]
+    likely = probabilities([minima[i].energy for i in credible], [sum(draws[i].values()) for i in credible])
+    probability = dict(zip(credible, likely.tolist(), strict=True))
     return [
-        _prediction(rank, formula, minima[i], candidates, (heights[i], verdicts[i], decompositions[i]), potential)
-        for rank, i in enumerate(order, start=1)
+        _prediction(
+            rank,
+            formula,
+            minima[i],
+            candidates,
+            (heights[i], verdicts[i], decompositions[i]),
+            (probability.get(i, 0.0), draws[i]),
+            potential,
+        )
+        for rank, i in enumerate(order[:top], start=1)
     ]
+
+
+def probabilities(energies: Sequence[float], draws: Sequence[int]) -> np.ndarray:
+    """Probabilities of structures of one formula, of which one is observed.
+
+    The model's part is the number of draws that led to a structure, the potential's exp(-E / ENERGY_ERROR): of two
+    structures at nearly the same energy, the one that many draws led to is the likelier one.
+
+    Args:
+        energies: eV/atom [n].
+        draws: numbers [n], each at least 1.
+    """
+    log_weights = np.log(np.asarray(draws, float)) - np.asarray(energies, float) / ENERGY_ERROR
+    weights = np.exp(log_weights - log_weights.max(initial=-np.inf))
+    return weights / weights.sum()
+
+
+def _draws(minimum: Minimum, candidates: Sequence[Candidate]) -> dict[str, int]:
+    """How many draws led to a structure, by where they came from."""
+    draws: dict[str, int] = {}
+    for member in sorted(minimum.members):
+        add_draws(draws, candidates[member].draws)
+    return draws
 
 
 def _prediction(
@@ -169,15 +212,14 @@ def _prediction(
     minimum: Minimum,
     candidates: Sequence[Candidate],
     judged: tuple[float | None, str | None, str | None],
+    likely: tuple[float, dict[str, int]],
     potential: Potential,
 ) -> Prediction:
     height, verdict, decomposition = judged
+    probability, draws = likely
     structure = primitive_cell(minimum.structure, SYMPREC)  # a smaller one, if it has become more symmetric
     dataset, _ = symmetry_dataset(structure)
     group = None if dataset is None else int(dataset.number)
-    draws: dict[str, int] = {}
-    for member in sorted(minimum.members):
-        add_draws(draws, candidates[member].draws)
     likeliest = candidates[min(minimum.members)]  # candidates are in order of likelihood
     remarks = {
         "name": f"{formula}_{rank:02d}",
@@ -198,6 +240,7 @@ def _prediction(
         decomposition=decomposition,
         num_sites=len(structure) if dataset is None else len(set(dataset.equivalent_atoms.tolist())),
         num_atoms=len(structure),
+        probability=probability,
         draws=draws,
         log_prob=likeliest.log_prob,
         space_group_drawn=likeliest.space_group,
