@@ -113,6 +113,9 @@ def test_published_sizes():
         (RewardConfig, {"e_hull_floor": 0.1}),
         (RewardConfig, {"duplicate_penalty": -1.0}),
         (RewardConfig, {"distance": "cubic"}),
+        (RewardConfig, {"relax_steps": -1}),
+        (RewardConfig, {"max_disagreement": 0.0}),
+        (RewardConfig, {"classes": ("element", "salts")}),
         (RLConfig, {"steps": 0}),
         (RLConfig, {"batch_size": 2.5}),
         (RLConfig, {"kl_coef": -0.1}),
@@ -154,6 +157,26 @@ def test_values_out_of_range(cls, values):
 def test_requests_that_cannot_be_meant(values, message):
     with pytest.raises(UsageError, match=message):
         SampleConfig(**{"space_groups": (1, 2), **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"class_penalty": 1.0}, "penalty for other classes needs those that are wanted"),
+        ({"disagreement_penalty": 1.0}, "no second potential"),
+        ({"second_hull": "7net-mp"}, "no second potential"),
+        ({"second_potential": "orb:orb-v2"}, "needs a hull of its own"),
+        ({"novelty_bonus": 1.0}, "needs known crystals"),
+    ],
+)
+def test_rewards_that_cannot_be_meant(values, message):
+    with pytest.raises(UsageError, match=message):
+        RewardConfig(**values)
+
+
+def test_a_second_potential_brings_its_own_hull():
+    assert RewardConfig(second_potential="ase:sevenn.calculator:SevenNetCalculator").second_hull == "7net-mp"
+    assert RewardConfig(second_potential="chgnet", second_hull="own.npz").second_hull == "own.npz"
 
 
 # Configurations of training runs.

@@ -51,6 +51,16 @@ def test_a_request_within_another_is_told_to_both():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_is_deep_inside_hears_of_the_request():
+    assert StopRequest.heard() is None
+    with StopRequest():
+        with StopRequest():
+            os.kill(os.getpid(), signal.SIGTERM)
+        with StopRequest() as later:
+            assert StopRequest.heard() == signal.SIGTERM and not later
+    assert StopRequest.heard() is None
+
+
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_hangup_is_a_request_unless_it_is_ignored(ignored):
     """As under nohup."""

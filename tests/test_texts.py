@@ -9,7 +9,7 @@ import pytest
 import spglib
 from pymatgen.core import Composition
 
-from cfx.config import RewardConfig, SampleConfig, Shape, Template, texts
+from cfx.config import RewardConfig, SampleConfig, SelfTrainConfig, Shape, Template, texts
 from cfx.config.symbols import FORMER_SYMBOLS, OTHER_SETTINGS, SPACE_GROUPS, space_group_number
 from cfx.errors import UsageError
 
@@ -159,3 +159,22 @@ def test_uniform_brings_its_weights():
 def test_what_a_request_refuses(given, message):
     with pytest.raises(UsageError, match=message):
         request(**{"space_groups": (1,), **given})
+
+
+def test_classes_are_named_or_left_out():
+    assert texts.classes("neutral, other") == ("charge-neutral", "other")
+    assert texts.classes("not:element,other") == ("intermetallic", "charge-neutral")
+    assert SelfTrainConfig(classes="not:other").classes == RewardConfig(classes="not:other").classes
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("salts", "no class of compositions 'salts'"),
+        ("element,not:other", "no class of compositions 'not:other'"),
+        ("not:element,intermetallic,neutral,other", "leaves no class"),
+    ],
+)
+def test_classes_that_cannot_be_meant(text, words):
+    with pytest.raises(UsageError, match=words):
+        texts.classes(text)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from cfx.errors import CfxError
 
@@ -89,16 +89,25 @@ class StopRequest:
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+    _open: ClassVar[list["StopRequest"]] = []
+
     def __init__(self) -> None:
         self.signum: int | None = None
         self._previous: dict[int, Any] = {}
 
+    @classmethod
+    def heard(cls) -> int | None:
+        """The signal that has asked any of the contexts around this line to stop, or None; for what is deep inside."""
+        return next((one.signum for one in cls._open if one.signum is not None), None)
+
     def __enter__(self) -> Self:
+        self._open.append(self)
         if threading.current_thread() is threading.main_thread():
             self._previous = _handle(self._request)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._open.remove(self)
         _restore(self._previous)
 
     def __bool__(self) -> bool:
@@ -117,7 +126,7 @@ class Interrupted(CfxError):
 
     def __init__(self, signum: int, message: str):
         super().__init__(message)
-        self.exit_code = 128 + signum
+        self.signum, self.exit_code = signum, 128 + signum
 
 
 class _Signalled(BaseException):

@@ -40,6 +40,8 @@ def no_hull(potential):
         ("ehull", [("ehull", 1.0)]),
         ("ehull:1,fom:0.2", [("ehull", 1.0), ("fom", 0.2)]),
         ("property:/some/model:0.5", [("property:/some/model", 0.5)]),
+        ("gap=1.5,dielectric=20..:0.5", [("gap=1.5", 1.0), ("dielectric=20..", 0.5)]),
+        ("property:/some/model=1..2", [("property:/some/model=1..2", 1.0)]),
         ("package.module:Class", [("package.module:Class", 1.0)]),
         ("package.module:Class:1e-2, energy", [("package.module:Class", 0.01), ("energy", 1.0)]),
     ],

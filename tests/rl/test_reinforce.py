@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from cfx.core.elements import SYMBOLS
 from cfx.errors import NumericsError, RewardError, UsageError
 from cfx.io.checkpoint import load_checkpoint
 from cfx.model import Model, load_model
-from cfx.reporter import Mute
+from cfx.reporter import Interrupted, Mute
 from cfx.rl import reinforce as rl_module
 from cfx.rl.reinforce import fine_tune
 from cfx.rl.rewards import Diversity, RewardBatch, make_batch, weighted_sum
@@ -271,6 +272,26 @@ def test_grpo_learns_and_its_groups_share_a_space_group(tiny, tmp_path):
     assert {line["space_group"] for line in found} == {221, 200}
     history = [line["reward"] for line in lines(tmp_path / "run")]
     assert np.mean(history[-3:]) > np.mean(history[:3]) + 0.2
+
+
+def test_a_step_that_a_signal_ends_is_made_again(tiny, tmp_path):
+    """As within a relaxation: the steps before it are kept, and a resumed run ends as if nothing had happened."""
+
+    class Stopped(Lookup):
+        def evaluate(self, structures) -> RewardBatch:
+            if self.asked:
+                raise Interrupted(signal.SIGTERM, "within a relaxation")
+            return super().evaluate(structures)
+
+    # Of so many elements that every step has crystals that are new.
+    sample, table = dataclasses.replace(ONE_SITE, elements=()), {symbol: z / 100 for z, symbol in enumerate(SYMBOLS)}
+    rl = RLConfig(steps=3, batch_size=16, learning_rate=1e-3, checkpoint_steps=1000)
+    with pytest.raises(Interrupted, match="stopped at step 1; continue with `resume`") as stopped:
+        run_it(tmp_path / "run", tiny, rl, sample, Stopped(table))
+    assert stopped.value.signum == signal.SIGTERM and len(lines(tmp_path / "run")) == 1
+    run_it(tmp_path / "run", tiny, rl, sample, Lookup(table), resume=True)
+    run_it(tmp_path / "whole", tiny, rl, sample, Lookup(table))
+    assert crystals_of(tmp_path / "run") == crystals_of(tmp_path / "whole")
 
 
 def test_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch):
@@ -597,8 +618,8 @@ def test_a_reward_that_goes_wrong_is_one_line_with_the_step_and_a_checkpoint(tin
     assert (tmp_path / "run" / "checkpoints" / "step_00000001").is_dir()
     if kind == "raises":
         assert isinstance(error.value.__cause__, RewardError) and isinstance(error.value.__cause__.__cause__, KeyError)
-        run_it(tmp_path / "run", tiny, rl, sample, resume=True)
-        run_it(tmp_path / "whole", tiny, rl, sample)
+        run_it(tmp_path / "run", tiny, rl, sample, Lookup(table), resume=True)
+        run_it(tmp_path / "whole", tiny, rl, sample, Lookup(table))
         one, other = (tmp_path / name / "final" / "params.safetensors" for name in ("run", "whole"))
         assert one.read_bytes() == other.read_bytes()
 

@@ -102,6 +102,10 @@ def test_gap_and_its_distance_from_a_target():
     np.testing.assert_allclose(evaluate("gap", target=5.0).value, -((plain.value - 5) ** 2))
     np.testing.assert_allclose(evaluate("gap", target=5.0, distance="absolute").value, -abs(plain.value - 5))
     assert load_reward(RewardConfig(reward="gap", target=5.0), hull_of).failure < -50
+    np.testing.assert_allclose(evaluate("gap=5").value, evaluate("gap", target=5.0).value)
+    in_range = load_reward(RewardConfig(reward="gap=3..6,gap=0..1:2", distance="absolute"), hull_of)
+    assert in_range.name == "gap=3..6,gap=0..1:2" and in_range.failure == -30
+    np.testing.assert_allclose(in_range.evaluate(CRYSTALS).value, -2 * (plain.value - 1))
 
 
 def test_figure_of_merit_is_the_product():
@@ -116,3 +120,70 @@ def test_a_crystal_unlike_all_that_is_known_has_no_merit():
     batch = load_reward(RewardConfig(reward="fom"), hull_of).evaluate([strange, MAGNESIA])
     assert batch.ok.all() and batch.value[0] == 0 < batch.value[1]
     assert batch.metrics["unlike known crystals"].tolist() == [1, 0]
+
+
+def test_ehull_needs_a_hull_that_covers_the_crystal():
+    """Gaps of a hull are failures, be they elements that it lacks or compounds."""
+    hull = hull_of(None)
+    phases = hull.phases
+    sodium = [
+        (phases.composition(row), energy) for row, energy in enumerate(phases.energies) if phases.pure.get(11) == row
+    ]
+    lacking = Hull(Phases.lowest([one for one, _ in sodium], [energy for _, energy in sodium], ["Na"]), hull.info)
+    batch = load_reward(RewardConfig(reward="ehull"), lambda potential: lacking).evaluate([SALT])
+    assert batch.reasons == ["the hull has no phase with Cl"] and np.isnan(batch.value[0])
+
+
+def test_crystals_on_which_two_potentials_disagree_are_not_believed():
+    """The same potential on another hull: its salt is far below that hull, its squeezed salt far above the first."""
+
+    def ehull(hull=hull_of_elements, **options):
+        config = RewardConfig(reward="ehull", second_potential="chgnet", second_hull="any", **options)
+        return load_reward(config, hull_of, hull).evaluate(CRYSTALS)
+
+    plain, far = evaluate("ehull"), ehull()
+    difference = far.metrics["disagreement (eV/atom)"]
+    np.testing.assert_allclose(
+        difference[0], plain.metrics["E_hull (eV/atom)"][0] - far.metrics["second E_hull (eV/atom)"][0]
+    )
+    assert difference[0] > 1.5 and far.ok.tolist() == plain.ok.tolist()
+    assert far.value[0] == -2.0, "as a failure, but none that ends a run"
+    penalised = ehull(disagreement_penalty=0.5).value
+    assert penalised[0] == pytest.approx(plain.value[0] - 0.5 * (difference[0] - 0.1), abs=1e-6)
+    np.testing.assert_allclose(ehull(hull_of).value, plain.value, atol=1e-6)
+    np.testing.assert_allclose(ehull(max_disagreement=5.0).value, plain.value, atol=1e-6)
+
+
+def test_rewards_of_the_same_crystals_share_their_features(monkeypatch):
+    """One forward pass for the gap, the dielectric constant and the energy."""
+    from cfx.predictors.chgnet import FeatureExtractor
+
+    seen = []
+    compute = FeatureExtractor._compute
+    monkeypatch.setattr(FeatureExtractor, "_compute", lambda self, part: seen.extend(part) or compute(self, part))
+    changed = [SALT.copy().scale_lattice(45.7 + i / 7) for i in range(2)]
+    both = load_reward(RewardConfig(reward="ehull,fom,gap", gap_model="bundled", dielectric_model="bundled"), hull_of)
+    batch = both.evaluate([*changed, None])
+    assert len(seen) == 2
+    alone = load_reward(RewardConfig(reward="ehull"), hull_of).evaluate(changed)
+    np.testing.assert_allclose(batch.metrics["ehull reward"][:2], alone.value, atol=1e-5)
+    assert len(seen) == 2, "without a property, energies are those of the potential itself"
+
+
+def test_a_relaxed_crystal_is_judged():
+    relaxed = load_reward(RewardConfig(reward="ehull", relax_steps=25), hull_of).evaluate([SQUEEZED, None])
+    before = relaxed.metrics["energy before relaxation (eV/atom)"][0] - relaxed.metrics["energy (eV/atom)"][0]
+    assert relaxed.value[0] > evaluate("ehull").value[1] + 0.1
+    assert before == pytest.approx(
+        evaluate("ehull").metrics["E_hull (eV/atom)"][1] - relaxed.metrics["E_hull (eV/atom)"][0], abs=1e-3
+    )
+    assert 5 < relaxed.metrics["evaluations"][0] <= 26 and relaxed.metrics["evaluations"][1] == 0
+
+
+def test_a_crystal_unlike_all_that_is_known_is_worth_nothing():
+    crystals = [rock_salt("Xe", "Pu", 6.0), MAGNESIA]
+    for name, failure in (("gap", 0.0), ("gap=4..5", -100.0), ("dielectric=1..", -100.0)):
+        batch = load_reward(RewardConfig(reward=name), hull_of).evaluate(crystals)
+        assert batch.ok.all() and batch.value[0] == failure < batch.value[1], name
+        [told] = [values for part, values in batch.metrics.items() if "unlike" in part]
+        assert told.tolist() == [1, 0]

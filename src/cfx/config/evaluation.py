@@ -21,6 +21,10 @@ CORRECTIONS = (
     "Corrections of raw energies on a corrected hull: mp2020, or published (with a Hubbard U only).",
 )
 DEVICE = ("cpu", "Where potentials and property models run: cpu or cuda.")
+SECOND_HULL = (
+    None,
+    "Hull of the second potential's own, as cfx hull build makes. Default: one bundled for the potential.",
+)
 FMAX = (0.05, "Largest force at which a relaxation has converged, eV/angstrom.", POSITIVE)
 STEPS = (500, "Maximum number of steps of a relaxation.")
 FIX_SYMMETRY = (False, "Keep the initial space group in a relaxation.")
@@ -38,10 +42,7 @@ class EvalConfig(Config):
     )
     hull_scale: str | None = option(*HULL_SCALE)
     second_potential: str | None = option(None, "A second potential, whose verdicts stand beside those of the first.")
-    second_hull: str | None = option(
-        None,
-        "Hull of the second potential's own, as cfx hull build makes. Default: one bundled for the potential.",
-    )
+    second_hull: str | None = option(*SECOND_HULL)
     e_hull_floor: float = option(*E_HULL_FLOOR)
     corrections: Literal["mp2020", "published"] = option(*CORRECTIONS)
     mixed_valence: bool = option(
@@ -77,13 +78,22 @@ class EvalConfig(Config):
                 "a second potential needs a first one with a hull to be compared with",
                 "name them with `potential` and `hull`",
             )
-        hull = self.second_hull or OWN_HULLS.get(potential)
-        if hull in (None, "none"):
-            raise UsageError(
-                f"the second potential {potential} needs a hull of its own: give `second_hull`",
-                "cfx hull build makes one, with --fill-from even from few structures",
-            )
-        object.__setattr__(self, "second_hull", hull)
+        object.__setattr__(self, "second_hull", own_hull(potential, self.second_hull))
+
+
+def own_hull(potential: str, given: str | None) -> str:
+    """The hull of a second potential: the one that is given, or the one that is bundled for it.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    hull = given or OWN_HULLS.get(potential)
+    if hull is None or hull == "none":
+        raise UsageError(
+            f"the second potential {potential} needs a hull of its own: give `second_hull`",
+            "cfx hull build makes one, with --fill-from even from few structures",
+        )
+    return hull
 
 
 SORTABLE: dict[str, tuple[str, ...]] = {

@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from cfx.config import fields, texts
-from cfx.config.evaluation import CORRECTIONS, DEVICE, E_HULL_FLOOR, HULL_SCALE, POTENTIALS, EvalConfig
+from cfx.config.evaluation import (
+    CORRECTIONS,
+    DEVICE,
+    E_HULL_FLOOR,
+    HULL_SCALE,
+    POTENTIALS,
+    SECOND_HULL,
+    EvalConfig,
+    own_hull,
+)
 from cfx.config.fields import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, Bound, Config, at_least, option
 from cfx.config.sampling import SampleConfig, Template
+from cfx.config.symbols import CLASSES
 from cfx.config.training import DataConfig, TrainConfig
 from cfx.errors import UsageError
 
@@ -44,7 +54,8 @@ class RewardConfig(Config):
 
     reward: str = option(
         "ehull",
-        "Reward: ehull, fom, gap, dielectric, property:MODEL, force, energy, MODULE:CLASS; sums: ehull:1,fom:0.2.",
+        "Reward: ehull, fom, gap, dielectric, property:MODEL, force, energy, MODULE:CLASS; sums: ehull:1,fom:0.2; "
+        "targets and ranges of properties: gap=1.5, gap=1..2, dielectric=20..",
     )
     shape: Shape = option(UNSHAPED, "Shaping of each reward's values.")
     potential: str = option("chgnet", f"Interatomic potential of ehull, energy and force: {POTENTIALS}")
@@ -54,11 +65,37 @@ class RewardConfig(Config):
     # A crystal without an E_hull counts as one at the limit.
     e_hull_limit: float = option(2.0, "Cap on E_hull, eV/atom; the paper has 10.", POSITIVE)
     e_hull_floor: float = option(*E_HULL_FLOOR)
+    relax_steps: int = option(
+        0, "Steps, at most, that crystals are relaxed by, symmetry kept, before they are judged.", NOT_NEGATIVE
+    )
+    second_potential: str | None = option(None, "A second potential, whose E_hull ehull is compared with.")
+    second_hull: str | None = option(*SECOND_HULL)
+    max_disagreement: float = option(
+        0.1, "Difference of both E_hull beyond which a crystal is not believed, eV/atom.", POSITIVE
+    )
+    disagreement_penalty: float | None = option(
+        None,
+        "Subtracted for each eV/atom beyond `max_disagreement`; by default what is beyond counts as a failure.",
+        NOT_NEGATIVE,
+    )
     gap_model: str = option("auto", f"Predicts band gaps, for gap and fom: {PROPERTY_MODELS}")
     dielectric_model: str = option("auto", f"Predicts dielectric constants, for dielectric and fom: {PROPERTY_MODELS}")
     property_name: str = option("property", "What the model of property:MODEL predicts.")
-    target: float | None = option(None, "Target value of a property; by default, larger is better.")
-    distance: Literal["square", "absolute"] = option("square", "Distance from `target`: square or absolute.")
+    target: float | None = option(
+        None, "Target value of properties that have none in `reward`; by default, larger is better."
+    )
+    distance: Literal["square", "absolute"] = option("square", "Distance from targets: square or absolute.")
+    classes: tuple[str, ...] = option(
+        (),
+        "Classes of compositions that are wanted: element, intermetallic, charge-neutral (or neutral), other; "
+        "not:element,other: all but these.",
+        Bound(lambda value: set(value) <= set(CLASSES), f"be among {', '.join(CLASSES)}"),
+        "--class",
+        texts.classes,
+    )
+    class_penalty: float | None = option(
+        None, "Subtracted from the reward of other classes; by default they count as failures.", NOT_NEGATIVE
+    )
     reference: str | None = option(None, "Known crystals, a file or a name: for logging novelty and for its bonus.")
     novelty_bonus: float = option(0.0, "Added to the reward of crystals not in `reference`.", NOT_NEGATIVE)
     duplicate_penalty: float | None = option(
@@ -71,6 +108,12 @@ class RewardConfig(Config):
         super().__post_init__()
         if self.novelty_bonus and self.reference is None:
             raise UsageError("a bonus for novelty needs known crystals", "name them with `reference`")
+        if self.class_penalty is not None and not self.classes:
+            raise UsageError("a penalty for other classes needs those that are wanted", "name them with `classes`")
+        if self.second_potential:
+            object.__setattr__(self, "second_hull", own_hull(self.second_potential, self.second_hull))
+        elif self.second_hull or self.disagreement_penalty is not None:
+            raise UsageError("there is no second potential to disagree", "name one with `second_potential`")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +230,8 @@ class RewardRun:
     def with_whole_paths(self) -> Self:
         """A copy with absolute paths, so that the run can be resumed from another directory; names stay."""
         hull, reference = fields.whole_path(self.reward.hull), fields.whole_path(self.reward.reference)
-        reward = dataclasses.replace(self.reward, hull=hull, reference=reference)
+        second = fields.whole_path(self.reward.second_hull)
+        reward = dataclasses.replace(self.reward, hull=hull, second_hull=second, reference=reference)
         return dataclasses.replace(self, model=fields.whole_path(self.model), reward=reward)
 
     @classmethod
@@ -254,6 +298,7 @@ class SelfTrainConfig(Config):
         ("charge-neutral",),
         "Classes of compositions that are kept: element, intermetallic, charge-neutral, other.",
         flag="--class",
+        text=texts.classes,
     )
     # What is far above the hull as drawn seldom ends on it, and costs as many steps as what does.
     max_e_hull_unrelaxed: float = option(

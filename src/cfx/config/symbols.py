@@ -1,4 +1,4 @@
-"""Symbols of elements and of space groups, and what is meant by other ways to write them."""
+"""Symbols of elements and of space groups, what is meant by other ways to write them, and classes of compositions."""
 
 import difflib
 
@@ -13,6 +13,10 @@ Db Sg Bh Hs Mt Ds Rg Cn Nh Fl Mc Lv Ts Og
 
 SYMBOLS = list[str](_ELEMENTS.split())
 """SYMBOLS[z] for z in 0..118; index 0, the pad, reads X."""
+
+CLASSES = ("element", "intermetallic", "charge-neutral", "other")
+"""What a composition is: of one element; of several, no non-metal among them; another whose charges balance; the rest.
+"""
 
 _SPACE_GROUPS = """
 P1 P-1 P2 P2_1 C2 Pm Pc Cm Cc P2/m P2_1/m C2/m P2/c P2_1/c C2/c P222 P222_1 P2_12_12 P2_12_12_1 C222_1 C222 F222 I222

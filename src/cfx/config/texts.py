@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
-from cfx.config.symbols import ALL_SPACE_GROUPS, SYMBOLS, space_group_number
+from cfx.config.symbols import ALL_SPACE_GROUPS, CLASSES, SYMBOLS, space_group_number
 from cfx.errors import UsageError
 
 
@@ -92,6 +92,26 @@ def formula(text: str) -> tuple[tuple[str, int], ...]:
     if not counts or any(atoms != int(atoms) for atoms in counts.values()):
         raise UsageError(f"{text!r} does not have whole numbers of atoms", _EXAMPLES)
     return tuple((symbol, int(atoms)) for symbol, atoms in counts.items() if atoms)
+
+
+def classes(text: str) -> tuple[str, ...]:
+    """The classes of charge-neutral,other; or all but those of not:element,other.
+
+    Raises:
+        UsageError: if one is not a class, or none is left.
+    """
+    listed = words(text.removeprefix("not:"))
+    named = ["charge-neutral" if name == "neutral" else name for name in listed]
+    if wrong := [name for name in named if name not in CLASSES]:
+        raise UsageError(
+            f"there is no class of compositions {wrong[0]!r}",
+            f"choose among: {', '.join(CLASSES)}; not:element,other: all but these",
+        )
+    if not text.startswith("not:"):
+        return tuple(named)
+    if not (left := tuple(name for name in CLASSES if name not in named)):
+        raise UsageError(f"{text!r} leaves no class of compositions", "name those that are wanted")
+    return left
 
 
 def bias(text: str) -> tuple[tuple[str, float], ...]:

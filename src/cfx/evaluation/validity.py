@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cfx.config import SYMPREC
+from cfx.config.symbols import CLASSES as CLASSES
 from cfx.core.elements import NOBLE_GASES, SYMBOLS, lowest_terms
 from cfx.data.structures import MIN_DISTANCE, UNREAD, closest_approach, why_malformed
 from cfx.errors import DependencyError
@@ -36,9 +37,6 @@ OXIDATION_STATES = "smact14"
 
 SMACT_SETTING = f"SMACT, oxidation states {OXIDATION_STATES}, Pauling test, alloys valid"
 """The setting in words, for reports."""
-
-CLASSES = ("element", "intermetallic", "charge-neutral", "other")
-"""What a composition is: of one element; of several, none of NONMETALS; another whose charges balance; the rest."""
 
 NONMETALS = frozenset(SYMBOLS[z] for z in (1, 5, 6, 7, 8, 9, 14, 15, 16, 17, 32, 33, 34, 35, 52, 53, 85, *NOBLE_GASES))
 """Elements that no intermetallic has."""

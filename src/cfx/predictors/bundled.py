@@ -22,6 +22,7 @@ from cfx.errors import CheckpointError
 from cfx.predictors.base import UNITS, PropertyBatch, PropertyModel, predictions
 from cfx.predictors.batching import reasons_of
 from cfx.predictors.chgnet import CrystalFeatures, FeatureExtractor
+from cfx.predictors.features import SharedExtractor
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -80,9 +81,9 @@ def load_bundled(property: str, device: str = "cpu") -> BundledModel:
 
 
 @functools.cache
-def shared_extractor(device: str) -> FeatureExtractor:
+def shared_extractor(device: str) -> SharedExtractor:
     """CHGNet on a device, once for all bundled models."""
-    return FeatureExtractor(device)
+    return SharedExtractor(device)
 
 
 class BundledModel:

@@ -21,7 +21,7 @@ from cfx.rl.crystal_log import CrystalLog
 from cfx.rl.fine_tuning import FineTuning
 from cfx.rl.quotas import NUM_DRAWS, Quotas, class_shares, classes_of
 from cfx.rl.replay import Experience, Replay, effective_share
-from cfx.rl.rewards import Diversity, Reward
+from cfx.rl.rewards import EVALUATIONS, Diversity, Reward
 from cfx.rl.rollout import SHARES, Baseline, Rollout, draw, roll_out, step_request
 from cfx.rl.updates import Lesson, TrustRegion, Updates, kl_estimate
 from cfx.sampling.request import left_out, possible_groups, prepare
@@ -227,12 +227,14 @@ class _Reinforcement(FineTuning):
         line["failures"] = 1 - float(ok.mean())
         line["reasons"] = dict(rollout.failures.most_common(3))
         line |= {name: float(rollout.metrics[name].mean()) for name in SHARES if name in rollout.metrics}
-        parts = {name: values for name, values in rollout.metrics.items() if name not in SHARES}
+        parts = {name: values for name, values in rollout.metrics.items() if name not in (*SHARES, EVALUATIONS)}
         line["parts"] = {name: float(np.nanmean(v)) for name, v in parts.items() if np.isfinite(v).any()}
         line["entropy"] = rollout.entropy
         line["compositions"] = self.log.distinct_compositions()
         if "class" in (self.config.baseline, self.config.quotas):
             line["classes"] = class_shares(rollout.kinds)
+        if EVALUATIONS in rollout.metrics:
+            line["evaluations"] = int(np.nansum(rollout.metrics[EVALUATIONS]))
         return line | {"cached": rollout.cached, "kl_coef": self.kl_coef}
 
     # Files of the run.
@@ -268,5 +270,7 @@ def _summary(line: dict[str, Any], reward: Reward) -> str:
     distance = f"KL(policy || reference) {line['kl_reference']:.2f} +- {line['kl_error']:.2f} nats"
     return (
         f"reward {line['reward']:.3f} {reward.unit}".rstrip()
-        + f"  {distance}  unique {100 * line['unique']:.0f} %  {seconds:.1f} s"
+        + f"  {distance}  unique {100 * line['unique']:.0f} %"
+        + (f"  {line['evaluations']:,} evaluations" if "evaluations" in line else "")
+        + f"  {seconds:.1f} s"
     )

@@ -18,6 +18,9 @@ from cfx.evaluation.novelty import Reference, find_novel
 DEFAULT_KL_COEF = 0.1
 """tau of rewards whose values are of order 1."""
 
+EVALUATIONS = "evaluations"
+"""The part of a reward that says how often a potential was asked for the forces of a crystal."""
+
 NO_STRUCTURE = "its lattice closes no cell"
 """Why a crystal without a structure has no reward."""
 

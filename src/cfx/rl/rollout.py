@@ -17,7 +17,7 @@ from cfx.core.lattice import is_physical
 from cfx.evaluation.validity import structure_validity
 from cfx.model import Model
 from cfx.rl.quotas import classes_of
-from cfx.rl.rewards import NO_STRUCTURE, Diversity, Reward, make_batch
+from cfx.rl.rewards import EVALUATIONS, NO_STRUCTURE, Diversity, Reward, make_batch
 from cfx.sampling.request import PreparedRequest
 
 SHARES = ("valid", "unique", "novel")
@@ -84,6 +84,8 @@ class RewardCache:
     ) -> tuple[np.ndarray, list[str], dict[str, np.ndarray], int]:
         """Values, reasons and parts of crystals, and how many were known; one evaluation of those that were not.
 
+        What was known has cost no EVALUATIONS now.
+
         Args:
             reward: of those that were not.
             keys: fingerprint of each crystal.
@@ -97,6 +99,8 @@ class RewardCache:
         found = [self.known[key] for key in keys]
         names = dict.fromkeys(name for _, _, parts in found for name in parts)
         metrics = {name: np.array([parts.get(name, np.nan) for _, _, parts in found]) for name in names}
+        if EVALUATIONS in metrics:
+            metrics[EVALUATIONS] = np.where(np.isin(np.arange(len(keys)), rows), metrics[EVALUATIONS], 0.0)
         return np.array([each[0] for each in found]), [each[1] for each in found], metrics, len(keys) - len(rows)
 
     def _learn(self, reward: Reward, keys: list[bytes], structures: list[Structure | None]) -> None:

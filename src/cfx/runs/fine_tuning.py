@@ -39,9 +39,12 @@ def fine_tune(
 
 
 def named_reward(rewards: RewardConfig, reporter: Reporter) -> Reward:
-    """The reward of a configuration, with its hull."""
+    """The reward of a configuration, with its hulls."""
 
     def hull_for(potential: Potential) -> Hull:
         return open_hull(rewards.hull, rewards.hull_scale, potential, reporter, rewards.corrections)
 
-    return load_reward(rewards, hull_for)
+    def second_hull_for(potential: Potential) -> Hull:
+        return open_hull(str(rewards.second_hull), None, potential, reporter, rewards.corrections, own=True)
+
+    return load_reward(rewards, hull_for, second_hull_for)

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 from cfx.config import PairsRun, RewardRun, SelfTrainRun, TrainRun
 from cfx.config.training import read_toml
@@ -216,7 +216,7 @@ class Loop(ABC, Generic[State]):
 
     @abstractmethod
     def step(self, state: State, step: int) -> State:
-        """Step number `step`, from 0."""
+        """Step number `step`, from 0; one that a signal ends early raises Interrupted and changes nothing."""
 
     @abstractmethod
     def save(self, state: State, done: int, final: bool = False) -> None:
@@ -247,16 +247,23 @@ class Loop(ABC, Generic[State]):
         with StopRequest() as stop, self.reporter.progress(self.title, self.num_steps) as self.progress:
             self.progress.update(first, self.compiling)
             while done < self.num_steps and not self.ended:
-                state, done = self.step(state, done), done + 1
+                try:
+                    state, done = self.step(state, done), done + 1
+                except Interrupted as within:  # the step, which a resumed run makes again
+                    self._leave(state, done, within.signum)
                 if done == self.num_steps:
                     break
                 if self.stopping(stop, done):
-                    self.save(state, done, final=True)
-                    self.close()
-                    raise Interrupted(stop.signum or 15, f"stopped at step {done}; continue with `resume`")
+                    self._leave(state, done, stop.signum or 15)
                 if done % self.checkpoint_steps == 0:
                     self.save(state, done)
         if done > first:
             self.save(state, done, final=True)
         self.close()
         return state, done
+
+    def _leave(self, state: State, done: int, signum: int) -> NoReturn:
+        """Saves the work of a run that was asked to stop, and ends it."""
+        self.save(state, done, final=True)
+        self.close()
+        raise Interrupted(signum, f"stopped at step {done}; continue with `resume`")
