@@ -618,8 +618,8 @@ def test_a_reward_that_goes_wrong_is_one_line_with_the_step_and_a_checkpoint(tin
     assert (tmp_path / "run" / "checkpoints" / "step_00000001").is_dir()
     if kind == "raises":
         assert isinstance(error.value.__cause__, RewardError) and isinstance(error.value.__cause__.__cause__, KeyError)
-        run_it(tmp_path / "run", tiny, rl, sample, Lookup(table), resume=True)
-        run_it(tmp_path / "whole", tiny, rl, sample, Lookup(table))
+        run_it(tmp_path / "run", tiny, rl, sample, resume=True)
+        run_it(tmp_path / "whole", tiny, rl, sample)
         one, other = (tmp_path / name / "final" / "params.safetensors" for name in ("run", "whole"))
         assert one.read_bytes() == other.read_bytes()
 

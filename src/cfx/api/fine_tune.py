@@ -21,6 +21,8 @@ from cfx.io.journal import JsonLines
 from cfx.model import Model, load_model
 from cfx.progress import reporting
 from cfx.reporter import Reporter
+from cfx.predictors.load import load_potential
+from cfx.rl.judging import conditioned
 from cfx.rl.named_rewards import choose_models
 from cfx.rl.rewards import DEFAULT_KL_COEF, NO_STRUCTURE, Reward, RewardBatch, make_batch, weighted_sum
 from cfx.runs.fine_tuning import fine_tune as run_fine_tuning
@@ -136,6 +138,7 @@ def fine_tune(
             loaded = named_reward(rewards, told)
         else:
             loaded = weighted_sum(_parts(reward, rewards, batched, failure, told), rewards.shape)
+            loaded = conditioned(loaded, rewards, lambda: load_potential(rewards.potential, rewards.device))
         sample = SampleConfig(**_groups(space_group, model, told), **drawing)
         content = RewardRun(model=model.name, sample=sample, reward=rewards, rl=config).with_whole_paths()
         directory = directory_of(run)
@@ -155,7 +158,7 @@ def _groups(space_group: Any, model: Model, reporter: Reporter) -> dict[str, Any
 def _parts(
     reward: Rewarding, config: RewardConfig, batched: bool, failure: float, reporter: Reporter
 ) -> list[tuple[Reward, float]]:
-    """Rewards with their weights, unshaped."""
+    """Rewards with their weights, without shape or conditions."""
     if isinstance(reward, Mapping):
         return [
             (one, weight * own)
@@ -163,8 +166,10 @@ def _parts(
             for one, weight in _parts(key, config, batched, failure, reporter)
         ]
     if isinstance(reward, str):
-        unshaped = dataclasses.replace(config, reward=reward, shape=Shape())
-        return [(named_reward(unshaped, reporter), 1.0)]
+        alone = dataclasses.replace(config, reward=reward, shape=Shape(), relax_steps=0, classes=(), class_penalty=None)
+        if "ehull" not in reward:
+            alone = dataclasses.replace(alone, second_potential=None, second_hull=None, disagreement_penalty=None)
+        return [(named_reward(alone, reporter), 1.0)]
     if isinstance(reward, type):
         reward = reward()
     if not hasattr(reward, "evaluate"):

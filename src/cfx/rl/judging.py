@@ -1,10 +1,11 @@
 """What comes before a reward: crystals of unwanted classes are told apart, the others are relaxed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from cfx.config import RewardConfig
 from cfx.config.evaluation import FMAX
 from cfx.core import Structure
 from cfx.evaluation.validity import composition_validity
@@ -18,6 +19,19 @@ CLASS_WANTED = "class as wanted"
 
 LARGEST_FORCE: float = FMAX[0]
 """At which a relaxation has converged, eV/angstrom."""
+
+
+def conditioned(reward: NamedReward, config: RewardConfig, load: Callable[[], Potential]) -> NamedReward:
+    """A reward under the conditions of a configuration: relaxed crystals, and wanted classes, which come first.
+
+    Args:
+        reward: says what crystals are worth.
+        config: `relax_steps`, `classes` and `class_penalty`.
+        load: gives the potential that relaxes, if one does.
+    """
+    if config.relax_steps:
+        reward = relaxed(reward, load(), config.relax_steps)
+    return of_classes(reward, config.classes, config.class_penalty) if config.classes else reward
 
 
 def relaxed(reward: NamedReward, potential: Potential, steps: int) -> NamedReward:

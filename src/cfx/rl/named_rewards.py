@@ -16,7 +16,7 @@ from cfx.errors import CfxError, UsageError
 from cfx.predictors.base import load_attribute
 from cfx.predictors.load import choose_property_model
 from cfx.rl import energy_rewards, property_rewards
-from cfx.rl.judging import of_classes, relaxed
+from cfx.rl.judging import conditioned
 from cfx.rl.property_rewards import Aim
 from cfx.rl.reward_models import OpenHull, RewardModels
 from cfx.rl.rewards import ANYTHING, NamedReward, Reward, confined, described, weighted_sum
@@ -44,9 +44,7 @@ def load_reward(config: RewardConfig, open_hull: OpenHull, open_second_hull: Ope
     if config.second_potential and "ehull" not in dict(named):
         raise UsageError("a second potential is compared by E_hull", "add ehull to `reward`")
     reward = weighted_sum([(_load(name, models), weight) for name, weight in named], config.shape)
-    if config.relax_steps:
-        reward = relaxed(reward, models.potential, config.relax_steps)
-    return of_classes(reward, config.classes, config.class_penalty) if config.classes else reward
+    return conditioned(reward, config, lambda: models.potential)
 
 
 def choose_models(config: RewardConfig) -> RewardConfig:
