@@ -19,9 +19,9 @@ from cfx.data.given import given_crystals
 from cfx.errors import UsageError
 from cfx.io.journal import JsonLines
 from cfx.model import Model, load_model
+from cfx.predictors.load import load_potential
 from cfx.progress import reporting
 from cfx.reporter import Reporter
-from cfx.predictors.load import load_potential
 from cfx.rl.judging import conditioned
 from cfx.rl.named_rewards import choose_models
 from cfx.rl.rewards import DEFAULT_KL_COEF, NO_STRUCTURE, Reward, RewardBatch, make_batch, weighted_sum
