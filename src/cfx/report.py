@@ -121,7 +121,8 @@ def render_shortlist(
     """A page of the best crystals of an evaluated file.
 
     Args:
-        file: as in `render_report`; its `funnel` has the stages of a discovery, each with stage, left, lost and why.
+        file: as in `render_report`. Of a discovery, also `funnel`, its stages, each with stage, left, lost and why, and
+            `column`, what the crystals are sorted by if the table does not show it anyhow.
         rows: their records, the best first, each with its rank.
         crystals: the same as in `render_viewer`, each with rank, and cif_file, the name that its CIF is saved under.
         text: what they are.
@@ -147,6 +148,7 @@ def _evaluated_file(file: Mapping[str, Any], most: int | None = GALLERY) -> dict
         "summary": file.get("summary") or {},
         "classes": file.get("classes") or {},
         "funnel": file.get("funnel") or [],
+        "column": file.get("column"),
         "reasons": group_reasons(file.get("reasons") or []),
         "rows": len(file.get("records") or []),
         "columns": _columns(_plain(file.get("records") or [])),

@@ -38,6 +38,8 @@ SMALLER = {
     'load_model("mini")': 'load_model("small")',
     "n=20": "n=2",
     "n=100": "n=2",
+    "n=60": "n=4",
+    "relax=8, top=5": "relax=2, top=1",
     "len(one) <= 8": "len(one) <= 1",
 }
 """What the tests run instead of what the pages say, so that they take seconds; small is mini with a single layer."""

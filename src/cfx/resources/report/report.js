@@ -62,6 +62,7 @@ function report() {
 /** The crystals of a shortlist, the best first, each with its CIF. */
 function shortlistTable(file) {
   const known = [
+    [file.column, file.column, decimal],
     ["E_hull, eV/atom", "e_above_hull", decimal], ["Before relaxing", "e_above_hull_unrelaxed", decimal],
     ["Space group", "space_group", spaceGroupName], ["Before relaxing", "space_group_unrelaxed", spaceGroupName],
     ["Verdict", "verdict", plainText], ["Decomposition products", "decomposition", formulaNodes],

@@ -32,6 +32,9 @@ COLUMNS = (
 )
 """Columns of the tables, in order; others follow."""
 
+ALWAYS_SHOWN = ("e_above_hull", "e_above_hull_unrelaxed", "space_group")
+"""Columns of numbers that the page shows of every crystal."""
+
 TABLE, ALL, JSON, PAGE = "discovery.csv", "all.csv", "discovery.json", "discovery.html"
 
 OWN_FILES = re.compile(r"discovery\.(csv|json|html)|all\.csv|\d+_.+\.cif|vasp|qe")
@@ -123,8 +126,10 @@ class Discovery:
 
     def _page(self, table: str) -> str:
         """The page of a shortlist, with the funnel."""
+        column = self.settings["sorted by"].removeprefix("-")
         crystals = [
-            {"rank": row["rank"], "cif_file": row["cif_file"], "cif": cif, **as_shown(row, structure)}
+            {column: row[column], "rank": row["rank"], "cif_file": row["cif_file"], "cif": cif}
+            | as_shown(row, structure)
             for row, structure, cif in zip(self.rows, self.structures, self.cifs, strict=True)
         ]
         file = {
@@ -133,6 +138,7 @@ class Discovery:
             "settings": self.settings,
             "warnings": self.warnings,
             "funnel": self.funnel,
+            "column": None if column in ALWAYS_SHOWN else column,
         }
         title = f"Discovery: {self.settings['drawn']}"
         return render_shortlist(file, self.rows, crystals, self.in_words(), table, version("cfx-crystal"), title)
