@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from cfx.cli.look import draw_panel
 from cfx.core.elements import SYMBOLS
 from cfx.model import load_model
-from cfx.runs.curves import Panel, Series
+from cfx.runs.curves import Panel, Series, round_ticks
 
 PARTS = ("wyckoff", "species", "coords", "lattice")
 
@@ -53,6 +54,31 @@ def test_a_terminal_gets_its_width_and_colours():
     assert max(map(len, plain.splitlines())) == 100
     lines = plain.splitlines()
     assert lines[1] == "o one   + other" and lines[3].count("+") > 90 and "o" in lines[-4]
+
+
+def test_ticks_are_round_and_evenly_spaced():
+    """In numbers, and in rows: of a loss, of a rate, of a norm on a logarithmic axis."""
+    losses, rates, norms = [14.3, 12.1, 10.65], [2.7e-4, 1e-4, 2.7e-5], [52.0, 3.0, 0.4]
+    for values, log, expected in (
+        (losses, False, ["15", "14", "13", "12", "11", "10"]),
+        (rates, False, ["0.0003", "0.00025", "0.0002", "0.00015", "0.0001", "5e-05", "0"]),
+        (norms, True, ["100", "10", "1", "0.1"]),
+    ):
+        panel = Panel("Loss", "nats", (Series("one", [1, 5, 14], values),), log=log)
+        lines = draw_panel(panel, "epoch", 80, 18, False).splitlines()
+        ticks = [(row, line.split("┤")[0].strip()) for row, line in enumerate(lines) if "┤" in line]
+        assert [label for _, label in ticks] == expected
+        assert len({below - above for (above, _), (below, _) in itertools.pairwise(ticks)}) == 1
+        assert lines[-2].split() == ["0", "2", "4", "6", "8", "10", "12", "14"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(10.65, 14.23), (-3.6, 7.1), (5.0, 5.0), (0.0, 0.0), (3.0, 3.0001), (-9, -8)]
+)
+def test_ticks_enclose_what_is_drawn(low, high):
+    ticks = round_ticks(low, high, 6)
+    assert ticks[0] <= low and ticks[-1] >= high and 2 <= len(ticks) <= 7
+    assert np.ptp(np.diff(ticks)) < 1e-9 and ticks[1] > ticks[0]
 
 
 def test_a_figure_is_written_and_kept_without_force(cfx, run, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import shutil
 import sys
@@ -15,7 +17,7 @@ from cfx.cli import options, values
 from cfx.cli.console import REPORTER, print_json, print_table, printable, shown, size, stdout
 from cfx.errors import UsageError
 from cfx.io.files import claimed, write_table
-from cfx.runs.curves import SUFFIXES, Curves, Panel, read_run
+from cfx.runs.curves import SUFFIXES, Curves, Panel, log_ticks, read_run, round_ticks
 
 if TYPE_CHECKING:
     from cfx.runs.figures import Similarity
@@ -30,6 +32,9 @@ WELL_KNOWN = ("H", "Li", "Na", "K", "Ca", "Ti", "Fe", "Cu", "Al", "Si", "O", "S"
 """Elements whose neighbours a terminal shows; --json has all."""
 
 TERMINAL_COLOURS = ("blue", "orange", "green", "magenta")
+MOST_STEPS, FRAME_ROWS = 6, 4
+"""Steps between the ticks of a vertical axis, at most; rows of the frame, the ticks and the label below a panel."""
+
 PLAIN_MARKERS, PLAIN_WIDTH = "o+x*", 80
 """A character for each series, and columns, where stdout is not a terminal."""
 
@@ -183,25 +188,44 @@ def _print_curves(curves: Curves) -> None:
 
 
 def draw_panel(panel: Panel, x_label: str, width: int, height: int, coloured: bool) -> str:
-    """A panel as text: lines of dots in colours, or else a character for each series."""
+    """A panel as text: lines of dots in colours, or else a character for each series.
+
+    The height is changed a little, so that there are equally many rows between the ticks.
+    """
     import plotext
 
+    values = [y for series in panel.series for y in series.y]
+    ticks = (log_ticks if panel.log else functools.partial(round_ticks, most=MOST_STEPS))(min(values), max(values))
+    steps = len(ticks) - 1
+    scale = math.log10 if panel.log else float
     plotext.clear_figure()
     plotext.theme("clear")
     plotext.limit_size(False, False)
-    plotext.plot_size(width, height)
+    plotext.plot_size(width, steps * max(1, round((height - FRAME_ROWS - 1) / steps)) + 1 + FRAME_ROWS)
     plotext.xlabel(x_label)
-    if panel.log:
-        plotext.yscale("log")
+    plotext.ylim(scale(ticks[0]), scale(ticks[-1]))
+    plotext.yticks(list(map(scale, ticks)), [f"{tick:g}" for tick in ticks])
+    _set_x_ticks(max(x for series in panel.series for x in series.x))
     names = []
     for series, colour, marker in zip(panel.series, TERMINAL_COLOURS, PLAIN_MARKERS, strict=False):
-        plotext.plot(series.x, series.y, color=colour, marker="braille" if coloured else marker)
+        y = list(map(scale, series.y))
+        plotext.plot(series.x, y, color=colour, marker="braille" if coloured else marker)
         names.append(plotext.colorize(f"{'━' if coloured else marker} {series.label}", colour))
     names = (names if len(names) > 1 else []) + ([panel.best[0]] if panel.best else [])
     title = f"{panel.title}, {panel.unit}" if panel.unit else panel.title
     text = "\n".join([title, *(["   ".join(names)] if names else []), plotext.build()])
     text = text if coloured else plotext.uncolorize(text)
     return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
+
+
+def _set_x_ticks(last: float) -> None:
+    """The axis from 0 to the last epoch or step, ticks at the round numbers in between."""
+    import plotext
+
+    if last > 0:
+        ticks = [tick for tick in round_ticks(0, last, 2 * MOST_STEPS) if tick <= last]
+        plotext.xlim(0, last)
+        plotext.xticks(ticks, [f"{tick:g}" for tick in ticks])
 
 
 def view(

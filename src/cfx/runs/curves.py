@@ -1,6 +1,7 @@
 """The metrics of a run as curves: what there is to draw, not how."""
 
 import functools
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -236,3 +237,24 @@ def _with_points(panels: list[Panel]) -> tuple[Panel, ...]:
             log = panel.log and all(y > 0 for series in kept for y in series.y)
             found.append(replace(panel, series=kept, log=log))
     return tuple(found)
+
+
+def round_ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers, equally far apart (1, 2 or 5 times a power of ten), from `low` or below to `high` or above.
+
+    There are `most` steps between them at most, and one at least.
+    """
+    exponent = math.floor(math.log10((high - low) or abs(high) or 1.0)) - 1
+    while True:
+        for factor in (1, 2, 5):
+            step = factor * 10.0**exponent
+            first, last = math.floor(low / step), math.ceil(high / step)
+            if last - first <= most:
+                return [float(f"{step * number:.12g}") for number in range(first, max(last, first + 1) + 1)]
+        exponent += 1
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten from `low` or below to `high` or above; both are positive."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    return [10.0**exponent for exponent in range(first, max(last, first + 1) + 1)]
