@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: crystals check test test-integration test-slow lint docs clean
+.PHONY: crystals check test test-integration test-slow tutorial lint docs clean
 
 crystals: .venv/core  ## install cfx and draw ten crystals with the bundled model
 	$(BIN)/cfx sample --model mini --sg 194 --n 10 -o crystals.cif --force
@@ -21,6 +21,9 @@ test-integration: .venv/all  ## of these, what make check leaves out
 
 test-slow: .venv/all  ## kills, fuzzing, statistics, several devices, the tutorial
 	$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk 1 -m "slow"
+
+tutorial: .venv/all  ## the tour of the README and the tutorial, exactly as printed
+	CFX_AS_PRINTED=1 $(BIN)/python -m pytest -m slow tests/docs/test_commands.py
 
 lint: .venv/all  ## format, lint and types
 	$(BIN)/ruff format --check src tests tools benchmarks
