@@ -5,7 +5,10 @@
 A step scores its crystals twice, under the policy and the reference, and makes `inner epochs` passes of gradients. Both
 are timed after compilation, in the batches that cfx rl makes, on crystals of DATA (lengths decide, so weights may be
 random): for `mini` and for the published Alex-20 size, with the passes of the preset `mini` and of the paper. Drawing
-as many crystals is printed by benchmarks/sampling.py; what a reward costs is in the metrics of a run.
+as many crystals is printed by benchmarks/sampling.py.
+
+Rewarding is timed on as many draws of `mini` with the bundled models, in space group 225 and in all groups: as it is
+done, and `as before`, with primitive cells that are searched for and a forward pass of CHGNet for each reward.
 """
 
 from __future__ import annotations
@@ -18,13 +21,23 @@ import jax
 import numpy as np
 from record import add_json, keep
 
-from cfx.config import ModelConfig
+from cfx.config import ModelConfig, RewardConfig, SampleConfig
 from cfx.config.finetuning import PRESETS
 from cfx.core.batches import BatchPlan, fill, num_tokens
+from cfx.core.crystal import concatenate
+from cfx.core.lattice import is_physical
 from cfx.core.likelihood import init_params
 from cfx.data.dataset import load_dataset
-from cfx.model import load_model
-from cfx.rl.reinforce import LENGTHS
+from cfx.evaluation.hull import Hull
+from cfx.evaluation.hull_files import read_hull
+from cfx.fetch.names import hull_path
+from cfx.model import Model, load_model
+from cfx.predictors.base import Potential
+from cfx.predictors.bundled import shared_extractor
+from cfx.reporter import Mute
+from cfx.rl.named_rewards import load_reward
+from cfx.rl.rollout import primitive_cell, primitive_cells
+from cfx.rl.updates import LENGTHS
 from cfx.training.learner import loss_gradient, score
 from cfx.training.objectives import PPOBatch, ppo_loss
 
@@ -64,6 +77,40 @@ def measure(params, config: ModelConfig, crystals) -> dict[str, float]:
     return found
 
 
+def rewarding(model: Model, groups: tuple[int, ...], num: int) -> dict[str, float]:
+    """Seconds of making structures and rewarding them, by reward."""
+    request = SampleConfig(space_groups=groups, n=num, seed=1, keep_invalid=True)
+    drawn = concatenate([draws.crystals for draws in model.draws(request)])
+    crystals = drawn[is_physical(np.asarray(drawn.lattice))]
+    found: dict[str, float] = {"crystals": len(crystals)}
+
+    def hull(potential: Potential) -> Hull:
+        return read_hull(hull_path("chgnet-mp", Mute()), None)
+
+    for name in ("ehull", "fom", "ehull,fom"):
+        bundled = {"gap_model": "bundled", "dielectric_model": "bundled"}
+        together = load_reward(RewardConfig(reward=name, **bundled), hull)
+        alone = [load_reward(RewardConfig(reward=one, **bundled), hull) for one in name.split(",")]
+
+        def as_before(alone=alone):
+            structures = [primitive_cell(one) for one in crystals.to_structures()]
+            for reward in alone:
+                forget()
+                reward.evaluate(structures)
+
+        def now(together=together):
+            forget()
+            together.evaluate(primitive_cells(crystals))
+
+        found |= {f"{name}, as before": seconds(as_before), name: seconds(now)}
+    return found
+
+
+def forget() -> None:
+    """New crystals come with every step."""
+    shared_extractor("cpu").evaluate([])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -76,6 +123,8 @@ def main() -> None:
     mini, alex20 = load_model("mini"), ModelConfig()
     result = {
         "crystals": options.crystals,
+        "rewarding, space group 225": rewarding(mini, (225,), options.crystals),
+        "rewarding, all space groups": rewarding(mini, tuple(range(1, 231)), options.crystals),
         "mini": measure(mini.params, mini.config, crystals),
         "alex20": measure(init_params(alex20, jax.random.key(0)), alex20, crystals),
     }
