@@ -29,7 +29,7 @@ from cfx.progress import reporting
 from cfx.reporter import Reporter
 from cfx.sampling import policy, posterior, prototypes, sampler
 from cfx.sampling.ledger import Ledger
-from cfx.sampling.posterior import SpaceGroupPosterior
+from cfx.sampling.posterior import SpaceGroupPosterior, SpaceGroupsOfHead
 from cfx.sampling.prototypes import PrototypeDraws
 from cfx.sampling.request import PreparedRequest, prepare, told_composition
 from cfx.sampling.sample import Sample, as_sample
@@ -100,7 +100,7 @@ class Model:
         groups: Any = ALL_SPACE_GROUPS if space_group is None else space_group  # what `SampleConfig` makes numbers of
         request = SampleConfig(space_groups=groups, n=n, seed=seed, temperature=temperature, top_p=top_p, **constraints)
         if space_group is None:
-            request = self.posterior(request).narrow(request)
+            request = self.likely_space_groups(request).narrow(request)
         total, drawn, found = len(request.numbers), [], 0
         with reporting(progress) as reporter, reporter.progress("crystals", total) as bar:
             bar.update(0, "compiling")
@@ -160,26 +160,42 @@ class Model:
             **constraints: any other constraint of `SampleConfig`, as max_sites=6.
 
         Raises:
-            UsageError: for values out of range, and if no space group that the model saw can hold the formula.
+            UsageError: for values out of range, if no space group that the model saw can hold the formula, and for a
+                model with a head that tells this, see `space_group_log_prob`.
             NumericsError: if no draw ended with the formula.
         """
         groups = ALL_SPACE_GROUPS if space_groups is None else space_groups
         request = SampleConfig(space_groups=groups, formula=formula, max_atoms=max_atoms, seed=seed, **constraints)
         return self.posterior(request, draws)
 
+    def likely_space_groups(
+        self, request: SampleConfig, draws: int = posterior.DRAWS, watch: Callable[[int], None] = lambda made: None
+    ) -> SpaceGroupPosterior | SpaceGroupsOfHead:
+        """The space groups of a request that has a formula, by their probability.
+
+        A head that was trained on p(space group | formula) is taken at its word; other models make draws, see
+        `posterior`.
+
+        Raises:
+            UsageError: if no space group can meet the request.
+            NumericsError: if no draw met it.
+        """
+        if not self.has_space_group_head:
+            return self.posterior(request, draws, watch)
+        return SpaceGroupsOfHead.of(self.space_group_log_prob(request.formula), request, self.config)
+
     def posterior(
         self, request: SampleConfig, draws: int = posterior.DRAWS, watch: Callable[[int], None] = lambda made: None
     ) -> SpaceGroupPosterior:
         """How likely each space group of a request is under its constraints; see `sampling.posterior`."""
-        frequencies = self._frequencies(request.formula)
-        return posterior.space_group_posterior(self.params, self.config, request, frequencies, draws, watch)
-
-    def _frequencies(self, formula: Sequence[tuple[str, int]]) -> dict[int, float] | None:
-        """How frequent each space group is: by the head of a model that has one, else in its training data."""
         if self.has_space_group_head:
-            return dict(enumerate(np.exp(self.space_group_log_prob(formula).astype(float)).tolist(), start=1))
+            raise UsageError(
+                f"model {self.name} tells the space groups of a formula itself",
+                "see `space_group_log_prob`, or `likely_space_groups` for those that can meet a request",
+            )
         counts = self.info.get("space_groups") or {}
-        return {int(group): float(count) for group, count in counts.items()} or None
+        frequencies = {int(group): float(count) for group, count in counts.items()} or None
+        return posterior.space_group_posterior(self.params, self.config, request, frequencies, draws, watch)
 
     def policy_log_prob(self, batch: CrystalBatch, request: SampleConfig, batch_size: int = 64) -> LogProb:
         """Log-probability, nats (numpy), of drawing crystals in their order of sites under a request.

@@ -94,11 +94,15 @@ def test_chains_are_told_the_formula(model):
     assert_agree(drawn.log_prob, model.log_prob(drawn.crystals))
 
 
-@pytest.mark.integration
-def test_the_head_takes_the_place_of_frequencies(model):
-    """Of the groups that can have the formula; what the training data held does not matter then."""
+def test_the_head_says_which_groups_are_likely_of_those_that_can_have_the_formula(model):
+    """What the training data held does not matter then, and nothing is drawn."""
     counts = dataclasses.replace(model, info={"space_groups": {"216": 5, "225": 1}})
-    found = counts.space_group_posterior("NaCl", space_groups=(216, 225, 227), draws=12, max_atoms=8)
-    head = np.exp(model.space_group_log_prob("NaCl"))[[215, 224, 226]]
-    np.testing.assert_allclose(found.prior, head / head.sum(), rtol=1e-5)
-    assert not found.is_uniform
+    request = dataclasses.replace(REQUEST, space_groups=(216, 225, 227), max_atoms=8)
+    found = counts.likely_space_groups(request)
+    head = np.exp(model.space_group_log_prob("NaCl").astype(float))[[215, 224]]  # Fd-3m has 16 atoms or more
+    assert dict(found.ranked) == pytest.approx(dict(zip((216, 225), head / head.sum(), strict=True)))
+    assert [share for _, share in found.ranked] == sorted(dict(found.ranked).values(), reverse=True)
+    narrowed = found.narrow(request)
+    assert narrowed.space_groups == (216, 225) and narrowed.weights == pytest.approx(head / head.sum())
+    with pytest.raises(UsageError, match="tells the space groups of a formula itself"):
+        model.space_group_posterior("NaCl", space_groups=(216, 225))

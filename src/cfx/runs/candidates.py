@@ -24,7 +24,6 @@ from cfx.model import Model
 from cfx.rl.rollout import primitive_cell
 from cfx.sampling.posterior import DRAWS, SpaceGroupPosterior
 from cfx.sampling.prototypes import PrototypeDraws, draw_prototypes
-from cfx.sampling.request import prepare
 
 Formula = tuple[tuple[str, int], ...]
 """Symbols and numbers of atoms."""
@@ -149,20 +148,15 @@ def _draw_freely(
 ) -> _FreeDraws:
     """Crystals of a formula, in the space groups that the model finds likely: by its own head, if it has one."""
     request = draws_request(formula, config)
-    if not model.has_space_group_head:
-        most = min(DRAWS, max(LEAST_SEARCH, SEARCH * config.draws))
-        posterior = model.posterior(request, most, watch)
-        chosen = _choose(posterior, n, config.seed)
-        scored = (posterior.crystals[chosen], posterior.log_prob.total[chosen])
-        return _FreeDraws([scored], posterior.ranked, posterior.effective_sample_size)
-    groups = sorted(set(request.space_groups) - set(prepare(request, model.config).impossible))
-    share = np.exp(model.space_group_log_prob(formula)[np.array(groups) - 1].astype(float))
-    share /= share.sum()
-    ranked = sorted(zip(groups, share.tolist(), strict=True), key=lambda pair: -pair[1])
+    found = model.likely_space_groups(request, min(DRAWS, max(LEAST_SEARCH, SEARCH * config.draws)), watch)
+    if isinstance(found, SpaceGroupPosterior):
+        chosen = _choose(found, n, config.seed)
+        scored = (found.crystals[chosen], found.log_prob.total[chosen])
+        return _FreeDraws([scored], found.ranked, found.effective_sample_size)
     if not n:
-        return _FreeDraws([], ranked, None)
-    request = dataclasses.replace(request, space_groups=tuple(groups), weights=tuple(share.tolist()), n=n)
-    return _FreeDraws([(draws.crystals, draws.log_prob.total) for draws in model.draws(request)], ranked, None)
+        return _FreeDraws([], found.ranked, None)
+    request = dataclasses.replace(found.narrow(request), n=n)
+    return _FreeDraws([(draws.crystals, draws.log_prob.total) for draws in model.draws(request)], found.ranked, None)
 
 
 def draws_request(formula: Formula, config: PredictConfig) -> SampleConfig:

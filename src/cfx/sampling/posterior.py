@@ -65,8 +65,7 @@ class SpaceGroupPosterior:
         standard_error: of `probability`, as far as the weights of the draws tell.
         log_likelihood: log p(request | group), nats: of the share of the model's crystals that meet the request; -inf
             where the probability is 0.
-        prior: frequency among the crystals that the model was trained on, or what a head of the model says of the
-            composition; uniform where there is neither.
+        prior: frequency among the crystals that the model was trained on; uniform where that is not known.
         is_uniform: whether the prior is uniform for that reason.
         draws: how many were made of each.
         effective_sample_size: to how many equally likely draws from the posterior all draws together amount (Kish), as
@@ -98,8 +97,39 @@ class SpaceGroupPosterior:
 
     def narrow(self, request: SampleConfig) -> SampleConfig:
         """The request with its space groups drawn by their probability."""
-        groups, weights = zip(*sorted(self.ranked), strict=True)
-        return dataclasses.replace(request, space_groups=groups, weights=weights)
+        return _narrow(request, self.ranked)
+
+
+@dataclass(frozen=True)
+class SpaceGroupsOfHead:
+    """Space groups of a request by p(group | formula) as a model's own head tells it; nothing is drawn for that.
+
+    Attributes:
+        ranked: those that can meet the request with their probabilities, the likeliest first.
+    """
+
+    ranked: list[tuple[int, float]]
+
+    @classmethod
+    def of(cls, log_prob: Float[np.ndarray, "230"], request: SampleConfig, config: ModelConfig) -> SpaceGroupsOfHead:
+        """Leaves out the groups that cannot meet the request.
+
+        Raises:
+            UsageError: if none can.
+        """
+        groups = sorted(set(request.space_groups) - set(prepare(request, config).impossible))
+        share = np.exp(log_prob[np.array(groups) - 1].astype(float))
+        share /= share.sum()
+        return cls(sorted(zip(groups, share.tolist(), strict=True), key=lambda pair: -pair[1]))
+
+    def narrow(self, request: SampleConfig) -> SampleConfig:
+        """The request with its space groups drawn by their probability."""
+        return _narrow(request, self.ranked)
+
+
+def _narrow(request: SampleConfig, ranked: list[tuple[int, float]]) -> SampleConfig:
+    groups, weights = zip(*sorted(ranked), strict=True)
+    return dataclasses.replace(request, space_groups=groups, weights=weights)
 
 
 class _Draws(NamedTuple):
