@@ -10,6 +10,11 @@ from typing import Any, ClassVar, Protocol, Self
 from cfx.errors import CfxError
 
 
+def counted(number: int, word: str) -> str:
+    """A number of things: 1 crystal, 1,234 crystals."""
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
 class Progress(Protocol):
     """A task under way."""
 

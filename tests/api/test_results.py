@@ -99,7 +99,7 @@ def test_train_and_fine_tune(model, tmp_path, capsys):
     assert len(tuned.crystals) == 4 and (tuned.crystals["space_group"] == 225).all()
     rewards = tuned.crystals["reward"]
     assert len(tuned.best) and dense(tuned.best[0]) == pytest.approx(rewards.max(), rel=1e-3)
-    assert repr(tuned).startswith("FineTuning(1 steps, mean reward ")
+    assert repr(tuned).startswith("FineTuning(1 step, mean reward ")
     assert tuned.model.digest() != training.model.digest()
     again = cfx.fine_tune(training.model, dense, tmp_path / "tuned", resume=True, **settings)
     assert again.steps == 1 and again.first is None and again.model.digest() == tuned.model.digest()

@@ -16,6 +16,7 @@ from cfx.evaluation.setup import load_setup
 from cfx.io.files import replace_atomically, write_table
 from cfx.progress import reporting
 from cfx.report import render_report
+from cfx.reporter import counted
 from cfx.runs.evaluate import as_result, evaluate_crystals
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Evaluation(Judged):
         """See `Judged`."""
         rates = {words: self.result["summary"].get(name) for name, words in TOLD.items()}
         told = [f"{100 * rate['value']:.1f} % {words}" for words, rate in rates.items() if rate is not None]
-        return ", ".join([f"{len(self)} crystals", *told])
+        return ", ".join([counted(len(self), "crystal"), *told])
 
     def report(self, path: str | Path) -> Path:
         """Writes the page of `cfx eval --html`: one file that needs no network. A file that is there is replaced.

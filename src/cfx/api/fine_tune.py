@@ -21,7 +21,7 @@ from cfx.io.journal import JsonLines
 from cfx.model import Model, load_model
 from cfx.predictors.load import load_potential
 from cfx.progress import reporting
-from cfx.reporter import Reporter
+from cfx.reporter import Reporter, counted
 from cfx.rl.judging import conditioned
 from cfx.rl.named_rewards import choose_models
 from cfx.rl.rewards import DEFAULT_KL_COEF, NO_STRUCTURE, Reward, RewardBatch, make_batch, weighted_sum
@@ -81,9 +81,9 @@ class FineTuning(Run):
         """See `Run`."""
         unit = f" {self.unit}" if self.unit else ""
         if self.first is None or self.last is None:
-            return f"{self.steps} steps"
+            return counted(self.steps, "step")
         why = f"; ended: {self.ended}" if self.ended else ""
-        return f"{self.steps} steps, mean reward {self.first:.3f} -> {self.last:.3f}{unit}{why}"
+        return f"{counted(self.steps, 'step')}, mean reward {self.first:.3f} -> {self.last:.3f}{unit}{why}"
 
 
 def fine_tune(

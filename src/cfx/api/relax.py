@@ -15,7 +15,7 @@ from cfx.predictors.load import load_potential
 from cfx.predictors.relax import Relaxed
 from cfx.predictors.relax import relax as relax_structures
 from cfx.progress import reporting
-from cfx.reporter import Interrupted, StopRequest
+from cfx.reporter import Interrupted, StopRequest, counted
 from cfx.runs.relax import SUFFIXES, render, row_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Relaxation(Judged):
         """See `Judged`."""
         failed = sum(one is None for one in self.structures)
         without = f", {failed} without an energy" if failed else ""
-        return f"{len(self)} crystals by {self.potential}, {sum(self.table['converged'])} converged{without}"
+        return f"{counted(len(self), 'crystal')} by {self.potential}, {sum(self.table['converged'])} converged{without}"
 
     def write(self, path: str | Path) -> Path:
         """Writes the crystals as `cfx relax -o` does: .jsonl, .extxyz or .cif. A file that is there is replaced.

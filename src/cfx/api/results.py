@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cfx.core import Structure
 from cfx.data.given import to_ase
 from cfx.report import viewer_cell
+from cfx.reporter import counted
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -40,7 +41,7 @@ class Judged:
 
     def headline(self) -> str:
         """The result in one line."""
-        return f"{len(self)} crystals"
+        return counted(len(self), "crystal")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.headline()})"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfx.model import Model
+from cfx.reporter import counted
 from cfx.runs.curves import read_lines, read_run
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Run:
 
     def headline(self) -> str:
         """The run in one line."""
-        return f"{self.steps} steps"
+        return counted(self.steps, "step")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.headline()})"

@@ -16,6 +16,7 @@ from cfx.data.structures import Loaded
 from cfx.errors import UsageError
 from cfx.model import Model, load_model
 from cfx.progress import reporting
+from cfx.reporter import counted
 from cfx.runs.score import half_width
 
 
@@ -77,7 +78,7 @@ class Scoring(Judged):
         known = self.log_prob[~np.isnan(self.log_prob)]
         mean = f", {known.mean():.2f} nats on average" if len(known) else ""
         without = f", {len(self) - len(known)} without" if len(known) < len(self) else ""
-        return f"{len(self)} crystals by {self.model}{mean}{without}"
+        return f"{counted(len(self), 'crystal')} by {self.model}{mean}{without}"
 
 
 def score(

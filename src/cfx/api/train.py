@@ -14,6 +14,7 @@ from cfx.data.given import Crystals, given_file
 from cfx.data.split import read_data
 from cfx.model import Model, load_model
 from cfx.progress import reporting
+from cfx.reporter import counted
 from cfx.training import train as training
 from cfx.training.run import RunDirectory
 
@@ -35,7 +36,7 @@ class Training(Run):
     def headline(self) -> str:
         """See `Run`."""
         loss = "" if self.validation_loss is None else f", validation {self.validation_loss:.3f} nats"
-        return f"{self.epochs} epochs, {self.steps} steps{loss}"
+        return f"{counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')}{loss}"
 
 
 def train(

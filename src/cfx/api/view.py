@@ -11,6 +11,7 @@ from cfx.data.given import Crystals, given_crystals, title_of
 from cfx.errors import DataError
 from cfx.io.files import replace_atomically
 from cfx.report import as_card, render_viewer, viewer_cell
+from cfx.reporter import counted
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,7 +27,7 @@ class View:
     title: str
 
     def __repr__(self) -> str:
-        return f"View({len(self.crystals)} crystals)"
+        return f"View({counted(len(self.crystals), 'crystal')})"
 
     def _repr_html_(self) -> str:
         return viewer_cell(self.crystals, self.title)

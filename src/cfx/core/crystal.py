@@ -14,6 +14,7 @@ from cfx.core import AnyArray, Structure
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, orbit, primitive_rows, settings_table, symmetry_table, wrap
 from cfx.errors import DataError
+from cfx.reporter import counted
 
 
 @jax.tree_util.register_dataclass
@@ -39,7 +40,7 @@ class CrystalBatch:
         return self.space_group.shape[0]
 
     def __repr__(self) -> str:
-        return f"CrystalBatch({len(self)} crystals in {self.num_slots} slots)"
+        return f"CrystalBatch({counted(len(self), 'crystal')} in {self.num_slots} slots)"
 
     def __getitem__(self, rows) -> Self:
         """The crystals picked by a slice, a mask or an array of indices."""

@@ -20,6 +20,7 @@ from cfx.io.files import sole_writer
 from cfx.io.formats import OutputRecord
 from cfx.io.outputs import GrowingOutput, check_output
 from cfx.report import viewer_cell
+from cfx.reporter import counted
 from cfx.sampling.decode import Drawn
 
 GROUPS_SHOWN = 3
@@ -46,7 +47,7 @@ class Sample(CrystalBatch):
         named = ", ".join(f"{group} ({count})" for group, count in groups[:GROUPS_SHOWN])
         more = f" and {len(groups) - GROUPS_SHOWN} others" if len(groups) > GROUPS_SHOWN else ""
         mean = f", {np.mean(np.asarray(self.log_prob.total, float)):.1f} nats on average" if len(self) else ""
-        return f"Sample({len(self)} crystals by {self.model}, space groups {named}{more}{mean})"
+        return f"Sample({counted(len(self), 'crystal')} by {self.model}, space groups {named}{more}{mean})"
 
     def _repr_html_(self) -> str:
         fine = np.flatnonzero(is_physical(np.asarray(self.lattice)))
