@@ -71,3 +71,25 @@ def test_what_is_saved_is_all_there_is():
     for quotas in (one, other):
         quotas.update(KIND[:5], 0.5)
     np.testing.assert_array_equal(one.multipliers, other.multipliers)
+
+
+def learn_from_draws(seed: int, draws: int = 128, steps: int = 300) -> np.ndarray:
+    """The mean policy of the last 100 steps; each learns from so many draws and tells the quotas their classes."""
+    rng, p, quotas, last = np.random.default_rng(seed), PRIOR.copy(), Quotas(SHARES), []
+    for _ in range(steps):
+        drawn = rng.choice(len(p), draws, p=p)
+        gain = REWARD - REWARD[drawn].mean()
+        quotas.update(KIND[drawn], float(gain[drawn].std()))
+        gain = gain - quotas.multipliers[KIND] - TAU * np.log(p / PRIOR)
+        p = p * np.exp(0.1 * gain * np.bincount(drawn, minlength=len(p)) / (draws * p))
+        p /= p.sum()
+        last.append(p)
+    return np.mean(last[-100:], axis=0)
+
+
+def test_shares_are_kept_by_what_few_draws_show():
+    """Within 0.01 of every probability.
+
+    The largest deviation of a run is 0.0032 +- 0.0009 (20 seeds): were it normal, a seed in 10^10 would fail.
+    """
+    np.testing.assert_allclose(learn_from_draws(seed=0), tilted(within=True), atol=0.01)
