@@ -14,22 +14,28 @@ MOST_REMEMBERED = 50_000
 
 
 class SharedExtractor(FeatureExtractor):
-    """An extractor that remembers the crystals of its last call, since several models ask for the same ones."""
+    """An extractor that remembers the crystals of its last call, since several models ask for the same ones.
+
+    Only a call for the same crystals in the same order is answered from memory: last digits depend on what is computed
+    together, and must not depend on what was asked before.
+    """
 
     def __init__(self, device: str = "cpu"):
         """See `FeatureExtractor`."""
         super().__init__(device)
-        self._last: dict[tuple, CrystalFeatures | str] = {}
+        self._last: tuple[list[tuple], list[CrystalFeatures | str]] = [], []
 
     def evaluate(self, structures: Sequence[Structure | None]) -> list[CrystalFeatures | str]:
         """See `FeatureExtractor.evaluate`; copies of a crystal are evaluated once."""
         keys = [_content(one) for one in structures]
-        asked = {key: one for key, one in zip(keys, structures, strict=True) if key not in self._last}
-        found = dict(zip(asked, super().evaluate(list(asked.values())), strict=True))
-        found |= {key: self._last[key] for key in keys if key in self._last}
-        atoms = sum(0 if one is None else len(one) for one in structures)
-        self._last = found if atoms <= MOST_REMEMBERED else {}
-        return [found[key] for key in keys]
+        if keys != self._last[0]:
+            asked = dict(zip(keys, structures, strict=True))
+            found = dict(zip(asked, super().evaluate(list(asked.values())), strict=True))
+            self._last = keys, [found[key] for key in keys]
+        answer = list(self._last[1])
+        if sum(0 if one is None else len(one) for one in structures) > MOST_REMEMBERED:
+            self._last = [], []
+        return answer
 
 
 def _content(structure: Structure | None) -> tuple:
