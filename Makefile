@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: crystals check test test-integration test-slow tutorial lint docs clean
+.PHONY: crystals check test test-slow tutorial lint docs clean
 
 crystals: .venv/core  ## install cfx and draw ten crystals with the bundled model
 	$(BIN)/cfx sample --model mini --sg 194 --n 10 -o crystals.cif --force
@@ -15,9 +15,6 @@ check: lint  ## format, lint, types, layers and quick tests
 
 test: .venv/all  ## all tests but slow ones, which is what plain pytest runs too
 	$(PYTEST) -m "not slow"
-
-test-integration: .venv/all  ## of these, what make check leaves out
-	$(PYTEST) -m "integration and not slow"
 
 test-slow: .venv/all  ## kills, fuzzing, statistics, several devices, the tutorial
 	$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk 1 -m "slow"

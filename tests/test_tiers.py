@@ -31,7 +31,7 @@ def test_every_test_has_exactly_one_tier(marked):
     markers = {name for name, there in zip(TIERS, marked, strict=True) if there}
     assert selects("test", markers) != selects("test-slow", markers)
     assert selects("check", markers) == (not markers)
-    assert selects("test", markers) == (selects("check", markers) or selects("test-integration", markers))
+    assert selects("test", markers) >= selects("check", markers)
 
 
 def test_plain_pytest_is_make_test():
@@ -48,8 +48,8 @@ def test_markers_are_those_of_the_tiers():
 @pytest.mark.parametrize("file", [".ci/run", ".github/workflows/ci.yml"])
 def test_ci_runs_every_test_once(file, marked):
     markers = {name for name, there in zip(TIERS, marked, strict=True) if there}
-    targets = re.findall(r"\bmake ([\w-]+)$", (ROOT / file).read_text(), re.M)
-    assert "check" in targets and sum(selects(target, markers) for target in targets) == 1
+    targets = set(re.findall(r"\bmake ([\w-]+)$", (ROOT / file).read_text(), re.M))
+    assert {"lint", "test"} <= targets and sum(selects(target, markers) for target in targets - {"lint"}) == 1
 
 
 def test_checks_stand_in_make_check():
