@@ -167,7 +167,8 @@ def start(
     env = dict(os.environ) if env is None else env
     if not fresh and not differs((home or nursery()).environment, env):
         return Forked(home or nursery(), words, cwd, env, {"stdout": stdout, "stderr": True})
-    program = {"cfx": [sys.executable, "-c", "from cfx.cli import main; main()"], "python": [sys.executable]}[words[0]]
+    # The installed script: `python -c` would import what lies in `cwd` before cfx has a say.
+    program = {"cfx": [sys.executable, str(Path(sys.executable).with_name("cfx"))], "python": [sys.executable]}[words[0]]
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [*program, *words[1:]], cwd=cwd, env=env, stdout=pipe if stdout else None, stderr=pipe, text=True

@@ -74,7 +74,7 @@ def test_bad_arguments(cfx, arguments, exit_code, words):
     [
         (["--sg", "221", "--formula", "Sr2Ti7O3"], ["composition", "221"]),
         (["--sg", "221", "--formula", "SrTiO3", "--exclude", "Ti"], ["Ti"]),
-        (["--formula", "SrTiO3", "--max-atoms", "3"], ["composition", "229 other space groups"]),
+        (["--formula", "SrTiO3", "--max-atoms", "3"], ["the formula has 5", "229 other space groups"]),
         (["--sg", "221", "--elements", "Tc,U", "--no-radioactive"], ["no element"]),
         (["--sg", "2", "--wyckoff", "a,z"], ["no Wyckoff letter z"]),
         (["--sg", "221", "--wyckoff", "a,a"], ["letter a", "only once"]),
