@@ -168,7 +168,8 @@ def start(
     if not fresh and not differs((home or nursery()).environment, env):
         return Forked(home or nursery(), words, cwd, env, {"stdout": stdout, "stderr": True})
     # The installed script: `python -c` would import what lies in `cwd` before cfx has a say.
-    program = {"cfx": [sys.executable, str(Path(sys.executable).with_name("cfx"))], "python": [sys.executable]}[words[0]]
+    script = str(Path(sys.executable).with_name("cfx"))
+    program = {"cfx": [sys.executable, script], "python": [sys.executable]}[words[0]]
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [*program, *words[1:]], cwd=cwd, env=env, stdout=pipe if stdout else None, stderr=pipe, text=True
