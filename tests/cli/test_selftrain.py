@@ -37,7 +37,7 @@ def data(tmp_path, monkeypatch) -> Path:
     "arguments, code, words",
     [
         (["--model", "mini"], 2, "the data to train on are missing"),
-        (["data.jsonl", "--model", "mini", "--class", "neutral"], 2, "no class of compositions 'neutral'"),
+        (["data.jsonl", "--model", "mini", "--class", "metallic"], 2, "no class of compositions 'metallic'"),
         (["data.jsonl", "--model", "mini", "--hull", "none"], 2, "what is kept is said by a hull"),
         (["data.jsonl", "--model", "mini", "--take", "best"], 2, "need crystals held out"),
         (["data.jsonl", "--model", "mini", "--share", "1"], 2, "`share` must be between 0 and 1"),
