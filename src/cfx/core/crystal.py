@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +15,9 @@ from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import LETTERS, orbit, primitive_rows, settings_table, symmetry_table, wrap
 from cfx.errors import DataError
 from cfx.reporter import counted
+
+_Own = TypeVar("_Own")
+"""A batch's own type; beartype does not read typing.Self where it is given methods alone."""
 
 
 @jax.tree_util.register_dataclass
@@ -42,7 +45,7 @@ class CrystalBatch:
     def __repr__(self) -> str:
         return f"CrystalBatch({counted(len(self), 'crystal')} in {self.num_slots} slots)"
 
-    def __getitem__(self, rows) -> Self:
+    def __getitem__(self: _Own, rows) -> _Own:
         """The crystals picked by a slice, a mask or an array of indices."""
         return jax.tree.map(lambda leaf: leaf[rows], self)
 
