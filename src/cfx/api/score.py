@@ -17,7 +17,7 @@ from cfx.errors import UsageError
 from cfx.model import Model, load_model
 from cfx.progress import reporting
 from cfx.reporter import counted
-from cfx.runs.score import half_width
+from cfx.runs.score import mean_and_interval
 
 
 class Gain(NamedTuple):
@@ -69,9 +69,7 @@ class Scoring(Judged):
         difference = difference[~np.isnan(difference)]
         if not len(difference):
             raise UsageError("no crystal has a log-probability under both models")
-        mean, half = float(difference.mean()), half_width(difference)
-        low, high = (None, None) if half is None else (mean - half, mean + half)
-        return Gain(mean, low, high, len(difference))
+        return Gain(*mean_and_interval(difference), len(difference))
 
     def headline(self) -> str:
         """See `Judged`."""

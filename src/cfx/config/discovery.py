@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from cfx.config import texts
-from cfx.config.evaluation import SORTABLE, EvalConfig
+from cfx.config.evaluation import SORTABLE, EvalConfig, Sorted
 from cfx.config.fields import NOT_NEGATIVE, SHARE, Config, at_least, option
 from cfx.config.sampling import SampleConfig
 from cfx.config.symbols import ALL_SPACE_GROUPS
@@ -18,7 +18,7 @@ PROGRAMS = ("vasp", "qe")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscoverConfig(Config):
+class DiscoverConfig(Sorted, Config):
     """Which crystals of a discovery go on, and what is written of those that arrive."""
 
     charge_balanced: bool = option(False, "Only crystals whose charges balance, by SMACT, alloys among them.")
@@ -56,16 +56,6 @@ class DiscoverConfig(Config):
         known = [*SORTABLE, *LIKELIHOODS, *self.property_models]
         if self.column not in known:
             raise UsageError(f"there is no column of numbers {self.column!r}", f"sort by one of {', '.join(known)}")
-
-    @property
-    def column(self) -> str:
-        """The column of `sort` without its sign."""
-        return self.sort.removeprefix("-")
-
-    @property
-    def descending(self) -> bool:
-        """Whether the largest value comes first."""
-        return self.sort.startswith("-")
 
     @property
     def property_models(self) -> dict[str, str]:

@@ -110,8 +110,24 @@ SORTABLE: dict[str, tuple[str, ...]] = {
 """Numeric columns of the records of crystals, and the settings without which nothing is in them."""
 
 
+class Sorted:
+    """What is sorted by a column of numbers, smallest first, or by -COLUMN, largest first."""
+
+    sort: str
+
+    @property
+    def column(self) -> str:
+        """The column without its sign."""
+        return self.sort.removeprefix("-")
+
+    @property
+    def descending(self) -> bool:
+        """Whether the largest value comes first."""
+        return self.sort.startswith("-")
+
+
 @dataclass(frozen=True, kw_only=True)
-class ShortlistConfig(Config):
+class ShortlistConfig(Sorted, Config):
     """Which crystals of an evaluated file are the best."""
 
     top: int = option(20, "Crystals in the shortlist, at most.", at_least(1))
@@ -123,16 +139,6 @@ class ShortlistConfig(Config):
         super().__post_init__()
         if self.column not in SORTABLE:
             raise UsageError(f"there is no column of numbers {self.column!r}", f"sort by one of {', '.join(SORTABLE)}")
-
-    @property
-    def column(self) -> str:
-        """The column without its sign."""
-        return self.sort.removeprefix("-")
-
-    @property
-    def descending(self) -> bool:
-        """Whether the largest value comes first."""
-        return self.sort.startswith("-")
 
     def check(self, judging: EvalConfig) -> None:
         """Raises UsageError if an evaluation leaves the column empty."""

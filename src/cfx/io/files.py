@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -282,6 +283,30 @@ def check_file(path: Path | None, suffixes: Sequence[str], force: bool) -> None:
     if path.is_dir() or (path.exists() and not force):
         raise OutputError(f"{path} exists", "choose another name, or overwrite a file with `force`")
     check_directory(path)
+
+
+def check_own_files(directory: Path, own: re.Pattern[str], cannot: str, but: str, parts: str) -> None:
+    """Makes sure that a directory of results, if it is there, holds nothing but an earlier one.
+
+    Args:
+        directory: to be written.
+        own: names of the files of such a directory.
+        cannot: what a path without a name cannot do, as "hold a discovery".
+        but: what is no file, as "a discovery is".
+        parts: what its files are, as "of a discovery".
+
+    Raises:
+        UsageError: if it has no name.
+        OutputError: if it is a file, or holds something else.
+    """
+    if directory.name in ("", ".."):
+        raise UsageError(f"{directory} cannot {cannot}", "name a directory that is not there")
+    if directory.exists() and not directory.is_dir():
+        raise OutputError(f"{directory} is a file, but {but} a directory", "choose another name")
+    if directory.is_dir() and not all(own.fullmatch(entry.name) for entry in directory.iterdir()):
+        raise OutputError(
+            f"{directory} contains files that are not {parts}, and is not overwritten", "choose another name"
+        )
 
 
 def check_directory(path: Path) -> None:

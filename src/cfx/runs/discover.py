@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cfx.config import DiscoverRun
-from cfx.errors import NumericsError, OutputError
+from cfx.errors import NumericsError
 from cfx.evaluation.setup import load_setup
-from cfx.io.files import sole_writer
-from cfx.io.journal import JsonLines, check_unfinished, complete, partial_of, remove_partial
+from cfx.io.journal import JsonLines, complete
 from cfx.model import Model
 from cfx.predictors.load import load_property
 from cfx.reporter import Noting, Reporter, Silent, StopRequest
@@ -26,7 +25,7 @@ from cfx.runs.discovery.relax import evaluate, relax_lowest
 from cfx.runs.discovery.result import Discovery, check_discovery, listed
 from cfx.runs.discovery.sift import sift
 from cfx.runs.discovery.state import Discovering
-from cfx.runs.steps import Steps
+from cfx.runs.steps import Steps, steps_beside
 
 
 def discover(
@@ -76,14 +75,7 @@ def discover_into(
     Raises:
         OutputError: if it is there and `force` is False, or cannot be written.
     """
-    with sole_writer(directory), StopRequest() as stop:  # which lets the files be written once all is computed
-        check_unfinished(directory, force, resume)
-        check_discovery(directory)
-        journal = JsonLines(partial_of(directory), hint="free disk space, then use `resume`")
-        if resume and not journal.path.exists():
-            raise OutputError(f"nothing to continue: {journal.path}", "start it without `resume`")
-        if not resume:
-            remove_partial(directory)
+    with steps_beside(directory, check_discovery, force, resume) as (journal, stop):
         found = _discover(model, run, reporter, journal, resume, stop)
         complete(directory, lambda fresh: found.write_files(fresh, run.keep.inputs))
     reporter.message(f"written: {directory}: {found.in_words()}")

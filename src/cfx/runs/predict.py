@@ -24,13 +24,12 @@ from cfx.config.texts import formula as parse_formula
 from cfx.core import Structure
 from cfx.core.elements import lowest_terms
 from cfx.data.structures import MIN_DISTANCE, closest_approach
-from cfx.errors import NumericsError, OutputError, UsageError
+from cfx.errors import NumericsError, UsageError
 from cfx.evaluation.hull import Hull
 from cfx.evaluation.setup import open_hull
 from cfx.evaluation.summary import Thresholds
 from cfx.evaluation.validity import symmetry_dataset
-from cfx.io.files import sole_writer
-from cfx.io.journal import JsonLines, check_unfinished, complete, partial_of, remove_partial
+from cfx.io.journal import JsonLines, complete
 from cfx.model import Model
 from cfx.predictors.base import Potential
 from cfx.predictors.load import load_potential
@@ -38,7 +37,7 @@ from cfx.predictors.relax import Relaxed, relax
 from cfx.reporter import Interrupted, Reporter, Silent, StopRequest, interrupted_by_signals
 from cfx.runs.candidates import Candidate, Formula, draw_candidates, draws_request, structure_as_json, structure_of
 from cfx.runs.predictions import Minimum, Prediction, check_predictions, merge, ranked, symbol_of, write_predictions
-from cfx.runs.steps import Budget, Steps
+from cfx.runs.steps import Budget, Steps, steps_beside
 from cfx.sampling.request import prepare
 
 AT_ONCE = 16
@@ -144,14 +143,7 @@ def predict_into(
     Raises:
         OutputError: if it is there and `force` is False, or cannot be written.
     """
-    with sole_writer(directory), StopRequest() as stop:  # which lets the files be written once all is computed
-        check_unfinished(directory, force, resume)
-        check_predictions(directory)
-        journal = JsonLines(partial_of(directory), hint="free disk space, then use `resume`")
-        if resume and not journal.path.exists():
-            raise OutputError(f"nothing to continue: {journal.path}", "start it without `resume`")
-        if not resume:
-            remove_partial(directory)
+    with steps_beside(directory, check_predictions, force, resume) as (journal, stop):
         found = _predict(model, formulas, config, reporter, journal, resume, stop)
         complete(directory, lambda fresh: write_predictions(fresh, found, config, model.name))
     reporter.message(f"written: {directory}: {len(found)} structures")

@@ -16,12 +16,11 @@ import numpy as np
 from cfx.config import SYMPREC, PredictConfig
 from cfx.config.symbols import SPACE_GROUPS
 from cfx.core import Structure
-from cfx.errors import OutputError, UsageError
 from cfx.evaluation.hull import Hull
 from cfx.evaluation.matching import find_match, reduce_or_say_why
 from cfx.evaluation.summary import BELOW_FLOOR, Thresholds
 from cfx.evaluation.validity import symmetry_dataset
-from cfx.io.files import csv_text, write_texts
+from cfx.io.files import check_own_files, csv_text, write_texts
 from cfx.predictors.base import Potential
 from cfx.report import as_drawn, render_shortlist
 from cfx.rl.rollout import primitive_cell
@@ -266,14 +265,7 @@ def check_predictions(directory: Path) -> None:
         UsageError: if it has no name.
         OutputError: if it holds something else.
     """
-    if directory.name in ("", ".."):
-        raise UsageError(f"{directory} cannot hold predictions", "name a directory that is not there")
-    if directory.exists() and not directory.is_dir():
-        raise OutputError(f"{directory} is a file, but predictions are a directory", "choose another name")
-    if directory.is_dir() and not all(OWN_FILES.fullmatch(entry.name) for entry in directory.iterdir()):
-        raise OutputError(
-            f"{directory} contains files that are not predictions, and is not overwritten", "choose another name"
-        )
+    check_own_files(directory, OWN_FILES, "hold predictions", "predictions are", "predictions")
 
 
 def write_predictions(directory: Path, predictions: Sequence[Prediction], config: PredictConfig, model: str) -> None:

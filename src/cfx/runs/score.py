@@ -105,8 +105,7 @@ class Comparison:
     def _record(self, about: Record, name: str, chosen: np.ndarray) -> Record:
         first, other = (scores.nll()[name][chosen] for scores in self.scores)
         difference = other - first
-        half = half_width(difference)
-        mean = float(difference.mean())
+        mean, low, high = mean_and_interval(difference)
         return {
             "model": self.other,
             "against": self.first,
@@ -115,10 +114,16 @@ class Comparison:
             "nll": float(other.mean()),
             "nll_against": float(first.mean()),
             "difference": mean,
-            "low": None if half is None else mean - half,
-            "high": None if half is None else mean + half,
+            "low": low,
+            "high": high,
             "better": float((difference < 0).mean()),
         }
+
+
+def mean_and_interval(values: np.ndarray) -> tuple[float, float | None, float | None]:
+    """The mean of values [n] and the ends of its 95 % interval; see `half_width`."""
+    mean, half = float(values.mean()), half_width(values)
+    return (mean, None, None) if half is None else (mean, mean - half, mean + half)
 
 
 def half_width(values: np.ndarray) -> float | None:

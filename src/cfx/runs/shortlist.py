@@ -12,7 +12,7 @@ from cfx.config import ShortlistConfig
 from cfx.core import Structure
 from cfx.errors import OutputError, UsageError
 from cfx.evaluation.summary import BELOW_FLOOR, is_below_floor
-from cfx.io.files import check_directory, csv_text, replace_atomically, sole_writer, write_texts
+from cfx.io.files import check_directory, check_own_files, csv_text, replace_atomically, sole_writer, write_texts
 from cfx.report import render_shortlist
 from cfx.reporter import Reporter
 from cfx.runs.evaluate import IMPLAUSIBLE, Evaluated, as_shown
@@ -75,16 +75,9 @@ def check_shortlist(directory: Path | None, files: Sequence[str], force: bool) -
         return
     if len(files) > 1:
         raise UsageError("a shortlist is of one file of crystals", "put several into one directory or zip")
-    if directory.name in ("", ".."):
-        raise UsageError(f"{directory} cannot be a shortlist", "name a directory that is not there")
-    if directory.exists() and not force:
+    if directory.name not in ("", "..") and directory.exists() and not force:
         raise OutputError(f"{directory} exists", "choose another name, or overwrite a shortlist with `force`")
-    if directory.exists() and not directory.is_dir():
-        raise OutputError(f"{directory} is a file, but a shortlist is a directory", "choose another name")
-    if directory.is_dir() and not all(OWN_FILES.fullmatch(entry.name) for entry in directory.iterdir()):
-        raise OutputError(
-            f"{directory} contains files that are not of a shortlist, and is not overwritten", "choose another name"
-        )
+    check_own_files(directory, OWN_FILES, "be a shortlist", "a shortlist is", "of a shortlist")
     if any(directory.resolve() in Path(name).resolve().parents for name in files):
         raise UsageError(f"{directory} holds the crystals that are evaluated", "choose another name")
     check_directory(directory)

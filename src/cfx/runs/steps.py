@@ -6,15 +6,45 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from cfx.errors import DataError
-from cfx.io.journal import JsonLines, check_same_run
+from cfx.errors import DataError, OutputError
+from cfx.io.files import sole_writer
+from cfx.io.journal import JsonLines, check_same_run, check_unfinished, partial_of, remove_partial
+from cfx.reporter import StopRequest
 
 WORTHWHILE = 30
 """Evaluations without which a relaxation is not begun."""
+
+
+@contextmanager
+def steps_beside(
+    directory: Path, check: Callable[[Path], None], force: bool, resume: bool
+) -> Iterator[tuple[JsonLines, StopRequest]]:
+    """The journal of the steps that lead to a directory, DIRECTORY.partial, for its only writer, and requests to stop.
+
+    Args:
+        directory: is written from the journal.
+        check: makes sure that it may be.
+        force: overwrite what is there, finished or not.
+        resume: go on with the journal that is there.
+
+    Raises:
+        OutputError: if it is there and `force` is False, or there is nothing to go on with.
+    """
+    with sole_writer(directory), StopRequest() as stop:  # which lets the files be written once all is computed
+        check_unfinished(directory, force, resume)
+        check(directory)
+        journal = JsonLines(partial_of(directory), hint="free disk space, then use `resume`")
+        if resume and not journal.path.exists():
+            raise OutputError(f"nothing to continue: {journal.path}", "start it without `resume`")
+        if not resume:
+            remove_partial(directory)
+        yield journal, stop
 
 
 class Steps:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cfx.core import Structure
-from cfx.errors import OutputError, UsageError
+from cfx.errors import OutputError
 from cfx.io.dft_inputs import INPUTS
-from cfx.io.files import check_directory, csv_text, replace_atomically, write_texts
+from cfx.io.files import check_directory, check_own_files, csv_text, replace_atomically, write_texts
 from cfx.report import render_shortlist
 from cfx.runs.discovery import funnel
 from cfx.runs.discovery.state import Discovering, Record
@@ -199,12 +199,5 @@ def check_discovery(directory: Path) -> None:
         UsageError: if it has no name.
         OutputError: if it holds something else.
     """
-    if directory.name in ("", ".."):
-        raise UsageError(f"{directory} cannot hold a discovery", "name a directory that is not there")
-    if directory.exists() and not directory.is_dir():
-        raise OutputError(f"{directory} is a file, but a discovery is a directory", "choose another name")
-    if directory.is_dir() and not all(OWN_FILES.fullmatch(entry.name) for entry in directory.iterdir()):
-        raise OutputError(
-            f"{directory} contains files that are not of a discovery, and is not overwritten", "choose another name"
-        )
+    check_own_files(directory, OWN_FILES, "hold a discovery", "a discovery is", "of a discovery")
     check_directory(directory)
