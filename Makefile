@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: crystals check test test-slow tutorial lint docs clean
+.PHONY: crystals check test test-slow tutorial lint docs dist clean
 
 crystals: .venv/core  ## install cfx and draw ten crystals with the bundled model
 	$(BIN)/cfx sample --model mini --sg 194 --n 10 -o crystals.cif --force
@@ -29,6 +29,12 @@ lint: .venv/all  ## format, lint and types
 
 docs: .venv/docs  ## build these pages into site/; open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+dist: .venv/bin/python  ## build the wheel and the source distribution into dist/
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet build twine
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
