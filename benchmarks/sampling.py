@@ -10,7 +10,8 @@ Reported: compilation cold and from the persistent cache; crystals and tokens a 
 tokens) at the batch size, and with `--ideas` also with one pool, with two, and at other batch sizes; the
 matrix-multiply peak of the same machine in the same run and the share of it reached (by the weights' products alone, 2
 operations a weight a token); and the rate of a decoder without a cache, which runs the full network over all 105 tokens
-for every token it draws.
+for every token it draws. `--looks 1,4,16` instead counts how often the host waits for the device, and times it, where a
+slot may advance by 1, 4 or 16 sites between two looks, and compares the crystals bit by bit.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ import cfx
 from cfx.config import ModelConfig
 from cfx.config.training import PRESETS
 from cfx.core.likelihood import init_params, output_rows
-from cfx.sampling import decode, incremental
+from cfx.sampling import decode, incremental, pools
 from cfx.sampling.constraints import unconstrained
 from cfx.sampling.policy import Policy, Sharpness
-from cfx.sampling.pools import Decoder, Job
+from cfx.sampling.pools import Decoder, Job, pool_shapes
 
 MP20_SITES = [26, 1816, 6258, 2920, 1497, 1005, 527, 400, 276, 225, 88, 146, 36, 34, 29, 45, 12, 79, 18, 45]
 """Crystals of MP-20 (15,482 of its training part) with 1, 2, ..., 20 symmetry-inequivalent sites."""
@@ -69,11 +70,11 @@ def hidden_rows(params, config: ModelConfig, crystals):
     return rows[there], np.broadcast_to(np.arange(rows.shape[1]), there.shape)[there]
 
 
-def decoder_of(model, batch_size: int) -> Decoder:
+def decoder_of(model, batch_size: int, steps_per_look: int | None = None) -> Decoder:
     """A decoder without constraints."""
     weights = jax.jit(incremental.prepare, static_argnums=1)(model.params, model.config)
     policy = Policy(unconstrained(model.config), Sharpness(np.float32(1), np.float32(1)))
-    return Decoder(weights, model.config, policy, jax.random.key(0), batch_size)
+    return Decoder(weights, model.config, policy, jax.random.key(0), batch_size, None, steps_per_look)
 
 
 def draw_all(model, groups, batch_size: int, decoder: Decoder | None = None):
@@ -101,13 +102,35 @@ def rates(model, groups, batch_size: int, repeats: int = 2) -> dict:
     }
 
 
-def with_pools(pools, model, groups, batch_size: int) -> dict:
+def with_pools(shapes, model, groups, batch_size: int) -> dict:
     """The rates with other pools."""
-    kept, pools.POOL_SITES = pools.POOL_SITES, pools
+    kept, pools.POOL_SITES = pools.POOL_SITES, shapes
     try:
         return rates(model, groups, batch_size)
     finally:
         pools.POOL_SITES = kept
+
+
+def looks(model, groups, batch_size: int, steps: list[int]) -> dict:
+    """How often the host waits by the steps that it orders at a time; the same crystals each time, to the last bit."""
+    result, reference = {}, None
+    for number in steps:
+        draw_all(model, groups[: 3 * batch_size], batch_size, decoder_of(model, batch_size, number))  # compiles
+        decoder = decoder_of(model, batch_size, number)
+        start, parts = time.perf_counter(), []
+        for jobs, drawn in decoder.drain([Job(i, 0, group) for i, group in enumerate(groups)]):
+            parts.append(([job.number for job in jobs], drawn))
+        seconds = time.perf_counter() - start
+        order = np.argsort(np.concatenate([numbers for numbers, _ in parts]))
+        found = jax.tree.map(lambda *leaves, i=order: np.concatenate(leaves)[i], *(drawn for _, drawn in parts))
+        reference = reference or found
+        result[number] = {
+            "looks": decoder.looks,
+            "looks_per_crystal": decoder.looks / len(groups),
+            "crystals_per_second": len(groups) / seconds,
+            "same_bits": all(map(np.array_equal, jax.tree.leaves(found), jax.tree.leaves(reference))),
+        }
+    return result
 
 
 def compilation(model, batch_size: int) -> dict:
@@ -119,9 +142,9 @@ def compilation(model, batch_size: int) -> dict:
         for name in ("cold", "cached"):
             jax.clear_caches()
             decoder = decoder_of(model, batch_size)
-            pool = decoder.pools[0]
+            slots = decode.idle_slots(model.config, *pool_shapes(batch_size, model.config.n_max - 1)[0])
             trace = time.perf_counter()
-            lowered = decode.advance.lower(decoder.weights, model.config, pool.slots, decoder.policy)
+            lowered = decode.advance.lower(decoder.weights, model.config, slots, decoder.policy)
             start = time.perf_counter()
             lowered.compile()
             seconds[name] = time.perf_counter() - start
@@ -170,6 +193,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--naive", type=int, default=8, help="batch of the decoder without a cache")
     parser.add_argument("--ideas", action="store_true", help="also measure other pools and batch sizes")
+    parser.add_argument("--looks", help="steps that the host orders at a time, as 1,4,16; nothing else is measured")
     add_json(parser)
     arguments = parser.parse_args()
     if arguments.architecture == "mini":
@@ -178,6 +202,10 @@ def main() -> None:
         groups = np.random.default_rng(0).choice(seen, arguments.n).tolist()
     else:
         model, groups = random_model(PRESETS[arguments.architecture].model), [1] * arguments.n
+    if arguments.looks:
+        steps = [int(each) for each in arguments.looks.split(",")]
+        keep({"looks": looks(model, groups, arguments.batch_size, steps)}, arguments)
+        return
     measure = partial(rates, model, groups)
     result = {"architecture": arguments.architecture, "n": arguments.n, "batch_size": arguments.batch_size}
     result["matmul_peak_gflops"] = matmul_peak()

@@ -17,7 +17,7 @@ from cfx.core import heads, lattice
 from cfx.core.crystal import CrystalBatch, concatenate, validate
 from cfx.core.likelihood import log_prob, output_rows
 from cfx.core.symmetry import symmetry_table
-from cfx.sampling import decode, incremental, policy
+from cfx.sampling import decode, incremental, policy, stages
 from cfx.sampling.constraints import unconstrained
 from cfx.sampling.pools import Decoder, Job
 
@@ -140,7 +140,7 @@ def test_seeds_and_draw_numbers_differ(small):
 
 def test_one_compilation_serves_every_request(small):
     """3 space groups, 2 ranges of draws, 2 seeds, other temperatures: nothing is compiled again."""
-    kernels = (decode.start, decode.advance, decode.take_over, decode.finish)
+    kernels = (decode.start, decode.advance, decode.take_over, decode.finish, stages.run, stages.take_outgrown)
     draw(small, 225)
     compiled = [kernel._cache_size() for kernel in kernels]
     draw(small, 194, first=0)

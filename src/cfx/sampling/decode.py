@@ -178,6 +178,12 @@ def take_over(target: Slots, source: Slots, rows: Int[Array, " n"], slots: Int[A
     return dataclasses.replace(moved, cache=cache)
 
 
+@jax.jit
+def pick_slots(slots: Slots, rows: Int[Array, " n"]) -> Slots:
+    """Some slots, in the order of `rows`; for slots without caches."""
+    return jax.tree.map(lambda leaf: leaf[rows], slots)
+
+
 def _token_keys(slots: Slots) -> Key[Array, " B"]:
     return distributions.fold_each(jax.random.wrap_key_data(slots.keys), slots.age)
 

@@ -25,7 +25,8 @@ from cfx.sampling.decode import Drawn
 from cfx.sampling.pools import Job
 
 AHEAD = 8192
-"""How far beyond the first open crystal draws are started; bounds what waits to come out in order."""
+"""How far beyond the first open crystal draws are started, or further for large batches; bounds what waits to come out
+in order."""
 
 PARALLEL = 64
 """Most attempts at one crystal under way at a time."""
@@ -108,6 +109,7 @@ class Ledger:
         max_attempts: int = 10_000,
         another_group: Callable[[int, Sequence[int]], int | None] | None = None,
         exhausted: Sequence[int] = (),
+        ahead: int = AHEAD,
     ):
         """Opens the ledger of a request.
 
@@ -120,11 +122,12 @@ class Ledger:
             another_group: of a crystal by its number, where the given space groups are exhausted; None if there is no
                 other. Without it, a crystal that uses up its attempts is an error.
             exhausted: space groups that were found to be so in an earlier session, in order.
+            ahead: how far beyond the first open crystal draws are started.
         """
         self.judge, self.fingerprint, self.max_attempts = judge, fingerprint, max_attempts
         self.rejected: Counter[str] = Counter()
         self.exhausted: list[Exhausted] = []
-        self._space_group, self._another_group = space_group, another_group
+        self._space_group, self._another_group, self._ahead = space_group, another_group, ahead
         self._ended = list(exhausted)
         self._first, self._next, self._end = numbers.start, numbers.start, numbers.stop
         self._open: dict[int, _Entry] = {}
@@ -160,7 +163,7 @@ class Ledger:
             job = heapq.heappop(self._again)
             if self._is_wanted(job):
                 jobs.append(job)
-        while len(jobs) < n and self._next < min(self._end, self._first + AHEAD):
+        while len(jobs) < n and self._next < min(self._end, self._first + self._ahead):
             jobs.append(self._begin(self._next))
             self._next += 1
         return jobs

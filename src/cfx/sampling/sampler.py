@@ -20,9 +20,9 @@ from cfx.errors import DependencyError
 from cfx.sampling import incremental, mcmc
 from cfx.sampling.constraints import Constraints, satisfied
 from cfx.sampling.decode import Drawn
-from cfx.sampling.ledger import Ledger, together
+from cfx.sampling.ledger import AHEAD, Ledger, together
 from cfx.sampling.policy import request_key
-from cfx.sampling.pools import Decoder, Device, Finished, Job
+from cfx.sampling.pools import Decoder, Device, Finished, Job, crystals_under_way
 from cfx.sampling.request import PreparedRequest, another_group, prepare, space_group_of
 
 BATCH_SIZES = {"cpu": (64, 128), "gpu": (64, 512, 2048), "tpu": (64, 512, 2048)}
@@ -46,6 +46,11 @@ class Decoders:
         wanted = -(-num_crystals // len(self.devices))
         self.batch_size = batch_size or next((size for size in self.sizes if size >= wanted), self.sizes[-1])
         self.changed = threading.Condition()  # holds the ledger's lock, and tells of new work
+
+    @property
+    def most_under_way(self) -> int:
+        """Draws that all devices together hold at most."""
+        return len(self.devices) * crystals_under_way(self.batch_size, self.devices[0])
 
     def work(self, ledger: Ledger) -> Iterator[Finished]:
         """What the decoders finish, until the ledger is complete; the caller puts it into the ledger."""
@@ -177,13 +182,13 @@ def draw(
         NumericsError: if the model gives no acceptable crystal.
     """
     prepared = prepared or prepare(request, config)
-    ledger = _open_ledger(request, prepared, resumed or Resumed())
     policy, key = prepared.policy, request_key(request.seed)
     with jax.default_matmul_precision("float32"):
         weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)
     target, moves = mcmc.Target(weights.params, prepared.constraints, policy.sharpness, policy.composition), np.zeros(2)
     make = functools.partial(Decoder, weights, config, policy, key)
     decoders = Decoders(make, len(request.numbers), request.batch_size)
+    ledger = _open_ledger(request, prepared, resumed or Resumed(), max(AHEAD, decoders.most_under_way))
     for jobs, drawn in decoders.work(ledger):
         if drawn is not None and request.refine:
             with jax.default_matmul_precision("float32"):
@@ -206,7 +211,7 @@ def draw(
             return
 
 
-def _open_ledger(request: SampleConfig, prepared: PreparedRequest, resumed: Resumed) -> Ledger:
+def _open_ledger(request: SampleConfig, prepared: PreparedRequest, resumed: Resumed, ahead: int) -> Ledger:
     """The ledger of the crystals that are left to draw."""
     ledger = Ledger(
         range(request.numbers.start + resumed.num_crystals, request.numbers.stop),
@@ -216,6 +221,7 @@ def _open_ledger(request: SampleConfig, prepared: PreparedRequest, resumed: Resu
         request.max_attempts,
         another_group(request, prepared.impossible),
         resumed.exhausted,
+        ahead,
     )
     ledger.rejected.update(resumed.rejected)
     for crystals in resumed.kept:
