@@ -257,4 +257,29 @@ JSON = typer.Option(False, "--json", help="Print JSON on stdout.")
 FORCE = typer.Option(False, "--force", help="Overwrite the output, finished or not.")
 RESUME = typer.Option(False, "--resume", help="Continue an interrupted run; give the same options as before.")
 RESUME_RUN = typer.Option(False, "--resume", help="Continue the interrupted run in -o, with its own options.")
+DISTRIBUTED = typer.Option(False, "--distributed", help="This is one of several processes started by srun or mpirun.")
+COORDINATOR = typer.Option(None, help="HOST:PORT of process 0, if the processes were not started by srun or mpirun.")
+NUM_PROCESSES = typer.Option(None, help="With --coordinator: number of processes of this run.")
+PROCESS_ID = typer.Option(None, help="With --coordinator: number of this process, from 0.")
+OF_PROCESSES = {"--distributed", "--coordinator", "--num-processes", "--process-id"}
+"""Options that say where a run is made, not what it does: a resumed run takes them, too."""
+
+Processes = tuple[str | None, int | None, int | None]
+"""Coordinator, number of processes, and number of this one; None each where the environment says it."""
+
+
+def processes(
+    distributed: bool, coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> Processes | None:
+    """The processes of a run; None for a single one.
+
+    Raises:
+        UsageError: if only some of them are named.
+    """
+    found = (coordinator, num_processes, process_id)
+    if any(value is not None for value in found) and None in found:
+        raise UsageError("--coordinator, --num-processes and --process-id must be given together")
+    return found if distributed or coordinator else None
+
+
 Crystals = Annotated[str, typer.Argument(help=f"Crystals: {DATA_HELP}")]

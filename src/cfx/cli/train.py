@@ -20,6 +20,7 @@ from cfx.training.run import RunDirectory
 
 if TYPE_CHECKING:
     from cfx.model import Model
+    from cfx.training.devices import Devices
 
 
 def train(
@@ -45,16 +46,10 @@ def train(
     learning: Annotated[Given, Fields(TrainConfig, without=("keep_checkpoints",), shown=vars(PRESETS["mini"].train))],
     files: Annotated[Given, Fields(DataConfig, "validation", "symprec")],
     workers: int = options.WORKERS,
-    distributed: Annotated[
-        bool, typer.Option("--distributed", help="This is one of several processes started by srun or mpirun.")
-    ] = False,
-    coordinator: Annotated[
-        str | None, typer.Option(help="HOST:PORT of process 0, if the processes were not started by srun or mpirun.")
-    ] = None,
-    num_processes: Annotated[
-        int | None, typer.Option(help="With --coordinator: number of processes of this run.")
-    ] = None,
-    process_id: Annotated[int | None, typer.Option(help="With --coordinator: number of this process, from 0.")] = None,
+    distributed: bool = options.DISTRIBUTED,
+    coordinator: str | None = options.COORDINATOR,
+    num_processes: int | None = options.NUM_PROCESSES,
+    process_id: int | None = options.PROCESS_ID,
 ) -> None:
     """Train a model on crystals.
 
@@ -72,17 +67,15 @@ def train(
     flags |= {key: value for key, value in (("preset", preset), ("from", start)) if value is not None}
     if data is not None:
         files["train"] = data
-    processes = (coordinator, num_processes, process_id)
-    if any(value is not None for value in processes) and None in processes:
-        raise UsageError("--coordinator, --num-processes and --process-id must be given together")
+    processes = options.processes(distributed, coordinator, num_processes, process_id)
     if resume and (config or learning or set(flags) - {"train", "data"}):
         raise UsageError("--resume continues with the options of the first run", "leave the other options out")
-    _train(
-        run, config, flags, resume, workers or os.cpu_count() or 1, processes if distributed or coordinator else None
-    )
+    _train(run, config, flags, resume, workers or os.cpu_count() or 1, processes)
 
 
-def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: int, processes) -> None:
+def _train(
+    run: Path, file: Path | None, flags: Given, resume: bool, workers: int, processes: options.Processes | None
+) -> None:
     values.start_jax()
 
     from cfx.data.split import read_data
@@ -104,16 +97,22 @@ def _train(run: Path, file: Path | None, flags: Given, resume: bool, workers: in
     for name in config.data.names():
         if not data_path(name, REPORTER).exists():
             raise DataError(f"no such file or directory: {name}", "give a file, or a name from cfx fetch --list")
-    joins = processes is not None
-    reporter: Reporter = Mute() if joins and devices.process_number(processes[2]) > 0 else REPORTER
+    reporter = _reporter(processes)
     architecture = config.model or (start.config if start else load_checkpoint(files.latest()).config)
     # Processes of one run read before they join: one encodes, the others wait for its cache.
     data, held_out = read_data(config.data, architecture.n_max, reporter, workers)
-    if joins:
+    if processes:
         devices.join(*processes)
     result = learn(run, config, data, held_out, reporter, resume, start)
     best = f"{run}/best" if result.best_loss is not None else files.latest()
     reporter.message(f"done: {result.step} steps; sample from it with: cfx sample --model {best} --sg 225 -n 10")
+
+
+def _reporter(processes: options.Processes | None) -> Reporter:
+    """Of several processes the first one tells."""
+    from cfx.training.devices import process_number
+
+    return Mute() if processes and process_number(processes[2]) > 0 else REPORTER
 
 
 UNSEEN = ("baseline_decay", "keep_checkpoints")
@@ -147,6 +146,10 @@ def rl(
     ],
     arrangement: Annotated[Given, Fields(values.Arrangement)],
     resume: bool = options.RESUME_RUN,
+    distributed: bool = options.DISTRIBUTED,
+    coordinator: str | None = options.COORDINATOR,
+    num_processes: int | None = options.NUM_PROCESSES,
+    process_id: int | None = options.PROCESS_ID,
 ) -> None:
     """Fine-tune a model by reinforcement learning.
 
@@ -160,8 +163,9 @@ def rl(
       cfx rl --reward fom --sg 225 --steps 100 -o fom
       cfx rl -o fom --resume
     """
+    processes = options.processes(distributed, coordinator, num_processes, process_id)
     if resume:
-        _resume(run, options.named(context))
+        _resume(run, options.named(context) - options.OF_PROCESSES, processes)
         return
     if learning.get("algorithm") == "dpo":
         raise UsageError("dpo is a command of its own", "write: cfx dpo --pairs FILE")
@@ -176,9 +180,8 @@ def rl(
         raise UsageError("--from uses the space group of its structure", "leave --sg out")
     groups = space_group or (str(own_group) if own_group else "data:model")
     values.check_space_groups(groups)
-    values.start_jax()
     run = run or Path(f"rl-{_slug(rewards.reward)}")
-    _rewarded(run, model, groups, {**drawing, "template": template}, rewards, config)
+    _rewarded(run, model, groups, {**drawing, "template": template}, rewards, config, processes)
 
 
 def dpo(
@@ -211,7 +214,7 @@ def dpo(
     values.start_jax()
     RunDirectory(run).check_free()
     content = finetuning.PairsRun(model=model, pairs=str(pairs), dpo=config).with_whole_paths()
-    _learn_preferences(run, content, values.load(model))
+    _learn_preferences(run, content, values.load(model), REPORTER)
 
 
 def _slug(text: str) -> str:
@@ -219,19 +222,40 @@ def _slug(text: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in text).strip("-")
 
 
-def _rewarded(run: Path, name: str, space_group: str, drawing: Given, rewards: RewardConfig, config: RLConfig) -> None:
+def _rewarded(
+    run: Path,
+    name: str,
+    space_group: str,
+    drawing: Given,
+    rewards: RewardConfig,
+    config: RLConfig,
+    processes: options.Processes | None,
+) -> None:
+    devices = _join(processes)
+
     from cfx.rl.named_rewards import choose_models
 
-    RunDirectory(run).check_free()
+    devices.first(lambda: RunDirectory(run).check_free())
     rewards = choose_models(rewards)
     model = values.load(name)
     groups, weights = values.drawn_space_groups(space_group, model)
     sample = SampleConfig(space_groups=groups, weights=weights, **drawing)
     content = finetuning.RewardRun(model=name, sample=sample, reward=rewards, rl=config).with_whole_paths()
-    _fine_tune(run, content, model, rewards)
+    _fine_tune(run, content, model, rewards, _reporter(processes))
 
 
-def _resume(run: Path | None, named: set[str]) -> None:
+def _join(processes: options.Processes | None) -> Devices:
+    """Makes JAX ready; of several processes, each waits for the others."""
+    values.start_jax()
+
+    from cfx.training import devices
+
+    if processes:
+        devices.join(*processes)
+    return devices.Devices()
+
+
+def _resume(run: Path | None, named: set[str], processes: options.Processes | None = None) -> None:
     """Continues a run of either command."""
     if run is None or "--output" not in named:
         raise UsageError("--resume needs the directory of a run", "name it with -o")
@@ -239,7 +263,7 @@ def _resume(run: Path | None, named: set[str]) -> None:
         raise UsageError(
             "--resume continues with the options of the first run", f"leave out {', '.join(sorted(others))}"
         )
-    values.start_jax()
+    _join(processes)
 
     from cfx.model import load_model
 
@@ -248,35 +272,42 @@ def _resume(run: Path | None, named: set[str]) -> None:
     reference = run / "reference"
     model = load_model(reference) if reference.exists() else values.load(config.model)
     if isinstance(config, finetuning.PairsRun):
-        _learn_preferences(run, config, model, resume=True)
+        _learn_preferences(run, config, model, _reporter(processes), resume=True)
     else:
-        _fine_tune(run, config, model, config.reward, resume=True)
+        _fine_tune(run, config, model, config.reward, _reporter(processes), resume=True)
 
 
-def _learn_preferences(run: Path, config: finetuning.PairsRun, model: Model, resume: bool = False) -> None:
+def _learn_preferences(
+    run: Path, config: finetuning.PairsRun, model: Model, reporter: Reporter, resume: bool = False
+) -> None:
     from cfx.rl.preferences import learn_preferences
 
-    result = learn_preferences(run, config, model, REPORTER, resume)
+    result = learn_preferences(run, config, model, reporter, resume)
     if not resume:
-        REPORTER.message(f"{result.pairs} pairs: {100 * result.right:.0f} % moved towards the better crystal")
-    _tell_policy(run)
+        reporter.message(f"{result.pairs} pairs: {100 * result.right:.0f} % moved towards the better crystal")
+    _tell_policy(run, reporter)
 
 
 def _fine_tune(
-    run: Path, config: finetuning.RewardRun, model: Model, rewards: RewardConfig, resume: bool = False
+    run: Path,
+    config: finetuning.RewardRun,
+    model: Model,
+    rewards: RewardConfig,
+    reporter: Reporter,
+    resume: bool = False,
 ) -> None:
     from cfx.runs.fine_tuning import fine_tune
 
-    result, reward = fine_tune(run, config, model, rewards, REPORTER, resume)
+    result, reward = fine_tune(run, config, model, rewards, reporter, resume)
     if result.ended:
-        REPORTER.warning(f"ended at step {result.step}: {result.ended}")
+        reporter.warning(f"ended at step {result.step}: {result.ended}")
     if result.first is not None:
         unit = f" {reward.unit}" if reward.unit else ""
-        REPORTER.message(f"mean reward {result.first:.3f}{unit} in the first step, {result.last:.3f} in the last")
-    REPORTER.message(f"{result.best} crystals of highest reward: {run}/best.cif")
+        reporter.message(f"mean reward {result.first:.3f}{unit} in the first step, {result.last:.3f} in the last")
+    reporter.message(f"{result.best} crystals of highest reward: {run}/best.cif")
     sample = config.sample
-    _tell_policy(run, "data:model" if sample.weights else values.space_group_text(sample.space_groups))
+    _tell_policy(run, reporter, "data:model" if sample.weights else values.space_group_text(sample.space_groups))
 
 
-def _tell_policy(run: Path, groups: str = "data:model") -> None:
-    REPORTER.message(f"sample from the policy with: cfx sample --model {run}/final --sg {groups} -n 10")
+def _tell_policy(run: Path, reporter: Reporter, groups: str = "data:model") -> None:
+    reporter.message(f"sample from the policy with: cfx sample --model {run}/final --sg {groups} -n 10")

@@ -57,9 +57,12 @@ def _by_reward(one: Candidate) -> float:
 class CrystalLog:
     """crystals.jsonl of a run, and in memory its crystals with a reward and the cache."""
 
-    def __init__(self, directory: Path, keep: int):
-        """A log in that directory that keeps so many of the best; nothing is read or written yet."""
-        self.keep, self._lines = keep, JsonLines(directory / "crystals.jsonl")
+    def __init__(self, directory: Path, keep: int, writes: bool = True):
+        """A log in that directory that keeps so many of the best; nothing is read or written yet.
+
+        Of several processes all read it, and one `writes`.
+        """
+        self.keep, self._lines, self._writes = keep, JsonLines(directory / "crystals.jsonl"), writes
         self.cache = RewardCache()
         self._formulas: deque[list[str]] = deque(maxlen=WINDOW)
         self._seen: set[bytes] = set()
@@ -79,7 +82,8 @@ class CrystalLog:
             known = {} if drawn is None else {name: _number(getattr(drawn, name)[row]) for name in KNOWN}
             lines.append(line | known | _crystal(rollout.crystals, row))
             self._consider(float(value), rollout.keys[row], rollout.crystals[row : row + 1], line)
-        self._lines.add(*lines)
+        if self._writes:
+            self._lines.add(*lines)
 
     def distinct_compositions(self) -> float:
         """Different compositions among the crystals of the last WINDOW steps, as a share of their number."""
@@ -126,7 +130,8 @@ class CrystalLog:
             if line["step"] > step - recent:
                 known = [np.array([line[name]], np.float32) for name in KNOWN]  # None becomes NaN
                 steps[line["step"]].append(Experience(crystals, np.array([value]), *known))
-        self._lines.resume(kept, keep=True)
+        if self._writes:
+            self._lines.resume(kept, keep=True)
         self._formulas.extend(formulas.values())
         return [Experience.joined(parts) for parts in steps.values()]
 

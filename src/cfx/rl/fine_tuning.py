@@ -13,7 +13,8 @@ from cfx.config.finetuning import DPOConfig, PairsRun, RewardRun, RLConfig
 from cfx.errors import NumericsError, UsageError
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.model import Model
-from cfx.reporter import Reporter
+from cfx.reporter import Reporter, StopRequest
+from cfx.training.devices import Devices
 from cfx.training.learner import Gradient, PolicyState, init_policy, update_policy
 from cfx.training.run import Loop, RunDirectory
 
@@ -26,6 +27,7 @@ class FineTuning(Loop[PolicyState]):
         remedy: what to do when a gradient is not finite.
         config: how the policy learns.
         reference: the model that the policy starts as, and is held to.
+        devices: that it learns on; of several processes one writes the files.
     """
 
     title = "fine-tuning"
@@ -35,7 +37,7 @@ class FineTuning(Loop[PolicyState]):
 
     def __init__(self, run: Path, run_config: RewardRun | PairsRun, model: Model, reporter: Reporter, num_steps: int):
         """Nothing is read or written yet."""
-        self.reference, self._run_config = model, run_config
+        self.reference, self._run_config, self.devices = model, run_config, Devices()
         super().__init__(RunDirectory(run), reporter, num_steps, self.config.checkpoint_steps)
 
     @abstractmethod
@@ -47,7 +49,8 @@ class FineTuning(Loop[PolicyState]):
 
     def begin(self) -> PolicyState:
         """The first state, with the weights of the reference, which is kept on disk for resumed runs."""
-        self.files.create(self._run_config)
+        self.devices.exchange(None)  # all have seen that there is nothing to resume
+        self.devices.first(lambda: self.files.create(self._run_config))
         self._write(self.files.path / "reference", self.reference.params, self.reference.info)
         state = self._initial_state(self.reference.params)
         self.save(state, 0)
@@ -66,16 +69,23 @@ class FineTuning(Loop[PolicyState]):
             raise UsageError(f"{path} is not a checkpoint of cfx rl", "name the directory of a run of cfx rl")
         saved = checkpoint.info[self.kind]
         state = self._initial_state(checkpoint.params)
-        opt_state = jax.tree.map(jax.numpy.asarray, load_opt_state(path, state.opt_state))
-        self.files.tidy()
-        self.files.drop_metrics_after(saved["step"])
+        opt_state = self.devices.replicate(load_opt_state(path, state.opt_state))
+        self.devices.first(lambda: self._clean_up(saved["step"]))
         self.restore_saved(saved)
         return state._replace(opt_state=opt_state), saved["step"]
+
+    def _clean_up(self, step: int) -> None:
+        self.files.tidy()
+        self.files.drop_metrics_after(step)
 
     def save(self, state: PolicyState, done: int, final: bool = False) -> None:
         """Writes the checkpoint, and removes old ones."""
         self._write(self.files.checkpoint(done), state.params, self._info(done), state.opt_state)
-        self.files.rotate(self.config.keep_checkpoints)
+        self.devices.first(lambda: self.files.rotate(self.config.keep_checkpoints))
+
+    def stopping(self, stop: StopRequest, done: int) -> bool:
+        """A signal to one process stops all."""
+        return any(self.devices.exchange(bool(stop)))
 
     def finish(self, state: PolicyState, done: int) -> None:
         """Writes the policy, RUN/final."""
@@ -100,14 +110,14 @@ class FineTuning(Loop[PolicyState]):
         return state, float(norm)
 
     def _initial_state(self, params: Any) -> PolicyState:
-        return init_policy(params, self.config.learning_rate, self.config.clip_norm)
+        return self.devices.replicate(init_policy(params, self.config.learning_rate, self.config.clip_norm))
 
     def _info(self, done: int) -> dict[str, Any]:
         return {**self.reference.info, self.kind: self.saved(done), "run": self._run_config.tables()}
 
     def _write(self, path: Path, params: Any, info: dict[str, Any], opt_state: Any = None) -> None:
-        checkpoint = Checkpoint(self.reference.config, jax.device_get(params), info)
-        save_checkpoint(path, checkpoint, opt_state)
+        config = self.reference.config
+        self.devices.first(lambda: save_checkpoint(path, Checkpoint(config, jax.device_get(params), info), opt_state))
 
 
 def watched_means(sums: Mapping[str, float]) -> dict[str, float]:

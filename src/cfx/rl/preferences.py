@@ -14,7 +14,7 @@ import numpy as np
 
 from cfx.config import SYMPREC, DPOConfig, PairsRun
 from cfx.core import Params
-from cfx.core.batches import Batch, BatchPlan, fill, mean_tokens
+from cfx.core.batches import Batch, BatchPlan, mean_tokens
 from cfx.core.crystal import CrystalBatch
 from cfx.data.dataset import as_batch
 from cfx.data.formats.tables import read_rows
@@ -99,11 +99,12 @@ class _Preferences(FineTuning):
         return state
 
     def _gradient(self, params: Params, batch: Batch) -> Gradient:
-        rows, weight = fill(batch)
-        pairs = tuple(side.take(rows, batch.slots) for side in (self.pairs.chosen, self.pairs.rejected))
-        reference = tuple(log_prob[rows] for log_prob in self.reference_log_prob)
-        beta = np.float32(self.config.beta)
-        return loss_gradient(dpo_loss, params, self.reference.config, pairs, weight, reference, beta)
+        def take(rows: np.ndarray, weight: np.ndarray) -> tuple[Any, ...]:
+            pairs = tuple(side.take(rows, batch.slots) for side in (self.pairs.chosen, self.pairs.rejected))
+            return pairs, weight, tuple(log_prob[rows] for log_prob in self.reference_log_prob)
+
+        spread, beta = self.devices.spread(batch, take), np.float32(self.config.beta)
+        return loss_gradient(dpo_loss, params, self.reference.config, *spread, beta)
 
     def saved(self, done: int) -> dict[str, Any]:
         """See `FineTuning`."""

@@ -7,10 +7,12 @@ stays the reference that the KL term holds it to, also of a run that is resumed.
 import dataclasses
 import functools
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from cfx.config.finetuning import RewardRun, RLConfig
@@ -76,7 +78,7 @@ def fine_tune(
         Interrupted: after a signal, once the work is saved.
     """
     loop = _Reinforcement(run, config, model, reward, diversity, reporter)
-    with loop.files.sole_writer():
+    with loop.files.sole_writer() if loop.devices.writes else nullcontext():
         return loop.execute(resume)
 
 
@@ -97,8 +99,9 @@ class _Reinforcement(FineTuning):
         self.policy = None if config.rl.likelihood == "published" else self.prepared.policy
         self.kl_coef = config.rl.kl_coef if config.rl.kl_coef is not None else reward.kl_coef
         self.trust = TrustRegion.of(config.rl)
-        self.learner = Updates(config.rl, model, self.policy, self.kl_coef, self.trust)
-        self.log = CrystalLog(run, config.rl.keep)
+        self.learner = Updates(config.rl, model, self.policy, self.kl_coef, self.trust, self.devices)
+        self.reference_params = self.devices.replicate(model.params)
+        self.log = CrystalLog(run, config.rl.keep, self.devices.writes)
         self.baseline = Baseline(config.rl)
         self.quotas: Quotas | None = None
         self.replay = Replay(config.rl)
@@ -108,7 +111,10 @@ class _Reinforcement(FineTuning):
 
     def execute(self, resume: bool) -> RLResult:
         """Runs from the beginning, or from the latest checkpoint, to the last step."""
-        state, done = self.make_steps(*self.open(resume))
+        state, done = self.open(resume)
+        if self.devices.processes > 1:
+            self.reporter.message(f"{self.devices.count} devices, {self.devices.processes} processes")
+        state, done = self.make_steps(state, done)
         self.finish(state, done)
         first, last = (self.rewards[0], self.rewards[-1]) if self.rewards else (None, None)
         return RLResult(done, first, last, self.num_best, self.ended)
@@ -117,13 +123,21 @@ class _Reinforcement(FineTuning):
 
     def step(self, state: PolicyState, step: int) -> PolicyState:
         """A rollout, and what is learnt from it."""
-        policy = Model("policy", self.reference.config, state.params, self.reference.info)
+        policy = Model("policy", self.reference.config, jax.device_get(state.params), self.reference.info)
         try:
             rollout = roll_out(
-                policy, self.sample, self.config, step, self.reward, self.diversity, self.log.cache, self.prepared
+                policy,
+                self.sample,
+                self.config,
+                step,
+                self.reward,
+                self.diversity,
+                self.log.cache,
+                self.prepared,
+                self.devices,
             )
         except RewardError as error:
-            if not self.files.checkpoint(step).exists():
+            if not all(self.devices.exchange(self.files.checkpoint(step).exists())):
                 self.save(state, step, final=True)
             where = f"the run is saved in {self.files.checkpoint(step)}"
             raise RewardError(
@@ -134,9 +148,9 @@ class _Reinforcement(FineTuning):
         start = time.perf_counter()
         state, drawn, learnt = self._learn(state, rollout, advantage, step)
         seconds = rollout.seconds | {"updating": time.perf_counter() - start}
-        self.log.append(step + 1, rollout, drawn)
+        self.devices.together(lambda: self.log.append(step + 1, rollout, drawn))
         line = self._describe(rollout) | learnt | {f"seconds_{name}": value for name, value in seconds.items()}
-        self.files.append_metrics({"step": step + 1, self.kind: line})
+        self.devices.first(lambda: self.files.append_metrics({"step": step + 1, self.kind: line}))
         self.rewards.append(line["reward"])
         self.progress.update(step + 1, _summary(line, self.reward))
         return state
@@ -146,7 +160,7 @@ class _Reinforcement(FineTuning):
     ) -> tuple[PolicyState, Experience, dict[str, float]]:
         """The state after the updates of a step, what it drew as later steps may learn from it, and what is told."""
         log_prob, discrete = self.learner.score(state.params, rollout.crystals)
-        reference, _ = self.learner.score(self.reference.params, rollout.crystals)
+        reference, _ = self.learner.score(self.reference_params, rollout.crystals)
         drawn = Experience(rollout.crystals, rollout.value, advantage, log_prob, reference)
         told = kl_estimate(drawn)
         if self.config.max_kl and told["kl_reference"] > self.config.max_kl:
@@ -213,7 +227,7 @@ class _Reinforcement(FineTuning):
     def _prior(self) -> np.ndarray:
         """Shares of the classes among the reference's draws, by place in CLASSES."""
         request = dataclasses.replace(step_request(self.sample, self.config, self.num_steps), n=NUM_DRAWS)
-        crystals, _ = draw(self.reference, request, self.prepared)
+        crystals, _ = draw(self.reference, request, self.prepared, self.devices)
         return np.array(list(class_shares(classes_of(crystals)).values()))
 
     # What a run tells.
@@ -241,7 +255,10 @@ class _Reinforcement(FineTuning):
 
     def close(self) -> None:
         """Writes the best crystals."""
-        self.num_best = self.log.write_best(self.files.path / "best.cif")
+        self.num_best = self.devices.together(self._write_best)[0]
+
+    def _write_best(self) -> int:
+        return self.log.write_best(self.files.path / "best.cif") if self.devices.writes else 0
 
     def saved(self, done: int) -> dict[str, Any]:
         """See `FineTuning`."""

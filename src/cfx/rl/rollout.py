@@ -19,6 +19,7 @@ from cfx.model import Model
 from cfx.rl.quotas import classes_of
 from cfx.rl.rewards import EVALUATIONS, NO_STRUCTURE, Diversity, Reward, make_batch
 from cfx.sampling.request import PreparedRequest
+from cfx.training.devices import Devices
 
 SHARES = ("valid", "unique", "novel")
 """What metrics say of a crystal beside the parts of its reward: 0 or 1, so that means are shares."""
@@ -80,7 +81,11 @@ class RewardCache:
     ahead: dict[bytes, tuple[float, str, dict[str, float]]] = field(default_factory=dict)
 
     def evaluate(
-        self, reward: Reward, keys: Sequence[bytes], structures: Sequence[Structure | None]
+        self,
+        reward: Reward,
+        keys: Sequence[bytes],
+        structures: Sequence[Structure | None],
+        devices: Devices | None = None,
     ) -> tuple[np.ndarray, list[str], dict[str, np.ndarray], int]:
         """Values, reasons and parts of crystals, and how many were known; one evaluation of those that were not.
 
@@ -90,12 +95,18 @@ class RewardCache:
             reward: of those that were not.
             keys: fingerprint of each crystal.
             structures: of each.
+            devices: of the run, whose processes divide the crystals among themselves.
         """
         new = {key: row for row, key in reversed(list(enumerate(keys))) if key not in self.known}
         rows = sorted(new.values())
         self.known |= {keys[row]: self.ahead[keys[row]] for row in rows if keys[row] in self.ahead}
         if unknown := [row for row in rows if keys[row] not in self.known]:
-            self._learn(reward, [keys[row] for row in unknown], [structures[row] for row in unknown])
+            devices = devices or Devices()
+            own = slice(devices.process, None, devices.processes)
+            found = devices.together(lambda: _evaluate(reward, [structures[row] for row in unknown[own]]))
+            for process, rewards in enumerate(found):
+                its = unknown[process :: devices.processes]
+                self.known |= {keys[row]: one for row, one in zip(its, rewards, strict=True)}
         found = [self.known[key] for key in keys]
         names = dict.fromkeys(name for _, _, parts in found for name in parts)
         metrics = {name: np.array([parts.get(name, np.nan) for _, _, parts in found]) for name in names}
@@ -103,16 +114,19 @@ class RewardCache:
             metrics[EVALUATIONS] = np.where(np.isin(np.arange(len(keys)), rows), metrics[EVALUATIONS], 0.0)
         return np.array([each[0] for each in found]), [each[1] for each in found], metrics, len(keys) - len(rows)
 
-    def _learn(self, reward: Reward, keys: list[bytes], structures: list[Structure | None]) -> None:
-        batch = reward.evaluate(structures)
-        reasons = [
-            reason if one is not None else NO_STRUCTURE for reason, one in zip(batch.reasons, structures, strict=True)
-        ]
-        # Somebody else's reward may say ok to a value that is not a number.
-        batch = make_batch(batch.value, reasons, batch.metrics)
-        for i, key in enumerate(keys):
-            parts = {name: float(values[i]) for name, values in batch.metrics.items()}
-            self.known[key] = (float(batch.value[i]), batch.reasons[i], parts)
+
+def _evaluate(reward: Reward, structures: list[Structure | None]) -> list[tuple[float, str, dict[str, float]]]:
+    """Value, reason and parts of each crystal."""
+    if not structures:
+        return []
+    batch = reward.evaluate(structures)
+    reasons = [
+        reason if one is not None else NO_STRUCTURE for reason, one in zip(batch.reasons, structures, strict=True)
+    ]
+    # Somebody else's reward may say ok to a value that is not a number.
+    batch = make_batch(batch.value, reasons, batch.metrics)
+    parts = [{name: float(values[i]) for name, values in batch.metrics.items()} for i in range(len(structures))]
+    return list(zip(batch.value.tolist(), batch.reasons, parts, strict=True))
 
 
 def fingerprint(crystals: CrystalBatch, row: int) -> bytes:
@@ -129,16 +143,20 @@ def arrangement(crystals: CrystalBatch, row: int) -> bytes:
 
 
 def draw(
-    model: Model, request: SampleConfig, prepared: PreparedRequest | None = None
+    model: Model,
+    request: SampleConfig,
+    prepared: PreparedRequest | None = None,
+    devices: Devices | None = None,
 ) -> tuple[CrystalBatch, dict[str, float]]:
-    """The crystals of a request, and the entropy of the draws by part, nats."""
-    batches = list(model.draws(request, prepared))
-    parts: dict[str, list[np.ndarray]] = {}
-    for draws in batches:
-        for name, value in draws.policy_log_prob.parts().items():
-            parts.setdefault(name, []).append(np.asarray(value, float))
-    entropy = {name: -float(np.concatenate(values).mean()) for name, values in parts.items()}
-    return concatenate([draws.crystals for draws in batches]), entropy
+    """The crystals of a request, and the entropy of the draws by part, nats; each process draws its shard of them."""
+    devices = devices or Devices()
+    own = dataclasses.replace(request, shard=(devices.process + 1, devices.processes))
+    found = devices.together(
+        lambda: [(draws.crystals, draws.policy_log_prob.parts()) for draws in model.draws(own, prepared)]
+    )
+    crystals, parts = zip(*(draws for shard in found for draws in shard), strict=True)
+    values = {name: np.concatenate([np.asarray(part[name], float) for part in parts]) for name in parts[0]}
+    return concatenate(crystals), {name: -float(value.mean()) for name, value in values.items()}
 
 
 def step_request(request: SampleConfig, config: RLConfig, step: int) -> SampleConfig:
@@ -169,17 +187,18 @@ def roll_out(
     diversity: Diversity,
     cache: RewardCache,
     prepared: PreparedRequest | None = None,
+    devices: Devices | None = None,
 ) -> Rollout:
-    """Draws the crystals of a step and rewards them."""
+    """Draws the crystals of a step and rewards them; several processes each do their share, and all know the result."""
     start = time.perf_counter()
-    crystals, entropy = draw(model, step_request(request, config, step), prepared)
+    crystals, entropy = draw(model, step_request(request, config, step), prepared, devices)
     if config.algorithm == "grpo":
         turns = np.arange(config.batch_size).reshape(config.group_size, -1)
         crystals = crystals[turns.T.reshape(-1)]
     sampled = time.perf_counter()
     structures = primitive_cells(crystals)
     keys = [fingerprint(crystals, row) for row in range(len(crystals))]
-    value, reasons, metrics, cached = cache.evaluate(reward, keys, structures)
+    value, reasons, metrics, cached = cache.evaluate(reward, keys, structures, devices)
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     repeated = np.array([first[key] != row for row, key in enumerate(keys)])
     counted, diverse = diversity.apply(

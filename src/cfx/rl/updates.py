@@ -11,12 +11,13 @@ import numpy as np
 
 from cfx.config import RLConfig
 from cfx.core import Params
-from cfx.core.batches import Batch, BatchPlan, fill, num_tokens
+from cfx.core.batches import Batch, BatchPlan, num_tokens
 from cfx.core.crystal import CrystalBatch, concatenate
 from cfx.model import Model
 from cfx.rl.fine_tuning import watched_means
 from cfx.rl.replay import Experience
 from cfx.sampling.policy import Policy
+from cfx.training.devices import Devices
 from cfx.training.learner import Gradient, PolicyState, add, loss_gradient, score
 from cfx.training.objectives import PPOBatch, ppo_loss
 
@@ -109,6 +110,7 @@ class Updates:
         policy: what is in force while crystals are drawn; None for the published likelihood.
         kl_coef: tau, in units of the reward.
         trust: how far updates go.
+        devices: that share the crystals.
     """
 
     config: RLConfig
@@ -116,6 +118,7 @@ class Updates:
     policy: Policy | None
     kl_coef: float
     trust: TrustRegion
+    devices: Devices
 
     def learn(
         self, state: PolicyState, lesson: Lesson, seed: list[int], apply: Apply
@@ -189,10 +192,10 @@ class Updates:
         """
         total, discrete = np.zeros((2, len(crystals)), np.float32)
         for batch in self._plan(crystals).epoch():
-            rows, _ = fill(batch)
-            part = score(params, self.reference.config, crystals.take(rows, batch.slots), self.policy)
-            total[batch.rows] = np.asarray(part.total)[: len(batch.rows)]
-            discrete[batch.rows] = np.asarray(part.wyckoff + part.species)[: len(batch.rows)]
+            spread, _ = self.devices.take(crystals, batch)
+            part = score(params, self.reference.config, spread, self.policy)
+            total[batch.rows] = self.devices.whole(part.total)[: len(batch.rows)]
+            discrete[batch.rows] = self.devices.whole(part.wyckoff + part.species)[: len(batch.rows)]
         return total, discrete
 
     def _gradient(self, params: Params, lesson: Lesson, chosen: np.ndarray) -> Gradient:
@@ -200,20 +203,15 @@ class Updates:
         crystals, own = lesson.crystals[chosen], lesson.weight[chosen]
         known = PPOBatch(*(values[chosen] for values in lesson.known))
 
+        coefs = tuple(map(np.float32, (self.kl_coef, self.config.clip_range)))
+
         def one(batch: Batch) -> Gradient:
-            rows, weight = fill(batch)
-            part, coefs = crystals.take(rows, batch.slots), (self.kl_coef, self.config.clip_range)
-            its = PPOBatch(*(values[rows] for values in known))
-            return loss_gradient(
-                ppo_loss,
-                params,
-                self.reference.config,
-                part,
-                weight * own[rows],
-                its,
-                self.policy,
-                *map(np.float32, coefs),
-            )
+            def take(rows: np.ndarray, weight: np.ndarray) -> tuple[CrystalBatch, np.ndarray, PPOBatch]:
+                its = PPOBatch(*(values[rows] for values in known))
+                return crystals.take(rows, batch.slots), weight * own[rows], its
+
+            spread = self.devices.spread(batch, take)
+            return loss_gradient(ppo_loss, params, self.reference.config, *spread, self.policy, *coefs)
 
         return functools.reduce(add, map(one, self._plan(crystals).epoch()))
 

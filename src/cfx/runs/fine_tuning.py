@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cfx.config import RewardConfig, RewardRun
@@ -14,6 +15,7 @@ from cfx.rl import reinforce
 from cfx.rl.named_rewards import load_reward
 from cfx.rl.reinforce import RLResult
 from cfx.rl.rewards import Diversity, Reward
+from cfx.training.devices import own_gpu
 
 
 def fine_tune(
@@ -39,7 +41,8 @@ def fine_tune(
 
 
 def named_reward(rewards: RewardConfig, reporter: Reporter) -> Reward:
-    """The reward of a configuration, with its hulls."""
+    """The reward of a configuration, with its hulls; of several processes on one machine, each uses its own GPU."""
+    rewards = replace(rewards, device=own_gpu(rewards.device))
 
     def hull_for(potential: Potential) -> Hull:
         return open_hull(rewards.hull, rewards.hull_scale, potential, reporter, rewards.corrections)
