@@ -63,7 +63,7 @@ def own_gpu(device: str) -> str:
     return f"cuda:{own.local_hardware_id}"
 
 
-T, Tree = TypeVar("T"), TypeVar("Tree")
+T = TypeVar("T")
 
 _exchanges = itertools.count()
 
