@@ -7,7 +7,8 @@ Runs the commands of cfx that a user would: `cfx rl` (continued where OUT/run ex
 from the policy with a seed that the run never used and the run's space groups, unphysical draws kept, `cfx eval` for
 validity, uniqueness and novelty, for `fom` also `cfx retrieve`. The reward is computed anew for all draws; one without
 a value counts as what it counts in the run, and as unstable. With --second, stability is judged by another potential on
-the same hull as well; with --relaxed 100, by how far the first 100 valid crystals of each are above themselves when
+the same hull as well, of `fom` that of the ten best once relaxed; with --second-gap, the figure of merit by another
+model of band gaps; with --relaxed 100, by how far the first 100 valid crystals of each are above themselves when
 CHGNet has relaxed them. Writes OUT/result.json and OUT/figure.svg. Intervals are of 95 %: Wilson's for shares, of 2,000
 bootstrap samples for means.
 """
@@ -43,11 +44,12 @@ OPTIONS = {
         "--no-radioactive",
     ],
     "fom": [
-        *("--sg", "225", "--steps", "8", "--lr", "3e-4", "--inner-epochs", "1", "--minibatches", "2"),
-        *("--kl-coef", "2", "--duplicate-penalty", "0", "--composition-penalty", "15"),
-        *("--gap-model", "bundled", "--dielectric-model", "bundled"),
+        *("--sg", "225", "--steps", "24", "--batch-size", "128", "--minibatches", "2", "--lr", "3e-4"),
+        *("--kl-coef", "2", "--composition-penalty", "10", "--gap-model", "bundled", "--dielectric-model", "bundled"),
     ],
 }
+BUNDLED = {"gap_model": "bundled", "dielectric_model": "bundled"}
+OUTSIDE = "unlike known crystals"
 GOOD = (10.0, 20.0)
 """Figures of merit to count crystals above, eV."""
 
@@ -81,8 +83,7 @@ def judge(name: str, draws: Path, options: argparse.Namespace) -> tuple[dict, di
     def hull(potential: Potential):
         return open_hull("chgnet-mp", None, potential, Mute())
 
-    models = {"gap_model": "bundled", "dielectric_model": "bundled"}
-    reward = load_reward(RewardConfig(reward=name, e_hull_limit=4.0, **models), hull)
+    reward = load_reward(RewardConfig(reward=name, e_hull_limit=4.0, **BUNDLED), hull)
     structures = [one.structure for one in load_crystals(draws)]
     batch = reward.evaluate(structures)
     counted = np.where(batch.ok, batch.value, reward.failure)
@@ -93,22 +94,41 @@ def judge(name: str, draws: Path, options: argparse.Namespace) -> tuple[dict, di
         found["below the floor"] = share(height < RewardConfig(reward=name).e_hull_floor)
     else:
         found |= {f"above {limit:g}": share(batch.ok & (batch.value > limit)) for limit in GOOD}
-        found["best"] = best(structures, batch)
+        inside = batch.ok & (batch.metrics[OUTSIDE] == 0)
+        found |= {"inside both domains": share(inside), "mean inside": mean(batch.value[inside])}
+        found["best"] = best(structures, batch, options, draws)
+        if options.second_gap:
+            other = load_reward(RewardConfig(reward=name, **BUNDLED | {"gap_model": options.second_gap}), hull)
+            value = other.evaluate(structures).value
+            found["mean inside, second gap model"] = mean(value[inside & np.isfinite(value)])
     return found, {"value": batch.value, **batch.metrics}
 
 
-def best(structures: list, batch, n: int = 10) -> list[dict]:
-    """The crystals of highest figure of merit, each formula once."""
-    listed: dict[str, dict] = {}
+def best(structures: list, batch, options: argparse.Namespace, draws: Path, n: int = 10) -> list[dict]:
+    """The crystals of highest figure of merit, each formula once: as drawn, and relaxed by CHGNet."""
+    rows: dict[str, int] = {}
     for row in np.argsort(-np.where(batch.ok, batch.value, -np.inf)):
-        formula = structures[row].composition.reduced_formula if batch.ok[row] else None
-        if formula is None or formula in listed:
-            continue
-        parts = {key: round(float(values[row]), 3) for key, values in batch.metrics.items()}
-        listed[formula] = {"formula": formula, **parts}
-        if len(listed) == n:
-            break
-    return list(listed.values())
+        if batch.ok[row] and len(rows) < n:
+            rows.setdefault(structures[row].composition.reduced_formula, row)
+    drawn, relaxed = (draws.with_name(f"{draws.stem}_{name}") for name in ("best.csv", "best_relaxed.jsonl"))
+    with open(drawn, "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerows([("name", "cif"), *((formula, structures[row].to(fmt="cif")) for formula, row in rows.items())])
+    words = ("--potential", "chgnet", "--relax", "--reference", options.reference, "--structures", relaxed)
+    second = ("--second-potential", options.second) if options.second else ()
+    records = json.loads(cfx("eval", drawn, *words, *second, "--force", "--json", capture=True))["files"][0]["records"]
+    after = load_reward(RewardConfig(reward="fom", **BUNDLED), lambda _: None).evaluate(
+        [one.structure for one in load_crystals(relaxed)]
+    )
+    return [
+        {
+            "formula": formula,
+            "as drawn": {key: float(values[row]) for key, values in batch.metrics.items()},
+            "relaxed": {key: float(values[place]) for key, values in after.metrics.items()},
+            "record": records[place],
+        }
+        for place, (formula, row) in enumerate(rows.items())
+    ]
 
 
 def second_opinion(draws: Path, potential: str, out: Path) -> dict:
@@ -175,6 +195,7 @@ def main() -> None:
     parser.add_argument("--reference", required=True, help="known crystals: what the model was trained on")
     parser.add_argument("--known", help="known crystals to be found again, if not the reference")
     parser.add_argument("--second", help="a potential for a second opinion on stability")
+    parser.add_argument("--second-gap", help="another model of band gaps, as --gap-model of cfx rl takes it")
     parser.add_argument("--relaxed", type=int, default=0, help="crystals to relax")
     parser.add_argument("-n", type=int, default=1000, help="draws to judge by")
     options = parser.parse_args()
@@ -206,7 +227,7 @@ def main() -> None:
             "--force",
         )
         result[moment], values[moment] = judge(name, draws, options)
-        if options.second:
+        if options.second and name == "ehull":
             result[moment]["second"] = second_opinion(draws, options.second, options.out / f"{moment}_second.csv")
         if options.relaxed:
             result[moment]["above relaxed"] = relaxation(draws, options.relaxed)
