@@ -140,7 +140,7 @@ def rl(
         Given,
         Fields(
             SampleConfig,
-            *("temperature", "elements", "require", "any_of", "exclude", "radioactive", "formula", "bias"),
+            *("temperature", "top_p", "elements", "require", "any_of", "exclude", "radioactive", "formula", "bias"),
             *("max_atoms", "max_sites"),
         ),
     ],

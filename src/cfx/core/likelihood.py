@@ -178,17 +178,17 @@ def coords_log_prob(
     config: ModelConfig,
     batch: CrystalBatch,
     counted: Bool[Array, "B N 3"],
-    adapt: Callable[[heads.VonMisesMixture], heads.VonMisesMixture] = lambda mixture: mixture,
+    adapt: Callable[[heads.VonMisesMixture, str], heads.VonMisesMixture] = lambda mixture, token: mixture,
 ) -> Float[Array, " B"]:
     """Log-density, in the angles, of coordinates.
 
     Args:
         counted: the coordinates that count.
-        adapt: what is done to each mixture of the model.
+        adapt: what is done to each mixture of the model; it is given the token that the mixture comes after, too.
     """
 
     def along(axis: int, token_before: str) -> Float[Array, " B"]:
-        mixture = adapt(heads.coordinate_mixture(raw.after(token_before), config))
+        mixture = adapt(heads.coordinate_mixture(raw.after(token_before), config), token_before)
         # Slots before the last: that one is a pad, and its rows are not computed.
         density = von_mises_log_prob(mixture, batch.frac_coords[:, :-1, axis])
         return jnp.where(counted[:, :-1, axis], density, 0.0).sum(1)

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from cfx.config.finetuning import RewardRun, RLConfig
-from cfx.errors import NumericsError, RewardError
+from cfx.errors import NumericsError, RewardError, UsageError
 from cfx.model import Model
 from cfx.reporter import Reporter
 from cfx.rl.crystal_log import CrystalLog
@@ -104,6 +104,11 @@ class _Reinforcement(FineTuning):
         self.log = CrystalLog(run, config.rl.keep, self.devices.writes)
         self.baseline = Baseline(config.rl)
         self.quotas: Quotas | None = None
+        if self.learner.truncates and config.rl.replay != "none":
+            raise UsageError(
+                "a replay has no exact ratios under top-p: what earlier policies could draw, this one may not",
+                "leave out `replay` or `top_p`",
+            )
         self.replay = Replay(config.rl)
         self.rewards: list[float] = []
         self.num_best = 0
@@ -160,7 +165,7 @@ class _Reinforcement(FineTuning):
     ) -> tuple[PolicyState, Experience, dict[str, float]]:
         """The state after the updates of a step, what it drew as later steps may learn from it, and what is told."""
         log_prob, discrete = self.learner.score(state.params, rollout.crystals)
-        reference, _ = self.learner.score(self.reference_params, rollout.crystals)
+        reference, _ = self.learner.score(self.reference_params, rollout.crystals, drew=False)
         drawn = Experience(rollout.crystals, rollout.value, advantage, log_prob, reference)
         told = kl_estimate(drawn)
         if self.config.max_kl and told["kl_reference"] > self.config.max_kl:

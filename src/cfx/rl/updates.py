@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import jax
@@ -107,7 +107,9 @@ class Updates:
     Attributes:
         config: how.
         reference: the model that the policy is held to.
-        policy: what is in force while crystals are drawn; None for the published likelihood.
+        policy: what is in force while crystals are drawn; None for the published likelihood. Under top-p, the policy
+            that learns keeps, in every draw, what the one that drew the crystals of a step kept: so ratios are those
+            of two distributions of one support, and their mean is 1. The reference keeps all.
         kl_coef: tau, in units of the reward.
         trust: how far updates go.
         devices: that share the crystals.
@@ -129,11 +131,12 @@ class Updates:
         region, the update is taken back, and the passes end.
         """
         before, norm, halved = state, 0.0, 0
+        keeping = state.params if self.truncates else None
         passes: list[list[dict[str, float]]] = [[] for _ in range(self.config.inner_epochs)]
         for number, rows in self._minibatches(len(lesson.weight), seed):
             if number and not passes[number] and self._is_far(passes[number - 1]):
                 break
-            at = functools.partial(self._gradient, lesson=lesson, chosen=rows)
+            at = functools.partial(self._gradient, lesson=lesson, chosen=rows, keeping=keeping)
             state, gradient, times = self._judge(before, state, at)
             halved += times
             if gradient is None:
@@ -184,21 +187,30 @@ class Updates:
         tokens = max(len(crystals) // 8, 8) * num_tokens(6)
         return BatchPlan(np.asarray(crystals.num_sites), self.reference.config.n_max, tokens, LENGTHS)
 
-    def score(self, params: Params, crystals: CrystalBatch) -> tuple[np.ndarray, np.ndarray]:
+    @property
+    def truncates(self) -> bool:
+        """Whether crystals are drawn under top-p."""
+        return self.policy is not None and float(self.policy.sharpness.top_p) < 1
+
+    def score(self, params: Params, crystals: CrystalBatch, drew: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Log-probabilities under the likelihood of the run, nats: of crystals, of their letters and species; [B].
 
         They come from the kernel that learns: the decoder's own numbers differ in the last digits, and ratios are to
-        begin at 1.
+        begin at 1. Weights that drew the crystals are under top-p if the run is, others are not.
         """
+        policy, keeping = self.policy, ()
+        if self.truncates and policy is not None:
+            keeping = (params,) if drew else ()
+            policy = policy if drew else replace(policy, sharpness=replace(policy.sharpness, top_p=np.float32(1)))
         total, discrete = np.zeros((2, len(crystals)), np.float32)
         for batch in self._plan(crystals).epoch():
             spread, _ = self.devices.take(crystals, batch)
-            part = score(params, self.reference.config, spread, self.policy)
+            part = score(params, self.reference.config, spread, policy, *keeping)
             total[batch.rows] = self.devices.whole(part.total)[: len(batch.rows)]
             discrete[batch.rows] = self.devices.whole(part.wyckoff + part.species)[: len(batch.rows)]
         return total, discrete
 
-    def _gradient(self, params: Params, lesson: Lesson, chosen: np.ndarray) -> Gradient:
+    def _gradient(self, params: Params, lesson: Lesson, chosen: np.ndarray, keeping: Params | None) -> Gradient:
         """Gradient of the loss over the chosen crystals, summed over batches of equal length."""
         crystals, own = lesson.crystals[chosen], lesson.weight[chosen]
         known = PPOBatch(*(values[chosen] for values in lesson.known))
@@ -211,7 +223,8 @@ class Updates:
                 return crystals.take(rows, batch.slots), weight * own[rows], its
 
             spread = self.devices.spread(batch, take)
-            return loss_gradient(ppo_loss, params, self.reference.config, *spread, self.policy, *coefs)
+            arguments = (*spread, self.policy, *coefs, *([] if keeping is None else [keeping]))
+            return loss_gradient(ppo_loss, params, self.reference.config, *arguments)
 
         return functools.reduce(add, map(one, self._plan(crystals).epoch()))
 

@@ -9,8 +9,9 @@ Draws take one key a row. A row's draw depends on its own key and on nothing els
 same in a batch of 7 and in one of 256.
 """
 
-import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Integer, Key
 from cfx.config import ModelConfig
 from cfx.core import AnyArray, Params, heads, lattice
 from cfx.core.crystal import CrystalBatch
-from cfx.core.likelihood import LogProb, coords_log_prob, normal_components, output_rows, pick
+from cfx.core.likelihood import LogProb, OutputRows, coords_log_prob, normal_components, output_rows, pick
 from cfx.core.symmetry import symmetry_table, wrap
 from cfx.sampling.constraints import Constraints, Prefix, letter_mask, prefixes, species_mask
 
@@ -58,11 +59,15 @@ class Policy:
 
 
 def restrict_letters(
-    policy: Policy, log_probs: Float[AnyArray, "... W"], space_group: Int[AnyArray, "..."], before: Prefix
+    policy: Policy,
+    log_probs: Float[AnyArray, "... W"],
+    space_group: Int[AnyArray, "..."],
+    before: Prefix,
+    kept: Bool[AnyArray, "... W"] | bool = True,
 ) -> Float[Array, "... W"]:
-    """Log-probabilities of the next letter, from the model's own; a dead end is the pad for certain."""
+    """Log-probabilities of the next letter, from the model's own, among those `kept`; a dead end is the pad."""
     mask = letter_mask(policy.constraints, space_group, before)
-    return _restrict(policy.sharpness, log_probs, mask)
+    return _restrict(policy.sharpness, log_probs, mask & kept)
 
 
 def restrict_species(
@@ -71,13 +76,17 @@ def restrict_species(
     crystals: CrystalBatch,
     before: Prefix,
     letter: Int[AnyArray, " B"] | Int[AnyArray, "B N"],
+    kept: Bool[AnyArray, "... S"] | bool = True,
 ) -> Float[Array, "... S"]:
-    """Log-probabilities of one site's or of all sites species, from the model's own; a pad's is the pad."""
+    """Log-probabilities of one site's or of all sites species, from the model's own, among those `kept`.
+
+    A pad's is the pad.
+    """
     group, drawn = crystals.space_group, crystals.species
     if letter.ndim == 2:
         group, drawn = group[:, None], drawn[:, None]
     mask = species_mask(policy.constraints, group, before, letter, drawn) | (letter == 0)[..., None]
-    return _restrict(policy.sharpness, log_probs + jnp.asarray(policy.constraints.species_bias), mask)
+    return _restrict(policy.sharpness, log_probs + jnp.asarray(policy.constraints.species_bias), mask & kept)
 
 
 def _restrict(
@@ -91,16 +100,24 @@ def _restrict(
     )
 
 
-def sharpen_coordinate(policy: Policy, mixture: heads.VonMisesMixture) -> heads.VonMisesMixture:
-    """The mixture that a coordinate is drawn from."""
-    logits = sharpen(mixture.logits, policy.sharpness)
+def sharpen_coordinate(
+    policy: Policy, mixture: heads.VonMisesMixture, kept: Bool[AnyArray, "... C"] | bool = True
+) -> heads.VonMisesMixture:
+    """The mixture that a coordinate is drawn from, of the components `kept`."""
+    logits = sharpen(_among(mixture.logits, kept), policy.sharpness)
     return mixture._replace(logits=logits, kappa=mixture.kappa / policy.sharpness.temperature)
 
 
-def sharpen_lattice(policy: Policy, mixture: heads.LatticeMixture) -> heads.LatticeMixture:
-    """The mixture that a lattice is drawn from."""
-    logits = sharpen(mixture.logits, policy.sharpness)
+def sharpen_lattice(
+    policy: Policy, mixture: heads.LatticeMixture, kept: Bool[AnyArray, "... C"] | bool = True
+) -> heads.LatticeMixture:
+    """The mixture that a lattice is drawn from, of the components `kept`."""
+    logits = sharpen(_among(mixture.logits, kept), policy.sharpness)
     return mixture._replace(logits=logits, sigma=mixture.sigma * jnp.sqrt(policy.sharpness.temperature))
+
+
+def _among(log_probs: Float[AnyArray, "... n"], kept: Bool[AnyArray, "... n"] | bool) -> Float[AnyArray, "... n"]:
+    return log_probs if kept is True else jnp.where(kept, log_probs, -jnp.inf)
 
 
 def sharpen(log_probs: Float[AnyArray, "... n"], sharpness: Sharpness) -> Float[Array, "... n"]:
@@ -139,36 +156,89 @@ def joint_lattice_log_prob(
     return logsumexp(mixture.logits + jnp.where(free[:, None], each, 0.0).sum(-1), axis=-1)
 
 
-def policy_log_prob(params: Params, config: ModelConfig, batch: CrystalBatch, policy: Policy) -> LogProb:
+def policy_log_prob(
+    params: Params, config: ModelConfig, batch: CrystalBatch, policy: Policy, keeping: Params | None = None
+) -> LogProb:
     """Log-probability of drawing each crystal, nats, in the order of its sites.
 
     Args:
         batch: B crystals as drawn; the last slot of each is a pad.
         policy: what was in force.
+        keeping: weights that drew the crystals: what top-p keeps in each draw is what it kept then, whatever `params`
+            are, so that both have one support; by default `params`.
     """
     constraints, raw = policy.constraints, output_rows(params, config, batch, composition=policy.composition)
     before, group = prefixes(batch, config.num_species), batch.space_group
-    following = heads.next_letter_logits(raw.after("z"), group[:, None], batch.wyckoff[:, :-1], config.num_letters)
-    first = heads.first_letter_logits(raw.first, group)
-    letter_log_probs = restrict_letters(
-        policy, jnp.concatenate([first[:, None], following], axis=1), group[:, None], before
-    )
+    kept = _Kept()
+    if keeping is not None:
+        drawn_by = output_rows(keeping, config, batch, composition=policy.composition)
+        kept = _kept(jax.lax.stop_gradient(drawn_by), config, batch, policy, before)
+        policy = replace(policy, sharpness=replace(policy.sharpness, top_p=1.0))
+    letter_log_probs = restrict_letters(policy, _letters(raw, config, batch), group[:, None], before, kept.letters)
     num_drawn = batch.num_sites + 1  # letters: those of the sites, and the first pad
     is_drawn = jnp.arange(batch.num_slots) < num_drawn[:, None]
     species_logits = raw.species_logits(batch, config.num_species)
-    species_log_probs = restrict_species(policy, species_logits, batch, before, batch.wyckoff)
+    species_log_probs = restrict_species(policy, species_logits, batch, before, batch.wyckoff, kept.species)
     drawn_coords = jnp.asarray(symmetry_table().drawn_mask)[group[:, None] - 1, batch.wyckoff]
     drawn_coords &= ~_keeps(constraints, "keep_coords")
     model_frame = lattice.to_model_frame(batch.lattice, batch.num_atoms, jnp)
+    lattice_mixture = heads.lattice_mixture(raw.for_lattice(batch), config)
     lattice_log_prob = joint_lattice_log_prob(
-        sharpen_lattice(policy, heads.lattice_mixture(raw.for_lattice(batch), config)), model_frame, group
+        sharpen_lattice(policy, lattice_mixture, kept.lattice), model_frame, group
     )
+
+    def sharpened(mixture: heads.VonMisesMixture, token_before: str) -> heads.VonMisesMixture:
+        return sharpen_coordinate(policy, mixture, kept.coords.get(token_before, True))
+
     return LogProb(
         wyckoff=jnp.where(is_drawn, pick(letter_log_probs, batch.wyckoff), 0.0).sum(1),
         species=jnp.where(batch.wyckoff > 0, pick(species_log_probs, batch.species), 0.0).sum(1),
-        coords=coords_log_prob(raw, config, batch, drawn_coords, functools.partial(sharpen_coordinate, policy)),
+        coords=coords_log_prob(raw, config, batch, drawn_coords, sharpened),
         lattice=jnp.where(_keeps(constraints, "keep_lattice"), 0.0, lattice_log_prob),
     )
+
+
+class _Kept(NamedTuple):
+    """What top-p keeps in the draws of B crystals.
+
+    Attributes:
+        letters: at each site, or True for all.
+        species: likewise.
+        coords: components of the mixture after a token, by the name of that.
+        lattice: components.
+    """
+
+    letters: Bool[AnyArray, "B N W"] | bool = True
+    species: Bool[AnyArray, "B N S"] | bool = True
+    coords: Mapping[str, Bool[AnyArray, "B slots C"]] = {}
+    lattice: Bool[AnyArray, "B C"] | bool = True
+
+
+def _kept(raw: OutputRows, config: ModelConfig, batch: CrystalBatch, policy: Policy, before: Prefix) -> _Kept:
+    """What a policy keeps, by the rows of the network that drew the crystals."""
+    letters = restrict_letters(policy, _letters(raw, config, batch), batch.space_group[:, None], before)
+    species_logits = raw.species_logits(batch, config.num_species)
+    species = restrict_species(policy, species_logits, batch, before, batch.wyckoff)
+    mixtures = {token: heads.coordinate_mixture(raw.after(token), config) for token in ("species", "x", "y")}
+    lattice_mixture = sharpen_lattice(policy, heads.lattice_mixture(raw.for_lattice(batch), config))
+
+    def with_drawn(log_probs: Float[Array, "B N n"], drawn: Int[AnyArray, "B N"]) -> Bool[Array, "B N n"]:
+        # The decoder's last digits are others: at the edge it may have kept what is left out here.
+        return (log_probs > -jnp.inf) | (jnp.arange(log_probs.shape[-1]) == drawn[..., None])
+
+    return _Kept(
+        letters=with_drawn(letters, batch.wyckoff),
+        species=with_drawn(species, batch.species),
+        coords={token: sharpen_coordinate(policy, one).logits > -jnp.inf for token, one in mixtures.items()},
+        lattice=lattice_mixture.logits > -jnp.inf,
+    )
+
+
+def _letters(raw: OutputRows, config: ModelConfig, batch: CrystalBatch) -> Float[Array, "B N W"]:
+    """The model's log-probabilities of the letter of each slot."""
+    group = batch.space_group
+    following = heads.next_letter_logits(raw.after("z"), group[:, None], batch.wyckoff[:, :-1], config.num_letters)
+    return jnp.concatenate([heads.first_letter_logits(raw.first, group)[:, None], following], axis=1)
 
 
 def _keeps(constraints: Constraints, what: str) -> Bool[Array, ""]:

@@ -103,17 +103,21 @@ def ppo_loss(
     policy: Policy | None,
     kl_coef: Float[AnyArray, ""] | float,
     clip_range: Float[AnyArray, ""] | float,
+    keeping: Params | None = None,
 ) -> Sums:
     """Minus the weighted sum of `ppo_terms` over a batch, and the sums of what is watched; see `dpo_loss`."""
-    objective, watched = ppo_terms(likelihood(params, config, batch, policy).total, rollout, kl_coef, clip_range)
+    log_probs = likelihood(params, config, batch, policy, keeping).total
+    objective, watched = ppo_terms(log_probs, rollout, kl_coef, clip_range)
     return _watched_loss(-objective, watched, weight)
 
 
-def likelihood(params: Params, config: ModelConfig, batch: CrystalBatch, policy: Policy | None) -> LogProb:
+def likelihood(
+    params: Params, config: ModelConfig, batch: CrystalBatch, policy: Policy | None, keeping: Params | None = None
+) -> LogProb:
     """Log-probability of crystals as drawn, nats: the policy's, or the published one where there is no policy."""
     if policy is None:
         return log_prob(params, config, batch)
-    return policy_log_prob(params, config, batch, policy)
+    return policy_log_prob(params, config, batch, policy, keeping)
 
 
 def group_advantage(reward: Float[np.ndarray, " B"], group_size: int) -> Float[np.ndarray, " B"]:
