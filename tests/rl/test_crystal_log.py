@@ -76,3 +76,21 @@ def test_the_best_of_many_kinds(collapsed, tmp_path):
     log = CrystalLog(tmp_path, keep=2)
     log.append(1, Rollout(collapsed.crystals, keys, *[collapsed.value] * 2, [""] * len(keys), {}, {}, 0, {}))
     assert rewards(log) == sorted(collapsed.value, reverse=True)[:2]
+
+
+def test_compositions_of_the_last_steps(collapsed, tmp_path):
+    """Different ones, and how many in effect; a log that is read back knows them too."""
+    log, logs = CrystalLog(tmp_path, keep=4, window=2), []
+    for step, elements in enumerate(([11] * 4, [11, 11, 19, 19], [19, 19, 19, 37]), start=1):
+        crystals = dataclasses.replace(collapsed.crystals[:4], species=np.zeros((4, 3), np.int32))
+        crystals.species[:, 0] = elements
+        keys, value = [fingerprint(crystals, row) for row in range(4)], collapsed.value[:4]
+        log.append(step, Rollout(crystals, keys, value, value, [""] * 4, {}, {}, 0, {}))
+        logs.append(log.diversity())
+    shares = np.array([2, 5, 1]) / 8
+    assert logs[0] == pytest.approx({"compositions": 1 / 4, "vendi_compositions": 1})
+    effective = float(np.exp(-(shares * np.log(shares)).sum()))
+    assert logs[2] == pytest.approx({"compositions": 3 / 8, "vendi_compositions": effective})
+    again = CrystalLog(tmp_path, keep=4, window=2)
+    again.restore(3, num_slots=3)
+    assert again.diversity() == logs[2]

@@ -172,6 +172,7 @@ class RLConfig(Config):
     )
     max_failures: float = option(0.5, "Share of crystals without a reward above which a run stops.", SHARE)
     seed: int = fields.seed()
+    diversity_steps: int = option(10, "Steps over whose crystals compositions are counted.", at_least(1))
     keep: int = option(100, "Number of crystals of highest reward kept in best.cif.", at_least(1))
     checkpoint_steps: int = option(10, *fields.CHECKPOINT_STEPS)
     keep_checkpoints: int = option(*fields.KEEP_CHECKPOINTS)

@@ -4,7 +4,7 @@ A resumed run reads from it what it had learnt of rewards, so that every reward 
 """
 
 import re
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy as np
 from cfx.core.crystal import CrystalBatch, concatenate
 from cfx.core.elements import formula, lowest_terms
 from cfx.evaluation.matching import find_duplicates
+from cfx.evaluation.summary import vendi_score
 from cfx.io.files import replace_atomically
 from cfx.io.formats import OutputRecord, render_cif
 from cfx.io.journal import JsonLines
@@ -21,9 +22,6 @@ from cfx.rl.rollout import SHARES, RewardCache, Rollout, arrangement, fingerprin
 
 NOT_CIF = re.compile(r"[^A-Za-z0-9]+")
 """What a name in a CIF cannot have."""
-
-WINDOW = 10
-"""Steps whose compositions are compared."""
 
 COPIES = 4
 """Crystals of the same sites and species that are remembered; thousands may differ by the cell only."""
@@ -57,14 +55,18 @@ def _by_reward(one: Candidate) -> float:
 class CrystalLog:
     """crystals.jsonl of a run, and in memory its crystals with a reward and the cache."""
 
-    def __init__(self, directory: Path, keep: int, writes: bool = True):
+    def __init__(self, directory: Path, keep: int, window: int = 10, writes: bool = True):
         """A log in that directory that keeps so many of the best; nothing is read or written yet.
 
-        Of several processes all read it, and one `writes`.
+        Args:
+            directory: of the run.
+            keep: crystals in best.cif.
+            window: steps whose compositions are compared.
+            writes: whether this process writes; of several, all read.
         """
         self.keep, self._lines, self._writes = keep, JsonLines(directory / "crystals.jsonl"), writes
         self.cache = RewardCache()
-        self._formulas: deque[list[str]] = deque(maxlen=WINDOW)
+        self._formulas: deque[list[str]] = deque(maxlen=window)
         self._seen: set[bytes] = set()
         self._best: dict[bytes, list[Candidate]] = {}
 
@@ -85,10 +87,13 @@ class CrystalLog:
         if self._writes:
             self._lines.add(*lines)
 
-    def distinct_compositions(self) -> float:
-        """Different compositions among the crystals of the last WINDOW steps, as a share of their number."""
-        formulas = [formula for formulas in self._formulas for formula in formulas]
-        return len(set(formulas)) / len(formulas)
+    def diversity(self) -> dict[str, float]:
+        """Different compositions among the crystals of the last steps.
+
+        `compositions` is their share of all crystals; `vendi_compositions`, how many there are in effect.
+        """
+        counts = Counter(formula for formulas in self._formulas for formula in formulas)
+        return {"compositions": len(counts) / counts.total(), "vendi_compositions": vendi_score(counts)}
 
     def restore(self, step: int, num_slots: int, recent: int = 0) -> list[Experience]:
         """Reads the crystals of steps up to this one, and the rewards of those after it, which are made again.
@@ -125,7 +130,7 @@ class CrystalLog:
             kept = end
             self.cache.known.setdefault(key, known)
             self._consider(value, key, crystals, {name: line[name] for name in ("step", "reward", "reason", "parts")})
-            if line["step"] > step - WINDOW:
+            if line["step"] > step - (self._formulas.maxlen or 0):
                 formulas[line["step"]].append(_formula(crystals, 0))
             if line["step"] > step - recent:
                 known = [np.array([line[name]], np.float32) for name in KNOWN]  # None becomes NaN

@@ -101,7 +101,7 @@ class _Reinforcement(FineTuning):
         self.trust = TrustRegion.of(config.rl)
         self.learner = Updates(config.rl, model, self.policy, self.kl_coef, self.trust, self.devices)
         self.reference_params = self.devices.replicate(model.params)
-        self.log = CrystalLog(run, config.rl.keep, self.devices.writes)
+        self.log = CrystalLog(run, config.rl.keep, config.rl.diversity_steps, self.devices.writes)
         self.baseline = Baseline(config.rl)
         self.quotas: Quotas | None = None
         if self.learner.truncates and config.rl.replay != "none":
@@ -249,7 +249,7 @@ class _Reinforcement(FineTuning):
         parts = {name: values for name, values in rollout.metrics.items() if name not in (*SHARES, EVALUATIONS)}
         line["parts"] = {name: float(np.nanmean(v)) for name, v in parts.items() if np.isfinite(v).any()}
         line["entropy"] = rollout.entropy
-        line["compositions"] = self.log.distinct_compositions()
+        line |= self.log.diversity()
         if "class" in (self.config.baseline, self.config.quotas):
             line["classes"] = class_shares(rollout.kinds)
         if EVALUATIONS in rollout.metrics:
@@ -293,6 +293,7 @@ def _summary(line: dict[str, Any], reward: Reward) -> str:
     return (
         f"reward {line['reward']:.3f} {reward.unit}".rstrip()
         + f"  {distance}  unique {100 * line['unique']:.0f} %"
+        + f"  compositions {100 * line['compositions']:.0f} %, {line['vendi_compositions']:.0f} in effect"
         + (f"  {line['evaluations']:,} evaluations" if "evaluations" in line else "")
         + f"  {seconds:.1f} s"
     )

@@ -185,11 +185,12 @@ def reward_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
             wide=True,
         ),
         Panel(
-            "Different compositions among the crystals of ten steps",
+            "Different compositions among the crystals of the last steps",
             "%",
             (series("different compositions", "compositions", factor=100),),
             wide=True,
         ),
+        Panel("Compositions in effect", "", (series("Vendi score", "vendi_compositions"),), wide=True),
         Panel("Entropy of the draws", NATS, tuple(series(NAMES[k], "entropy", k) for k in NAMES), wide=True),
         Panel("Seconds", "", tuple(series(k, f"seconds_{k}") for k in ("sampling", "rewarding", "updating")), log=True),
         Panel("Norm of the gradient", "", (series("norm", "grad_norm"),), log=True),
