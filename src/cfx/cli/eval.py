@@ -12,7 +12,7 @@ from cfx.cli import options, values
 from cfx.cli.console import REPORTER, in_flags, print_columns, print_json, printable, shown, stdout
 from cfx.cli.options import Fields, Given
 from cfx.config import EvalConfig, RelaxConfig, ShortlistConfig
-from cfx.errors import DependencyError, NetworkError, UsageError
+from cfx.errors import UsageError
 from cfx.io.files import TABLES, check_file, claimed, replace_atomically, write_table
 
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -162,15 +162,9 @@ def _cluster(address: str | None) -> Iterator[None]:
         return
     import joblib
 
-    try:
-        from dask.distributed import Client
-    except ImportError as error:
-        raise DependencyError("--scheduler needs Dask", "pip install 'cfx-crystal[dask]'") from error
-    try:
-        client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise NetworkError(f"no Dask scheduler answers at {address}", "start one with: dask scheduler") from error
-    with client, joblib.parallel_config(backend="dask"):
+    from cfx.io.cluster import connected
+
+    with connected(address), joblib.parallel_config(backend="dask"):
         yield
 
 

@@ -261,7 +261,7 @@ DISTRIBUTED = typer.Option(False, "--distributed", help="This is one of several 
 COORDINATOR = typer.Option(None, help="HOST:PORT of process 0, if the processes were not started by srun or mpirun.")
 NUM_PROCESSES = typer.Option(None, help="With --coordinator: number of processes of this run.")
 PROCESS_ID = typer.Option(None, help="With --coordinator: number of this process, from 0.")
-OF_PROCESSES = {"--distributed", "--coordinator", "--num-processes", "--process-id"}
+OF_PROCESSES = {"--distributed", "--coordinator", "--num-processes", "--process-id", "--scheduler"}
 """Options that say where a run is made, not what it does: a resumed run takes them, too."""
 
 Processes = tuple[str | None, int | None, int | None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -146,6 +147,9 @@ def rl(
     ],
     arrangement: Annotated[Given, Fields(values.Arrangement)],
     resume: bool = options.RESUME_RUN,
+    scheduler: Annotated[
+        str | None, typer.Option(help="Address of a Dask scheduler, to compute rewards on its cluster.")
+    ] = None,
     distributed: bool = options.DISTRIBUTED,
     coordinator: str | None = options.COORDINATOR,
     num_processes: int | None = options.NUM_PROCESSES,
@@ -165,7 +169,7 @@ def rl(
     """
     processes = options.processes(distributed, coordinator, num_processes, process_id)
     if resume:
-        _resume(run, options.named(context) - options.OF_PROCESSES, processes)
+        _resume(run, options.named(context) - options.OF_PROCESSES, processes, scheduler)
         return
     if learning.get("algorithm") == "dpo":
         raise UsageError("dpo is a command of its own", "write: cfx dpo --pairs FILE")
@@ -181,7 +185,7 @@ def rl(
     groups = space_group or (str(own_group) if own_group else "data:model")
     values.check_space_groups(groups)
     run = run or Path(f"rl-{_slug(rewards.reward)}")
-    _rewarded(run, model, groups, {**drawing, "template": template}, rewards, config, processes)
+    _rewarded(run, model, groups, {**drawing, "template": template}, rewards, config, processes, scheduler)
 
 
 def dpo(
@@ -230,6 +234,7 @@ def _rewarded(
     rewards: RewardConfig,
     config: RLConfig,
     processes: options.Processes | None,
+    scheduler: str | None,
 ) -> None:
     devices = _join(processes)
 
@@ -241,7 +246,7 @@ def _rewarded(
     groups, weights = values.drawn_space_groups(space_group, model)
     sample = SampleConfig(space_groups=groups, weights=weights, **drawing)
     content = finetuning.RewardRun(model=name, sample=sample, reward=rewards, rl=config).with_whole_paths()
-    _fine_tune(run, content, model, rewards, _reporter(processes))
+    _fine_tune(run, content, model, rewards, _reporter(processes), scheduler)
 
 
 def _join(processes: options.Processes | None) -> Devices:
@@ -255,7 +260,9 @@ def _join(processes: options.Processes | None) -> Devices:
     return devices.Devices()
 
 
-def _resume(run: Path | None, named: set[str], processes: options.Processes | None = None) -> None:
+def _resume(
+    run: Path | None, named: set[str], processes: options.Processes | None = None, scheduler: str | None = None
+) -> None:
     """Continues a run of either command."""
     if run is None or "--output" not in named:
         raise UsageError("--resume needs the directory of a run", "name it with -o")
@@ -274,7 +281,7 @@ def _resume(run: Path | None, named: set[str], processes: options.Processes | No
     if isinstance(config, finetuning.PairsRun):
         _learn_preferences(run, config, model, _reporter(processes), resume=True)
     else:
-        _fine_tune(run, config, model, config.reward, _reporter(processes), resume=True)
+        _fine_tune(run, config, model, config.reward, _reporter(processes), scheduler, resume=True)
 
 
 def _learn_preferences(
@@ -294,11 +301,16 @@ def _fine_tune(
     model: Model,
     rewards: RewardConfig,
     reporter: Reporter,
+    scheduler: str | None,
     resume: bool = False,
 ) -> None:
+    from cfx.io.cluster import connected
+    from cfx.runs.cluster import cluster_reward
     from cfx.runs.fine_tuning import fine_tune
 
-    result, reward = fine_tune(run, config, model, rewards, reporter, resume)
+    with connected(scheduler) if scheduler else nullcontext() as client:
+        reward = cluster_reward(client, rewards) if client else None
+        result, reward = fine_tune(run, config, model, rewards, reporter, resume, reward)
     if result.ended:
         reporter.warning(f"ended at step {result.step}: {result.ended}")
     if result.first is not None:

@@ -48,7 +48,7 @@ LIBRARIES = (
     Library("matgl", "matgl", "matgl", "eval, relax and rl with matgl:NAME"),
     Library("torch", "torch", "chgnet", "chgnet, orb-models and matgl"),
     Library("smact", "smact", "eval", "eval: validity of compositions"),
-    Library("dask", "distributed", "dask", "eval --scheduler"),
+    Library("dask", "distributed", "dask", "eval and rl with --scheduler"),
     Library("pyarrow", "pyarrow", "parquet", "Parquet files"),
 )
 """Libraries in the order in which they are listed."""
