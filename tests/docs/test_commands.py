@@ -167,7 +167,7 @@ def option_names(command) -> set[str]:
     return own.union(*map(option_names, getattr(command, "commands", {}).values()), {"--help", "--version", "--debug"})
 
 
-FOREIGN = {"--ideas", "--check", "--no-index", "--find-links"}
+FOREIGN = {"--ideas", "--looks", "--check", "--no-index", "--find-links"}
 """Options of other programs that the pages name in passing: benchmarks/, tools/, pip."""
 
 
