@@ -1,7 +1,7 @@
 """Tries an installed cfx as somebody who has just installed it: from an empty home, in an empty directory.
 
     make dist
-    pipx install dist/*.whl
+    pipx install "$(ls dist/*.whl)[eval]"
     python tools/try_program.py ~/.local/bin/cfx
 
 Runs five commands, none of which needs torch or a network, checks that their files are there, and prints the seconds
@@ -22,7 +22,7 @@ LINES = (
     ("view out.jsonl -o out.html", "out.html"),
     ("eval out.jsonl -o records.csv", "records.csv"),
     ("score out.jsonl --model mini -o scores.csv", "scores.csv"),
-    ("train out.jsonl --from mini --epochs 1 -o run", "run/best"),
+    ("train out.jsonl --from mini --validation 25% --epochs 1 -o run", "run/best"),
     ("sample --model mini --sg 194 --n 20 -o again.jsonl", "again.jsonl"),
 )
 """Arguments of cfx, and what they make. The last is the first once more, to see what the kept compilation brings."""
@@ -40,7 +40,8 @@ def main() -> None:
         print(subprocess.check_output([program, "--version"], env=environment, text=True), end="")
         for line, made in LINES:
             start = time.perf_counter()
-            subprocess.run([program, *line.split()], cwd=desk, env=environment, check=True, capture_output=True)
+            done = subprocess.run([program, *line.split()], cwd=desk, env=environment, capture_output=True, text=True)
+            assert not done.returncode, f"cfx {line}: {done.stderr}"
             assert (desk / made).exists(), f"cfx {line}: there is no {made}"
             print(f"{time.perf_counter() - start:6.1f} s  cfx {line}", flush=True)
         assert (desk / "out.jsonl").read_bytes() == (desk / "again.jsonl").read_bytes(), "the seed decides no longer"
