@@ -11,12 +11,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cfx.api.describe import Description, describe
     from cfx.api.discover import discover
+    from cfx.api.dpo import PreferenceTuning, dpo
     from cfx.api.evaluate import Evaluation, evaluate
     from cfx.api.fine_tune import FineTuning, fine_tune
+    from cfx.api.hull import HullTable, build_hull, hull
     from cfx.api.predict import predict
     from cfx.api.relax import Relaxation, relax
+    from cfx.api.retrieve import Retrieval, retrieve
     from cfx.api.score import Scoring, score
+    from cfx.api.selftrain import SelfTraining, selftrain
     from cfx.api.train import Training, train
     from cfx.api.view import View, view
     from cfx.config import ModelConfig, SampleConfig, Template
@@ -30,26 +35,37 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CrystalBatch",
+    "Description",
     "Evaluation",
     "FineTuning",
+    "HullTable",
     "LogProb",
     "Model",
     "ModelConfig",
+    "PreferenceTuning",
     "Relaxation",
+    "Retrieval",
     "Sample",
     "SampleConfig",
     "Scoring",
+    "SelfTraining",
     "Template",
     "Training",
     "View",
+    "build_hull",
+    "describe",
     "discover",
+    "dpo",
     "encode",
     "evaluate",
     "fine_tune",
+    "hull",
     "load_model",
     "predict",
     "relax",
+    "retrieve",
     "score",
+    "selftrain",
     "train",
     "view",
 ]
@@ -78,6 +94,17 @@ _PUBLIC = {
     "View": "cfx.api.view",
     "fine_tune": "cfx.api.fine_tune",
     "FineTuning": "cfx.api.fine_tune",
+    "Description": "cfx.api.describe",
+    "describe": "cfx.api.describe",
+    "PreferenceTuning": "cfx.api.dpo",
+    "dpo": "cfx.api.dpo",
+    "HullTable": "cfx.api.hull",
+    "hull": "cfx.api.hull",
+    "build_hull": "cfx.api.hull",
+    "Retrieval": "cfx.api.retrieve",
+    "retrieve": "cfx.api.retrieve",
+    "SelfTraining": "cfx.api.selftrain",
+    "selftrain": "cfx.api.selftrain",
 }
 
 

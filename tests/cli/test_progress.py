@@ -145,4 +145,4 @@ def test_a_command_leaves_its_results(cfx, tmp_path):
     )
     result = cfx("view", "salt.cif", "-o", "salt.html")
     assert result.returncode == 0, result.stderr
-    assert result.stderr == "1 crystals: salt.html\n"
+    assert result.stderr == "1 crystal: salt.html\n"

@@ -54,7 +54,7 @@ def test_scores_are_log_probabilities_of_the_encoded_crystals(cfx, crystals, tmp
         for part in PARTS:
             assert float(row[f"log_prob_{part}"]) == pytest.approx(getattr(expected, part)[i], abs=1e-3)
     assert len({row["log_prob"] for row in rows}) > 1
-    assert "6 crystals, 1 rows skipped" in result.stderr and "crystals.cif#3" in result.stderr
+    assert "6 crystals, 1 row skipped" in result.stderr and "crystals.cif#3" in result.stderr
     mean = re.search(r"^6 crystals, (\S+) nats each on average by model mini$", result.stderr, re.M).group(1)
     assert float(mean) == pytest.approx(np.mean(expected.total), abs=1e-3)
 

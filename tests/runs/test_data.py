@@ -74,7 +74,7 @@ def test_reading_says_what_was_skipped(data):
 def test_nothing_skipped_nothing_warned(tmp_path):
     reporter = Recorder()
     read(write(tmp_path / "data.jsonl", HCP), 21, reporter, 0.01, 1)
-    assert reporter.messages == ["data.jsonl: 1 crystals, 0 rows skipped"]
+    assert reporter.messages == ["data.jsonl: 1 crystal, 0 rows skipped"]
     assert not reporter.warnings
 
 

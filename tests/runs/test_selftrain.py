@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from cfx.config import DataConfig, SampleConfig, SelfTrainConfig, SelfTrainRun, finetuning
+from cfx.config import DataConfig, EvalConfig, SampleConfig, SelfTrainConfig, SelfTrainRun, TrainConfig, selftraining
 from cfx.data.dataset import load_dataset
 from cfx.errors import CfxError, DataError, UsageError
 from cfx.io.files import content_digest
@@ -59,10 +59,10 @@ def config(tmp_path_factory) -> SelfTrainRun:
         ),
         sample=SampleConfig(space_groups=(221,), n=12, max_sites=2),
         judge=dataclasses.replace(
-            finetuning.JUDGE, reference=str(tmp_path / "data.jsonl"), fmax=0.5, steps=4, workers=1
+            selftraining.JUDGE, reference=str(tmp_path / "data.jsonl"), fmax=0.5, steps=4, workers=1
         ),
         keep=SelfTrainConfig(classes=EVERYTHING, max_e_hull_unrelaxed=3.0, max_e_hull=0.5, share=0.5, seed=3),
-        train=dataclasses.replace(finetuning.ROUND, epochs=2, batch_size=4),
+        train=dataclasses.replace(selftraining.ROUND, epochs=2, batch_size=4),
     )
 
 
@@ -220,9 +220,9 @@ def test_a_configuration_survives_its_file(config, model, tmp_path):
     "changes, words",
     [
         ({"data": DataConfig()}, "data to train on are missing"),
-        ({"judge": finetuning.EvalConfig(potential="chgnet", hull="none")}, "said by a hull"),
+        ({"judge": EvalConfig(potential="chgnet", hull="none")}, "said by a hull"),
         ({"data": DataConfig(train="a"), "keep": SelfTrainConfig(take="best")}, "need crystals held out"),
-        ({"train": finetuning.TrainConfig(ema_decay=0.9)}, "averaged weights"),
+        ({"train": TrainConfig(ema_decay=0.9)}, "averaged weights"),
     ],
 )
 def test_what_cannot_be_is_refused(config, changes, words):

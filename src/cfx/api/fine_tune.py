@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cfx.api.runs import Run, directory_of
+from cfx.api.runs import Run, directory_of, drawn_from
 from cfx.config import RewardConfig, RewardRun, RLConfig, SampleConfig, Shape
 from cfx.config.fields import sorted_out
 from cfx.config.finetuning import PRESETS
@@ -27,7 +27,6 @@ from cfx.rl.named_rewards import choose_models
 from cfx.rl.rewards import DEFAULT_KL_COEF, NO_STRUCTURE, Reward, RewardBatch, make_batch, weighted_sum
 from cfx.runs.fine_tuning import fine_tune as run_fine_tuning
 from cfx.runs.fine_tuning import named_reward
-from cfx.runs.sample import drawn_space_groups
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -139,20 +138,12 @@ def fine_tune(
         else:
             loaded = weighted_sum(_parts(reward, rewards, batched, failure, told), rewards.shape)
             loaded = conditioned(loaded, rewards, lambda: load_potential(rewards.potential, rewards.device))
-        sample = SampleConfig(**_groups(space_group, model, told), **drawing)
+        sample = SampleConfig(**drawn_from(space_group, model, told), **drawing)
         content = RewardRun(model=model.name, sample=sample, reward=rewards, rl=config).with_whole_paths()
         directory = directory_of(run)
         result, _ = run_fine_tuning(directory, content, model, rewards, told, resume, loaded)
         policy = load_model(directory / "final", reporter=told)
     return FineTuning(policy, directory, result.step, result.first, result.last, loaded.unit, result.ended)
-
-
-def _groups(space_group: Any, model: Model, reporter: Reporter) -> dict[str, Any]:
-    """Space groups and their weights, as fields of a request."""
-    if not isinstance(space_group, str):
-        return {"space_groups": space_group}
-    groups, weights = drawn_space_groups(space_group, model, reporter)
-    return {"space_groups": groups, "weights": weights}
 
 
 def _parts(

@@ -6,11 +6,12 @@ import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cfx.model import Model
-from cfx.reporter import counted
+from cfx.reporter import Reporter, counted
 from cfx.runs.curves import read_lines, read_run
+from cfx.runs.sample import drawn_space_groups
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,3 +65,11 @@ class Run:
 def directory_of(run: str | Path | None) -> Path:
     """The directory of a run: the one that was named, or a temporary one that stays until the system empties it."""
     return Path(tempfile.mkdtemp(prefix="cfx-")) if run is None else Path(run)
+
+
+def drawn_from(space_group: Any, model: Model, reporter: Reporter) -> dict[str, Any]:
+    """Space groups and their weights, as fields of a `SampleConfig`."""
+    if not isinstance(space_group, str):
+        return {"space_groups": space_group}
+    groups, weights = drawn_space_groups(space_group, model, reporter)
+    return {"space_groups": groups, "weights": weights}

@@ -17,6 +17,7 @@ from cfx.cli import options, values
 from cfx.cli.console import REPORTER, print_json, print_table, printable, shown, size, stdout
 from cfx.errors import UsageError
 from cfx.io.files import claimed, write_table
+from cfx.reporter import counted
 from cfx.runs.curves import SUFFIXES, Curves, Panel, log_ticks, read_run, round_ticks
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def view(
     with claimed(page, (".html",), force):
         drawn, total = write_viewer(crystals, page, first, REPORTER)
     more = f", the first of {total:,}; -n shows more" if drawn == first < total else ""
-    REPORTER.message(f"{drawn:,} crystals{more}: {page}")
+    REPORTER.message(f"{counted(drawn, 'crystal')}{more}: {page}")
     if browser:
         typer.launch(page.resolve().as_uri())
 

@@ -14,6 +14,7 @@ from cfx.cli import options, values
 from cfx.cli.console import REPORTER, print_json, print_table
 from cfx.config.texts import percentage
 from cfx.io.files import claimed, csv_text, write_table
+from cfx.reporter import counted
 from cfx.runs.curves import NAMES
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def score(
         _write(rows, output, as_json, _print_summary if summary else _print_rows)
     total = scores.log_prob.total
     mean = f"nll {-total.mean():.3f}" if summary else f"{total.mean():.3f}"
-    REPORTER.message(f"{len(total)} crystals, {mean} nats each on average by model {loaded[0].name}")
+    REPORTER.message(f"{counted(len(total), 'crystal')}, {mean} nats each on average by model {loaded[0].name}")
 
 
 def _tell_difference(comparison: Comparison) -> None:

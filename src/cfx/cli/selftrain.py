@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,28 +10,12 @@ import typer
 from cfx.cli import options, values
 from cfx.cli.console import REPORTER, print_columns
 from cfx.cli.options import Fields, Given
-from cfx.config import DataConfig, EvalConfig, SampleConfig, SelfTrainConfig, TrainConfig, finetuning
+from cfx.config import DataConfig, EvalConfig, SampleConfig, SelfTrainConfig, SelfTrainRun, TrainConfig, selftraining
 from cfx.errors import UsageError
 from cfx.training.run import RunDirectory
 
 if TYPE_CHECKING:
     from cfx.model import Model
-
-LEARNING = (
-    *("epochs", "batch_size", "accumulate", "learning_rate", "schedule", "decay", "warmup_steps", "optimizer"),
-    *("augment", "weight_decay", "clip_norm", "dropout", "attention_dropout", "ema_decay", "precision", "log_steps"),
-    "checkpoint_steps",
-)
-"""Settings of `cfx train` that self-training takes; the seed is that of the run."""
-
-DRAWING = ("temperature", "top_p", "elements", "exclude", "bias", "max_atoms", "max_sites")
-"""Settings of `cfx sample` that self-training takes."""
-
-JUDGING = (
-    *("reference", "potential", "hull", "hull_scale", "e_hull_floor", "corrections", "mixed_valence"),
-    *("fmax", "steps", "device"),
-)
-"""Settings of `cfx eval` that self-training takes."""
 
 RATES = {
     "valid": "valid structure",
@@ -54,13 +37,16 @@ def selftrain(
     model: str = options.model("Model that the first round draws from. "),
     files: Annotated[Given, Fields(DataConfig, "validation", "symprec")],
     keeping: Annotated[Given, Fields(SelfTrainConfig, shown={"classes": "charge-neutral"})],
-    drawing: Annotated[Given, Fields(SampleConfig, "n", *DRAWING, shown={"n": 1000})],
+    drawing: Annotated[Given, Fields(SampleConfig, "n", *selftraining.DRAWING, shown={"n": 1000})],
     space_group: str | None = options.space_groups(" [default: data:model]"),
     judging: Annotated[
-        Given, Fields(EvalConfig, *JUDGING, shown={**vars(finetuning.JUDGE), "hull": None, "reference": "DATA"})
+        Given,
+        Fields(
+            EvalConfig, *selftraining.JUDGING, shown={**vars(selftraining.JUDGE), "hull": None, "reference": "DATA"}
+        ),
     ],
     workers: int = options.WORKERS,
-    learning: Annotated[Given, Fields(TrainConfig, *LEARNING, shown=vars(finetuning.ROUND))],
+    learning: Annotated[Given, Fields(TrainConfig, *selftraining.LEARNING, shown=vars(selftraining.ROUND))],
     resume: bool = options.RESUME_RUN,
 ) -> None:
     """Train a model on its own crystals: draw, relax, keep what is stable, train.
@@ -81,29 +67,21 @@ def selftrain(
             raise UsageError(
                 "--resume continues with the options of the first run", f"leave out {', '.join(sorted(others))}"
             )
-        config, reference = finetuning.SelfTrainRun.read(run), run / "reference"
+        config, reference = SelfTrainRun.read(run), run / "reference"
         start = values.load(str(reference) if reference.exists() else config.model)
     else:
         RunDirectory(run).check_free()
         text = space_group or "data:model"
         values.check_space_groups(text)
-        # Made anew: which hull goes without saying depends on the potential.
-        usual: Given = {"potential": finetuning.JUDGE.potential, "steps": finetuning.JUDGE.steps}
-        judged: Given = {**usual, "reference": data, "workers": workers or -1, **judging}
-        parts: Given = {
-            "data": DataConfig(train=data, **files),
-            "judge": EvalConfig(**judged),
-            "keep": SelfTrainConfig(**keeping),
-            "train": dataclasses.replace(finetuning.ROUND, **learning),
-        }
+        parts = SelfTrainRun.parts(DataConfig(train=data, **files), keeping, judging, learning, workers or -1)
         start = values.load(model)
         groups, weights = values.drawn_space_groups(text, start)
         sample = SampleConfig(space_groups=groups, weights=weights, **{"n": 1000, **drawing})
-        config = finetuning.SelfTrainRun(model=model, sample=sample, **parts).with_whole_paths()
+        config = SelfTrainRun(model=model, sample=sample, **parts).with_whole_paths()
     _selftrain(run, config, start, resume)
 
 
-def _selftrain(run: Path, config: finetuning.SelfTrainRun, model: Model, resume: bool) -> None:
+def _selftrain(run: Path, config: SelfTrainRun, model: Model, resume: bool) -> None:
     from cfx.runs.selftrain import numbers, selftrain
 
     reports = selftrain(run, config, model, REPORTER, resume)

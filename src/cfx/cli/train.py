@@ -16,7 +16,7 @@ from cfx.cli.options import Fields, Given
 from cfx.config import DataConfig, DPOConfig, RewardConfig, RLConfig, SampleConfig, Shape, TrainConfig, finetuning
 from cfx.config.training import PRESETS, TrainRun, read_toml
 from cfx.errors import DataError, UsageError
-from cfx.reporter import Mute, Reporter
+from cfx.reporter import Mute, Reporter, counted
 from cfx.training.run import RunDirectory
 
 if TYPE_CHECKING:
@@ -316,7 +316,7 @@ def _fine_tune(
     if result.first is not None:
         unit = f" {reward.unit}" if reward.unit else ""
         reporter.message(f"mean reward {result.first:.3f}{unit} in the first step, {result.last:.3f} in the last")
-    reporter.message(f"{result.best} crystals of highest reward: {run}/best.cif")
+    reporter.message(f"{counted(result.best, 'crystal')} of highest reward: {run}/best.cif")
     sample = config.sample
     _tell_policy(run, reporter, "data:model" if sample.weights else values.space_group_text(sample.space_groups))
 

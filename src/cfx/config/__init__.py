@@ -9,12 +9,11 @@ from cfx.config.finetuning import (
     RewardConfig,
     RewardRun,
     RLConfig,
-    SelfTrainConfig,
-    SelfTrainRun,
     Shape,
 )
 from cfx.config.prediction import PredictConfig
 from cfx.config.sampling import SampleConfig, Template
+from cfx.config.selftraining import SelfTrainConfig, SelfTrainRun
 from cfx.config.training import SYMPREC, DataConfig, ModelConfig, TrainConfig, TrainRun
 
 __all__ = [

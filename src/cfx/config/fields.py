@@ -238,3 +238,10 @@ def without_none(value: Any) -> Any:
 def whole_path(name: str | None) -> str | None:
     """A path that exists, from the root of the file system; names of other things stay as they are."""
     return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
+
+
+def as_tuples(value: Any) -> Any:
+    """Tuples for the lists that TOML holds. None needs no inverse: it is the default of every field that allows it."""
+    if isinstance(value, dict):
+        return {key: as_tuples(item) for key, item in value.items()}
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list) else value

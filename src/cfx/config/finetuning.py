@@ -1,7 +1,6 @@
 """What a fine-tuning run is asked to do: its parts, presets, and how that is written down."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,13 +13,11 @@ from cfx.config.evaluation import (
     HULL_SCALE,
     POTENTIALS,
     SECOND_HULL,
-    EvalConfig,
     own_hull,
 )
 from cfx.config.fields import BELOW_ONE, NOT_NEGATIVE, POSITIVE, SHARE, Bound, Config, at_least, option
 from cfx.config.sampling import SampleConfig, Template
 from cfx.config.symbols import CLASSES
-from cfx.config.training import DataConfig, TrainConfig
 from cfx.errors import UsageError
 
 PROPERTY_MODELS = "bundled, matgl:NAME, matgl:/directory, or auto: published if it is here, else bundled."
@@ -238,14 +235,14 @@ class RewardRun:
     @classmethod
     def of(cls, content: dict[str, Any]) -> Self:
         """The run that `tables` describes."""
-        sample, reward = _tuples(content["sample"]), _tuples(content["reward"])
+        sample, reward = fields.as_tuples(content["sample"]), fields.as_tuples(content["reward"])
         sample["template"] = fields.from_dict(Template, sample.get("template", {}))
         reward["shape"] = fields.from_dict(Shape, reward.get("shape", {}))
         return cls(
             model=content["model"],
             sample=fields.from_dict(SampleConfig, sample),
             reward=fields.from_dict(RewardConfig, reward),
-            rl=fields.from_dict(RLConfig, _tuples(content["rl"])),
+            rl=fields.from_dict(RLConfig, fields.as_tuples(content["rl"])),
         )
 
 
@@ -288,123 +285,3 @@ def read_run(path: Path) -> RewardRun | PairsRun:
         return PairsRun.of(content) if "dpo" in content else RewardRun.of(content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is not a run of cfx rl: {error}", "name the directory given with -o") from error
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelfTrainConfig(Config):
-    """What is kept of a model's own crystals, and how it is mixed with the data."""
-
-    rounds: int = option(2, "Rounds: draw, relax, keep, train.", at_least(1))
-    classes: tuple[str, ...] = option(
-        ("charge-neutral",),
-        "Classes of compositions that are kept: element, intermetallic, charge-neutral, other.",
-        flag="--class",
-        text=texts.classes,
-    )
-    # What is far above the hull as drawn seldom ends on it, and costs as many steps as what does.
-    max_e_hull_unrelaxed: float = option(
-        1.0, "E_hull up to which a crystal is worth relaxing, eV/atom.", Bound(math.isfinite, "be finite")
-    )
-    max_e_hull: float = option(
-        0.1, "E_hull up to which a relaxed crystal is kept, eV/atom.", Bound(math.isfinite, "be finite")
-    )
-    # They are what a loop spreads most: rare in the data, and new wherever they are put.
-    radioactive: bool = option(False, "Let elements without a stable isotope be drawn, too: Tc, Pm, Po and beyond.")
-    novel: bool = option(False, "Keep only crystals that are not in `reference`.")
-    # Relaxing costs dozens of evaluations for a crystal; as many draws by themselves hold many that need none.
-    relax: bool = option(True, "Keep crystals as drawn, by their energy unrelaxed.", flag="--no-relax")
-    fix_symmetry: bool = option(True, "Relax without keeping the space group.", flag="--no-fix-symmetry")
-    share: float = option(
-        0.2, "Share of kept crystals in an epoch, at most.", Bound(lambda value: 0 < value < 1, "be between 0 and 1")
-    )
-    repeats: int = option(4, "How often an epoch repeats a kept crystal to reach that share, at most.", at_least(1))
-    take: Literal["last", "best"] = option(
-        "last", "Epoch that the next round draws from: last, or best (lowest validation loss)."
-    )
-    max_rise: float = option(
-        0.0, "Rise of the validation loss over the first model's (nats) that ends the run; 0: none.", NOT_NEGATIVE
-    )
-    seed: int = fields.seed()
-
-
-JUDGE = EvalConfig(potential="chgnet", steps=200)
-"""How crystals of self-training are judged and relaxed, where nothing else is said."""
-
-ROUND = TrainConfig(epochs=4, batch_size=64, learning_rate=2e-4, warmup_steps=100, attention_dropout=0.0)
-"""How a round of self-training trains, where nothing else is said: gently, from a model that is trained already."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelfTrainRun:
-    """A run of cfx selftrain: the content of its config.toml.
-
-    Attributes:
-        model: that the first round draws from.
-        data: what it was trained on, and goes on with.
-        sample: what is drawn; seed and keep_invalid follow from the round, radioactive from `keep`.
-        judge: the potential, the hull and the known crystals; how to relax.
-        keep: what is kept, and how it is mixed with the data.
-        train: how a round trains; its seed follows from the round.
-    """
-
-    model: str
-    data: DataConfig
-    sample: SampleConfig
-    judge: EvalConfig
-    keep: SelfTrainConfig
-    train: TrainConfig
-
-    def __post_init__(self):
-        if self.data.train is None:
-            raise UsageError("the data to train on are missing", "name a file: cfx selftrain DATA -o RUN")
-        if self.judge.hull is None:
-            raise UsageError("what is kept is said by a hull", "name one with `hull`")
-        if self.train.ema_decay and self.keep.take == "last":
-            raise UsageError("averaged weights are kept of the best epoch only", "use `take=best`")
-        if self.data.validation is None and (self.keep.take == "best" or self.keep.max_rise):
-            raise UsageError("the best epoch, and a rise of the loss, need crystals held out", "name `validation`")
-
-    def tables(self) -> dict[str, Any]:
-        """The run as nested dictionaries that TOML can hold."""
-        return fields.without_none(dataclasses.asdict(self))
-
-    def with_whole_paths(self) -> Self:
-        """A copy with absolute paths; names stay."""
-        data = {name: fields.whole_path(getattr(self.data, name)) for name in ("train", "validation")}
-        judge = {name: fields.whole_path(getattr(self.judge, name)) for name in ("reference", "hull")}
-        return dataclasses.replace(
-            self,
-            model=fields.whole_path(self.model),
-            data=dataclasses.replace(self.data, **data),
-            judge=dataclasses.replace(self.judge, **judge),
-        )
-
-    @classmethod
-    def read(cls, run: Path) -> Self:
-        """What the run in a directory does.
-
-        Raises:
-            UsageError: if it is not a run of cfx selftrain.
-        """
-        try:
-            content = _tuples(fields.parse_toml((run / "config.toml").read_text(encoding="utf-8")))
-            content["sample"]["template"] = fields.from_dict(Template, content["sample"].get("template", {}))
-            kinds = {
-                "data": DataConfig,
-                "sample": SampleConfig,
-                "judge": EvalConfig,
-                "keep": SelfTrainConfig,
-                "train": TrainConfig,
-            }
-            parts = {name: fields.from_dict(kind, content[name]) for name, kind in kinds.items()}
-            return cls(model=content["model"], **parts)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            message = f"{run} is not a run of cfx selftrain: {error}"
-            raise UsageError(message, "name the directory given with -o") from error
-
-
-def _tuples(value: Any) -> Any:
-    """Tuples for the lists that TOML holds. None needs no inverse: it is the default of every field that allows it."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

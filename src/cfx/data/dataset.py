@@ -24,7 +24,7 @@ from cfx.data.workers import encode_in_parallel
 from cfx.errors import DataError
 from cfx.fetch.names import data_path
 from cfx.io.files import cache_directory, content_digest
-from cfx.reporter import Interrupted, Reporter, StopRequest
+from cfx.reporter import Interrupted, Reporter, StopRequest, counted
 
 ENCODER_VERSION = 4
 """Raised whenever the same input would encode to something else, so that stale caches are not read."""
@@ -245,10 +245,12 @@ def read(name: str | Path, n_max: int, reporter: Reporter, symprec: float, worke
         data = load_dataset(path, symprec, n_max, workers, update, source)
         if stop.signum is not None:
             raise Interrupted(stop.signum, f"stopped; {source} is encoded")
-    reporter.message(f"{source}: {len(data)} crystals, {data.num_failures} rows skipped")
+    reporter.message(f"{source}: {counted(len(data), 'crystal')}, {counted(data.num_failures, 'row')} skipped")
     if data.num_failures:
         reasons = store.describe(data.reasons())
-        reporter.warning(f"skipped {data.num_failures} rows: {reasons}; all are listed in {data.failures_path}")
+        reporter.warning(
+            f"skipped {counted(data.num_failures, 'row')}: {reasons}; all are listed in {data.failures_path}"
+        )
     return data
 
 

@@ -19,7 +19,7 @@ from cfx.data.structures import Loaded, load_crystals
 from cfx.errors import DataError, UsageError
 from cfx.fetch.names import data_path
 from cfx.io.files import cache_directory, replace_atomically
-from cfx.reporter import Reporter, Silent
+from cfx.reporter import Reporter, Silent, counted
 
 Crystals = Any
 """A pymatgen Structure, ASE Atoms, a CrystalBatch, a result that has structures, a file, a name; or several of these.
@@ -107,11 +107,32 @@ def given_file(crystals: Crystals, reporter: Reporter) -> str:
     """
     if isinstance(crystals, str | os.PathLike):
         return str(crystals)
-    lines = "".join(
-        json.dumps({"name": one.name, "structure": _as_json(one.structure)}) + "\n"
-        for one in given_crystals(crystals, reporter)
-    )
-    file = cache_directory("given") / f"crystals-{hashlib.sha256(lines.encode()).hexdigest()[:16]}.jsonl"
+    lines = ({"name": one.name, "structure": _as_json(one.structure)} for one in given_crystals(crystals, reporter))
+    return _kept(lines, "crystals")
+
+
+def given_pairs(pairs: Any, reporter: Reporter) -> str:
+    """A file of pairs of crystals, a better and a worse one each; those in memory are written into the cache.
+
+    Raises:
+        DataError: if there are none.
+        UsageError: for what are no pairs of crystals.
+        OutputError: if they cannot be written.
+    """
+    if isinstance(pairs, str | os.PathLike):
+        return str(pairs)
+    read = [given_crystals(list(pair), reporter) for pair in pairs]
+    if not read:
+        raise DataError("there are no pairs", "give (better, worse), each a crystal")
+    if other := next((f"{i} has {counted(len(pair), 'crystal')}" for i, pair in enumerate(read) if len(pair) != 2), ""):
+        raise UsageError(f"a pair has two crystals: number {other}", "give (better, worse), each a crystal")
+    return _kept(({"chosen": _as_json(a.structure), "rejected": _as_json(b.structure)} for a, b in read), "pairs")
+
+
+def _kept(rows: Iterable[dict[str, Any]], kind: str) -> str:
+    """A file of rows in the cache, named by its content."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    file = cache_directory("given") / f"{kind}-{hashlib.sha256(lines.encode()).hexdigest()[:16]}.jsonl"
     if not file.exists():
         replace_atomically(file, lambda fresh: fresh.write_text(lines, encoding="utf-8"))
     return str(file)

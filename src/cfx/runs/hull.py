@@ -21,7 +21,7 @@ from cfx.evaluation.phases import LEAST_SHARED, count_atoms, fill
 from cfx.fetch.names import data_path, hull_path
 from cfx.predictors.base import Potential
 from cfx.predictors.load import load_potential
-from cfx.reporter import Interrupted, Reporter, StopRequest
+from cfx.reporter import Interrupted, Reporter, StopRequest, counted
 
 FORMULAS = ("formula", "pretty_formula", "formula_pretty", "reduced_formula", "composition")
 """Columns that hold formulas, as Materials Project and others call them."""
@@ -97,7 +97,7 @@ def _tell_left_out(reasons: list[str], kept: list[int], reporter: Reporter) -> N
         raise DataError(f"none of the {len(reasons)} crystals has an energy: {reason}")
     if left_out:
         said = ", ".join(f"{count} x {reason}" for reason, count in left_out.most_common(5))
-        reporter.warning(f"{left_out.total()} crystals were left out: {said}")
+        reporter.warning(f"left out {counted(left_out.total(), 'crystal')}: {said}")
 
 
 def find_systems(path: Path, workers: int) -> set[frozenset[int]]:
