@@ -5,8 +5,8 @@
 
 DATA is a CSV with columns material_id and cif; of its crystals those whose ids have the least CRC-32 are taken: the
 first 200, or --compounds. Each formula is given to `cfx predict` (--draws structures, --evaluations of the potential
-for each); with --prototypes only known prototypes are drawn, those of `Model.rank_prototypes` that come first, without
-a potential.
+for each); with --prototypes the list is of known prototypes alone, in the geometry of a known crystal
+(`core.prototypes.typical_crystals`), those of `Model.rank_prototypes` that come first, without a potential.
 
 A crystal is found if StructureMatcher matches it with one of the first 1, 5 or 20 structures of a list: with its own
 tolerances (strict: ltol 0.2, stol 0.3, angle_tol 5), or with those usual in structure prediction (loose: 0.3, 0.5, 10).
@@ -44,7 +44,15 @@ from cfx.cli.values import start_jax
 from cfx.config import SYMPREC, PredictConfig
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS, lowest_terms
-from cfx.core.prototypes import KnownPrototype, Occupation, occupation_of, prototype_key, prototypes_of, standard_form
+from cfx.core.prototypes import (
+    KnownPrototype,
+    Occupation,
+    occupation_of,
+    prototype_key,
+    prototypes_of,
+    standard_form,
+    typical_crystals,
+)
 from cfx.data.dataset import load_dataset
 from cfx.errors import CfxError
 from cfx.evaluation.summary import wilson_interval
@@ -92,7 +100,7 @@ def main() -> None:
     for compound in compounds:
         if compound.id in done:
             continue
-        prototypes = ranked(model, compound, asked)
+        prototypes = ranked(model, compound)
         found = listed(model, compound, prototypes, asked)
         row = {
             "id": compound.id,
@@ -134,7 +142,7 @@ def parse() -> argparse.Namespace:
     arguments.add_argument("--evaluations", type=int, default=2000, help="of the potential, for a compound")
     arguments.add_argument("--potential", default="chgnet")
     arguments.add_argument("--no-relax", action="store_true")
-    arguments.add_argument("--prototypes", action="store_true", help="draw known prototypes only, without a potential")
+    arguments.add_argument("--prototypes", action="store_true", help="known prototypes only, without a potential")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--records", type=Path, required=True)
     arguments.add_argument("--journals", type=Path, default=Path("journals"))
@@ -181,10 +189,10 @@ def known(training: Path) -> tuple[set, set]:
     return keys, {tuple(sorted((SYMBOLS[number], n) for number, n in one.items())) for one in counts}
 
 
-def ranked(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -> list[KnownPrototype]:
+def ranked(model: cfx.Model, compound: Compound) -> list[KnownPrototype]:
     """The known prototypes of a formula that the model has room for, the likeliest first."""
     fitting = [one for one in prototypes_of(compound.formula) if len(one.letters) < model.config.n_max]
-    return model.rank_prototypes(fitting, asked.seed)
+    return model.rank_prototypes(fitting)
 
 
 def place_of(compound: Compound, prototypes: Sequence[KnownPrototype]) -> int | None:
@@ -229,7 +237,7 @@ def listed(
     start = time.perf_counter()
     try:
         if asked.prototypes:
-            drawn = drawn_prototypes(model, prototypes[: asked.draws], asked)
+            drawn = typical_crystals(prototypes[: asked.draws], model.config.n_max).to_structures()
             return Lists({"prototypes": drawn}, [], time.perf_counter() - start)
         return predicted(model, compound, asked)
     except Interrupted:
@@ -241,15 +249,6 @@ def listed(
 def place_in(ranking: Sequence[int], one: int) -> int | None:
     """Where a number stands, from 1."""
     return ranking.index(one) + 1 if one in ranking else None
-
-
-def drawn_prototypes(model: cfx.Model, chosen: Sequence[KnownPrototype], asked: argparse.Namespace) -> list[Structure]:
-    """Draws of prototypes, in turns if there are fewer prototypes than draws; the likeliest prototypes first."""
-    if not chosen:
-        return []
-    n_each = -(-asked.draws // len(chosen))
-    draws = model.draw_prototypes(chosen, n_each, asked.seed, min_distance=0.7)
-    return draws.crystals[: asked.draws].to_structures()
 
 
 def predicted(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -> Lists:

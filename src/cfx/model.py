@@ -20,7 +20,7 @@ from cfx.core import likelihood
 from cfx.core.batches import scoring_batches
 from cfx.core.crystal import CrystalBatch, all_settings, validate
 from cfx.core.likelihood import LogProb, init_params
-from cfx.core.prototypes import KnownPrototype
+from cfx.core.prototypes import KnownPrototype, typical_crystals
 from cfx.errors import CheckpointError, UsageError
 from cfx.fetch import models
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -123,9 +123,19 @@ class Model:
         """The crystals of a request, in order, as they are ready; see `sampling.sampler.draw`."""
         return sampler.draw(self.params, self.config, request, prepared, resumed, stop, watch)
 
-    def rank_prototypes(self, known: Sequence[KnownPrototype], seed: int = 0) -> list[KnownPrototype]:
-        """Known prototypes of a composition, the likeliest first, see `sampling.prototypes.rank_prototypes`."""
-        return prototypes.rank_prototypes(self.params, self.config, known, seed)
+    def rank_prototypes(self, known: Sequence[KnownPrototype]) -> list[KnownPrototype]:
+        """Known prototypes of a composition, the likeliest first.
+
+        The score is the logarithm of the number of formulas known with a prototype, whatever their elements, plus what
+        the model says of its letters with these elements in the geometry of the known crystal, log p(letters, species |
+        space group). (Letters count too: which letter follows tells one assignment of elements from another.)
+
+        Raises:
+            DataError: if a prototype has more sites than the model reads.
+        """
+        found = self.log_prob(typical_crystals(known, self.config.n_max))
+        scores = np.log([one.formulas for one in known]) + found.wyckoff + found.species
+        return [known[row] for row in np.argsort(-scores, kind="stable")]
 
     def draw_prototypes(
         self, known: Sequence[KnownPrototype], n_each: int = 1, seed: int = 0, **options: Any

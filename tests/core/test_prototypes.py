@@ -8,8 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cfx.core.crystal import CrystalBatch, all_settings, concatenate
+from cfx.core.crystal import CrystalBatch, all_settings, concatenate, row_checks
 from cfx.core.elements import SYMBOLS, lowest_terms
+from cfx.core.lattice import volume
 from cfx.core.prototypes import (
     MOST_ATOMS,
     KnownPrototype,
@@ -19,6 +20,7 @@ from cfx.core.prototypes import (
     prototype_key,
     prototype_table,
     prototypes_of,
+    typical_crystals,
 )
 from cfx.core.symmetry import LETTERS, symmetry_table
 
@@ -93,8 +95,10 @@ def test_counts_crystals_and_formulas_whatever_the_setting():
             crystal(221, "abc", "Sr Ti O"),
             crystal(221, "abd", "Sr Ti O"),  # perovskite as well, with Sr in the octahedron
             crystal(221, "acd", "Ti O Sr"),  # no perovskite
-            crystal(192, "m", "C"),  # 24 atoms
-            crystal(192, "mm", "C Si"),  # 48 atoms
+            crystal(192, "m", "C"),  # 24 atoms, of two formulas
+            crystal(192, "m", "Si"),
+            crystal(192, "mm", "C Si"),  # 48 atoms, of one formula
+            crystal(192, "mmmmm", "C Si C Si C"),  # 120 atoms
         ]
     )
     table = count_prototypes(batch, {"source": "these"})
@@ -104,9 +108,9 @@ def test_counts_crystals_and_formulas_whatever_the_setting():
         (225, ((1, 2), (0, 1))): (3, 2),
         (221, ((1, 2, 3), (0, 1, 2))): (2, 1),
         (221, ((1, 3, 4), (0, 1, 2))): (1, 1),
-        (192, ((13,), (0,))): (1, 1),
+        (192, ((13,), (0,))): (2, 2),
     }
-    assert table.info == {"source": "these", "crystals_too_large": 1}
+    assert table.info == {"source": "these", "crystals_left_out": 2}
 
 
 def test_every_setting_of_a_crystal_has_its_key():
@@ -129,7 +133,17 @@ def test_file_gives_back_the_table_and_is_the_same_each_time():
     one.seek(0)
     again = PrototypeTable.read(one)
     assert again.info == table.info
-    for name in ("space_group", "num_sites", "crystals", "formulas", "letter", "role"):
+    for name in (
+        "space_group",
+        "num_sites",
+        "crystals",
+        "formulas",
+        "letter",
+        "role",
+        "frac_coords",
+        "cell",
+        "element_volume",
+    ):
         assert np.array_equal(getattr(again, name), getattr(table, name))
 
 
@@ -137,7 +151,7 @@ def test_bundled_prototypes_are_sound():
     table = prototype_table()
     assert 6000 < len(table) < 10_000
     assert (table.formulas >= 1).all() and (table.formulas <= table.crystals).all()
-    assert table.crystals.sum() == table.info["crystals"] - table.info["crystals_too_large"]
+    assert table.crystals.sum() == table.info["crystals"] - table.info["crystals_left_out"]
     assert table.num_sites.sum() == len(table.letter) == len(table.role)
     for row in range(0, len(table), 7):
         group, (letters, roles) = int(table.space_group[row]), table.sites(row)
@@ -146,3 +160,60 @@ def test_bundled_prototypes_are_sound():
         assert not any(fixed[letter] and count > 1 for letter, count in Counter(letters).items())
         assert list(dict.fromkeys(roles)) == list(range(max(roles) + 1))
         assert sum(size[letter] for letter in letters) <= MOST_ATOMS * TABLE.num_lattice_points(group)
+        coords, cell = table.geometry(row)
+        assert len(coords) == len(letters) and (coords >= 0).all() and (coords < 1).all()
+        assert volume(cell[None])[0] == pytest.approx(1, rel=0.01)  # stored in 16 bits
+
+
+def test_the_geometry_of_a_prototype_is_that_of_its_most_typical_crystal():
+    """Rutile: oxygen at (u, u, 0) with u = 0.305 and c/a = 0.644 in TiO2, nearly so in all its compounds."""
+    batch = concatenate([crystal(136, "af", "Ti O") for _ in range(5)])
+    batch.frac_coords[:, 1] = np.array([0.30, 0.306, 0.305, 0.31, 0.2])[:, None] * [1, 1, 0]
+    batch.lattice[:] = np.array([[4.6, 4.6, 2.96, 90, 90, 90]])
+    batch.lattice[3, 2] = 3.5
+    [found] = [count_prototypes(batch, {}).geometry(0)]
+    assert found.frac_coords.tolist() == batch.frac_coords[2, :2].tolist()
+    assert found.cell[2] / found.cell[0] == pytest.approx(2.96 / 4.6)
+    rutile = next(one for one in prototypes_of("TiO2", [136]) if one.letters == ("a", "f"))
+    assert rutile.geometry.frac_coords[1] == pytest.approx([0.305, 0.305, 0], abs=0.01)
+    assert rutile.geometry.cell[2] / rutile.geometry.cell[0] == pytest.approx(0.644, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("formula", "space_group", "letters", "length"),
+    [
+        ("NaCl", 225, "ab", 5.64),
+        ("KBr", 225, "ab", 6.60),
+        ("SrTiO3", 221, "abc", 3.905),
+        ("MgAl2O4", 227, "ade", 8.08),
+        ("GaAs", 216, "ad", 5.65),
+        ("Y3Al5O12", 230, "acdh", 12.0),
+    ],
+)
+def test_lengths_of_typical_crystals_are_nearly_those_that_were_measured(formula, space_group, letters, length):
+    """Lattice constants as measured, angstrom; relaxation does the rest."""
+    one = next(one for one in prototypes_of(formula, [space_group]) if "".join(one.letters) == letters)
+    lattice = typical_crystals([one], 7).lattice[0]
+    assert lattice[0] == pytest.approx(length, rel=0.1)
+    assert lattice.tolist() == pytest.approx([lattice[0]] * 3 + [90] * 3)
+
+
+def test_typical_crystals_have_the_sites_of_their_prototypes():
+    known = [*prototypes_of("Mg2SiO4")[:150], *prototypes_of("TiO2")[:150]]
+    batch = typical_crystals(known, 21)
+    assert all(fine.all() for fine in row_checks(batch).values())
+    for row, one in enumerate(known):
+        count = len(one.letters)
+        assert tuple(LETTERS[letter] for letter in batch.wyckoff[row, :count]) == one.letters
+        operator = TABLE.projector[one.space_group - 1, batch.wyckoff[row, :count]]
+        coords = batch.frac_coords[row, :count]
+        moved = (operator[..., :3] @ coords[..., None])[..., 0] + operator[..., 3] - coords
+        assert np.abs(moved - np.rint(moved)).max() < 1e-3  # on the position, as far as the files are precise
+    assert len(typical_crystals([], 5)) == 0
+
+
+def test_volumes_of_elements_are_those_that_explain_the_volumes_of_crystals():
+    batch = concatenate([crystal(221, "ab", pair) for pair in ("Na Cl", "Na Na", "Cl Cl") for _ in range(500)])
+    batch.lattice[:, :3] = np.cbrt(np.repeat([40.0, 30.0, 50.0], 500))[:, None]  # 15 for Na, 25 for Cl
+    volumes = count_prototypes(batch, {}).element_volume
+    assert volumes[[11, 17, 92]] == pytest.approx([15, 25, 15], rel=0.01)

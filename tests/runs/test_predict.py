@@ -13,7 +13,7 @@ from pymatgen.core import Lattice, Structure
 
 from cfx.config import PredictConfig
 from cfx.core.crystal import empty_batch
-from cfx.core.prototypes import KnownPrototype
+from cfx.core.prototypes import prototypes_of
 from cfx.errors import OutputError, UsageError
 from cfx.evaluation.summary import Thresholds
 from cfx.io.journal import JsonLines
@@ -106,10 +106,10 @@ def test_candidates_are_chosen_by_weight_each_once_and_with_a_cell():
 
 
 def test_prototypes_within_limits():
-    spinel = KnownPrototype(227, ("a", "d", "e"), ("Mg", "Al", "O"), 1, 1)  # 56 atoms in the conventional cell
+    [spinel, *_] = prototypes_of("MgAl2O4", [227])  # 56 atoms in the conventional cell
     limits = [{}, {"max_atoms": 56}, {"max_atoms": 55}, {"max_sites": 3}, {"max_sites": 2}]
     assert [_fits(spinel, PredictConfig(**one)) for one in limits] == [True, True, False, True, False]
-    assert not _is_fixed(spinel) and _is_fixed(KnownPrototype(225, ("a", "b"), ("Na", "Cl"), 1, 1))
+    assert not _is_fixed(spinel) and _is_fixed(prototypes_of("NaCl", [225])[0])
 
 
 class ByElement:

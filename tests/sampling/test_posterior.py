@@ -183,9 +183,12 @@ def test_draws_go_where_the_posterior_is_and_uncertain():
 def test_what_cannot_be_is_an_error(model):
     with pytest.raises(UsageError, match="at least 8 atoms"):
         model.space_group_posterior(LITHIUM, 4, space_groups=[227])
+
+
+def test_groups_that_the_model_never_saw_are_alike_beforehand(model):
     never = dataclasses.replace(model, info={"space_groups": {"47": 60}})
-    with pytest.raises(UsageError, match="saw none of the space groups"):
-        never.space_group_posterior(LITHIUM, 4, space_groups=[2, 25])
+    assert never.space_group_posterior(LITHIUM, 4, space_groups=[2, 25]).prior.tolist() == [0.5, 0.5]
+    assert never.space_group_posterior(LITHIUM, 4, space_groups=[2, 47]).prior.tolist() == [0, 1]
 
 
 def test_mini_knows_the_group_of_perovskites(mini):

@@ -1,8 +1,8 @@
 """Known prototypes: which Wyckoff positions crystals occupy, whatever their elements, and how often that occurs.
 
 A prototype is a space group, letters, and which of them hold the same element (its *roles*). Prototypes that a change
-of setting (`SettingsTable`) makes equal are one; the most frequent of its forms is stored. The order of sites of one
-letter does not count: the encoder gives it by their coordinates.
+of setting (`SettingsTable`) makes equal are one; the most frequent of its forms is stored, with the geometry of one of
+the crystals that have it. The order of sites of one letter does not count: the encoder gives it by their coordinates.
 """
 
 from __future__ import annotations
@@ -12,22 +12,32 @@ import io
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from cfx.config import Template, texts
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS, lowest_terms
+from cfx.core.lattice import impose_family, volume
 from cfx.core.symmetry import LETTERS, settings_table, symmetry_table
 
-MOST_ATOMS = 40
+MOST_ATOMS = 100
 """Most atoms in the primitive cell of a prototype that is kept."""
+
+LARGE = 20
+"""Atoms in the primitive cell of a prototype beyond which it is kept only if two formulas have it."""
+
+ATOM_VOLUME = 15.0
+"""Angstrom^3 that an atom of an element takes of which no crystal is known, about as most do."""
+
+COMPARED = 200
+"""Crystals of a prototype, at most, among which the one is chosen whose geometry is kept."""
 
 Occupation = tuple[tuple[Any, tuple[int, ...]], ...]
 """(element, letters of its sites in order) of each element, in order; None for every element is a prototype."""
@@ -57,6 +67,18 @@ def _letter_changes(space_group: int) -> tuple[tuple[int, ...], ...]:
     return tuple(dict.fromkeys(map(tuple, changes)))
 
 
+class Geometry(NamedTuple):
+    """Where the atoms of a prototype are in one crystal that has it.
+
+    Attributes:
+        frac_coords: of its sites.
+        cell: the conventional one at a volume of 1: lengths and, in degree, angles.
+    """
+
+    frac_coords: Float[np.ndarray, "sites 3"]
+    cell: Float[np.ndarray, "6"]
+
+
 @dataclass(frozen=True)
 class PrototypeTable:
     """Prototypes with the numbers of crystals that have them; the sites of all stand one after another.
@@ -68,6 +90,10 @@ class PrototypeTable:
         formulas: different reduced formulas among them.
         letter: of each site, a = 1; they do not decrease within a prototype.
         role: of each site: 0, 1, ... in the order in which they come first.
+        frac_coords: of each site of a typical crystal, in [0, 1), to 2^-16.
+        cell: of that crystal, the conventional one at a volume of 1: lengths and, in degree, angles.
+        element_volume: angstrom^3 that an atom takes, by atomic number; their sums are nearest to the volumes of
+            crystals.
         info: where they come from.
     """
 
@@ -77,6 +103,9 @@ class PrototypeTable:
     formulas: Int[np.ndarray, " P"]
     letter: Int[np.ndarray, " sites"]
     role: Int[np.ndarray, " sites"]
+    frac_coords: Float[np.ndarray, "sites 3"]
+    cell: Float[np.ndarray, "P 6"]
+    element_volume: Float[np.ndarray, " S"]
     info: dict[str, Any]
 
     def __len__(self) -> int:
@@ -84,9 +113,16 @@ class PrototypeTable:
 
     def sites(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Letters and roles of a prototype."""
-        first = int(self._start[row])
-        part = slice(first, first + int(self.num_sites[row]))
+        part = self._part(row)
         return tuple(self.letter[part].tolist()), tuple(self.role[part].tolist())
+
+    def geometry(self, row: int) -> Geometry:
+        """Coordinates and cell of a typical crystal of a prototype."""
+        return Geometry(self.frac_coords[self._part(row)], self.cell[row])
+
+    def _part(self, row: int) -> slice:
+        first = int(self._start[row])
+        return slice(first, first + int(self.num_sites[row]))
 
     @functools.cached_property
     def _start(self) -> Int[np.ndarray, " P"]:
@@ -119,6 +155,9 @@ class PrototypeTable:
             formulas=self.formulas.astype("<u4"),
             letter=self.letter.astype("<u1"),
             role=self.role.astype("<u1"),
+            frac_coords=np.mod(np.rint(self.frac_coords * 2**16), 2**16).astype("<u2"),
+            cell=self.cell.astype("<f2"),
+            element_volume=self.element_volume.astype("<f4"),
         )
 
     @classmethod
@@ -126,7 +165,9 @@ class PrototypeTable:
         """Reads a table that `write` has written."""
         stored = dict(np.load(file))
         info = json.loads(stored.pop("header").tobytes())
-        return cls(**{name: values.astype(np.int32) for name, values in stored.items()}, info=info)
+        coords, cell = stored.pop("frac_coords") / np.float32(2**16), stored.pop("cell").astype(np.float32)
+        real = {"frac_coords": coords, "cell": cell, "element_volume": stored.pop("element_volume")}
+        return cls(**{name: values.astype(np.int32) for name, values in stored.items()}, **real, info=info)
 
 
 @functools.cache
@@ -139,28 +180,73 @@ def prototype_table() -> PrototypeTable:
 def count_prototypes(batch: CrystalBatch, info: Mapping[str, Any]) -> PrototypeTable:
     """The prototypes of crystals (numpy), those of most formulas first.
 
-    Those of more than MOST_ATOMS atoms in the primitive cell are left out, and counted in `info`.
+    Those of more than MOST_ATOMS atoms in the primitive cell are left out, and those of more than LARGE that a single
+    formula has; `info` counts their crystals.
     """
-    forms: dict[tuple[int, Occupation], Counter[tuple]] = defaultdict(Counter)  # of each prototype
+    members: dict[tuple[int, Occupation], dict[tuple, list[int]]] = defaultdict(lambda: defaultdict(list))
     formulas: dict[tuple[int, Occupation], set] = defaultdict(set)
-    lattice_points = np.array([symmetry_table().num_lattice_points(group) for group in range(1, 231)])
-    atoms = batch.num_atoms / lattice_points[batch.space_group - 1]
+    atoms = primitive_atoms(batch)
     for row in np.flatnonzero(atoms <= MOST_ATOMS).tolist():
         form = tuple(sorted(letters for _, letters in occupation_of(batch, row)))
         key = prototype_key(int(batch.space_group[row]), form)
-        forms[key][form] += 1
+        members[key][form].append(row)
         formulas[key].add(tuple(sorted(lowest_terms(batch[row : row + 1].composition(0)).items())))
-    ordered = sorted(forms, key=lambda key: (-len(formulas[key]), -forms[key].total(), key))
-    sites = [_sites_of(max(sorted(forms[key]), key=lambda form, key=key: forms[key][form])) for key in ordered]
+    crystals = {key: sum(map(len, forms.values())) for key, forms in members.items()}
+    large = {key for key, forms in members.items() if atoms[next(iter(forms.values()))[0]] > LARGE}
+    kept = [key for key in members if key not in large or len(formulas[key]) > 1]
+    ordered = sorted(kept, key=lambda key: (-len(formulas[key]), -crystals[key], key))
+    stored = [max(sorted(members[key].items()), key=lambda pair: len(pair[1]))[1] for key in ordered]
+    typical = batch[np.array([_typical(batch, rows) for rows in stored], int)]
+    filled = typical.wyckoff > 0
+    cell = impose_family(typical.lattice, typical.space_group)
+    cell[:, :3] /= np.cbrt(volume(cell))[:, None]
     return PrototypeTable(
         space_group=np.array([group for group, _ in ordered], np.int32),
-        num_sites=np.array([len(letters) for letters, _ in sites], np.int32),
-        crystals=np.array([forms[key].total() for key in ordered], np.int32),
+        num_sites=filled.sum(1).astype(np.int32),
+        crystals=np.array([crystals[key] for key in ordered], np.int32),
         formulas=np.array([len(formulas[key]) for key in ordered], np.int32),
-        letter=np.array([letter for letters, _ in sites for letter in letters], np.int32),
-        role=np.array([role for _, roles in sites for role in roles], np.int32),
-        info={**info, "crystals_too_large": int((atoms > MOST_ATOMS).sum())},
+        letter=typical.wyckoff[filled].astype(np.int32),
+        role=np.array([role for row in typical.species for role in _roles(row)], np.int32),
+        frac_coords=typical.frac_coords[filled],
+        cell=cell,
+        element_volume=_element_volumes(batch),
+        info={**info, "crystals_left_out": len(batch) - sum(crystals[key] for key in ordered)},
     )
+
+
+def primitive_atoms(batch: CrystalBatch) -> Int[np.ndarray, " B"]:
+    """Atoms in the primitive cell of each crystal (numpy)."""
+    points = np.array([symmetry_table().num_lattice_points(group) for group in range(1, 231)])
+    return batch.num_atoms // points[batch.space_group - 1]
+
+
+def _element_volumes(batch: CrystalBatch) -> Float[np.ndarray, " S"]:
+    """Angstrom^3 of an atom of each element, by least squares of the relative errors over crystals (numpy).
+
+    Each element counts as a crystal of ATOM_VOLUME, too, or those of few crystals would take absurd values.
+    """
+    share = np.zeros((len(batch), len(SYMBOLS)))
+    np.add.at(share, (np.arange(len(batch))[:, None], batch.species), batch.multiplicity / batch.num_atoms[:, None])
+    relative = share * (ATOM_VOLUME * batch.num_atoms / volume(batch.lattice.astype(float)))[:, None]
+    normal = relative.T @ relative + np.eye(len(SYMBOLS))
+    return (ATOM_VOLUME * np.linalg.solve(normal, relative.sum(0) + 1)).astype(np.float32)
+
+
+def _typical(batch: CrystalBatch, rows: Sequence[int]) -> int:
+    """Of crystals with the same letters the one that is nearest to all: in coordinates and logarithms of lengths."""
+    some = batch[np.array(rows[:COMPARED])]
+    lengths = np.log(some.lattice[:, :3])
+    lengths -= lengths.mean(1, keepdims=True)
+    apart = some.frac_coords[:, None] - some.frac_coords[None]
+    distance = np.abs(apart - np.rint(apart)).sum((2, 3)) + np.abs(lengths[:, None] - lengths[None]).sum(2)
+    return rows[int(distance.sum(1).argmin())]
+
+
+def _roles(species: Int[np.ndarray, " N"]) -> list[int]:
+    """The role of each site: its element's place in the order in which elements come first."""
+    numbers = species[species > 0].tolist()
+    order = {number: i for i, number in enumerate(dict.fromkeys(numbers))}
+    return [order[number] for number in numbers]
 
 
 def occupation_of(batch: CrystalBatch, row: int) -> Occupation:
@@ -178,14 +264,6 @@ def prototype_key(space_group: int, letters_by_role: tuple[tuple[int, ...], ...]
     return space_group, standard_form(space_group, ((0, letters) for letters in letters_by_role))
 
 
-def _sites_of(letters_by_role: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Letters and roles of sites in order of their letters."""
-    pairs = sorted((letter, role) for role, letters in enumerate(letters_by_role) for letter in letters)
-    order = {role: i for i, role in enumerate(dict.fromkeys(role for _, role in pairs))}
-    renamed = sorted((letter, order[role]) for letter, role in pairs)
-    return tuple(letter for letter, _ in renamed), tuple(role for _, role in renamed)
-
-
 @dataclass(frozen=True)
 class KnownPrototype:
     """A prototype with elements in its roles.
@@ -196,6 +274,7 @@ class KnownPrototype:
         species: symbols of the sites.
         crystals: of the table with this prototype, of whatever elements.
         formulas: different reduced formulas among them.
+        geometry: of a typical one of these crystals.
     """
 
     space_group: int
@@ -203,6 +282,7 @@ class KnownPrototype:
     species: tuple[str, ...]
     crystals: int
     formulas: int
+    geometry: Geometry = field(compare=False, repr=False)
 
     @property
     def occupation(self) -> Occupation:
@@ -249,7 +329,8 @@ def prototypes_of(
         names = tuple(LETTERS[letter] for letter in letters)
         for elements in _assignments(table, row, counts):
             species = tuple(elements[role] for role in roles)
-            found.append(KnownPrototype(group, names, species, int(table.crystals[row]), int(table.formulas[row])))
+            known = int(table.crystals[row]), int(table.formulas[row])
+            found.append(KnownPrototype(group, names, species, *known, table.geometry(row)))
     return found
 
 
@@ -268,3 +349,35 @@ def _assignments(table: PrototypeTable, row: int, counts: Mapping[str, int]) -> 
         if (form := standard_form(group, own)) not in seen:
             seen.add(form)
             yield elements
+
+
+def typical_crystals(
+    prototypes: Sequence[KnownPrototype], num_slots: int, table: PrototypeTable | None = None
+) -> CrystalBatch:
+    """Crystals of prototypes (numpy), one of each: its elements in the geometry of the known crystal.
+
+    Volumes are sums over elements, by which half of the known crystals are met within 7 %. Sites are in the encoder's
+    order.
+
+    Args:
+        prototypes: with their elements.
+        num_slots: of the batch.
+        table: tells the volumes of elements; by default the bundled one.
+
+    Raises:
+        DataError: if a prototype has more sites than slots.
+    """
+    most = max((len(one.letters) for one in prototypes), default=0)
+    letters, species = np.zeros((2, len(prototypes), most), np.int32)
+    coords = np.zeros((len(prototypes), most, 3), np.float32)
+    for row, one in enumerate(prototypes):
+        own = slice(len(one.letters))
+        letters[row, own] = [LETTERS.index(letter) for letter in one.letters]
+        species[row, own] = [SYMBOLS.index(symbol) for symbol in one.species]
+        coords[row, own] = one.geometry.frac_coords
+    groups = np.array([one.space_group for one in prototypes], np.int32)
+    cells = np.array([one.geometry.cell for one in prototypes], np.float32).reshape(-1, 6)
+    batch = CrystalBatch(groups, cells, coords, species, letters)
+    atoms = (table or prototype_table()).element_volume[species] * batch.multiplicity
+    cells[:, :3] *= np.cbrt(atoms.sum(1))[:, None]
+    return batch.with_slots(num_slots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -16,14 +17,14 @@ from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.core import Structure
 from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import is_physical
-from cfx.core.prototypes import KnownPrototype, prototypes_of
+from cfx.core.prototypes import KnownPrototype, prototypes_of, typical_crystals
 from cfx.core.symmetry import LETTERS, settings_table, symmetry_table
 from cfx.data.structures import closest_approach
 from cfx.evaluation.matching import find_match, reduce_or_say_why
 from cfx.model import Model
 from cfx.rl.rollout import primitive_cell
 from cfx.sampling.posterior import DRAWS, SpaceGroupPosterior
-from cfx.sampling.prototypes import PrototypeDraws, draw_prototypes
+from cfx.sampling.prototypes import draw_prototypes
 
 Formula = tuple[tuple[str, int], ...]
 """Symbols and numbers of atoms."""
@@ -39,6 +40,9 @@ Scored = tuple[CrystalBatch, np.ndarray]
 
 LEAST_SEARCH, SEARCH = 1000, 20
 """Draws of the search for space groups, at most: so many, or so many for each draw that is wanted, if that is more."""
+
+TYPICAL = 0.75
+"""Share of the structures in known prototypes that have the geometry of a known crystal, if so many are known."""
 
 MOST_REPEATS = 4
 """How often a likely prototype is drawn again, at most unless few are known."""
@@ -110,8 +114,9 @@ def draw_candidates(
     """Draws structures of a formula: some freely, the others in known prototypes.
 
     Free ones are draws by which the model finds likely space groups (see `sampling.posterior`), chosen by weight, or of
-    the space groups that the model's own head finds likely. Half of the others are one of each prototype, the likeliest
-    first (`Model.rank_prototypes`); the other half are further ones of those that the model finds likeliest.
+    the space groups that the model's own head finds likely. Most of the others are one of each prototype, the likeliest
+    first (`Model.rank_prototypes`), in the geometry of a known crystal (`core.prototypes.typical_crystals`); for the
+    rest the model draws coordinates and lattice, of those that it finds likeliest.
 
     Args:
         watch: told how many draws the search for space groups has made.
@@ -124,7 +129,7 @@ def draw_candidates(
     prototypes = [one for one in prototypes if len(one.letters) < model.config.n_max and _fits(one, config)]
     in_prototypes = round(config.draws * config.prototypes) if prototypes else 0
     free = _draw_freely(model, formula, config, config.draws - in_prototypes, watch)
-    known = _draw_prototypes(model, prototypes, in_prototypes, config.seed)
+    known = _in_prototypes(model, prototypes, in_prototypes, config.seed)
     left_out: Counter[str] = Counter()
     candidates: list[tuple[Candidate, Hashable]] = []
     for origin, parts in ((MODEL, free.parts), (PROTOTYPE, known)):
@@ -187,28 +192,26 @@ def _choose(posterior: SpaceGroupPosterior, n: int, seed: int) -> np.ndarray:
     return np.sort(physical[order[:n]])
 
 
-def _draw_prototypes(model: Model, prototypes: Sequence[KnownPrototype], n: int, seed: int) -> list[Scored]:
+def _in_prototypes(model: Model, prototypes: Sequence[KnownPrototype], n: int, seed: int) -> list[Scored]:
     """Crystals of prototypes with their log-probabilities, nats."""
     if not n:
         return []
-    prototypes = model.rank_prototypes(prototypes, seed)
-    first = draw_prototypes(model.params, model.config, prototypes[: -(-n // 2)], seed=seed)
-    parts = [(first.crystals, first.log_prob.total)]
-    if (more := n - len(first)) > 0 and len(first):
-        # A letter without a coordinate leaves nothing to draw anew but the lattice, which is relaxed anyhow.
-        arrangement = np.asarray(first.log_prob.wyckoff) + np.asarray(first.log_prob.species)
-        likely = np.argsort(-(arrangement + _log_frequency(model, first)))
-        rows = [int(row) for row in likely if not _is_fixed(prototypes[int(first.prototype[row])])]
-        again = [prototypes[int(first.prototype[row])] for row in rows[: -(-more // MOST_REPEATS)]]
-        if again:
-            further = draw_prototypes(model.params, model.config, again, -(-more // len(again)), seed + 1)
-            parts.append((further.crystals, further.log_prob.total))
+    first = model.rank_prototypes(prototypes)[: math.ceil(n * TYPICAL)]
+    crystals = typical_crystals(first, model.config.n_max)
+    log_prob = model.log_prob(crystals)
+    parts: list[Scored] = [(crystals, log_prob.total)]
+    # A letter without a coordinate leaves nothing to draw but the lattice, which is relaxed anyhow.
+    likely = np.argsort(-(log_prob.wyckoff + log_prob.species + _log_frequency(model, crystals)))
+    again = [first[row] for row in likely if not _is_fixed(first[row])]
+    if (more := n - len(crystals)) > 0 and (again := again[: -(-more // MOST_REPEATS)]):
+        drawn = draw_prototypes(model.params, model.config, again, -(-more // len(again)), seed)
+        parts.append((drawn.crystals, drawn.log_prob.total))
     return parts
 
 
-def _log_frequency(model: Model, drawn: PrototypeDraws) -> np.ndarray:
+def _log_frequency(model: Model, crystals: CrystalBatch) -> np.ndarray:
     """Log of how many crystals of the space group of each the model was trained on; of none as of a half."""
-    counts = [model.trained_on(int(group)) for group in drawn.crystals.space_group]
+    counts = [model.trained_on(int(group)) for group in crystals.space_group]
     return np.log([1.0 if count is None else count or 0.5 for count in counts])
 
 

@@ -25,7 +25,7 @@ from cfx.config import ModelConfig, SampleConfig
 from cfx.core import Params
 from cfx.core.crystal import CrystalBatch
 from cfx.core.likelihood import LogProb
-from cfx.errors import NumericsError, UsageError
+from cfx.errors import NumericsError
 from cfx.sampling import incremental
 from cfx.sampling.constraints import satisfied
 from cfx.sampling.decode import Drawn
@@ -166,21 +166,23 @@ def space_group_posterior(
         request: constraints, space groups and seed. Temperature, top-p, bias and weights are not in force, and neither
             is what judges whole crystals, such as `min_distance`.
         frequencies: how likely each space group is beforehand, in any unit: how many crystals of it the model was
-            trained on, or the head of a model that has one; None for a uniform prior.
+            trained on, or the head of a model that has one; None for a uniform prior, which is taken too if the model
+            saw none of the groups that can meet the request.
         draws: at most so many, but at least one of every possible group.
         watch: told now and then how many were made.
 
     Raises:
-        UsageError: if no space group can meet the request, or the model saw none of those that can.
+        UsageError: if no space group can meet the request.
         NumericsError: if no draw met it.
     """
     groups = np.array(list(dict.fromkeys(request.space_groups)))
     plain = {"weights": (), "temperature": 1.0, "top_p": 1.0, "bias": (), "exact": False}
     prepared = prepare(dataclasses.replace(request, space_groups=tuple(groups.tolist()), **plain), config)
     counts = np.array([1.0 if frequencies is None else frequencies.get(group, 0) for group in groups.tolist()])
-    possible = np.where(np.isin(groups, list(prepared.impossible)), 0.0, counts)
-    if not possible.any():
-        raise UsageError("the model saw none of the space groups that can meet the request", "name others")
+    is_possible = ~np.isin(groups, list(prepared.impossible))
+    if not counts[is_possible].any():
+        counts = np.ones(len(groups))
+    possible = np.where(is_possible, counts, 0.0)
     prior, possible = counts / counts.sum(), possible / possible.sum()
     with jax.default_matmul_precision("float32"):
         weights = jax.jit(incremental.prepare, static_argnums=1)(params, config)

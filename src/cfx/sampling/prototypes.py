@@ -112,33 +112,6 @@ def draw_prototypes(
     return PrototypeDraws(drawn.crystals, drawn.log_prob, drawn.policy_log_prob, which)
 
 
-def rank_prototypes(
-    params: Params, config: ModelConfig, prototypes: Sequence[KnownPrototype], seed: int = 0
-) -> list[KnownPrototype]:
-    """Prototypes in the order of how likely they are, the likeliest first.
-
-    The score is the logarithm of the number of formulas known with a prototype, whatever their elements, plus what the
-    model says of its letters with these elements, log p(letters, species | space group), from one draw of each; that an
-    order of sites of one letter was drawn among others is made up for by its probability. (Letters count too: which
-    letter follows tells one assignment of elements from another.) Prototypes without an acceptable draw come last.
-
-    Args:
-        params: of the model.
-        config: of the model.
-        prototypes: of one composition, with their elements.
-        seed: of the draws.
-
-    Raises:
-        UsageError: if a prototype does not fit the model.
-    """
-    draws = draw_prototypes(params, config, prototypes, seed=seed)
-    scores = np.full(len(prototypes), -np.inf)
-    formulas = np.array([one.formulas for one in prototypes], float)[draws.prototype]
-    arrangement = draws.log_prob.wyckoff + draws.log_prob.species - draws.policy_log_prob.species
-    scores[draws.prototype] = np.log(formulas) + arrangement
-    return [prototypes[row] for row in np.argsort(-scores, kind="stable")]
-
-
 def _compositions(prototypes: Sequence[KnownPrototype], num_species: int) -> Float[np.ndarray, "P S"]:
     """What a network is told of each prototype, if it has a composition as input."""
     sizes = symmetry_table().multiplicity
