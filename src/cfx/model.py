@@ -20,7 +20,7 @@ from cfx.core import likelihood
 from cfx.core.batches import scoring_batches
 from cfx.core.crystal import CrystalBatch, all_settings, validate
 from cfx.core.likelihood import LogProb, init_params
-from cfx.core.prototypes import KnownPrototype, typical_crystals
+from cfx.core.prototypes import KnownPrototype, likeliest, typical_crystals
 from cfx.errors import CheckpointError, UsageError
 from cfx.fetch import models
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -124,18 +124,13 @@ class Model:
         return sampler.draw(self.params, self.config, request, prepared, resumed, stop, watch)
 
     def rank_prototypes(self, known: Sequence[KnownPrototype]) -> list[KnownPrototype]:
-        """Known prototypes of a composition, the likeliest first.
-
-        The score is the logarithm of the number of formulas known with a prototype, whatever their elements, plus what
-        the model says of its letters with these elements in the geometry of the known crystal, log p(letters, species |
-        space group). (Letters count too: which letter follows tells one assignment of elements from another.)
+        """Known prototypes of a composition, the likeliest first, see `core.prototypes.likeliest`.
 
         Raises:
             DataError: if a prototype has more sites than the model reads.
         """
         found = self.log_prob(typical_crystals(known, self.config.n_max))
-        scores = np.log([one.formulas for one in known]) + found.wyckoff + found.species
-        return [known[row] for row in np.argsort(-scores, kind="stable")]
+        return [known[row] for row in likeliest(known, found.wyckoff + found.species)]
 
     def draw_prototypes(
         self, known: Sequence[KnownPrototype], n_each: int = 1, seed: int = 0, **options: Any
@@ -321,6 +316,11 @@ def load_model(name: str | Path, num_heads: int | None = None, reporter: Reporte
     """
     with reporting(None, reporter) as told:
         return _load(name, told, num_heads, sizes)
+
+
+def given_model(model: Model | str | Path, reporter: Reporter) -> Model:
+    """A model, or the one that `load_model` makes of a name."""
+    return model if isinstance(model, Model) else load_model(model, reporter=reporter)
 
 
 def _load(name: str | Path, reporter: Reporter, num_heads: int | None, sizes: dict[str, Any]) -> Model:

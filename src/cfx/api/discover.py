@@ -8,7 +8,7 @@ from cfx.config import DiscoverRun
 from cfx.config.discovery import PARTS
 from cfx.config.fields import sorted_out
 from cfx.io.journal import JsonLines
-from cfx.model import Model, load_model
+from cfx.model import Model, given_model
 from cfx.progress import reporting
 from cfx.reporter import Reporter
 from cfx.runs import discover as runs
@@ -54,5 +54,5 @@ def discover(
     own = ("model", "space_groups", "run", "reporter", "journal", "resume", "progress")
     sorted_out("discover", settings, *PARTS, own=own, without=NOT_GIVEN)
     with reporting(progress, reporter) as told:
-        model = model if isinstance(model, Model) else load_model(model, reporter=told)
+        model = given_model(model, told)
         return runs.discover(model, space_groups, run, told, journal, resume, **settings)

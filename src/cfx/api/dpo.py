@@ -12,7 +12,7 @@ from cfx.api.runs import Run, directory_of
 from cfx.config import DPOConfig, PairsRun
 from cfx.config.fields import sorted_out
 from cfx.data.given import Crystals, given_pairs
-from cfx.model import Model, load_model
+from cfx.model import Model, given_model, load_model
 from cfx.progress import reporting
 from cfx.reporter import counted
 from cfx.rl.preferences import learn_preferences
@@ -70,7 +70,7 @@ def dpo(
     learning = DPOConfig(**settings)
     with reporting(progress) as told:
         file = given_pairs(pairs, told)
-        model = model if isinstance(model, Model) else load_model(model, reporter=told)
+        model = given_model(model, told)
         config = PairsRun(model=model.name, pairs=file, dpo=learning).with_whole_paths()
         files = RunDirectory(directory_of(run))
         if not resume:

@@ -18,7 +18,7 @@ from cfx.core import Structure
 from cfx.data.given import given_crystals
 from cfx.errors import UsageError
 from cfx.io.journal import JsonLines
-from cfx.model import Model, load_model
+from cfx.model import Model, given_model, load_model
 from cfx.predictors.load import load_potential
 from cfx.progress import reporting
 from cfx.reporter import Reporter, counted
@@ -131,7 +131,7 @@ def fine_tune(
     name = reward if isinstance(reward, str) else "function"
     rewards = RewardConfig(reward=name, shape=Shape(**shape), **judging)
     with reporting(progress) as told:
-        model = model if isinstance(model, Model) else load_model(model, reporter=told)
+        model = given_model(model, told)
         rewards = choose_models(rewards)
         if isinstance(reward, str):
             loaded = named_reward(rewards, told)

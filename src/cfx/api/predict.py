@@ -8,7 +8,7 @@ from typing import Any
 from cfx.config import PredictConfig
 from cfx.config.fields import sorted_out
 from cfx.io.journal import JsonLines
-from cfx.model import Model, load_model
+from cfx.model import Model, given_model
 from cfx.progress import reporting
 from cfx.reporter import Reporter
 from cfx.runs import predict as runs
@@ -52,5 +52,5 @@ def predict(
     [settings] = sorted_out("predict", settings, PredictConfig, own=own)
     with reporting(progress, reporter) as told:
         config = config or PredictConfig(**settings)
-        model = model if isinstance(model, Model) else load_model(model, reporter=told)
+        model = given_model(model, told)
         return runs.predict(model, formulas, config, told, journal, resume)

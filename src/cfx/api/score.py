@@ -14,7 +14,7 @@ from cfx.data.dataset import encode
 from cfx.data.given import Crystals, given_crystals
 from cfx.data.structures import Loaded
 from cfx.errors import UsageError
-from cfx.model import Model, load_model
+from cfx.model import Model, given_model
 from cfx.progress import reporting
 from cfx.reporter import counted
 from cfx.runs.score import mean_and_interval
@@ -102,7 +102,7 @@ def score(
         DataError: if nothing can be read.
     """
     with reporting(progress) as told:
-        model = model if isinstance(model, Model) else load_model(model, reporter=told)
+        model = given_model(model, told)
         loaded = given_crystals(crystals, told, workers=-1)
         with told.progress("encoding", len(loaded)) as bar:
             batch, failures = _encoded(crystals, loaded, symprec, model.config.n_max)

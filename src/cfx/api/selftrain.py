@@ -22,7 +22,7 @@ from cfx.config import (
 )
 from cfx.config.fields import sorted_out
 from cfx.data.given import Crystals, given_file
-from cfx.model import Model, load_model
+from cfx.model import Model, given_model, load_model
 from cfx.progress import reporting
 from cfx.reporter import counted
 from cfx.runs import selftrain as runs
@@ -107,7 +107,7 @@ def selftrain(
         held_out = None if validation is None else given_file(validation, told)
         data = DataConfig(train=given_file(crystals, told), validation=held_out, symprec=symprec)
         parts = SelfTrainRun.parts(data, keep, judge, learning, workers)
-        model = model if isinstance(model, Model) else load_model(model, reporter=told)
+        model = given_model(model, told)
         sample = SampleConfig(**drawn_from(space_group, model, told), n=n, **drawing)
         config = SelfTrainRun(model=model.name, sample=sample, **parts).with_whole_paths()
         files = RunDirectory(directory_of(run))

@@ -32,7 +32,9 @@ class PredictConfig(Config):
         0.5, "Share of the draws that have the sites of known prototypes, if there are any.", FROM_ZERO_TO_ONE
     )
     max_atoms: int | None = option(
-        None, "Maximum number of atoms in the conventional cell. Default: 20 in the primitive cell.", at_least(1)
+        None,
+        "Maximum number of atoms in the conventional cell. Default: 20 in the primitive cell, 100 of known prototypes.",
+        at_least(1),
     )
     max_sites: int | None = option(None, "Maximum number of symmetry-inequivalent sites.", at_least(1))
     min_distance: float = option(

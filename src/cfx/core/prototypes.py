@@ -216,8 +216,7 @@ def count_prototypes(batch: CrystalBatch, info: Mapping[str, Any]) -> PrototypeT
 
 def primitive_atoms(batch: CrystalBatch) -> Int[np.ndarray, " B"]:
     """Atoms in the primitive cell of each crystal (numpy)."""
-    points = np.array([symmetry_table().num_lattice_points(group) for group in range(1, 231)])
-    return batch.num_atoms // points[batch.space_group - 1]
+    return batch.num_atoms // symmetry_table().lattice_points[batch.space_group - 1]
 
 
 def _element_volumes(batch: CrystalBatch) -> Float[np.ndarray, " S"]:
@@ -351,18 +350,15 @@ def _assignments(table: PrototypeTable, row: int, counts: Mapping[str, int]) -> 
             yield elements
 
 
-def typical_crystals(
-    prototypes: Sequence[KnownPrototype], num_slots: int, table: PrototypeTable | None = None
-) -> CrystalBatch:
+def typical_crystals(prototypes: Sequence[KnownPrototype], num_slots: int) -> CrystalBatch:
     """Crystals of prototypes (numpy), one of each: its elements in the geometry of the known crystal.
 
-    Volumes are sums over elements, by which half of the known crystals are met within 7 %. Sites are in the encoder's
-    order.
+    Volumes are sums over elements (those of the bundled table), by which half of the known crystals are met within 7 %.
+    Sites are in the encoder's order.
 
     Args:
         prototypes: with their elements.
         num_slots: of the batch.
-        table: tells the volumes of elements; by default the bundled one.
 
     Raises:
         DataError: if a prototype has more sites than slots.
@@ -378,6 +374,20 @@ def typical_crystals(
     groups = np.array([one.space_group for one in prototypes], np.int32)
     cells = np.array([one.geometry.cell for one in prototypes], np.float32).reshape(-1, 6)
     batch = CrystalBatch(groups, cells, coords, species, letters)
-    atoms = (table or prototype_table()).element_volume[species] * batch.multiplicity
+    atoms = prototype_table().element_volume[species] * batch.multiplicity
     cells[:, :3] *= np.cbrt(atoms.sum(1))[:, None]
     return batch.with_slots(num_slots)
+
+
+def likeliest(prototypes: Sequence[KnownPrototype], log_prob: Float[np.ndarray, " P"]) -> Int[np.ndarray, " P"]:
+    """Which prototype of a composition comes first, second, ...
+
+    The score is the logarithm of the number of formulas known with a prototype, whatever their elements, plus what a
+    model says of its letters with these elements in the geometry of the known crystal. (Letters count too: which letter
+    follows tells one assignment of elements from another.)
+
+    Args:
+        prototypes: with their elements.
+        log_prob: log p(letters, species | space group) of their typical crystals, nats.
+    """
+    return np.argsort(-(np.log([one.formulas for one in prototypes]) + log_prob), kind="stable")

@@ -73,6 +73,11 @@ class SymmetryTable:
         rotations, _ = self.general_operations(space_group)
         return len(rotations) // len(np.unique(rotations, axis=0))
 
+    @functools.cached_property
+    def lattice_points(self) -> Int[np.ndarray, "230"]:
+        """`num_lattice_points` of every space group."""
+        return np.array([self.num_lattice_points(group) for group in range(1, 231)], np.int32)
+
     def primitive_axes(self, space_group: int) -> Float[np.ndarray, "3 3"]:
         """See PRIMITIVE_AXES."""
         return PRIMITIVE_AXES[str(self.symbol[space_group - 1])[0]]

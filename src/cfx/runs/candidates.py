@@ -17,7 +17,7 @@ from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.core import Structure
 from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import is_physical
-from cfx.core.prototypes import KnownPrototype, prototypes_of, typical_crystals
+from cfx.core.prototypes import KnownPrototype, likeliest, prototypes_of, typical_crystals
 from cfx.core.symmetry import LETTERS, settings_table, symmetry_table
 from cfx.data.structures import closest_approach
 from cfx.evaluation.matching import find_match, reduce_or_say_why
@@ -115,8 +115,8 @@ def draw_candidates(
 
     Free ones are draws by which the model finds likely space groups (see `sampling.posterior`), chosen by weight, or of
     the space groups that the model's own head finds likely. Most of the others are one of each prototype, the likeliest
-    first (`Model.rank_prototypes`), in the geometry of a known crystal (`core.prototypes.typical_crystals`); for the
-    rest the model draws coordinates and lattice, of those that it finds likeliest.
+    first (`core.prototypes.likeliest`), in the geometry of a known crystal (`typical_crystals`); for the rest the model
+    draws coordinates and lattice, of those that it finds likeliest.
 
     Args:
         watch: told how many draws the search for space groups has made.
@@ -196,12 +196,14 @@ def _in_prototypes(model: Model, prototypes: Sequence[KnownPrototype], n: int, s
     """Crystals of prototypes with their log-probabilities, nats."""
     if not n:
         return []
-    first = model.rank_prototypes(prototypes)[: math.ceil(n * TYPICAL)]
-    crystals = typical_crystals(first, model.config.n_max)
+    crystals = typical_crystals(prototypes, model.config.n_max)
     log_prob = model.log_prob(crystals)
-    parts: list[Scored] = [(crystals, log_prob.total)]
+    arrangement = log_prob.wyckoff + log_prob.species
+    rows = likeliest(prototypes, arrangement)[: math.ceil(n * TYPICAL)]
+    first, crystals = [prototypes[row] for row in rows], crystals[rows]
+    parts: list[Scored] = [(crystals, log_prob.total[rows])]
     # A letter without a coordinate leaves nothing to draw but the lattice, which is relaxed anyhow.
-    likely = np.argsort(-(log_prob.wyckoff + log_prob.species + _log_frequency(model, crystals)))
+    likely = np.argsort(-(arrangement[rows] + _log_frequency(model, crystals)))
     again = [first[row] for row in likely if not _is_fixed(first[row])]
     if (more := n - len(crystals)) > 0 and (again := again[: -(-more // MOST_REPEATS)]):
         drawn = draw_prototypes(model.params, model.config, again, -(-more // len(again)), seed)

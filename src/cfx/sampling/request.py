@@ -255,7 +255,7 @@ def _max_atoms(request: SampleConfig, built: Constraints) -> Int[np.ndarray, "23
         return np.minimum(built.max_atoms, min(request.max_atoms, int(built.max_atoms.max()))).astype(np.int32)
     if not request.formula:
         return built.max_atoms
-    return np.array([FORMULA_ATOMS * symmetry_table().num_lattice_points(group) for group in range(1, 231)], np.int32)
+    return FORMULA_ATOMS * symmetry_table().lattice_points
 
 
 def _apply_template(

@@ -134,7 +134,7 @@ class Devices:
     def exchange(self, value: T) -> list[T]:
         """What every process gives, by its number; all must ask, and wait for the slowest.
 
-        Not by a collective: on CPUs, these give up after half a minute.
+        Not by a collective: what is said has no fixed size, and the wait may be as long as rewards take.
         """
         if self.processes == 1:
             return [value]
