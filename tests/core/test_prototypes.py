@@ -16,6 +16,7 @@ from cfx.core.prototypes import (
     KnownPrototype,
     PrototypeTable,
     count_prototypes,
+    likeliest,
     occupation_of,
     prototype_key,
     prototype_table,
@@ -210,6 +211,23 @@ def test_typical_crystals_have_the_sites_of_their_prototypes():
         moved = (operator[..., :3] @ coords[..., None])[..., 0] + operator[..., 3] - coords
         assert np.abs(moved - np.rint(moved)).max() < 1e-3  # on the position, as far as the files are precise
     assert len(typical_crystals([], 5)) == 0
+
+
+def test_every_fourth_place_is_for_a_cell_larger_than_models_have_seen():
+    """The olivine of LiFePO4 (28 atoms, 62 accccd), which the model finds unlikely beside any cell of 14 atoms."""
+    known = prototypes_of("LiFePO4")
+    log_prob = np.array([-0.8 * len(one.letters) - one.num_atoms / 2 for one in known])
+    ordered = [known[row] for row in likeliest(known, log_prob)]
+    assert sorted(map(id, ordered)) == sorted(map(id, known))
+    places = [place for place, one in enumerate(ordered, start=1) if one.is_large]
+    assert places == list(range(4, 4 * len(places) + 1, 4))
+    formulas = [one.formulas for one in ordered if one.is_large]
+    assert formulas == sorted(formulas, reverse=True)
+    olivine = [place for place, one in enumerate(ordered, start=1) if one.letters == tuple("accccd")]
+    assert max(olivine) <= 32 and ordered[min(olivine) - 1].num_atoms == 28
+    small = [one for one in known if not one.is_large]
+    alone = [known.index(one) for one in small]
+    assert [one for one in ordered if not one.is_large] == [small[row] for row in likeliest(small, log_prob[alone])]
 
 
 def test_volumes_of_elements_are_those_that_explain_the_volumes_of_crystals():

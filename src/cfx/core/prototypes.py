@@ -31,7 +31,11 @@ MOST_ATOMS = 100
 """Most atoms in the primitive cell of a prototype that is kept."""
 
 LARGE = 20
-"""Atoms in the primitive cell of a prototype beyond which it is kept only if two formulas have it."""
+"""Atoms in the primitive cell of a prototype beyond which it is kept only if two formulas have it. Models have hardly
+seen such cells: MP-20, which most are trained on, has none."""
+
+LARGE_PLACES = 4
+"""Of so many places in the order of a composition's prototypes, the last is for a large one."""
 
 ATOM_VOLUME = 15.0
 """Angstrom^3 that an atom of an element takes of which no crystal is known, about as most do."""
@@ -292,6 +296,17 @@ class KnownPrototype:
         return tuple(sorted((number, tuple(own)) for number, own in letters.items()))
 
     @property
+    def num_atoms(self) -> int:
+        """Atoms in the conventional cell."""
+        size = symmetry_table().multiplicity[self.space_group - 1]
+        return sum(int(size[LETTERS.index(letter)]) for letter in self.letters)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the primitive cell has more than LARGE atoms."""
+        return self.num_atoms // int(symmetry_table().lattice_points[self.space_group - 1]) > LARGE
+
+    @property
     def template(self) -> Template:
         """The same for `SampleConfig`, to be drawn in `space_group`; sites of one letter stay in this order."""
         return Template(letters=self.letters, species=tuple((symbol,) for symbol in self.species))
@@ -384,10 +399,20 @@ def likeliest(prototypes: Sequence[KnownPrototype], log_prob: Float[np.ndarray, 
 
     The score is the logarithm of the number of formulas known with a prototype, whatever their elements, plus what a
     model says of its letters with these elements in the geometry of the known crystal. (Letters count too: which letter
-    follows tells one assignment of elements from another.)
+    follows tells one assignment of elements from another.) Cells of more than LARGE atoms take every fourth place,
+    those of most formulas first, and the model only decides between assignments: it finds every larger cell unlikelier.
 
     Args:
         prototypes: with their elements.
         log_prob: log p(letters, species | space group) of their typical crystals, nats.
     """
-    return np.argsort(-(np.log([one.formulas for one in prototypes]) + log_prob), kind="stable")
+    formulas = np.array([one.formulas for one in prototypes], float)
+    large = np.array([one.is_large for one in prototypes], bool)
+    order = np.lexsort((-log_prob, -formulas))
+    large_ones = order[large[order]]
+    order = np.argsort(-(np.log(formulas) + log_prob), kind="stable")
+    small_ones = order[~large[order]]
+    place = np.empty(len(prototypes), int)
+    place[large_ones] = LARGE_PLACES * np.arange(1, len(large_ones) + 1) - 1
+    place[small_ones] = np.arange(len(small_ones)) + np.arange(len(small_ones)) // (LARGE_PLACES - 1)
+    return np.argsort(place)

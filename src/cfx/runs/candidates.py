@@ -179,9 +179,7 @@ def _fits(prototype: KnownPrototype, config: PredictConfig) -> bool:
     """Whether a prototype is within the limits on sites and atoms."""
     if config.max_sites is not None and len(prototype.letters) > config.max_sites:
         return False
-    size = symmetry_table().multiplicity[prototype.space_group - 1]
-    atoms = sum(int(size[LETTERS.index(letter)]) for letter in prototype.letters)
-    return config.max_atoms is None or atoms <= config.max_atoms
+    return config.max_atoms is None or prototype.num_atoms <= config.max_atoms
 
 
 def _choose(posterior: SpaceGroupPosterior, n: int, seed: int) -> np.ndarray:
