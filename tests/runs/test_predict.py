@@ -15,7 +15,6 @@ from cfx.config import PredictConfig
 from cfx.core.crystal import empty_batch
 from cfx.core.prototypes import prototypes_of
 from cfx.errors import OutputError, UsageError
-from cfx.evaluation.summary import Thresholds
 from cfx.io.journal import JsonLines
 from cfx.runs.candidates import Candidate, _choose, _fits, _is_fixed, distinct
 from cfx.runs.predictions import ENERGY_ERROR, Minimum, check_predictions, merge, ranked
@@ -134,7 +133,7 @@ def test_ranked_by_energy_with_what_is_below_the_floor_last():
         Minimum(ZINCBLENDE, -5.99, frozenset({1})),
         Minimum(WURTZITE, -6.0, frozenset({0, 1}), True),
     ]
-    found = ranked("GaN", minima, candidates, Named(), ByElement(), Thresholds(), top=20)
+    found = ranked("GaN", minima, candidates, Named(), ByElement(), PredictConfig())
     assert [(one.rank, one.symbol, one.verdict) for one in found] == [
         (1, "P6_3mc", "stable"), (2, "F-43m", "metastable"), (3, "Fm-3m", "below the floor")]  # fmt: skip
     best = found[0]
@@ -146,8 +145,16 @@ def test_ranked_by_energy_with_what_is_below_the_floor_last():
     assert (best.num_sites, best.num_atoms, best.converged) == (2, 4, True)
     assert Structure.from_str(best.cif, fmt="cif").matches(WURTZITE)
     assert json.loads(json.dumps(best.as_json()))["decomposition"] == "GaN"
-    assert len(ranked("GaN", minima, candidates, Named(), ByElement(), Thresholds(), top=1)) == 1
-    without = ranked("GaN", minima, candidates, Named(), None, Thresholds(), top=20)
+    assert len(ranked("GaN", minima, candidates, Named(), ByElement(), PredictConfig(top=1))) == 1
+    by_probability = PredictConfig(sort="probability")
+    drawn_often = [candidates[0], dataclasses.replace(candidates[1], draws={"model": 9})]
+    apart = [*minima[:2], dataclasses.replace(minima[2], members=frozenset({0}))]  # 9 draws of one 10 meV/atom higher
+    likely = ranked("GaN", apart, drawn_often, Named(), ByElement(), by_probability)
+    assert [(one.rank, one.symbol) for one in likely] == [(1, "F-43m"), (2, "P6_3mc"), (3, "Fm-3m")]
+    assert ranked("GaN", apart, drawn_often, Named(), ByElement(), PredictConfig())[1].probability == max(
+        one.probability for one in likely
+    )
+    without = ranked("GaN", minima, candidates, Named(), None, PredictConfig())
     assert without[0].symbol == "Fm-3m" and without[0].e_above_hull is None and without[0].verdict is None
 
 

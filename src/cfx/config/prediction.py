@@ -56,6 +56,9 @@ class PredictConfig(Config):
     relax: bool = option(True, "Rank the structures as drawn.", flag="--no-relax")
     fmax: float = option(*FMAX)
     steps: int = option(200, "Maximum number of steps of a relaxation.", at_least(1))
+    sort: Literal["energy", "probability"] = option(
+        "energy", "What the list is sorted by: energy, lowest first, or probability, likeliest first."
+    )
     top: int = option(20, "Structures in the list of a formula, at most.", at_least(1))
     device: str = option(*DEVICE)
 

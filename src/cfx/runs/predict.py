@@ -27,7 +27,6 @@ from cfx.data.structures import MIN_DISTANCE, closest_approach
 from cfx.errors import NumericsError, UsageError
 from cfx.evaluation.hull import Hull
 from cfx.evaluation.setup import open_hull
-from cfx.evaluation.summary import Thresholds
 from cfx.evaluation.validity import symmetry_dataset
 from cfx.io.journal import JsonLines, complete
 from cfx.model import Model
@@ -77,7 +76,7 @@ def predict(
         **settings: fields of `PredictConfig`, as draws=50 or space_groups="Pm-3m".
 
     Returns:
-        Of each formula in turn, at most `top` structures, those of lowest energy first.
+        Of each formula in turn, at most `top` structures, in the order of `sort`.
 
     Raises:
         UsageError: if no formula can be met, or an interrupted run was another.
@@ -214,8 +213,7 @@ class _Prediction:
             raise NumericsError(
                 f"none of {self.config.draws} draws of {self.name} has an energy", "draw more with `draws`"
             )
-        limits = Thresholds(floor=self.config.e_hull_floor)
-        return ranked(self.name, minima, candidates, self.potential, self.hull, limits, self.config.top)
+        return ranked(self.name, minima, candidates, self.potential, self.hull, self.config)
 
     def draw(self) -> list[Candidate]:
         """The candidates, the likeliest first."""

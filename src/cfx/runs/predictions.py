@@ -145,10 +145,10 @@ def ranked(
     candidates: Sequence[Candidate],
     potential: Potential,
     hull: Hull | None,
-    limits: Thresholds,
-    top: int,
+    config: PredictConfig,
 ) -> list[Prediction]:
-    """The first of distinct structures of a formula, the lowest above the hull first, those below the floor last."""
+    """The first of distinct structures of a formula, in the order of `config.sort`, those below the floor last."""
+    limits = Thresholds(floor=config.e_hull_floor)
     structures = [one.structure for one in minima]
     heights: list[float | None] = [None] * len(minima)
     decompositions: list[str | None] = [None] * len(minima)
@@ -168,6 +168,8 @@ def ranked(
     credible = [i for i in order if verdicts[i] != BELOW_FLOOR]
     likely = probabilities([minima[i].energy for i in credible], [sum(draws[i].values()) for i in credible])
     probability = dict(zip(credible, likely.tolist(), strict=True))
+    if config.sort == "probability":
+        order.sort(key=lambda i: -probability.get(i, 0.0))
     return [
         _prediction(
             rank,
@@ -178,7 +180,7 @@ def ranked(
             (probability.get(i, 0.0), draws[i]),
             potential,
         )
-        for rank, i in enumerate(order[:top], start=1)
+        for rank, i in enumerate(order[: config.top], start=1)
     ]
 
 
