@@ -12,7 +12,7 @@ import io
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -24,8 +24,8 @@ from jaxtyping import Float, Int
 from cfx.config import Template, texts
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS, lowest_terms
-from cfx.core.lattice import impose_family, volume
-from cfx.core.symmetry import LETTERS, settings_table, symmetry_table
+from cfx.core.lattice import cell_vectors, impose_family, volume
+from cfx.core.symmetry import LETTERS, orbit, settings_table, symmetry_table
 
 MOST_ATOMS = 100
 """Most atoms in the primitive cell of a prototype that is kept."""
@@ -39,6 +39,12 @@ LARGE_PLACES = 4
 
 ATOM_VOLUME = 15.0
 """Angstrom^3 that an atom of an element takes of which no crystal is known, about as most do."""
+
+NEIGHBOURS = 4
+"""Nearest atoms of each role whose distances tell roles apart."""
+
+ALIKE = 0.05
+"""Relative difference of these distances up to which roles have the same surroundings."""
 
 COMPARED = 200
 """Crystals of a prototype, at most, among which the one is chosen whose geometry is kept."""
@@ -139,6 +145,29 @@ class PrototypeTable:
         for letter, role in zip(*self.sites(row), strict=True):
             counts[role] += int(size[letter])
         return tuple(lowest_terms(dict(sorted(counts.items()))).values())
+
+    def role_distances(self, row: int) -> Float[np.ndarray, "R R neighbours"]:
+        """From an atom of each role to the nearest of each, on average, at a volume of 1: what tells roles apart."""
+        (letters, roles), geometry = self.sites(row), self.geometry(row)
+        group, own = int(self.space_group[row]), np.array(roles)
+        orbits = [orbit(group, letter, point) for letter, point in zip(letters, geometry.frac_coords, strict=True)]
+        sizes = np.array([len(points) for points in orbits])
+        apart = np.concatenate(orbits)[None] - np.stack([points[0] for points in orbits])[:, None]
+        images = np.array(list(itertools.product((-1, 0, 1), repeat=3)))
+        vectors = (apart - np.rint(apart))[:, :, None] + images
+        lengths = np.linalg.norm(vectors @ cell_vectors(geometry.cell[None])[0], axis=-1)
+        lengths[lengths < 1e-3] = np.inf  # the atom itself
+        of_atom = np.repeat(own, sizes)
+        nearest = np.stack(
+            [
+                np.sort(lengths[:, of_atom == role].reshape(len(own), -1), axis=1)[:, :NEIGHBOURS]
+                for role in range(own.max() + 1)
+            ],
+            axis=1,
+        )
+        return np.stack(
+            [np.average(nearest[own == role], axis=0, weights=sizes[own == role]) for role in range(own.max() + 1)]
+        )
 
     @functools.cached_property
     def rows_by_counts(self) -> dict[tuple[int, ...], list[int]]:
@@ -320,8 +349,9 @@ def prototypes_of(
     """Known prototypes that a composition can have, its elements put into their roles in all distinct ways.
 
     They are in the order of how likely a prototype is beforehand: by the number of different formulas that are known
-    with it, then of crystals. Of assignments that a change of setting makes equal there is the one that keeps more of
-    the order in which the formula names the elements: cations first, as in the crystals of most databases.
+    with it, then of crystals. Of assignments that are equal, by a change of setting or since their sites have the same
+    surroundings (`PrototypeTable.role_distances`), there is the one that keeps more of the order in which the formula
+    names the elements: cations first, as in the crystals of most databases.
 
     Args:
         formula: "SrTiO3", or symbols and numbers of atoms, of any number of formula units.
@@ -349,9 +379,15 @@ def prototypes_of(
 
 
 def _assignments(table: PrototypeTable, row: int, counts: Mapping[str, int]) -> Iterator[tuple[str, ...]]:
-    """The element of each role of a prototype, in all ways that differ whatever the setting."""
+    """The element of each role of a prototype, in all ways that differ whatever the setting, in letters or geometry.
+
+    Two elements on one letter make two crystals if they are exchanged, as the metal and the phosphorus of an olivine,
+    on 4c both.
+    """
     letters, roles = table.sites(row)
-    needed, group, seen = table.role_counts(row), int(table.space_group[row]), set()
+    needed, group = table.role_counts(row), int(table.space_group[row])
+    seen: dict[Occupation, list[list[int]]] = defaultdict(list)
+    distances = functools.cache(lambda: table.role_distances(row))
     by_count = {n: [symbol for symbol, count in counts.items() if count == n] for n in sorted(set(needed))}
     for choice in itertools.product(*(itertools.permutations(symbols) for symbols in by_count.values())):
         left = {n: list(symbols) for n, symbols in zip(by_count, choice, strict=True)}
@@ -360,8 +396,12 @@ def _assignments(table: PrototypeTable, row: int, counts: Mapping[str, int]) -> 
             (SYMBOLS.index(symbol), [letter for letter, of in zip(letters, roles, strict=True) if of == role])
             for role, symbol in enumerate(elements)
         ]
-        if (form := standard_form(group, own)) not in seen:
-            seen.add(form)
+        order, alike = [elements.index(symbol) for symbol in counts], seen[standard_form(group, own)]
+        if not any(
+            np.allclose(distances()[np.ix_(order, order)], distances()[np.ix_(other, other)], rtol=ALIKE)
+            for other in alike
+        ):
+            alike.append(order)
             yield elements
 
 
@@ -399,20 +439,21 @@ def likeliest(prototypes: Sequence[KnownPrototype], log_prob: Float[np.ndarray, 
 
     The score is the logarithm of the number of formulas known with a prototype, whatever their elements, plus what a
     model says of its letters with these elements in the geometry of the known crystal. (Letters count too: which letter
-    follows tells one assignment of elements from another.) Cells of more than LARGE atoms take every fourth place,
-    those of most formulas first, and the model only decides between assignments: it finds every larger cell unlikelier.
+    follows tells one assignment of elements from another.) Cells of more than LARGE atoms take every fourth place: the
+    model finds every larger cell unlikelier, so of these it only compares the assignments of one prototype.
 
     Args:
         prototypes: with their elements.
         log_prob: log p(letters, species | space group) of their typical crystals, nats.
     """
-    formulas = np.array([one.formulas for one in prototypes], float)
+    best: dict[Hashable, float] = {}
+    names = [(one.space_group, one.letters, one.geometry.frac_coords.tobytes()) for one in prototypes]
+    for name, nats in zip(names, log_prob.tolist(), strict=True):
+        best[name] = max(nats, best.get(name, -np.inf))
     large = np.array([one.is_large for one in prototypes], bool)
-    order = np.lexsort((-log_prob, -formulas))
-    large_ones = order[large[order]]
-    order = np.argsort(-(np.log(formulas) + log_prob), kind="stable")
-    small_ones = order[~large[order]]
-    place = np.empty(len(prototypes), int)
-    place[large_ones] = LARGE_PLACES * np.arange(1, len(large_ones) + 1) - 1
-    place[small_ones] = np.arange(len(small_ones)) + np.arange(len(small_ones)) // (LARGE_PLACES - 1)
-    return np.argsort(place)
+    said = log_prob - np.where(large, [best[name] for name in names], 0)
+    order = np.argsort(-(np.log([one.formulas for one in prototypes]) + said), kind="stable")
+    number = np.cumsum(large[order]) - 1  # among the large ones
+    rest = np.cumsum(~large[order]) - 1
+    place = np.where(large[order], LARGE_PLACES * (number + 1) - 1, rest + rest // (LARGE_PLACES - 1))
+    return order[np.argsort(place)]

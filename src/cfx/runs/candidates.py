@@ -17,7 +17,7 @@ from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.core import Structure
 from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import is_physical
-from cfx.core.prototypes import KnownPrototype, likeliest, prototypes_of, typical_crystals
+from cfx.core.prototypes import KnownPrototype, likeliest, prototypes_of, standard_form, typical_crystals
 from cfx.core.symmetry import LETTERS, settings_table, symmetry_table
 from cfx.data.structures import closest_approach
 from cfx.evaluation.matching import find_match, reduce_or_say_why
@@ -202,7 +202,11 @@ def _in_prototypes(model: Model, prototypes: Sequence[KnownPrototype], n: int, s
     parts: list[Scored] = [(crystals, log_prob.total[rows])]
     # A letter without a coordinate leaves nothing to draw but the lattice, which is relaxed anyhow.
     likely = np.argsort(-(arrangement[rows] + _log_frequency(model, crystals)))
-    again = [first[row] for row in likely if not _is_fixed(first[row])]
+    forms: dict[Hashable, KnownPrototype] = {}
+    for one in (first[row] for row in likely):
+        if not _is_fixed(one):  # which element of one letter is on which of its sites, the model says when it draws
+            forms.setdefault((one.space_group, standard_form(one.space_group, one.occupation)), one)
+    again = list(forms.values())
     if (more := n - len(crystals)) > 0 and (again := again[: -(-more // MOST_REPEATS)]):
         drawn = draw_prototypes(model.params, model.config, again, -(-more // len(again)), seed)
         parts.append((drawn.crystals, drawn.log_prob.total))
