@@ -111,7 +111,6 @@ def _viewer(crystals: Sequence[Mapping[str, Any]], title: str, kind: str) -> str
 
 def render_shortlist(
     file: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
     crystals: Sequence[Mapping[str, Any]],
     text: str,
     table: str,
@@ -121,18 +120,18 @@ def render_shortlist(
     """A page of the best crystals of an evaluated file.
 
     Args:
-        file: as in `render_report`. Of a discovery, also `funnel`, its stages, each with stage, left, lost and why, and
-            `column`, what the crystals are sorted by if the table does not show it anyhow.
-        rows: their records, the best first, each with its rank.
-        crystals: the same as in `render_viewer`, each with rank, and cif_file, the name that its CIF is saved under.
+        file: as in `render_report`, without records; and `column`, what the crystals are sorted by. Of a discovery
+            also `funnel`, its stages, each with stage, left, lost and why; `properties`, names of those predicted.
+        crystals: as in `render_viewer`, the best first, each with rank, cif_file, the name that its CIF is saved under,
+            and what is known of it under the names of `cfx eval`; NAME_std is the standard deviation of a property.
         text: what they are.
-        table: the rows as CSV.
+        table: their records as CSV.
         version: of cfx.
         title: of the page; by default it is a shortlist of the file.
     """
     title = title or f"Shortlist of {file['name']}"
     data = {"kind": "shortlist", "title": title, "text": text, "table": table, "version": version}
-    best = {**file, "records": rows, "summary": {}, "classes": {}, "reasons": [], "reference": None}
+    best = {**file, "records": [], "summary": {}, "classes": {}, "reasons": [], "reference": None}
     return _page({**data, "files": [_evaluated_file({**best, "gallery": crystals}, None)]}, title)
 
 
@@ -149,6 +148,7 @@ def _evaluated_file(file: Mapping[str, Any], most: int | None = GALLERY) -> dict
         "classes": file.get("classes") or {},
         "funnel": file.get("funnel") or [],
         "column": file.get("column"),
+        "properties": file.get("properties") or {},
         "reasons": group_reasons(file.get("reasons") or []),
         "rows": len(file.get("records") or []),
         "columns": _columns(_plain(file.get("records") or [])),

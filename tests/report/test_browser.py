@@ -504,19 +504,31 @@ def test_galleries_say_their_order_and_what_is_wrong(show):
 @pytest.mark.parametrize("width", [DESK, PHONE])
 def test_a_shortlist_is_a_table_with_its_files(show, tmp_path, width):
     relaxed = {"e_above_hull_unrelaxed": 0.25, "space_group": 1, "space_group_unrelaxed": 225, "converged": False}
+    judged = {"second_e_above_hull": 0.07, "second_verdict": "metastable", "band_gap": 5.0123, "band_gap_std": 0.31}
+    first = {"rank": 1, "cif_file": "1_NaCl.cif", "cif": "data_1_NaCl\n"}
     crystals = [
-        example.rock_salt("Na", "Cl") | relaxed | {"rank": 1, "cif_file": "1_NaCl.cif", "cif": "data_1_NaCl\n"},
+        example.rock_salt("Na", "Cl") | relaxed | judged | first,
         example.rock_salt("K", "Br") | {"rank": 2, "cif_file": "2_KBr.cif", "cif": "data_2_KBr\n", "name": HOSTILE},
     ]
-    file = example.evaluated("a.cif")
-    page = render_shortlist(file, file["records"][:2], crystals, f"2 of 40 {HOSTILE}", "rank,name\n1,x\n", "0.1.0")
+    file = example.evaluated("a.cif") | {"column": "band_gap", "properties": {"band_gap": "band gap (eV)"}}
+    page = render_shortlist(file, crystals, f"2 of 40 {HOSTILE}", "rank,name\n1,x\n", "0.1.0")
     tab = show(page, width)
     assert texts(tab, "h1") == ["Shortlist of a.cif"] and texts(tab, "#heading p") == [f"2 of 40 {HOSTILE}"]
     assert "2 crystals are <b>below</b> the floor" in texts(tab, ".warnings")[0]
+    headers = texts(tab, "#crystals thead th")
+    assert headers[:5] == ["Rank", "Formula", "Band gap (eV)", "Above hull, eV/atom", "Before relaxing, eV/atom"]
+    assert headers[5:8] == ["Above hull, second potential, eV/atom", "Space group", "Before relaxing"]
     rows = [texts(tab, f"#crystals tbody tr:nth-child({row}) > *") for row in (1, 2)]
-    assert rows[0][:6] == ["1", "Na4Cl4", "0.000", "0.250", "1 P1", "225 Fm-3m"] and "no" in rows[0]
-    assert rows[1][:6] == ["2", "K4Br4", "0.000", "–", "225 Fm-3m", "–"] and HOSTILE in rows[1]
+    assert rows[0][:8] == ["1", "Na4Cl4", "5.01 ± 0.31", "0.000", "0.250", "0.070", "1 P1", "225 Fm-3m"]
+    assert rows[1][:8] == ["2", "K4Br4", "–", "0.000", "–", "–", "225 Fm-3m", "–"]
+    assert {"no", "metastable"} < set(rows[0]) and HOSTILE in rows[1]
     assert texts(tab, ".crystal h3") == ["1. Na4Cl4", "2. K4Br4"]
+    said = {"second potential: 0.070\u202feV/atom above the hull", "Band gap (eV): 5.01 ± 0.31"}
+    assert said < set(texts(tab, ".caption p"))
+    assert tab.run("getComputedStyle(document.querySelector('.more')).display") == "none"  # all are shown
+    for order in (["2", "1"], ["1", "2"]):  # by formula: potassium, sodium; then the other way round
+        click(tab, "#crystals [data-column=formula] button")
+        assert texts(tab, "#crystals tbody th") == order
     for i, crystal in enumerate(crystals):
         saved = tab.download(tmp_path, f"document.querySelectorAll('#crystals .cif')[{i}].click()")
         assert saved == (crystal["cif_file"], crystal["cif"])
@@ -528,7 +540,7 @@ def test_a_shortlist_is_a_table_with_its_files(show, tmp_path, width):
     facts = dict(zip(texts(tab, "dialog dt"), texts(tab, "dialog dd"), strict=True))
     assert (facts["Space group"], facts["Space group before relaxing"]) == ("1 P1", "225 Fm-3m")
     assert facts["Before relaxing"] == "0.250\u202feV/atom above the hull"
-    assert facts["Remarks"] == "the relaxation did not converge"
+    assert facts["Remarks"] == "the relaxation did not converge" and facts["Band gap (eV)"] == "5.01 ± 0.31"
     tab.press("Escape")
     tab.wait("!document.querySelector('dialog').open")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -226,6 +227,38 @@ def test_a_signal_ends_the_step_and_keeps_the_others(begin, tmp_path):
     with pytest.raises(Interrupted, match="continue with `resume`"):
         evaluate(found)
     assert len(journal.read_text().splitlines()) == 2
+
+
+def signal_in(found: Discovering, step: str) -> None:
+    """Lets a signal come at the beginning of a step."""
+    take = found.steps.take
+
+    def signalled(name, make):
+        if name == step:
+            found.stop.signum = 2
+        return take(name, make)
+
+    found.steps.take = signalled
+
+
+def test_interrupted_in_every_step_and_resumed_it_is_the_same(begin, potential, hull, tmp_path):
+    asked = {"second": (potential, hull), "models": {"volume": Volume()}, "relax": 2}
+
+    def steps(journal: Path) -> list[str]:
+        return [json.loads(line)["step"] for line in journal.read_text().splitlines()[1:]]
+
+    undisturbed, journal = tmp_path / "undisturbed", tmp_path / "out.partial"
+    whole = find_best(begin(journal=JsonLines(undisturbed), **asked))
+    names = steps(undisturbed)
+    assert names == ["sift", "energies", "relax", "energies by the second potential", "property volume"]
+    for done, name in enumerate(names):
+        found = begin(journal=JsonLines(journal), resume=done > 0, **asked)
+        signal_in(found, name)
+        with pytest.raises(Interrupted, match="continue with `resume`"):
+            find_best(found)
+        assert steps(journal) == names[:done]
+    again = find_best(begin(journal=JsonLines(journal), resume=True, **asked))
+    assert (again.rows, again.funnel, again.records) == (whole.rows, whole.funnel, whole.records)
 
 
 def test_drawn_crystals_are_kept_to_the_last_bit():

@@ -273,7 +273,7 @@ def check_predictions(directory: Path) -> None:
 def write_predictions(directory: Path, predictions: Sequence[Prediction], config: PredictConfig, model: str) -> None:
     """Makes a directory with a table, the same as JSON, a page to look at, and a CIF of each structure."""
     rows = [{"name": one.name, **one.as_json(), "cif_file": f"{one.name}.cif"} for one in predictions]
-    table = [{**row, **_counts(row.pop("draws"))} for row in ({**row} for row in rows)]
+    table = [{**row, **_counts(one.draws)} for one, row in zip(predictions, rows, strict=True)]
     columns = [key for key in table[0] if key != "cif"]
     texts = {f"{one.name}.cif": one.cif for one in predictions}
     texts["predictions.csv"] = csv_text([{key: row[key] for key in columns} for row in table], columns)
@@ -290,14 +290,7 @@ def _page(
     predictions: Sequence[Prediction], table: Sequence[dict[str, Any]], config: PredictConfig, model: str, text: str
 ) -> str:
     """The page of a shortlist, of predictions."""
-    crystals = [
-        {
-            **{key: row[key] for key in ("rank", "name", "formula", "cif", "cif_file", "e_above_hull", "verdict")},
-            **{key: row[key] for key in ("decomposition", "draws", "converged")},
-            **as_drawn(one.structure),
-        }
-        for one, row in zip(predictions, table, strict=True)
-    ]
+    crystals = [{**row, **as_drawn(one.structure)} for one, row in zip(predictions, table, strict=True)]
     formulas = list(dict.fromkeys(one.formula for one in predictions))
     file = {
         "name": ", ".join(formulas),
@@ -311,7 +304,6 @@ def _page(
         },
         "floor": config.e_hull_floor,
     }
-    rows = [{key: value for key, value in row.items() if key != "cif"} for row in table]
     said = f"{len(predictions)} predicted structures of {len(formulas)} formula{'s' * (len(formulas) > 1)}"
     title = f"Predicted structures of {', '.join(formulas)}"
-    return render_shortlist(file, rows, crystals, said, text, version("cfx-crystal"), title)
+    return render_shortlist(file, crystals, said, text, version("cfx-crystal"), title)

@@ -112,7 +112,8 @@ def write_shortlist(
     columns = ["rank", "cif_file", *records[0]]
     texts = {crystal["cif_file"]: crystal["cif"] for crystal in crystals} | {TABLE: csv_text(table, columns)}
     said = describe(config, len(rows), left_out)
-    texts[PAGE] = render_shortlist(evaluated.result, table, crystals, said, texts[TABLE], version)
+    file = {**evaluated.result, "column": config.column}
+    texts[PAGE] = render_shortlist(file, crystals, said, texts[TABLE], version)
 
     replace_atomically(directory, lambda fresh: write_texts(fresh, texts))
     reporter.message(f"written: {directory}: {said}")
@@ -135,7 +136,7 @@ def _crystal(rank: int, evaluated: Evaluated, row: int, digits: int) -> dict[str
     assert structure is not None  # what could not be read is in no shortlist
     name = f"{rank:0{digits}}_{formula_in_name(structure)}"
     block = crystal_block({**record, "name": name, "potential": evaluated.model or None}, structure)
-    return {"rank": rank, "cif_file": f"{name}.cif", "cif": block, **as_shown(record, structure)}
+    return {**record, "rank": rank, "cif_file": f"{name}.cif", "cif": block, **as_shown(record, structure)}
 
 
 def formula_in_name(structure: Structure) -> str:

@@ -74,17 +74,17 @@ function formulaNodes(formula) {
 
 const content = (cell) => (cell instanceof Node || Array.isArray(cell) ? cell : String(cell));
 
+/** A table that scrolls sideways where it is wider than its place. */
+function scrollingTable(caption, kind, head, body) {
+  return el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+    el("table", { class: kind }, el("caption", { class: "hidden" }, caption), el("thead", {}, head), body));
+}
+
 /** A table of texts and nodes with headers of columns and, in the first column, of rows. */
 function plainTable(caption, headers, rows) {
-  return el(
-    "div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
-    el("table", { class: "plain" },
-      el("caption", { class: "hidden" }, caption),
-      el("thead", {}, el("tr", {}, headers.map((text) => el("th", { scope: "col" }, text)))),
-      el("tbody", {}, rows.map(([first, ...rest]) => el("tr", {},
-        el("th", { scope: "row" }, content(first)), rest.map((cell) => el("td", {}, content(cell)))))),
-    ),
-  );
+  return scrollingTable(caption, "plain", el("tr", {}, headers.map((text) => el("th", { scope: "col" }, text))),
+    el("tbody", {}, rows.map(([first, ...rest]) => el("tr", {},
+      el("th", { scope: "row" }, content(first)), rest.map((cell) => el("td", {}, content(cell)))))));
 }
 
 /** A section of the page, with an entry in its contents. */
@@ -128,6 +128,17 @@ function readFile(file, index) {
 }
 
 const FILES = (DATA.files || []).map(readFile);
+
+/** [name, what it is called] of the properties that models predicted. */
+const PROPERTIES = Object.entries(FILES[0]?.properties || {}).map(([name, label]) => [name, label[0].toUpperCase() + label.slice(1)]);
+
+/** A predicted property of a crystal, to two digits of its standard deviation: "1.25 ± 0.31". */
+function propertyText(crystal, name) {
+  const std = crystal[`${name}_std`];
+  if (missing(std)) return decimal(crystal[name]);
+  const digits = clamp(1 - Math.floor(Math.log10(std)), 0, 3);
+  return `${decimal(crystal[name], digits)} ± ${decimal(std, digits)}`;
+}
 
 const listeners = [];
 let chosen = 0;

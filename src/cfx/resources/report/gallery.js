@@ -22,6 +22,10 @@ function flaws(crystal) {
   ].filter(Boolean);
 }
 
+/** [label, text] of the properties of a crystal that models predicted. */
+const predicted = (crystal) => PROPERTIES.filter(([name]) => !missing(crystal[name]))
+  .map(([name, label]) => [label, propertyText(crystal, name)]);
+
 function elementLegend(crystal) {
   return el("ul", { class: "atoms" }, composition(crystal).map(({ element, symbol, count }) => {
     const swatch = el("span", { class: "ball", "aria-hidden": "true" });
@@ -47,6 +51,8 @@ function crystalCard(crystals, index) {
         click: () => openCrystal(crystals, index) }, "⤢"),
       missing(crystal.space_group) ? null : el("p", {}, spaceGroupName(crystal.space_group)),
       missing(crystal.e_above_hull) ? null : el("p", {}, hullText(crystal.e_above_hull)),
+      missing(crystal.second_e_above_hull) ? null : el("p", {}, `second potential: ${hullText(crystal.second_e_above_hull)}`),
+      predicted(crystal).map(([label, text]) => el("p", {}, `${label}: ${text}`)),
       flaws(crystal).map((text) => el("p", { class: "warn" }, text)),
       el("p", { class: "faint name" }, plainText(crystal.name))),
     elementLegend(crystal));
@@ -113,6 +119,7 @@ function fillLarge() {
       ["Its verdict", plainText(crystal.second_verdict)],
       ["Its decomposition products", formulaNodes(crystal.second_decomposition)],
     ]),
+    ...predicted(crystal),
     ["Remarks", flaws(crystal).join("; ") || null],
   ].filter(([, value]) => value !== null);
   large.title.replaceChildren(...formulaNodes(crystal.formula));

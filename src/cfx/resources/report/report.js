@@ -59,22 +59,6 @@ function report() {
   section("gallery", "Gallery", GALLERY_HELP, fileChoice(), perFile(fileGallery));
 }
 
-/** The crystals of a shortlist, the best first, each with its CIF. */
-function shortlistTable(file) {
-  const known = [
-    [file.column, file.column, decimal],
-    ["E_hull, eV/atom", "e_above_hull", decimal], ["Before relaxing", "e_above_hull_unrelaxed", decimal],
-    ["Space group", "space_group", spaceGroupName], ["Before relaxing", "space_group_unrelaxed", spaceGroupName],
-    ["Verdict", "verdict", plainText], ["Decomposition products", "decomposition", formulaNodes],
-    ["Draws", "draws", integer], ["Converged", "converged", yesNo], ["Name", "name", plainText],
-  ].filter(([, name]) => file.gallery.some((crystal) => !missing(crystal[name])));
-  const open = (crystal, i) => el("button", { type: "button", class: "link", "aria-label": `${crystal.formula}, show the crystal`,
-    click: () => openCrystal(file.gallery, i) }, formulaNodes(crystal.formula));
-  const row = (crystal, i) => [
-    crystal.rank, open(crystal, i), ...known.map(([, name, text]) => text(crystal[name])), cifButton(crystal, { class: "cif" })];
-  return plainTable("Crystals of the shortlist", ["Rank", "Formula", ...known.map(([header]) => header), "CIF"], file.gallery.map(row));
-}
-
 function shortlist() {
   const [file] = FILES;
   const saveTable = () => saveText("shortlist.csv", DATA.table, "text/csv");

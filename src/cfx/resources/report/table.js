@@ -8,6 +8,7 @@ const COLUMNS = [
   ["formula", "Formula", plainText, ""],
   ["space_group", "Space group", spaceGroupName, ""],
   ["space_group_relaxed", "After relaxing", spaceGroupName, ""],
+  ["space_group_unrelaxed", "Before relaxing", spaceGroupName, ""],
   ["space_group_asked", "Asked for", spaceGroupName, ""],
   ["e_above_hull", "Above hull, eV/atom", (value) => decimal(value, 3), "number"],
   ["verdict", "Verdict", plainText, "verdict"],
@@ -22,19 +23,26 @@ const COLUMNS = [
   ["matched", "Matches", plainText, "name"],
   ["duplicate_of", "Same as", plainText, ""],
   ["e_above_hull_unrelaxed", "Before relaxing, eV/atom", (value) => decimal(value, 3), "number"],
-  ["decomposition", "Decomposition products", plainText, ""],
-  ["second_e_above_hull", "Above hull, second potential", (value) => decimal(value, 3), "number"],
+  ["decomposition", "Decomposition products", formulaNodes, ""],
+  ["second_e_above_hull", "Above hull, second potential, eV/atom", (value) => decimal(value, 3), "number"],
   ["e_above_hull_difference", "Second less first, eV/atom", (value) => decimal(value, 3), "number"],
   ["second_verdict", "Verdict, second potential", plainText, "verdict"],
-  ["second_decomposition", "Decomposition products, second potential", plainText, ""],
+  ["second_decomposition", "Decomposition products, second potential", formulaNodes, ""],
   ["energy_per_atom", "Energy, eV/atom", (value) => decimal(value, 3), "number"],
   ["hhi_production", "HHI, production", (value) => integer(Math.round(value)), "number"],
   ["hhi_reserve", "HHI, reserves", (value) => integer(Math.round(value)), "number"],
   ["rmsd_to_relaxed", "Displacement, Å", (value) => decimal(value, 3), "number"],
   ["converged", "Relaxation converged", yesNo, "flag"],
   ["steps", "Steps", integer, "number"],
+  ["probability", "Probability", percent, "number"],
+  ["draws", "Draws", integer, "number"],
   ["reason", "Reason", plainText, "reason"],
 ];
+
+/** Columns of a shortlist, in order. */
+const SHORTLIST = ["e_above_hull_unrelaxed", "second_e_above_hull", "e_above_hull_difference",
+  "probability", "space_group", "space_group_unrelaxed", "verdict", "second_verdict", "decomposition",
+  "second_decomposition", "draws", "converged", "name"];
 
 const isNew = (record) => record.unique && record.novel;
 
@@ -58,7 +66,7 @@ const FILTERS = [
   ["with a reason of failure", (record) => Boolean(record.reason), ["reason"]],
 ];
 
-const table = { file: null, page: 0, size: 25, sort: null, descending: false, rows: [] };
+const table = { file: null, page: 0, size: 25, order: null, rows: [] };
 const parts = {};
 
 function haystack(record) {
@@ -81,29 +89,36 @@ function matching() {
 const COLLATOR = new Intl.Collator("en", { numeric: true });
 
 /** Orders records by a column; what is missing comes last either way. */
-function compare(a, b) {
-  const [first, second] = [a[table.sort], b[table.sort]];
+const byColumn = (column, descending) => (a, b) => {
+  const [first, second] = [a[column], b[column]];
   const [none, other] = [missing(first) || first === "", missing(second) || second === ""];
   if (none || other) return none - other;
   const order = typeof first === "string" ? COLLATOR.compare(first, second) : first - second;
-  return table.descending ? -order : order;
+  return descending ? -order : order;
+};
+
+/** Headers that sort: up, then down, then not at all. `sort` is called with how records compare, or with null. */
+function sortingHeaders(columns, sort) {
+  let [by, descending] = [null, false];
+  const press = (column) => {
+    [by, descending] = by !== column ? [column, false] : descending ? [null, false] : [column, true];
+    for (const header of headers) {
+      const order = header.dataset.column !== by ? "none" : descending ? "descending" : "ascending";
+      header.setAttribute("aria-sort", order);
+    }
+    sort(by && byColumn(by, descending));
+  };
+  const headers = columns.map(([column, header, , kind]) =>
+    el("th", { scope: "col", class: kind, "data-column": column, "aria-sort": "none" },
+      el("button", { type: "button", click: () => press(column) }, header)));
+  return headers;
 }
 
 function updateRows() {
   table.rows = matching();
-  if (table.sort) table.rows.sort(compare);
+  if (table.order) table.rows.sort(table.order);
   table.page = 0;
   showPage();
-}
-
-function sortBy(column) {
-  if (table.sort === column && table.descending) [table.sort, table.descending] = [null, false];
-  else [table.sort, table.descending] = [column, table.sort === column];
-  for (const header of parts.head.querySelectorAll("th")) {
-    const order = header.dataset.column !== table.sort ? "none" : table.descending ? "descending" : "ascending";
-    header.setAttribute("aria-sort", order);
-  }
-  updateRows();
 }
 
 function cellOf(record, [column, , text, kind]) {
@@ -112,7 +127,7 @@ function cellOf(record, [column, , text, kind]) {
   if (column === "formula") return el("td", {}, formulaNodes(value));
   if (kind === "verdict") return el("td", { class: isBelowFloor({ verdict: value }) ? "warn" : "" }, text(value));
   if (kind === "flag") return el("td", { class: missing(value) ? kind : `${kind} ${value ? "yes" : "no"}` }, el("span", {}, text(value)));
-  return el("td", { class: kind }, text(value));
+  return el("td", { class: kind }, text(value, record));
 }
 
 /** The name, as a button if the gallery can show the crystal. */
@@ -153,16 +168,11 @@ function turnPage(step) {
   showPage();
 }
 
-function headerCell([column, header, , kind]) {
-  return el("th", { scope: "col", class: kind, "data-column": column, "aria-sort": "none" },
-    el("button", { type: "button", click: () => sortBy(column) }, header));
-}
-
 /** Fills the table with another file. */
 function tableOf(file) {
-  Object.assign(table, { file, sort: null, descending: false, columns: COLUMNS.filter(([column]) => file.has(column)) });
+  Object.assign(table, { file, order: null, columns: COLUMNS.filter(([column]) => file.has(column)) });
   parts.scroll.hidden = !table.columns.length;
-  parts.head.replaceChildren(...table.columns.map(headerCell));
+  parts.head.replaceChildren(...sortingHeaders(table.columns, (order) => { table.order = order; updateRows(); }));
   parts.search.value = parts.elements.value = "";
   parts.filter.replaceChildren(...FILTERS.map(([label, , needed], i) =>
     (needed.every((column) => file.has(column)) ? el("option", { value: i }, label) : null)).filter(Boolean));
@@ -179,9 +189,7 @@ function crystalsTable() {
   const button = (name, label, step) => (parts[name] = el("button", { type: "button", click: () => turnPage(step) }, label));
   parts.head = el("tr");
   parts.body = el("tbody");
-  parts.scroll = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of crystals" },
-    el("table", { class: "crystals" },
-      el("caption", { class: "hidden" }, "Crystals; headers sort"), el("thead", {}, parts.head), parts.body));
+  parts.scroll = scrollingTable("Crystals; headers sort", "crystals", parts.head, parts.body);
   parts.status = el("p", { role: "status" });
   const size = el("select", { change: (event) => { table.size = Number(event.target.value); updateRows(); } },
     [25, 50, 100, 250].map((count) => el("option", { value: count }, String(count))));
@@ -209,3 +217,31 @@ function filterTable(search, elements) {
 
 const showElement = (symbol) => filterTable("", symbol);
 const showCrystal = (name) => filterTable(String(name), "");
+
+/** The columns of a shortlist: what it is sorted by, energies, predicted properties, and the rest. */
+function shortlistColumns(file) {
+  const known = new Map(COLUMNS.map((column) => [column[0], column]));
+  for (const [name, label] of PROPERTIES) {
+    known.set(name, [name, label, (_, crystal) => propertyText(crystal, name), "number"]);
+  }
+  const names = [file.column, "e_above_hull", ...PROPERTIES.map(([name]) => name), ...SHORTLIST];
+  return [...new Set(names)].filter((name) => file.gallery.some((crystal) => !missing(crystal[name])))
+    .map((name) => known.get(name) || [name, name, decimal, "number"]);
+}
+
+/** The crystals of a shortlist, the best first, each with its CIF. */
+function shortlistTable(file) {
+  const [crystals, columns] = [file.gallery, shortlistColumns(file)];
+  const open = (crystal) => el("button", { type: "button", class: "link", "aria-label": `${crystal.formula}, show the crystal`,
+    click: () => openCrystal(crystals, crystals.indexOf(crystal)) }, formulaNodes(crystal.formula));
+  const cell = (crystal, column) => (column[0] === "name" ? el("td", {}, crystal.name) : cellOf(crystal, column));
+  const row = (crystal) => el("tr", {}, el("th", { scope: "row", class: "number" }, integer(crystal.rank)),
+    el("td", { class: "name" }, open(crystal)), columns.map((column) => cell(crystal, column)),
+    el("td", {}, cifButton(crystal, { class: "cif" })));
+  const body = el("tbody");
+  const fill = (order) => body.replaceChildren(...(order ? crystals.toSorted(order) : crystals).map(row));
+  const headers = sortingHeaders([["rank", "Rank", integer, "number"], ["formula", "Formula", null, "name"], ...columns], fill);
+  fill(null);
+  return scrollingTable("Crystals of the shortlist; headers sort", "crystals",
+    el("tr", {}, headers, el("th", { scope: "col" }, "CIF")), body);
+}

@@ -14,6 +14,7 @@ from cfx.core import Structure
 from cfx.errors import OutputError
 from cfx.io.dft_inputs import INPUTS
 from cfx.io.files import check_directory, check_own_files, csv_text, replace_atomically, write_texts
+from cfx.predictors.base import label
 from cfx.report import render_shortlist
 from cfx.runs.discovery import funnel
 from cfx.runs.discovery.state import Discovering, Record
@@ -31,9 +32,6 @@ COLUMNS = (
     *("decomposition", "converged", "steps", "rmsd_to_relaxed", "duplicate_of", "matched", "left_out"),
 )
 """Columns of the tables, in order; others follow."""
-
-ALWAYS_SHOWN = ("e_above_hull", "e_above_hull_unrelaxed", "space_group")
-"""Columns of numbers that the page shows of every crystal."""
 
 TABLE, ALL, JSON, PAGE = "discovery.csv", "all.csv", "discovery.json", "discovery.html"
 
@@ -55,6 +53,7 @@ class Discovery:
         evaluations: of one structure each, that energies and relaxations took.
         seconds: that they took.
         cifs: of each crystal in the list, the conventional cell.
+        properties: what the predicted ones are called, with units, by name.
     """
 
     rows: list[Record]
@@ -66,6 +65,7 @@ class Discovery:
     evaluations: int
     seconds: float
     cifs: list[str] = field(repr=False)
+    properties: dict[str, str] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -126,10 +126,8 @@ class Discovery:
 
     def _page(self, table: str) -> str:
         """The page of a shortlist, with the funnel."""
-        column = self.settings["sorted by"].removeprefix("-")
         crystals = [
-            {column: row[column], "rank": row["rank"], "cif_file": row["cif_file"], "cif": cif}
-            | as_shown(row, structure)
+            {**row, "cif": cif, **as_shown(row, structure)}
             for row, structure, cif in zip(self.rows, self.structures, self.cifs, strict=True)
         ]
         file = {
@@ -138,10 +136,11 @@ class Discovery:
             "settings": self.settings,
             "warnings": self.warnings,
             "funnel": self.funnel,
-            "column": None if column in ALWAYS_SHOWN else column,
+            "column": self.settings["sorted by"].removeprefix("-"),
+            "properties": self.properties,
         }
         title = f"Discovery: {self.settings['drawn']}"
-        return render_shortlist(file, self.rows, crystals, self.in_words(), table, version("cfx-crystal"), title)
+        return render_shortlist(file, crystals, self.in_words(), table, version("cfx-crystal"), title)
 
 
 def listed(state: Discovering) -> Discovery:
@@ -168,6 +167,7 @@ def listed(state: Discovering) -> Discovery:
         state.budget.spent,
         state.budget.took,
         [_cif(row, one, state.potential.name) for row, one in zip(rows, chosen, strict=True)],
+        {name: label(model) for name, model in state.properties.items()},
     )
 
 
