@@ -14,7 +14,7 @@ from cfx.cli import values
 from cfx.cli.app import app
 from cfx.cli.options import Fields
 from cfx.cli.train import UNSEEN
-from cfx.config import RLConfig, TrainConfig, TrainRun, finetuning
+from cfx.config import DiscoverConfig, RLConfig, TrainConfig, TrainRun, finetuning
 from cfx.config.finetuning import PairsRun, read_run
 from cfx.config.training import PRESETS, read_toml
 from cfx.errors import UsageError
@@ -46,6 +46,13 @@ def test_a_flag_is_made_from_its_field():
     assert rate.help == "Peak learning rate. [default: 0.004]"
     assert options_of("rl")["--lr"].help.endswith("[default: 0.0002]"), "of the preset mini"
     assert "learning_rate: Peak learning rate." in TrainConfig.__doc__
+
+
+def test_a_list_may_be_given_in_parts():
+    words = ["-o", "x", "--property", "band_gap", "--property", "dielectric,gap=matgl:x", "--inputs", "vasp"]
+    given = get_command(app).commands["discover"].make_context("discover", words).params
+    taken = Fields(DiscoverConfig).take(given)
+    assert taken == {"properties": ("band_gap", "dielectric", "gap=matgl:x"), "inputs": ("vasp",)}
 
 
 def test_a_bound_is_said_with_the_name_of_the_field():

@@ -19,7 +19,7 @@ import typer
 from cfx.cli.console import FLAGS
 from cfx.config import DataConfig, EvalConfig
 from cfx.config.evaluation import SORTABLE
-from cfx.config.fields import check_value, converted, kinds_of
+from cfx.config.fields import check_value, converted, kinds_of, takes_tuple
 from cfx.errors import UsageError
 from cfx.io.files import followed
 
@@ -95,9 +95,11 @@ class Fields:
     def take(self, found: dict[str, Any]) -> Given:
         """Takes the values of these options out of those of the command, without those that were not given."""
         texts = {name: found.pop(name) for name in self.fields}
-        return {name: self._value(name, value) for name, value in texts.items() if value is not None}
+        return {name: self._value(name, value) for name, value in texts.items() if value not in (None, [])}
 
     def _value(self, name: str, value: Any) -> Any:
+        if isinstance(value, list):  # the option was repeated
+            value = ",".join(value)
         if value is True:
             return not self.fields[name].metadata["flag"].startswith("--no-")
         return converted(self.cls, name, value)
@@ -122,7 +124,8 @@ def _option(cls: Any, field: dataclasses.Field[Any], default: Any, shown: str, f
     names = flags(field.name, flag or field.metadata["flag"])
     choices = [kind for kind in kinds_of(cls)[field.name] if get_origin(kind) is Literal]
     completion = _one_of(*get_args(choices[0])) if choices else COMPLETIONS.get(field.name)
-    return typer.Option(default, *names, help=text, autocompletion=completion)
+    metavar = "<str>" if takes_tuple(cls, field.name) else None
+    return typer.Option(default, *names, help=text, autocompletion=completion, metavar=metavar)
 
 
 def flags(name: str, given: str = "") -> list[str]:
@@ -131,7 +134,9 @@ def flags(name: str, given: str = "") -> list[str]:
 
 
 def _kind(cls: Any, name: str) -> Any:
-    """The type that Typer converts to; what is parsed here is text."""
+    """The type that Typer converts to; what is parsed here is text, and what is a,b,c may also be given one by one."""
+    if takes_tuple(cls, name):
+        return list[str]
     [kind, *_] = kinds_of(cls)[name]
     return str if get_origin(kind) is not None else kind
 
