@@ -12,14 +12,24 @@ matrix-multiply peak of the same machine in the same run and the share of it rea
 operations a weight a token); and the rate of a decoder without a cache, which runs the full network over all 105 tokens
 for every token it draws. `--looks 1,4,16` instead counts how often the host waits for the device, and times it, where a
 slot may advance by 1, 4 or 16 sites between two looks, and compares the crystals bit by bit.
+
+`--public CLONE`, an unchanged clone of github.com/deepmodeling/CrystalFormer, instead times its sampler and this one in
+turns, in one process: the same weights, P1, equal batches (`--batch-sizes 8,64`). It draws as its main.py does, with
+JAX's 64-bit numbers, and once more in float32, both without its log-probabilities and its file. For each batch size: a
+batch alone, with compilation and without; and, for cfx, one request of `--n` crystals in slots of that number (64 at
+least). Seconds of the processor show whether other programs on the machine slowed a turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +40,7 @@ import cfx
 from cfx.config import ModelConfig
 from cfx.config.training import PRESETS
 from cfx.core.likelihood import init_params, output_rows
+from cfx.io.upstream import convert
 from cfx.sampling import decode, incremental, pools
 from cfx.sampling.constraints import unconstrained
 from cfx.sampling.policy import Policy, Sharpness
@@ -38,13 +49,10 @@ from cfx.sampling.pools import Decoder, Job, pool_shapes
 MP20_SITES = [26, 1816, 6258, 2920, 1497, 1005, 527, 400, 276, 225, 88, 146, 36, 34, 29, 45, 12, 79, 18, 45]
 """Crystals of MP-20 (15,482 of its training part) with 1, 2, ..., 20 symmetry-inequivalent sites."""
 
-PUBLIC = 0.11
-"""Crystals a second of the public program on two CPU cores at the Alex-20 size, batch 8, as reported."""
 
-
-def random_model(config: ModelConfig, seed: int = 0):
-    """Random weights whose crystals in P1 have about as many sites as those of MP-20."""
-    params = jax.tree.map(np.array, init_params(config, jax.random.key(seed)))
+def random_model(config: ModelConfig, params=None):
+    """Random weights, or those given, with crystals in P1 that have about as many sites as those of MP-20."""
+    params = jax.tree.map(np.array, params or init_params(config, jax.random.key(0)))
     counts = np.array(MP20_SITES, float)
     hazard = np.clip(counts / counts[::-1].cumsum()[::-1], 1e-3, 0.97)
     # In P1 a site is followed by another `a` or by the pad: logits of 0 and of the pad.
@@ -70,11 +78,11 @@ def hidden_rows(params, config: ModelConfig, crystals):
     return rows[there], np.broadcast_to(np.arange(rows.shape[1]), there.shape)[there]
 
 
-def decoder_of(model, batch_size: int, steps_per_look: int | None = None) -> Decoder:
+def decoder_of(model, batch_size: int, steps_per_look: int | None = None, seed: int = 0) -> Decoder:
     """A decoder without constraints."""
     weights = jax.jit(incremental.prepare, static_argnums=1)(model.params, model.config)
     policy = Policy(unconstrained(model.config), Sharpness(np.float32(1), np.float32(1)))
-    return Decoder(weights, model.config, policy, jax.random.key(0), batch_size, None, steps_per_look)
+    return Decoder(weights, model.config, policy, jax.random.key(seed), batch_size, None, steps_per_look)
 
 
 def draw_all(model, groups, batch_size: int, decoder: Decoder | None = None):
@@ -131,6 +139,96 @@ def looks(model, groups, batch_size: int, steps: list[int]) -> dict:
             "same_bits": all(map(np.array_equal, jax.tree.leaves(found), jax.tree.leaves(reference))),
         }
     return result
+
+
+class PublicProgram:
+    """CrystalFormer's own sampler, at the Alex-20 size.
+
+    Attributes:
+        model: of cfx, with the same weights.
+    """
+
+    def __init__(self, clone: Path):
+        sys.path.insert(0, str(clone))
+        from crystalformer.src.sample import sample_crystal  # pyright: ignore[reportMissingImports]
+        from crystalformer.src.transformer import make_transformer  # pyright: ignore[reportMissingImports]
+
+        config = PRESETS["alex20"].model
+        widths = (config.num_heads, config.key_size, config.model_size, config.embed_size)
+        params, self._transformer = make_transformer(
+            *(jax.random.PRNGKey(42), config.num_frequencies, config.coord_components, config.lattice_components),
+            *(config.n_max, config.first_hidden, config.num_layers, *widths, config.num_species, config.num_letters),
+            *(0.1, 0.1),  # dropout, not used
+        )
+        self.model = random_model(config, convert(jax.tree.map(np.array, params), config))
+        output = f"linear_{7 + 2 * config.num_layers}"
+        self._params, self._sample = {**params, output: self.model.params["output"]}, sample_crystal
+
+    def draw(self, batch_size: int, seed: int, is_64_bit: bool) -> np.ndarray:
+        """Numbers of sites of a batch of crystals in P1."""
+        config = self.model.config
+        with jax.enable_x64(is_64_bit):
+            allowed, tied_to = jnp.zeros((config.n_max, config.num_species), int), jnp.arange(config.n_max)
+            drawn = self._sample(
+                *(jax.random.PRNGKey(seed), self._transformer, self._params, config.n_max, batch_size),
+                *(config.num_species, config.num_letters, config.coord_components, config.lattice_components),
+                *(1, None, allowed),  # space group, letters
+                *(1.0, 1.0, 1.0),  # top p, temperature, that of the first species
+                tied_to,
+            )
+            return np.asarray(drawn[2] > 0).sum(1)
+
+
+def beside_public(clone: Path, batch_sizes: list[int], rounds: int, n: int) -> dict:
+    """Rates of both programs, and their ratios, by batch size."""
+    public, result = PublicProgram(clone), {}
+    model = public.model
+
+    def draw(seed: int, size: int) -> np.ndarray:
+        return draw_all(model, [1] * size, size, decoder_of(model, size, seed=seed))[0].num_sites
+
+    for size in batch_sizes:
+        programs = {
+            "cfx": partial(draw, size=size),
+            "public": partial(public.draw, size, is_64_bit=True),
+            "public_float32": partial(public.draw, size, is_64_bit=False),
+        }
+        figures = in_turns(programs, rounds)
+        ours, many = figures["cfx"], rates(model, [1] * n, size, rounds)
+        for name in ("public", "public_float32"):
+            theirs = figures[name]
+            figures[f"ratio_to_{name}"] = {
+                "batch": ours["crystals_per_second"] / theirs["crystals_per_second"],
+                "batch_with_compilation": theirs["first_seconds"] / ours["first_seconds"],
+                "request": many["crystals_per_second"] / theirs["crystals_per_second"],
+            }
+        result[size] = {**figures, "cfx_request": {**many, "slots": decoder_of(model, size).batch_size}}
+        print(f"batch {size}: {result[size]}", flush=True)
+    return result
+
+
+def in_turns(programs: dict[str, Callable[[int], np.ndarray]], rounds: int) -> dict[str, dict[str, Any]]:
+    """Rates of programs that take a seed and give numbers of sites, by their fastest turn after one that compiles."""
+    jax.clear_caches()
+    sites, wall, processor = ({name: [] for name in programs} for _ in range(3))
+    for turn in range(rounds + 1):
+        for name, draw in programs.items():
+            start = time.perf_counter(), time.process_time()
+            sites[name].append(draw(turn))
+            wall[name].append(time.perf_counter() - start[0])
+            processor[name].append(time.process_time() - start[1])
+            print(f"{name}, turn {turn}: {wall[name][-1]:.1f} s", flush=True)
+    return {
+        name: {
+            "crystals_per_second": len(sites[name][0]) / min(wall[name][1:]),
+            "sites_per_second": np.mean(sites[name][1:]) * len(sites[name][0]) / min(wall[name][1:]),
+            "sites_per_crystal": np.mean(sites[name][1:]),
+            "first_seconds": wall[name][0],
+            "seconds": wall[name][1:],
+            "processor_seconds": processor[name][1:],
+        }
+        for name in programs
+    }
 
 
 def compilation(model, batch_size: int) -> dict:
@@ -193,9 +291,17 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--naive", type=int, default=8, help="batch of the decoder without a cache")
     parser.add_argument("--ideas", action="store_true", help="also measure other pools and batch sizes")
+    parser.add_argument("--public", type=Path, metavar="CLONE", help="of CrystalFormer, to time beside cfx")
+    parser.add_argument("--batch-sizes", default="8,64", help="with --public")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each, after one that compiles, with --public")
     parser.add_argument("--looks", help="steps that the host orders at a time, as 1,4,16; nothing else is measured")
     add_json(parser)
     arguments = parser.parse_args()
+    if arguments.public:
+        sizes = [int(each) for each in arguments.batch_sizes.split(",")]
+        figures = beside_public(arguments.public, sizes, arguments.rounds, arguments.n)
+        keep({"batches": figures, "matmul_peak_gflops": matmul_peak()}, arguments)
+        return
     if arguments.architecture == "mini":
         model = cfx.load_model("mini")
         seen = [int(group) for group, count in model.info["space_groups"].items() for _ in range(count)]
@@ -216,8 +322,6 @@ def main() -> None:
     result["share_of_peak"] = reached / result["matmul_peak_gflops"]
     result["naive"] = naive(model, groups[: max(arguments.naive, 64)], arguments.naive)
     result["ratio_to_naive"] = result["crystals_per_second"] / result["naive"]["crystals_per_second"]
-    if arguments.architecture == "alex20":
-        result["ratio_to_public_reported"] = result["crystals_of_5_sites_per_second"] / PUBLIC
     if arguments.ideas:
         result["one_pool_of_101_tokens"] = with_pools(((20, 1),), model, groups, arguments.batch_size)
         result["two_pools"] = with_pools(((6, 1), (20, 2)), model, groups, arguments.batch_size)
