@@ -46,6 +46,9 @@ from cfx.sampling.constraints import unconstrained
 from cfx.sampling.policy import Policy, Sharpness
 from cfx.sampling.pools import Decoder, Job, pool_shapes
 
+TURN_SECONDS = 10
+"""How long a program is run at least in its turn."""
+
 MP20_SITES = [26, 1816, 6258, 2920, 1497, 1005, 527, 400, 276, 225, 88, 146, 36, 34, 29, 45, 12, 79, 18, 45]
 """Crystals of MP-20 (15,482 of its training part) with 1, 2, ..., 20 symmetry-inequivalent sites."""
 
@@ -208,26 +211,33 @@ def beside_public(clone: Path, batch_sizes: list[int], rounds: int, n: int) -> d
 
 
 def in_turns(programs: dict[str, Callable[[int], np.ndarray]], rounds: int) -> dict[str, dict[str, Any]]:
-    """Rates of programs that take a seed and give numbers of sites, by their fastest turn after one that compiles."""
+    """Mean rates of programs that take a seed and give numbers of sites, each run once before, which compiles."""
     jax.clear_caches()
-    sites, wall, processor = ({name: [] for name in programs} for _ in range(3))
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in programs}
     for turn in range(rounds + 1):
         for name, draw in programs.items():
-            start = time.perf_counter(), time.process_time()
-            sites[name].append(draw(turn))
-            wall[name].append(time.perf_counter() - start[0])
-            processor[name].append(time.process_time() - start[1])
-            print(f"{name}, turn {turn}: {wall[name][-1]:.1f} s", flush=True)
+            began = time.perf_counter()
+            while True:  # what is fast is run again: how long a batch takes depends on its longest crystal
+                start = time.perf_counter(), time.process_time()
+                sites = draw(len(runs[name]))
+                wall, processor = time.perf_counter() - start[0], time.process_time() - start[1]
+                runs[name].append({"sites": sites, "seconds": wall, "processor_seconds": processor})
+                print(f"{name}: {wall:.2f} s", flush=True)
+                if not turn or time.perf_counter() - began > TURN_SECONDS:
+                    break
+    return {name: _mean_rates(*of_program) for name, of_program in runs.items()}
+
+
+def _mean_rates(first: dict[str, Any], *later: dict[str, Any]) -> dict[str, Any]:
+    seconds = [run["seconds"] for run in later]
+    sites = np.concatenate([run["sites"] for run in later])
     return {
-        name: {
-            "crystals_per_second": len(sites[name][0]) / min(wall[name][1:]),
-            "sites_per_second": np.mean(sites[name][1:]) * len(sites[name][0]) / min(wall[name][1:]),
-            "sites_per_crystal": np.mean(sites[name][1:]),
-            "first_seconds": wall[name][0],
-            "seconds": wall[name][1:],
-            "processor_seconds": processor[name][1:],
-        }
-        for name in programs
+        "crystals_per_second": len(sites) / sum(seconds),
+        "sites_per_second": int(sites.sum()) / sum(seconds),
+        "sites_per_crystal": sites.mean(),
+        "first_seconds": first["seconds"],
+        "seconds": seconds,
+        "processor_seconds": [run["processor_seconds"] for run in later],
     }
 
 
@@ -293,7 +303,9 @@ def main() -> None:
     parser.add_argument("--ideas", action="store_true", help="also measure other pools and batch sizes")
     parser.add_argument("--public", type=Path, metavar="CLONE", help="of CrystalFormer, to time beside cfx")
     parser.add_argument("--batch-sizes", default="8,64", help="with --public")
-    parser.add_argument("--rounds", type=int, default=2, help="turns of each, after one that compiles, with --public")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="turns of each program after the first run, with --public"
+    )
     parser.add_argument("--looks", help="steps that the host orders at a time, as 1,4,16; nothing else is measured")
     add_json(parser)
     arguments = parser.parse_args()
