@@ -1,5 +1,8 @@
 """Everything cfx can say went wrong: a message, a hint with the way out, and an exit code."""
 
+import sys
+from pathlib import Path
+
 
 class CfxError(Exception):
     """Base of all expected failures.
@@ -71,3 +74,13 @@ class OutputError(CfxError):
     """A result that cannot be written."""
 
     exit_code = 8
+
+
+def install(extra: str) -> str:
+    """The command that adds an extra to cfx, as cfx itself was installed: by pipx, or by pip.
+
+    Neither needs cfx from an index: its version is there already.
+    """
+    environment = Path(sys.prefix)
+    by_pipx = (environment / "pipx_metadata.json").exists()
+    return f"{f'pipx runpip {environment.name}' if by_pipx else 'pip'} install 'cfx-crystal[{extra}]'"

@@ -15,6 +15,11 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'s' * (number != 1)}"
 
 
+def speed(per_second: float) -> str:
+    """Crystals a second as a person reads them: 153 crystals/s, 0.21 crystals/s."""
+    return f"{per_second:.0f} crystals/s" if per_second >= 10 else f"{per_second:.2g} crystals/s"
+
+
 class Progress(Protocol):
     """A task under way."""
 

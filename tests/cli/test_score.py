@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cfx.cli.score import _print_comparison, _print_summary
+from cfx.cli.score import _print_comparison, _print_rows, _print_summary
 from cfx.core.elements import formula
 from cfx.data.dataset import load_dataset
 from cfx.data.split import split
@@ -117,9 +117,9 @@ def test_a_terminal_gets_differences_part_by_part(capsys):
     numbers = {"nll": 13.0, "nll_against": 14.0, "difference": -1.0, "low": -1.5, "high": -0.5}
     _print_comparison([{**about, "part": part, **numbers} for part in ("total", *PARTS)])
     lines = capsys.readouterr().out.splitlines()
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    rows = [re.split(" {2,}", line.strip()) for line in lines[2:]]
     assert rows[0] == ["total", "14.000", "13.000", "-1.000", "-1.500 to -0.500", "75 %"]
-    assert [row[0] for row in rows[1:]] == ["letters", "species", "coordinates", "lattice"] and len(lines[1]) <= 90
+    assert [row[0] for row in rows[1:]] == ["letters", "species", "coordinates", "lattice"] and len(lines[1]) <= 80
 
 
 def test_a_terminal_gets_the_most_frequent_space_groups(capsys):
@@ -131,10 +131,18 @@ def test_a_terminal_gets_the_most_frequent_space_groups(capsys):
     ][::-1]
     _print_summary([{**groups[0], "grouping": "all", "value": "all", "nll_error": None}, *groups])
     lines = capsys.readouterr().out.splitlines()
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    rows = [re.split(" {2,}", line.strip()) for line in lines if re.search(r"\d  -1\.25  ", line)]
     assert rows[0] == ["all", "99", "2.50", "-1.25", "-1.25", "-1.25", "-1.25"]
     assert [row[0] for row in rows[1:]] == [str(group) for group in range(1, 16)] and rows[1][2] == "2.50±0.25"
     assert lines[-1].startswith("the 15 most frequent of 20 space groups") and max(map(len, lines)) <= 90
+
+
+def test_a_terminal_gets_rows_of_eighty_columns(capsys):
+    about = {"name": "LaNi2O4_19", "formula": "LaNi2O4", "space_group": 225, "sites": 12}
+    _print_rows([about | {"log_prob": -62.75, **{f"log_prob_{part}": -36.66 for part in PARTS}}])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == ["name", "formula", "group", "sites", "total", "letters", "species", "coords", "lattice"]
+    assert lines[2] == ["LaNi2O4_19", "LaNi2O4", "225", "12", "-62.75", *["-36.66"] * 4]
 
 
 def test_rows_as_json(cfx, crystals):

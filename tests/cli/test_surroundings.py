@@ -340,3 +340,11 @@ def test_tables_lose_nothing_where_there_is_little_room(cfx_after, tmp_path):
     plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal).splitlines()
     assert "…" not in terminal and len(plain[0]) <= 24
     assert all(letter in "".join(plain) for letter in ("100.0 %", "crystals"))
+    listed = cfx_after("", "fetch", "--list", COLUMNS="50", FORCE_COLOR="1", NO_COLOR="1").stdout
+    assert "…" not in listed and "mini-rl-fom" in listed
+
+
+def test_the_help_says_what_each_command_does(cfx_after):
+    """In a terminal of 80 columns, none is cut."""
+    told = cfx_after("", "--help", COLUMNS="80").stdout
+    assert "..." not in told and "doctor" in told

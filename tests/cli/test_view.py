@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from cfx.errors import install
 from cfx.io.files import sole_writer
 
 SALT = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.69), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
@@ -84,6 +85,14 @@ def test_doctor_says_how_to_install_what_is_missing():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "pip install 'cfx-crystal[chgnet]'" in done.stdout and "pip install 'cfx-crystal[eval]'" in done.stdout
+
+
+def test_an_extra_is_installed_as_cfx_was(tmp_path, monkeypatch):
+    assert install("eval") == "pip install 'cfx-crystal[eval]'"
+    (tmp_path / "cfx-crystal").mkdir()
+    (tmp_path / "cfx-crystal" / "pipx_metadata.json").write_text("{}")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "cfx-crystal"))
+    assert install("eval") == "pipx runpip cfx-crystal install 'cfx-crystal[eval]'"
 
 
 def test_doctor_fails_where_nothing_can_be_cached(cfx, tmp_path, monkeypatch):

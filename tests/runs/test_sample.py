@@ -151,12 +151,14 @@ def test_a_long_wait_is_told_every_ten_seconds(mini, tmp_path):
     assert len(said.messages) > 2
     [warning] = said.warnings
     assert warning.startswith("space group 225 is exhausted: 150 draws of crystal 0 gave nothing acceptable (")
-    assert said.messages[0].startswith("crystal 0 is awaited for 12 s; ")
-    assert said.messages[1].startswith("crystal 0 is awaited for 24 s; ")
+    assert said.messages[0].startswith("crystal 0 has been awaited for 12 s; ")
+    assert said.messages[1].startswith("crystal 0 has been awaited for 24 s; ")
     assert "draws rejected so far: " in said.messages[-1] and "atoms too close" in said.messages[-1]
 
 
 def test_nothing_is_said_of_a_request_that_moves_on(mini, tmp_path):
     said, seconds = Said(), itertools.count(0, 0.01)
-    sample(mini, SampleConfig(space_groups=(225,), n=4, batch_size=16), None, said, clock=lambda: next(seconds))
+    request = SampleConfig(space_groups=(225,), n=4, batch_size=16)
+    sample(mini, request, None, said, clock=lambda: next(seconds))
+    sample(mini, request, None, said, clock=lambda: 10_000 * next(seconds))  # nor of one that compiles
     assert said.messages == [] and not any("exhausted" in text for text in said.warnings)

@@ -21,7 +21,6 @@ from cfx.errors import OutputError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
-    from rich.table import Column, Table
 
 CLOSED_PIPE = 128 + 13
 """The exit code where nobody reads any more, as a shell gives it for SIGPIPE."""
@@ -135,33 +134,31 @@ def print_json(content: Any) -> None:
 
 def print_table(rows: Sequence[Mapping[str, object]], decimals: int | None = None) -> None:
     """Prints rows of equal keys as a table on stdout, floats with so many decimals."""
-    from rich.table import Table
 
     def text(value: object) -> str:
         return f"{value:.{decimals}f}" if decimals and isinstance(value, float) else str(value)
 
-    _print(Table(*_columns(rows[0])), ([text(value) for value in row.values()] for row in rows))
+    _print_table(rows[0], ([text(value) for value in row.values()] for row in rows))
 
 
 def print_columns(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> None:
-    """Prints a table without lines on stdout: a title over each column, a name before each row."""
-    from rich.table import Table
-
-    table = Table(*_columns(["", *titles]), box=None, pad_edge=False)
-    _print(table, ([name, *cells] for name, cells in rows.items()))
+    """Prints a table on stdout: a title over each column, a name before each row."""
+    _print_table(["", *titles], ([name, *cells] for name, cells in rows.items()))
 
 
-def _columns(titles: Iterable[str]) -> Iterator[Column]:
-    """Columns that break words where a terminal is too narrow, and leave no character out."""
-    from rich.table import Column
+def _print_table(titles: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
+    """Without lines, which take room; where a terminal is too narrow, words are broken and no character is left out."""
+    from rich.table import Column, Table
 
-    return (Column(shown(title), overflow="fold") for title in titles)
-
-
-def _print(table: Table, rows: Iterable[Sequence[str]]) -> None:
+    table = Table(*(Column(shown(title), overflow="fold") for title in titles), box=None, pad_edge=False)
     for row in rows:
         table.add_row(*map(shown, row))
     stdout().print(table, soft_wrap=False)
+
+
+def print_prose(text: str, style: str = "") -> None:
+    """Prints a text on stdout that a terminal breaks between words."""
+    stdout().print(shown(text), style=style, soft_wrap=False)
 
 
 class ConsoleReporter:

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from cfx.cli import options, values
-from cfx.cli.console import REPORTER, in_flags, print_columns, print_json, printable, shown, stdout
+from cfx.cli.console import REPORTER, in_flags, print_columns, print_json, print_prose, printable, shown, stdout
 from cfx.cli.options import Fields, Given
 from cfx.config import EvalConfig, RelaxConfig, ShortlistConfig
 from cfx.errors import UsageError
 from cfx.io.files import TABLES, check_file, claimed, replace_atomically, write_table
+from cfx.reporter import counted
 
 METRICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "avg_structure_validity": ("valid structure", ()),
@@ -190,12 +191,12 @@ def _print(files: Sequence[dict[str, Any]], config: EvalConfig) -> None:
         _print_classes(file)
         console.print()
     for line in _not_evaluated(files, config):
-        console.print(shown(line))
+        print_prose(line)
     for name, setting in files[0]["settings"].items():
-        console.print(shown(f"{name}: {setting}"))
+        print_prose(f"{name}: {setting}")
     for file in files:
         for line in _reasons(file):
-            console.print(f"[yellow]{shown(line)}[/]")
+            print_prose(line, "yellow")
 
 
 def _print_classes(file: dict[str, Any]) -> None:
@@ -226,7 +227,7 @@ def _reasons(file: dict[str, Any]) -> Iterator[str]:
     for reason in file["reasons"][:FEW_REASONS]:
         yield f"{file['name']}: {reason['count']} x {reason['reason']} (as {reason['example']})"
     if (others := len(file["reasons"]) - FEW_REASONS) > 0:
-        yield f"{file['name']}: and {others} other reasons; -o and --json have them all"
+        yield f"{file['name']}: and {counted(others, 'other reason')}; -o and --json have all"
 
 
 def _value(value: dict[str, Any] | None) -> str:
@@ -270,7 +271,7 @@ def relax(
     rows = relax_file(config, output, device, workers or -1, REPORTER, force, resume)
     converged = sum(row["converged"] for row in rows)
     failed = sum(row["energy"] is None for row in rows)
-    without = f", {failed} have no energy" if failed else ""
+    without = f", {failed} without an energy" if failed else ""
     REPORTER.message(f"{converged} of {len(rows)} crystals converged{without}: {output}")
 
 

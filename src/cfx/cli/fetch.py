@@ -144,7 +144,7 @@ def _print_table(found: list[Status]) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=PLAIN_WIDTH)
     titles = ["name", "kind", "size", "here", "licence", "what"][: 6 if console.width >= WIDE else 5]
-    columns = [Column(title, no_wrap=True, justify="right" if title == "size" else "left") for title in titles]
+    columns = [Column(title, overflow="fold", justify="right" if title == "size" else "left") for title in titles]
     table = Table(*columns, box=None, pad_edge=False)
     for status in found:
         entry = status.entry

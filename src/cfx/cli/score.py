@@ -41,7 +41,7 @@ def score(
     as_json: bool = options.JSON,
     force: bool = options.FORCE,
 ) -> None:
-    """Compute the log-probabilities of crystals under a model, or compare models.
+    """Compute log-probabilities of crystals, or compare models.
 
     They are in nats: in total, and by part (Wyckoff letters, species, coordinates, lattice). A terminal
     gets a table; a file or a pipe gets CSV. Rows that are not crystals for the model are skipped and named.
@@ -86,8 +86,8 @@ def _tell_difference(comparison: Comparison) -> None:
     side = "lower" if total["difference"] < 0 else "higher"
     interval = "" if total["low"] is None else f", 95 % interval {total['low']:+.3f} to {total['high']:+.3f}"
     REPORTER.message(
-        f"{total['crystals']} crystals: nll {abs(total['difference']):.3f} nats {side} by {total['model']} than by "
-        f"{total['against']}{interval}; lower for {100 * total['better']:.0f} % of them"
+        f"{counted(total['crystals'], 'crystal')}: nll {abs(total['difference']):.3f} nats {side} by {total['model']} "
+        f"than by {total['against']}{interval}; lower for {100 * total['better']:.0f} % of them"
     )
 
 
@@ -104,7 +104,13 @@ def _write(rows: list[dict], output: Path | None, as_json: bool, print_rows: Cal
 
 
 def _print_rows(rows: list[dict]) -> None:
-    print_table(rows, decimals=4)
+    print("log-probabilities, nats")
+    shorter = {"space_group": "group", "log_prob": "total", "log_prob_wyckoff": "letters"}
+
+    def title(key: str) -> str:
+        return shorter.get(key) or key.removeprefix("log_prob_")
+
+    print_table([{title(key): value for key, value in row.items()} for row in rows], decimals=2)
 
 
 def _print_summary(records: list[dict]) -> None:

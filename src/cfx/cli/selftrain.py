@@ -49,7 +49,7 @@ def selftrain(
     learning: Annotated[Given, Fields(TrainConfig, *selftraining.LEARNING, shown=vars(selftraining.ROUND))],
     resume: bool = options.RESUME_RUN,
 ) -> None:
-    """Train a model on its own crystals: draw, relax, keep what is stable, train.
+    """Train a model on its own crystals, in rounds.
 
     Each round draws raw crystals, leaves out what is not wanted, relaxes the rest with a potential, and keeps those
     that are valid, near the hull and new. The model is then trained on DATA and all crystals kept so far, and the next

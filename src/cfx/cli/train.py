@@ -199,10 +199,11 @@ def dpo(
     learning: Annotated[Given, Fields(DPOConfig, without=UNSEEN)],
     resume: bool = options.RESUME_RUN,
 ) -> None:
-    """Fine-tune a model on pairs of crystals, by direct preference optimization.
+    """Fine-tune a model on pairs of crystals.
 
-    Of each pair the model learns to draw the chosen crystal rather than the rejected one. It needs no reward and draws
-    nothing. The run keeps the policy (RUN/final) and metrics.jsonl: see cfx plot RUN.
+    By direct preference optimization: of each pair the model learns to draw the chosen crystal rather than the
+    rejected one. It needs no reward and draws nothing. The run keeps the policy (RUN/final) and metrics.jsonl: see
+    cfx plot RUN.
 
     Examples:
       cfx dpo --pairs pairs.jsonl -o dpo

@@ -13,7 +13,7 @@ from cfx.cli.console import REPORTER
 from cfx.config import SYMPREC, Template
 from cfx.config.fields import option
 from cfx.config.texts import space_groups, words
-from cfx.errors import DataError, DependencyError, OutputError, UsageError
+from cfx.errors import DataError, DependencyError, OutputError, UsageError, install
 from cfx.io.files import TABLES, cache_directory, check_file, parse_json
 from cfx.reporter import interrupted_by_signals
 
@@ -32,7 +32,7 @@ def check_table(path: Path | None, force: bool) -> None:
     """
     check_file(path, TABLES, force)
     if path is not None and path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise DependencyError("writing Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'")
+        raise DependencyError("writing Parquet needs pyarrow", install("parquet"))
 
 
 def start_jax() -> None:

@@ -21,9 +21,23 @@ def lowest_terms(counts: Mapping[K, int]) -> dict[K, int]:
     return {kind: count // divisor for kind, count in counts.items()}
 
 
+_ELECTROPOSITIVE_FIRST = """
+    Fr Cs K Rb Ba Ra Na Sr Li Ca Ac La Tb Yb Ce Pm Pr Nd Sm Eu Gd Dy Y Ho Er Tm Lu Pu Am Bk Cf Cm Es Fm Hf Lr Md No Th
+    Mg Zr Np Sc U Pa Ta Ti Mn Be Nb Al Tl V Zn Cr Cd In Ga Fe Co Cu Re Si Tc Ni Ag Sn Hg Po Ge Bi B Sb Te Mo As P At H
+    Ir Os Pd Rn Ru Pt Rh Pb W Au C Se S Xe I Br Kr N Cl O F
+"""
+PLACES_IN_FORMULAS = {symbol: place for place, symbol in enumerate(_ELECTROPOSITIVE_FIRST.split())}
+"""Elements in the order of Pauling's electronegativities as pymatgen has them, equal ones by symbol."""
+
+
 def formula(counts: Mapping[int, int]) -> str:
-    """Formula of atomic number -> count, in order of atomic number, ones left out."""
-    return "".join(SYMBOLS[z] + (str(n) if n > 1 else "") for z, n in sorted(counts.items()))
+    """Reduced formula of atomic number -> count, in pymatgen's order but without parentheses: LaNiO3, BaN2O6.
+
+    Elements without an electronegativity come last.
+    """
+    symbols = {SYMBOLS[z]: n for z, n in sorted(lowest_terms(counts).items())}
+    ordered = sorted(symbols, key=lambda symbol: PLACES_IN_FORMULAS.get(symbol, len(PLACES_IN_FORMULAS)))
+    return "".join(symbol + str(symbols[symbol]) * (symbols[symbol] > 1) for symbol in ordered)
 
 
 NOBLE_GASES = (2, 10, 18, 36, 54, 86, 118)

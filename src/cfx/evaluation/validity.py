@@ -22,7 +22,7 @@ from cfx.config import SYMPREC
 from cfx.config.symbols import CLASSES as CLASSES
 from cfx.core.elements import NOBLE_GASES, SYMBOLS, lowest_terms
 from cfx.data.structures import MIN_DISTANCE, UNREAD, closest_approach, why_malformed
-from cfx.errors import DependencyError
+from cfx.errors import DependencyError, install
 from cfx.evaluation.matching import spread
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def composition_validity(
             warnings.simplefilter("ignore")
             import smact.screening  # noqa: F401
     except ImportError as error:
-        raise DependencyError("the validity of compositions needs smact", "pip install 'cfx-crystal[eval]'") from error
+        raise DependencyError("the validity of compositions needs smact", install("eval")) from error
     return [_judge_composition(structure, mixed_valence) for structure in structures]
 
 

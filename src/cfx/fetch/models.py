@@ -22,7 +22,7 @@ from cfx.fetch.record import Record, digest_of, forget, read_records, update_rec
 from cfx.io import upstream
 from cfx.io.checkpoint import Checkpoint, save_checkpoint
 from cfx.io.files import cache_directory, exclusively
-from cfx.reporter import Reporter
+from cfx.reporter import Reporter, counted
 
 MODELS = "models"
 """Directory of converted models, below the cache directory."""
@@ -174,7 +174,7 @@ def choose_auto(reporter: Reporter) -> str:
     try:
         reason = _try_auto(CATALOG[AUTO], reporter)
     except (NetworkError, OutputError) as error:
-        reason = error.message
+        reason = f"could not be fetched: {error.message}"
     if reason is None:
         return AUTO
     reporter.warning(
@@ -195,7 +195,7 @@ def _try_auto(entry: Entry, reporter: Reporter) -> str | None:
     with contextlib.suppress(OSError):
         minutes = (time.time() - stamp.stat().st_mtime) / 60
         if minutes < AUTO_PAUSE:
-            return f"{minutes:.0f} minutes ago it could not be fetched: {stamp.read_text()}"
+            return f"could not be fetched {counted(round(minutes), 'minute')} ago: {stamp.read_text()}"
     try:
         _ask_briefly(address)
         fetch_entry(entry, reporter)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cfx.errors import DependencyError, NetworkError
+from cfx.errors import DependencyError, NetworkError, install
 
 if TYPE_CHECKING:
     from dask.distributed import Client
@@ -23,7 +23,7 @@ def connected(address: str) -> Iterator[Client]:
     try:
         from dask.distributed import Client
     except ImportError as error:
-        raise DependencyError("--scheduler needs Dask", "pip install 'cfx-crystal[dask]'") from error
+        raise DependencyError("--scheduler needs Dask", install("dask")) from error
     try:
         client = Client(address, timeout="10s")
     except (OSError, ValueError) as error:

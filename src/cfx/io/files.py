@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cfx.catalog import Entry
-from cfx.errors import DataError, DependencyError, OutputError, UsageError
+from cfx.errors import DataError, DependencyError, OutputError, UsageError, install
 
 TABLES = (".csv", ".parquet")
 """Suffixes of tables."""
@@ -378,6 +378,6 @@ def _write_parquet(path: Path, rows: Rows, columns: Sequence[str]) -> None:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DependencyError("writing Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'") from error
+        raise DependencyError("writing Parquet needs pyarrow", install("parquet")) from error
     cells = {name: [None if _is_nan(row[name]) else row[name] for row in rows] for name in columns}
     parquet.write_table(pyarrow.Table.from_pydict(cells), path)

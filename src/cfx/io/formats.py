@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cfx.core.crystal import CrystalBatch
-from cfx.core.elements import SYMBOLS, formula, lowest_terms
+from cfx.core.elements import SYMBOLS, formula
 from cfx.core.likelihood import PARTS
 from cfx.core.symmetry import LETTERS, operation_text, symmetry_table
 from cfx.io.journal import complete
@@ -39,7 +39,7 @@ class OutputRecord:
     @property
     def name(self) -> str:
         """Reduced formula and index."""
-        return formula(lowest_terms(self.crystals.composition(0))) + f"_{self.index}"
+        return f"{formula(self.crystals.composition(0))}_{self.index}"
 
 
 def render_cif(record: OutputRecord) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfx.errors import CheckpointError, DependencyError
+from cfx.errors import CheckpointError, DependencyError, install
 from cfx.predictors.base import check_device
 from cfx.predictors.batching import BatchedPotential, Batches, Output
 
@@ -51,7 +51,7 @@ def load_network(device: str) -> tuple[CHGNet, str]:
         import chgnet
         from chgnet.model.model import CHGNet
     except ImportError as error:
-        raise DependencyError(f"CHGNet cannot be imported: {error}", "pip install 'cfx-crystal[chgnet]'") from error
+        raise DependencyError(f"CHGNet cannot be imported: {error}", install("chgnet")) from error
     check_device(device)
     with contextlib.redirect_stdout(io.StringIO()):
         network = CHGNet.load(use_device=device, verbose=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cfx.core.elements import SYMBOLS
-from cfx.errors import CheckpointError, DependencyError, UsageError
+from cfx.errors import CheckpointError, DependencyError, UsageError, install
 from cfx.predictors.base import UNITS, UNNAMED, PropertyBatch, check_device
 from cfx.predictors.batching import BatchedPotential, Batches, Output, explain, reasons_of, why_unsuitable
 from cfx.predictors.matgl_files import AS_IT_IS, FORM, Convention, ModelFiles, conventions_of, find_files, run_by
@@ -104,7 +104,7 @@ def _find(text: str, device: str) -> ModelFiles:
     try:
         import matgl  # noqa: F401
     except ImportError as error:
-        raise DependencyError(f"matgl cannot be imported: {error}", "pip install 'cfx-crystal[matgl]'") from error
+        raise DependencyError(f"matgl cannot be imported: {error}", install("matgl")) from error
     check_device(device)
     return find_files(text)
 

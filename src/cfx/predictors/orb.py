@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cfx.errors import CheckpointError, DependencyError, NetworkError, UsageError
+from cfx.errors import CheckpointError, DependencyError, NetworkError, UsageError, install
 from cfx.predictors.base import check_device, to_atoms
 from cfx.predictors.batching import BatchedPotential, Output
 
@@ -44,7 +44,7 @@ def load_orb(text: str, device: str) -> BatchedPotential:
     try:
         from orb_models.forcefield import pretrained
     except ImportError as error:
-        raise DependencyError(f"Orb cannot be imported: {error}", "pip install 'cfx-crystal[orb]'") from error
+        raise DependencyError(f"Orb cannot be imported: {error}", install("orb")) from error
     name, path = _name_and_path(text, pretrained.ORB_PRETRAINED_MODELS)
     published = {
         known: function

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cfx.core.crystal import CrystalBatch, concatenate
-from cfx.core.elements import formula, lowest_terms
+from cfx.core.elements import formula
 from cfx.evaluation.matching import find_duplicates
 from cfx.evaluation.summary import vendi_score
 from cfx.io.files import replace_atomically
@@ -77,7 +77,7 @@ class CrystalLog:
             OutputError: if they cannot be written.
         """
         lines = []
-        self._formulas.append([_formula(rollout.crystals, row) for row in range(len(rollout.crystals))])
+        self._formulas.append([formula(rollout.crystals.composition(row)) for row in range(len(rollout.crystals))])
         for row, value in enumerate(rollout.value):
             parts = {name: _number(values[row]) for name, values in rollout.metrics.items()}
             line = {"step": step, "reward": _number(value), "reason": rollout.reasons[row], "parts": parts}
@@ -131,7 +131,7 @@ class CrystalLog:
             self.cache.known.setdefault(key, known)
             self._consider(value, key, crystals, {name: line[name] for name in ("step", "reward", "reason", "parts")})
             if line["step"] > step - (self._formulas.maxlen or 0):
-                formulas[line["step"]].append(_formula(crystals, 0))
+                formulas[line["step"]].append(formula(crystals.composition(0)))
             if line["step"] > step - recent:
                 known = [np.array([line[name]], np.float32) for name in KNOWN]  # None becomes NaN
                 steps[line["step"]].append(Experience(crystals, np.array([value]), *known))
@@ -180,11 +180,6 @@ class CrystalLog:
         text = "\n".join(render_cif(record) for record in records)
         replace_atomically(path, lambda partial: partial.write_text(text))
         return len(records)
-
-
-def _formula(crystals: CrystalBatch, row: int) -> str:
-    """The reduced formula of a crystal."""
-    return formula(lowest_terms(crystals.composition(row)))
 
 
 def _number(value: float) -> float | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cfx.catalog import MODEL
-from cfx.errors import OutputError
+from cfx.errors import OutputError, install
 from cfx.fetch.files import is_offline
 from cfx.fetch.names import BUNDLED, CACHED, statuses
 from cfx.io.files import cache_directory
@@ -41,13 +41,11 @@ LIBRARIES = (
     Library("spglib", "spglib", "", "symmetry"),
     Library("moyopy", "moyopy", "", "symmetry"),
     Library("huggingface-hub", "huggingface_hub", "", "fetch"),
-    Library(
-        "chgnet", "chgnet", "chgnet", "eval, relax and rl with CHGNet; the bundled property models (rl --reward fom)"
-    ),
-    Library("orb-models", "orb_models", "orb", "eval, relax and rl with --potential orb:NAME"),
-    Library("matgl", "matgl", "matgl", "eval, relax and rl with matgl:NAME"),
+    Library("chgnet", "chgnet", "chgnet", "energies by CHGNet, also predict, discover, rl; bundled property models"),
+    Library("orb-models", "orb_models", "orb", "energies by orb:NAME"),
+    Library("matgl", "matgl", "matgl", "energies by matgl:NAME"),
     Library("torch", "torch", "chgnet", "chgnet, orb-models and matgl"),
-    Library("smact", "smact", "eval", "eval: validity of compositions"),
+    Library("smact", "smact", "eval", "eval, discover: validity of compositions"),
     Library("dask", "distributed", "dask", "eval and rl with --scheduler"),
     Library("pyarrow", "pyarrow", "parquet", "Parquet files"),
 )
@@ -126,10 +124,3 @@ def _advice(libraries: list[dict[str, Any]], devices: dict[str, list[str]], cach
     if not cache["ok"]:
         advice.append(f"the cache: {cache['problem']}; set CFX_CACHE to a directory that you can write to")
     return advice
-
-
-def install(extra: str) -> str:
-    """The command that installs an extra, as cfx itself was installed."""
-    if "pipx" in Path(sys.prefix).parts:
-        return f"pipx install --force 'cfx-crystal[{extra}]'"
-    return f"pip install 'cfx-crystal[{extra}]'"

@@ -33,7 +33,7 @@ from cfx.model import Model
 from cfx.predictors.base import Potential
 from cfx.predictors.load import load_potential
 from cfx.predictors.relax import Relaxed, relax
-from cfx.reporter import Interrupted, Reporter, Silent, StopRequest, interrupted_by_signals
+from cfx.reporter import Interrupted, Reporter, Silent, StopRequest, counted, interrupted_by_signals
 from cfx.runs.candidates import Candidate, Formula, draw_candidates, draws_request, structure_as_json, structure_of
 from cfx.runs.predictions import Minimum, Prediction, check_predictions, merge, ranked, symbol_of, write_predictions
 from cfx.runs.steps import Budget, Steps, steps_beside
@@ -145,7 +145,7 @@ def predict_into(
     with steps_beside(directory, check_predictions, force, resume) as (journal, stop):
         found = _predict(model, formulas, config, reporter, journal, resume, stop)
         complete(directory, lambda fresh: write_predictions(fresh, found, config, model.name))
-    reporter.message(f"written: {directory}: {len(found)} structures")
+    reporter.message(f"written: {directory}: {counted(len(found), 'structure')}")
     return found
 
 

@@ -25,7 +25,7 @@ from cfx.io.files import sole_writer
 from cfx.io.formats import OutputRecord
 from cfx.io.outputs import GrowingOutput, Output, StandardOutput, check_output
 from cfx.model import Model
-from cfx.reporter import Interrupted, Reporter, StopRequest
+from cfx.reporter import Interrupted, Reporter, StopRequest, counted, speed
 from cfx.runs.space_groups import find_space_groups
 from cfx.sampling.ledger import DUPLICATE, Ledger
 from cfx.sampling.request import left_out, prepare
@@ -164,7 +164,7 @@ def _sample(
             target.write(records, result.progress())
             result.seconds = time.perf_counter() - start
             rate = (result.num_crystals - result.resumed) / result.seconds
-            progress.update(result.num_crystals, f"{rate:.0f} crystals/s")
+            progress.update(result.num_crystals, speed(rate))
         if stop.signum is not None and result.num_crystals < total:
             raise Interrupted(stop.signum, f"stopped after {result.num_crystals} crystals{_where(output)}")
     target.close()
@@ -196,10 +196,11 @@ class _Watch:
             self._awaited, self._since, self._told = ledger.awaited, now, now
         elif now - self._told >= SILENCE and not ledger.is_complete:
             rejected, self._told = ledger.rejected_so_far(), now
-            self._reporter.message(
-                f"crystal {ledger.awaited} is awaited for {now - self._since:.0f} s; "
-                f"{rejected.total()} draws rejected so far: {_counts(rejected)}"
-            )
+            if rejected:  # otherwise what takes long is compiling, which the progress says
+                self._reporter.message(
+                    f"crystal {ledger.awaited} has been awaited for {now - self._since:.0f} s; "
+                    f"{counted(rejected.total(), 'draw')} rejected so far: {_counts(rejected)}"
+                )
 
 
 def _counts(reasons: Counter[str]) -> str:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from cfx.core.crystal import CrystalBatch, concatenate, empty_batch
-from cfx.core.elements import SYMBOLS
+from cfx.core.elements import SYMBOLS, formula
 from cfx.core.lattice import is_physical
 from cfx.core.likelihood import LogProb
 from cfx.errors import DataError
@@ -51,8 +51,12 @@ class Sample(CrystalBatch):
 
     def _repr_html_(self) -> str:
         fine = np.flatnonzero(is_physical(np.asarray(self.lattice)))
-        names = [f"{self.formula(int(row))}_{row}" for row in fine]
+        names = [self._name(int(row)) for row in fine]
         return viewer_cell(list(zip(names, self[fine].to_structures(), strict=True)), repr(self)[7:-1])
+
+    def _name(self, row: int) -> str:
+        """Of a crystal, as in a file."""
+        return f"{formula(self.composition(row))}_{row}"
 
     def formula(self, row: int) -> str:
         """The reduced formula of a crystal, as pymatgen writes it."""
@@ -64,10 +68,9 @@ class Sample(CrystalBatch):
         """What is known of each crystal: name, formula, space group, sites, atoms, log-probabilities in nats."""
         num_sites, num_atoms, rows = self.num_sites, self.num_atoms, []
         for row in range(len(self)):
-            formula = self.formula(row)
             known = {
-                "name": f"{formula}_{row}",
-                "formula": formula,
+                "name": self._name(row),
+                "formula": self.formula(row),
                 "space_group": int(self.space_group[row]),
                 "num_sites": int(num_sites[row]),
                 "num_atoms": int(num_atoms[row]),

@@ -23,7 +23,7 @@ from cfx.data.dataset import EncodedDataset
 from cfx.errors import NumericsError, OutputError, UsageError
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, load_opt_state, save_checkpoint
 from cfx.model import Model
-from cfx.reporter import Reporter, StopRequest
+from cfx.reporter import Reporter, StopRequest, speed
 from cfx.training import learner
 from cfx.training.devices import Devices
 from cfx.training.learner import Gradient, TrainState
@@ -185,7 +185,7 @@ class _Training(Loop[TrainState]):
         mean = self._means(state.totals)
         self._check_loss("training", mean["loss"], done)
         epoch = (done - 1) // self.steps_per_epoch + 1
-        text = f"epoch {epoch}  loss {mean['loss']:.2f} nats  {mean['crystals_per_second']:.0f} crystals/s"
+        text = f"epoch {epoch}  loss {mean['loss']:.2f} nats  {speed(mean['crystals_per_second'])}"
         self.progress.update(done, text)
 
     def _means(self, totals: dict[str, jax.Array]) -> dict[str, float]:

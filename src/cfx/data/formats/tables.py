@@ -19,7 +19,7 @@ from cfx.core import Structure
 from cfx.core.elements import SYMBOLS
 from cfx.core.symmetry import orbit, symmetry_table
 from cfx.data.formats import LATIN, MOST_ATOMS, MOST_CHARACTERS, UNREADABLE, Record, encoding_of
-from cfx.errors import DataError, DependencyError
+from cfx.errors import DataError, DependencyError, install
 from cfx.io.files import parse_json
 
 ID_COLUMNS = ("material_id", "id", "name")
@@ -122,7 +122,7 @@ def _pyarrow() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise DependencyError("reading Parquet needs pyarrow", "pip install 'cfx-crystal[parquet]'") from error
+        raise DependencyError("reading Parquet needs pyarrow", install("parquet")) from error
     return pyarrow
 
 
