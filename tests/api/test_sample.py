@@ -7,6 +7,7 @@ import html
 import jax
 import numpy as np
 import pytest
+from pymatgen.core import Composition
 
 from cfx.core.crystal import CrystalBatch, concatenate
 from cfx.core.lattice import is_physical
@@ -61,7 +62,9 @@ def test_the_table(sample):
     assert table["policy_log_prob"].tolist() == sample.policy_log_prob.total.tolist()
     assert table["space_group"].tolist() == sample.space_group.tolist()
     assert table["num_atoms"].tolist() == sample.num_atoms.tolist()
-    assert [f"{formula}_{i}" for i, formula in enumerate(table["formula"])] == table["name"].tolist()
+    names = [name.rpartition("_") for name in table["name"]]
+    assert [Composition(name[0]).reduced_formula for name in names] == table["formula"].tolist()
+    assert [int(name[2]) for name in names] == list(range(len(sample)))
 
 
 @pytest.mark.parametrize("name", ["x.cif", "x.zip", "x.extxyz", "x.jsonl", "x.csv", "poscars"])

@@ -341,10 +341,10 @@ def test_tables_lose_nothing_where_there_is_little_room(cfx_after, tmp_path):
     assert "…" not in terminal and len(plain[0]) <= 24
     assert all(letter in "".join(plain) for letter in ("100.0 %", "crystals"))
     listed = cfx_after("", "fetch", "--list", COLUMNS="50", FORCE_COLOR="1", NO_COLOR="1").stdout
-    assert "…" not in listed and "mini-rl-fom" in listed
+    assert "…" not in listed and "alex20" in listed
 
 
 def test_the_help_says_what_each_command_does(cfx_after):
     """In a terminal of 80 columns, none is cut."""
-    told = cfx_after("", "--help", COLUMNS="80").stdout
+    told = cfx_after("", "--help", COLUMNS="80").stdout.partition("\nCommands:\n")[2]
     assert "..." not in told and "doctor" in told
