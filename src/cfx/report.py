@@ -123,7 +123,8 @@ def render_shortlist(
         file: as in `render_report`, without records; and `column`, what the crystals are sorted by. Of a discovery
             also `funnel`, its stages, each with stage, left, lost and why; `properties`, names of those predicted.
         crystals: as in `render_viewer`, the best first, each with rank, cif_file, the name that its CIF is saved under,
-            and what is known of it under the names of `cfx eval`; NAME_std is the standard deviation of a property.
+            and what is known of it under the names of `cfx eval`; NAME_std is the standard deviation of a property,
+            NAME_extrapolated whether its model was trained on nothing like the crystal.
         text: what they are.
         table: their records as CSV.
         version: of cfx.

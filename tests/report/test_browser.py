@@ -508,7 +508,9 @@ def test_a_shortlist_is_a_table_with_its_files(show, tmp_path, width):
     first = {"rank": 1, "cif_file": "1_NaCl.cif", "cif": "data_1_NaCl\n"}
     crystals = [
         example.rock_salt("Na", "Cl") | relaxed | judged | first,
-        example.rock_salt("K", "Br") | {"rank": 2, "cif_file": "2_KBr.cif", "cif": "data_2_KBr\n", "name": HOSTILE},
+        example.rock_salt("K", "Br")
+        | {"rank": 2, "cif_file": "2_KBr.cif", "cif": "data_2_KBr\n", "name": HOSTILE}
+        | {"band_gap": 3.0, "band_gap_std": 1.5, "band_gap_extrapolated": True},
     ]
     file = example.evaluated("a.cif") | {"column": "band_gap", "properties": {"band_gap": "band gap (eV)"}}
     page = render_shortlist(file, crystals, f"2 of 40 {HOSTILE}", "rank,name\n1,x\n", "0.1.0")
@@ -520,7 +522,7 @@ def test_a_shortlist_is_a_table_with_its_files(show, tmp_path, width):
     assert headers[5:8] == ["Above hull, second potential, eV/atom", "Space group", "Before relaxing"]
     rows = [texts(tab, f"#crystals tbody tr:nth-child({row}) > *") for row in (1, 2)]
     assert rows[0][:8] == ["1", "Na4Cl4", "5.01 ± 0.31", "0.000", "0.250", "0.070", "1 P1", "225 Fm-3m"]
-    assert rows[1][:8] == ["2", "K4Br4", "–", "0.000", "–", "–", "225 Fm-3m", "–"]
+    assert rows[1][:8] == ["2", "K4Br4", "3.0, extrapolated", "0.000", "–", "–", "225 Fm-3m", "–"]
     assert {"no", "metastable"} < set(rows[0]) and HOSTILE in rows[1]
     assert texts(tab, ".crystal h3") == ["1. Na4Cl4", "2. K4Br4"]
     said = {"second potential: 0.070\u202feV/atom above the hull", "Band gap (eV): 5.01 ± 0.31"}

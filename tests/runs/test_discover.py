@@ -167,9 +167,13 @@ class Volume:
 
     name, property, unit = "volume", "volume", "angstrom^3"
 
+    def __init__(self, unlike: str = ""):
+        self.unlike = unlike
+
     def evaluate(self, structures):
         value = np.array([math.nan if "Au" in one.composition else one.volume / len(one) for one in structures])
-        return SimpleNamespace(value=value, std=np.full(len(structures), 0.5))
+        unlike = [one.composition.reduced_formula == self.unlike for one in structures]
+        return SimpleNamespace(value=value, std=np.full(len(structures), 0.5), outside=np.array(unlike))
 
 
 def test_a_second_potential_and_properties_have_their_say(begin, potential, hull):
@@ -181,6 +185,11 @@ def test_a_second_potential_and_properties_have_their_say(begin, potential, hull
     by_volume = begin(models={"volume": Volume()}, properties="volume", sort="volume")
     assert [row["formula"] for row in find_best(by_volume).rows] == ["Cu"]
     assert funnel.WITH_COLUMN.lost in lost(by_volume).values()
+    unlike = begin(models={"volume": Volume("Cu")}, properties="volume", sort="volume")
+    with pytest.raises(NumericsError, match=f"1 {funnel.INTERPOLATED.lost}"):
+        find_best(unlike)
+    [copper] = [record for record in unlike.records if record["left_out"] == funnel.INTERPOLATED.lost]
+    assert copper["volume_extrapolated"] and copper["volume"] > 0
 
 
 def test_a_budget_ends_energies_and_relaxations(begin):

@@ -20,7 +20,7 @@ from cfx.model import Model
 from cfx.predictors.load import load_property
 from cfx.reporter import Noting, Reporter, Silent, StopRequest
 from cfx.runs.discovery.draw import draw
-from cfx.runs.discovery.judge import judge, predict_properties
+from cfx.runs.discovery.judge import judge, predict_properties, require_column
 from cfx.runs.discovery.relax import evaluate, relax_lowest
 from cfx.runs.discovery.result import Discovery, check_discovery, listed
 from cfx.runs.discovery.sift import sift
@@ -103,7 +103,7 @@ def find_best(state: Discovering) -> Discovery:
         NumericsError: if no crystal arrives.
         Interrupted: after a signal.
     """
-    for stage in (sift, evaluate, relax_lowest, judge, predict_properties):
+    for stage in (sift, evaluate, relax_lowest, judge, predict_properties, require_column):
         stage(state)
     if not state.left():
         lost = Counter(record["left_out"] for record in state.records)

@@ -132,12 +132,13 @@ const FILES = (DATA.files || []).map(readFile);
 /** [name, what it is called] of the properties that models predicted. */
 const PROPERTIES = Object.entries(FILES[0]?.properties || {}).map(([name, label]) => [name, label[0].toUpperCase() + label.slice(1)]);
 
-/** A predicted property of a crystal, to two digits of its standard deviation: "1.25 ± 0.31". */
+/** A predicted property of a crystal, to two digits of its standard deviation: "1.25 ± 0.31", or "3.6, extrapolated". */
 function propertyText(crystal, name) {
   const std = crystal[`${name}_std`];
-  if (missing(std)) return decimal(crystal[name]);
-  const digits = clamp(1 - Math.floor(Math.log10(std)), 0, 3);
-  return `${decimal(crystal[name], digits)} ± ${decimal(std, digits)}`;
+  const digits = missing(std) ? 3 : clamp(1 - Math.floor(Math.log10(std)), 0, 3);
+  const text = decimal(crystal[name], digits);
+  if (crystal[`${name}_extrapolated`]) return `${text}, extrapolated`;
+  return missing(std) ? text : `${text} ± ${decimal(std, digits)}`;
 }
 
 const listeners = [];

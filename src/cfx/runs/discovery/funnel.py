@@ -36,6 +36,7 @@ LOW = Stage("low enough", "too far above the hull")
 STILL_DISTINCT = Stage("distinct once relaxed", "once relaxed, a repeat of a lower one")
 STILL_NOVEL = Stage("novel once relaxed", "known once relaxed")
 WITH_COLUMN = Stage("with a value to sort by", "without a value to sort by")
+INTERPOLATED = Stage("like what its model was trained on", "unlike all that the property model was trained on")
 LISTED = Stage("in the list", "ranked lower")
 
 
@@ -49,10 +50,11 @@ def stages(run: DiscoverRun) -> list[Stage]:
         LOW: run.keep.max_e_hull is not None,
         STILL_NOVEL: run.judge.reference,
         WITH_COLUMN: run.keep.column != "e_above_hull",
+        INTERPOLATED: run.keep.column in run.keep.property_models,
     }
     every = (
         *(VALID, BALANCED, DISTINCT, NOVEL, LIKELY, WITHIN_BUDGET, WITH_ENERGY, ABOVE_FLOOR, RELAXED),
-        *(INTACT, PLAUSIBLE, LOW, STILL_DISTINCT, STILL_NOVEL, WITH_COLUMN, LISTED),
+        *(INTACT, PLAUSIBLE, LOW, STILL_DISTINCT, STILL_NOVEL, WITH_COLUMN, INTERPOLATED, LISTED),
     )
     return [stage for stage in every if asked.get(stage, True)]
 

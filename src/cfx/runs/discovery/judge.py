@@ -51,12 +51,15 @@ def _ask_second(state: Discovering, rows: list[int]) -> None:
 
 
 def predict_properties(state: Discovering) -> None:
-    """Properties of the crystals that are left, with their standard deviations where models have them."""
+    """Properties of the crystals that are left, with standard deviations where models have them.
+
+    NAME_extrapolated: whether a crystal is unlike all that the model was trained on.
+    """
     rows = state.left()
     for name, model in state.properties.items():
         step = state.steps.take(f"property {name}", lambda name=name, model=model: _predict(state, rows, name, model))
-        for row, value, deviation in zip(rows, step["values"], step["deviations"], strict=True):
-            state.records[row] |= {name: value, f"{name}_std": deviation}
+        for row, *found in zip(rows, step["values"], step["deviations"], step["extrapolated"], strict=True):
+            state.records[row] |= dict(zip((name, f"{name}_std", f"{name}_extrapolated"), found, strict=True))
 
 
 def _predict(state: Discovering, rows: list[int], name: str, model: PropertyModel) -> dict[str, Any]:
@@ -64,4 +67,15 @@ def _predict(state: Discovering, rows: list[int], name: str, model: PropertyMode
         batch = model.evaluate([state.structures[row] for row in rows])
     state.check()
     numbers = {"values": batch.value, "deviations": batch.std}
-    return {key: [if_finite(one) for one in np.asarray(array)] for key, array in numbers.items()}
+    found = {key: [if_finite(one) for one in np.asarray(array)] for key, array in numbers.items()}
+    return {**found, "extrapolated": np.asarray(batch.outside, bool).tolist()}
+
+
+def require_column(state: Discovering) -> None:
+    """Leaves out what has no value to sort by, or one of a property that its model knows nothing about."""
+    column = state.run.keep.column
+    for row in state.left():
+        if state.records[row].get(column) is None:
+            state.lose([row], funnel.WITH_COLUMN)
+        elif state.records[row].get(f"{column}_extrapolated"):
+            state.lose([row], funnel.INTERPOLATED)

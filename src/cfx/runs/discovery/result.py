@@ -144,9 +144,8 @@ class Discovery:
 
 
 def listed(state: Discovering) -> Discovery:
-    """The first of the crystals that arrived, by the column that is asked for."""
+    """The first of the crystals that arrived, by the column that is asked for, which all of them have."""
     keep, records = state.run.keep, state.records
-    state.lose([row for row in state.left() if records[row].get(keep.column) is None], funnel.WITH_COLUMN)
     order = state.ranked(keep.column, keep.descending)
     state.lose(order[keep.top :], funnel.LISTED)
     best = order[: keep.top]
