@@ -504,7 +504,13 @@ def test_galleries_say_their_order_and_what_is_wrong(show):
 @pytest.mark.parametrize("width", [DESK, PHONE])
 def test_a_shortlist_is_a_table_with_its_files(show, tmp_path, width):
     relaxed = {"e_above_hull_unrelaxed": 0.25, "space_group": 1, "space_group_unrelaxed": 225, "converged": False}
-    judged = {"second_e_above_hull": 0.07, "second_verdict": "metastable", "band_gap": 5.0123, "band_gap_std": 0.31}
+    judged = {
+        "log_prob": -7.25,
+        "second_e_above_hull": 0.07,
+        "second_verdict": "metastable",
+        "band_gap": 5.0123,
+        "band_gap_std": 0.31,
+    }
     first = {"rank": 1, "cif_file": "1_NaCl.cif", "cif": "data_1_NaCl\n"}
     crystals = [
         example.rock_salt("Na", "Cl") | relaxed | judged | first,
@@ -512,17 +518,17 @@ def test_a_shortlist_is_a_table_with_its_files(show, tmp_path, width):
         | {"rank": 2, "cif_file": "2_KBr.cif", "cif": "data_2_KBr\n", "name": HOSTILE}
         | {"band_gap": 3.0, "band_gap_std": 1.5, "band_gap_extrapolated": True},
     ]
-    file = example.evaluated("a.cif") | {"column": "band_gap", "properties": {"band_gap": "band gap (eV)"}}
+    file = example.evaluated("a.cif") | {"column": "log_prob", "properties": {"band_gap": "band gap (eV)"}}
     page = render_shortlist(file, crystals, f"2 of 40 {HOSTILE}", "rank,name\n1,x\n", "0.1.0")
     tab = show(page, width)
     assert texts(tab, "h1") == ["Shortlist of a.cif"] and texts(tab, "#heading p") == [f"2 of 40 {HOSTILE}"]
     assert "2 crystals are <b>below</b> the floor" in texts(tab, ".warnings")[0]
     headers = texts(tab, "#crystals thead th")
-    assert headers[:5] == ["Rank", "Formula", "Band gap (eV)", "Above hull, eV/atom", "Before relaxing, eV/atom"]
-    assert headers[5:8] == ["Above hull, second potential, eV/atom", "Space group", "Before relaxing"]
+    assert headers[:5] == ["Rank", "Formula", "log_prob", "Above hull, eV/atom", "Band gap (eV)"]
+    assert headers[5:7] == ["Before relaxing, eV/atom", "Above hull, second potential, eV/atom"]
     rows = [texts(tab, f"#crystals tbody tr:nth-child({row}) > *") for row in (1, 2)]
-    assert rows[0][:8] == ["1", "Na4Cl4", "5.01 ± 0.31", "0.000", "0.250", "0.070", "1 P1", "225 Fm-3m"]
-    assert rows[1][:8] == ["2", "K4Br4", "3.0, extrapolated", "0.000", "–", "–", "225 Fm-3m", "–"]
+    assert rows[0][:8] == ["1", "Na4Cl4", "−7.250", "0.000", "5.01 ± 0.31", "0.250", "0.070", "1 P1"]
+    assert rows[1][:8] == ["2", "K4Br4", "–", "0.000", "3.0, extrapolated", "–", "–", "225 Fm-3m"]
     assert {"no", "metastable"} < set(rows[0]) and HOSTILE in rows[1]
     assert texts(tab, ".crystal h3") == ["1. Na4Cl4", "2. K4Br4"]
     said = {"second potential: 0.070\u202feV/atom above the hull", "Band gap (eV): 5.01 ± 0.31"}

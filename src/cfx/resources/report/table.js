@@ -34,7 +34,7 @@ const COLUMNS = [
   ["rmsd_to_relaxed", "Displacement, Å", (value) => decimal(value, 3), "number"],
   ["converged", "Relaxation converged", yesNo, "flag"],
   ["steps", "Steps", integer, "number"],
-  ["probability", "Probability", percent, "number"],
+  ["probability", "Probability", (value) => percent(value, 0), "number"],
   ["draws", "Draws", integer, "number"],
   ["reason", "Reason", plainText, "reason"],
 ];
@@ -226,7 +226,7 @@ function shortlistColumns(file) {
   }
   const names = [file.column, "e_above_hull", ...PROPERTIES.map(([name]) => name), ...SHORTLIST];
   return [...new Set(names)].filter((name) => file.gallery.some((crystal) => !missing(crystal[name])))
-    .map((name) => known.get(name) || [name, name, decimal, "number"]);
+    .map((name) => known.get(name) || [name, name, (value) => decimal(value), "number"]);
 }
 
 /** The crystals of a shortlist, the best first, each with its CIF. */
