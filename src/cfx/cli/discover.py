@@ -76,4 +76,4 @@ def _row(row: Record, column: str) -> dict[str, Any]:
         "verdict": row["verdict"],
         "decomposes into": row["decomposition"] or "",
     }
-    return shown if column in ("e_above_hull", "e_above_hull_unrelaxed") else {**shown, column: row[column]}
+    return shown if column in ("e_above_hull", "e_above_hull_unrelaxed") else {**shown, column: f"{row[column]:.4g}"}
