@@ -35,7 +35,7 @@ def files(directory: Path) -> dict[str, str]:
 
 def test_from_formulas_to_a_directory(cfx, alloys, tmp_path):
     (tmp_path / "formulas.txt").write_text("# alloys\nCu6Au2  # not reduced\n\nAuCu\n")
-    arguments = [*MINI, "formulas.txt", "--sg", "221,123", "--draws", 20, "--budget", 600, *alloys]
+    arguments = [*MINI, "formulas.txt", "--sg", "221,123", "--max-atoms", 8, "--draws", 20, "--budget", 600, *alloys]
     result = cfx(*arguments, "-o", "out", "--json", "--top", 3)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
@@ -65,23 +65,8 @@ def test_from_formulas_to_a_directory(cfx, alloys, tmp_path):
 
 @pytest.mark.parametrize("moment", ["{", "energies"])
 def test_interrupted_and_resumed(cfx, start_cfx, alloys, tmp_path, moment):
-    arguments = [
-        *MINI,
-        "Cu3Au",
-        "--sg",
-        "123,221",
-        "--draws",
-        20,
-        "--budget",
-        800,
-        "--fmax",
-        0.0001,
-        "--steps",
-        500,
-        *alloys,
-        "-o",
-        "out",
-    ]
+    small = ["--sg", "123,221", "--max-atoms", 8, "--draws", 20, "--budget", 800]
+    arguments = [*MINI, "Cu3Au", *small, "--fmax", 0.0001, "--steps", 500, *alloys, "-o", "out"]
     process = start_cfx(*arguments)
     partial, end = tmp_path / "out.partial", time.monotonic() + 600
     while not (partial.exists() and moment in partial.read_text()):
@@ -145,7 +130,7 @@ def test_bad_input(cfx, arguments, exit_code, words):
 
 def test_the_perovskite(cfx):
     pytest.importorskip("chgnet", reason="chgnet is not installed")
-    result = cfx(*MINI, "SrTiO3", "--sg", "123,221", "--draws", 20, "--budget", 300, "--json")
+    result = cfx(*MINI, "SrTiO3", "--sg", "123,221", "--max-atoms", 10, "--draws", 20, "--budget", 300, "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     cubic = next(one for one in found if (one["symbol"], one["num_sites"], one["num_atoms"]) == ("Pm-3m", 3, 5))

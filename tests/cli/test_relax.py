@@ -23,7 +23,7 @@ def samples(tmp_path):
 def test_json_lines_have_everything(cfx, samples, tmp_path):
     result = cfx("relax", samples, "--potential", EMT, "--fmax", 0.01, "-o", "out.jsonl", "--workers", 1)
     assert result.returncode == 0, result.stderr
-    assert "3 of 5 crystals converged, 2 have no energy" in result.stderr
+    assert "3 of 5 crystals converged, 2 without an energy" in result.stderr
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [row["name"] for row in rows] == ["stretched", "shaken", "close", "nonsense", "cu"]
     stretched, shaken, close, nonsense, _ = rows
