@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 FEWEST, MOST = 8, 64
 """Crystals of a chunk: a potential is slow one by one, and relaxes no more than sixty-four at once."""
+
+RESTART_SECONDS = 60.0
+"""How long there may be no worker: one that died is started again."""
 
 POLL_SECONDS = 0.5
 """How often a process that waits for workers looks for signals."""
@@ -82,10 +86,12 @@ def _gather(client: Client, futures: Sequence[Future], what: str) -> list[Any]:
     """
     from dask.distributed import TimeoutError, wait
 
-    left = list(futures)
+    left, seen = list(futures), time.monotonic()
     try:
         while left:
-            if client.status != "running" or not client.nthreads():
+            if client.nthreads():
+                seen = time.monotonic()
+            if client.status != "running" or time.monotonic() - seen > RESTART_SECONDS:
                 raise RewardError(f"{what} on the cluster: no worker is left", "start some with: dask worker ADDRESS")
             if signum := StopRequest.heard():
                 raise Interrupted(signum, f"stopped while workers computed {what}")
