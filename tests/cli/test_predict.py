@@ -86,7 +86,7 @@ def test_interrupted_and_resumed(cfx, start_cfx, alloys, tmp_path, moment):
 
 
 def test_as_drawn_without_a_hull(cfx, tmp_path):
-    result = cfx(*MINI, "CuAu", "--sg", 123, "-n", 10, "--no-relax", "--potential", EMT, "--json")
+    result = cfx(*MINI, "CuAu", "--sg", 123, "--max-atoms", 8, "-n", 10, "--no-relax", "--potential", EMT, "--json")
     assert result.returncode == 0, result.stderr
     assert "without a hull" in result.stderr
     found = json.loads(result.stdout)
@@ -95,7 +95,7 @@ def test_as_drawn_without_a_hull(cfx, tmp_path):
 
 
 def test_formulas_of_a_chemical_system(cfx):
-    arguments = ["--system", "Cu-Au", "--formulas", 2, "--sg", "123,221", "-n", 10, "--no-relax"]
+    arguments = ["--system", "Cu-Au", "--formulas", 2, "--sg", "123,221", "--max-atoms", 8, "-n", 10, "--no-relax"]
     result = cfx(*MINI, *arguments, "--potential", EMT, "--json")
     assert result.returncode == 0, result.stderr
     formulas = list(dict.fromkeys(one["formula"] for one in json.loads(result.stdout)))
