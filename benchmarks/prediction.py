@@ -28,7 +28,7 @@ import json
 import time
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,12 +45,12 @@ from cfx.config import SYMPREC, PredictConfig
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS, lowest_terms
 from cfx.core.prototypes import (
+    Arrangement,
     KnownPrototype,
-    Occupation,
+    arrangements_of,
     occupation_of,
     prototype_key,
     prototypes_of,
-    standard_form,
     typical_crystals,
 )
 from cfx.data.dataset import load_dataset
@@ -79,7 +79,7 @@ class Compound:
         structure: pymatgen Structure.
         space_group: that a symmetry search finds.
         key: of its prototype.
-        form: which elements are on which letters, whatever the setting.
+        arrangement: which elements are on which letters, whatever the setting.
     """
 
     id: str
@@ -87,7 +87,7 @@ class Compound:
     structure: Structure
     space_group: int
     key: tuple
-    form: Occupation
+    arrangement: Arrangement
 
 
 def main() -> None:
@@ -160,11 +160,9 @@ def least_checksums(data: Path, count: int) -> list[Compound]:
     for row, reason in encoded.failures:
         print(f"left out: {table.material_id.iloc[row]}: {reason}")
     found = []
-    for row, i in enumerate(encoded.index.tolist()):
-        group = int(encoded.batch.space_group[row])
-        form = standard_form(group, occupation_of(encoded.batch, row))
-        name, structure = str(table.material_id.iloc[i]), structures[i]
-        found.append(Compound(name, reduced(structure), structure, group, key_of(encoded.batch, row), form))
+    for row, (i, arrangement) in enumerate(zip(encoded.index.tolist(), arrangements_of(encoded.batch), strict=True)):
+        name, structure, group = str(table.material_id.iloc[i]), structures[i], int(encoded.batch.space_group[row])
+        found.append(Compound(name, reduced(structure), structure, group, key_of(encoded.batch, row), arrangement))
     return found
 
 
@@ -196,12 +194,8 @@ def ranked(model: cfx.Model, compound: Compound) -> list[KnownPrototype]:
 
 
 def place_of(compound: Compound, prototypes: Sequence[KnownPrototype]) -> int | None:
-    """Where the crystal stands among prototypes of its formula, elements in place, from 1; None: nowhere."""
-    group = compound.space_group
-    for place, one in enumerate(prototypes, start=1):
-        if one.space_group == group and standard_form(group, one.occupation) == compound.form:
-            return place
-    return None
+    """Where the crystal stands among prototypes of its formula, elements in place."""
+    return place_in([one.arrangement for one in prototypes], compound.arrangement)
 
 
 def read_rows(records: Path) -> Iterator[dict[str, Any]]:
@@ -246,8 +240,8 @@ def listed(
         return Lists({}, [], time.perf_counter() - start, error.message)
 
 
-def place_in(ranking: Sequence[int], one: int) -> int | None:
-    """Where a number stands, from 1."""
+def place_in(ranking: Sequence[Hashable], one: Hashable) -> int | None:
+    """Where one stands among others, from 1; None: nowhere."""
     return ranking.index(one) + 1 if one in ranking else None
 
 

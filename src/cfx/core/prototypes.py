@@ -52,6 +52,9 @@ COMPARED = 200
 Occupation = tuple[tuple[Any, tuple[int, ...]], ...]
 """(element, letters of its sites in order) of each element, in order; None for every element is a prototype."""
 
+Arrangement = tuple[int, Occupation]
+"""A space group and an occupation in its standard form: which element is on which letter, whatever the setting."""
+
 
 def standard_form(space_group: int, occupation: Iterable[tuple[Any, Iterable[int]]]) -> Occupation:
     """An occupation in the setting in which it comes first: equal for crystals that a change of setting makes equal.
@@ -290,6 +293,12 @@ def occupation_of(batch: CrystalBatch, row: int) -> Occupation:
     return tuple(sorted((number, tuple(sorted(own))) for number, own in letters.items()))
 
 
+def arrangements_of(batch: CrystalBatch) -> list[Arrangement]:
+    """The arrangement of each crystal (numpy)."""
+    groups = batch.space_group.tolist()
+    return [(group, standard_form(group, occupation_of(batch, row))) for row, group in enumerate(groups)]
+
+
 @functools.cache
 def prototype_key(space_group: int, letters_by_role: tuple[tuple[int, ...], ...]) -> tuple[int, Occupation]:
     """What crystals of one prototype share, from the letters of the sites of each element."""
@@ -323,6 +332,11 @@ class KnownPrototype:
         for letter, symbol in zip(self.letters, self.species, strict=True):
             letters[SYMBOLS.index(symbol)].append(LETTERS.index(letter))
         return tuple(sorted((number, tuple(own)) for number, own in letters.items()))
+
+    @property
+    def arrangement(self) -> Arrangement:
+        """The same, whatever the setting."""
+        return self.space_group, standard_form(self.space_group, self.occupation)
 
     @property
     def num_atoms(self) -> int:

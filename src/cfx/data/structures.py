@@ -152,3 +152,19 @@ def closest_approach(structure: "Structure") -> float:
     steps = np.array([step for step in itertools.product(range(-2, 3), repeat=3) if any(step)])
     vectors = steps @ structure.lattice.get_lll_reduced_lattice().matrix
     return float(min([np.linalg.norm(vectors, axis=1).min(), *others]))
+
+
+def structure_as_json(structure: "Structure") -> dict[str, Any]:
+    """Cell (angstrom, a row per vector), symbols and coordinates of an ordered Structure."""
+    return {
+        "cell": structure.lattice.matrix.tolist(),
+        "species": [site.specie.symbol for site in structure],
+        "frac_coords": structure.frac_coords.tolist(),
+    }
+
+
+def structure_from_json(saved: dict[str, Any]) -> "Structure":
+    """The Structure that `structure_as_json` gave."""
+    from pymatgen.core import Lattice, Structure
+
+    return Structure(Lattice(saved["cell"]), saved["species"], saved["frac_coords"])

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,9 +17,16 @@ from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.core import Structure
 from cfx.core.crystal import CrystalBatch
 from cfx.core.lattice import is_physical
-from cfx.core.prototypes import KnownPrototype, likeliest, prototypes_of, standard_form, typical_crystals
-from cfx.core.symmetry import LETTERS, settings_table, symmetry_table
-from cfx.data.structures import closest_approach
+from cfx.core.prototypes import (
+    Arrangement,
+    KnownPrototype,
+    arrangements_of,
+    likeliest,
+    prototypes_of,
+    typical_crystals,
+)
+from cfx.core.symmetry import LETTERS, symmetry_table
+from cfx.data.structures import closest_approach, structure_as_json, structure_from_json
 from cfx.evaluation.matching import find_match, reduce_or_say_why
 from cfx.model import Model
 from cfx.rl.rollout import primitive_cell
@@ -72,23 +79,7 @@ class Candidate:
     @classmethod
     def of(cls, saved: dict[str, Any]) -> Candidate:
         """The candidate that `as_json` gave."""
-        return cls(structure_of(saved), saved["space_group"], saved["log_prob"], saved["draws"])
-
-
-def structure_as_json(structure: Structure) -> dict[str, Any]:
-    """Cell (angstrom, a row per vector), symbols and coordinates of an ordered Structure."""
-    return {
-        "cell": structure.lattice.matrix.tolist(),
-        "species": [site.specie.symbol for site in structure],
-        "frac_coords": structure.frac_coords.tolist(),
-    }
-
-
-def structure_of(saved: dict[str, Any]) -> Structure:
-    """The Structure that `structure_as_json` gave."""
-    from pymatgen.core import Lattice, Structure
-
-    return Structure(Lattice(saved["cell"]), saved["species"], saved["frac_coords"])
+        return cls(structure_from_json(saved), saved["space_group"], saved["log_prob"], saved["draws"])
 
 
 @dataclass(frozen=True)
@@ -131,7 +122,7 @@ def draw_candidates(
     free = _draw_freely(model, formula, config, config.draws - in_prototypes, watch)
     known = _in_prototypes(model, prototypes, in_prototypes, config.seed)
     left_out: Counter[str] = Counter()
-    candidates: list[tuple[Candidate, Hashable]] = []
+    candidates: list[tuple[Candidate, Arrangement]] = []
     for origin, parts in ((MODEL, free.parts), (PROTOTYPE, known)):
         for crystals, log_prob in parts:
             candidates += _candidates(crystals.numpy(), log_prob, origin, config.min_distance, left_out)
@@ -202,10 +193,10 @@ def _in_prototypes(model: Model, prototypes: Sequence[KnownPrototype], n: int, s
     parts: list[Scored] = [(crystals, log_prob.total[rows])]
     # A letter without a coordinate leaves nothing to draw but the lattice, which is relaxed anyhow.
     likely = np.argsort(-(arrangement[rows] + _log_frequency(model, crystals)))
-    forms: dict[Hashable, KnownPrototype] = {}
+    forms: dict[Arrangement, KnownPrototype] = {}
     for one in (first[row] for row in likely):
         if not _is_fixed(one):  # which element of one letter is on which of its sites, the model says when it draws
-            forms.setdefault((one.space_group, standard_form(one.space_group, one.occupation)), one)
+            forms.setdefault(one.arrangement, one)
     again = list(forms.values())
     if (more := n - len(crystals)) > 0 and (again := again[: -(-more // MOST_REPEATS)]):
         drawn = draw_prototypes(model.params, model.config, again, -(-more // len(again)), seed)
@@ -227,7 +218,7 @@ def _is_fixed(prototype: KnownPrototype) -> bool:
 
 def _candidates(
     crystals: CrystalBatch, log_prob: np.ndarray, origin: str, min_distance: float, left_out: Counter[str]
-) -> list[tuple[Candidate, Hashable]]:
+) -> list[tuple[Candidate, Arrangement]]:
     """Candidates with their arrangements, from crystals (numpy); what is left out is counted."""
     found = []
     for row, (arrangement, structure) in enumerate(
@@ -241,26 +232,13 @@ def _candidates(
     return found
 
 
-def arrangements_of(crystals: CrystalBatch) -> list[Hashable]:
-    """Which element is on which letter, crystal by crystal (numpy): the same for all settings of a crystal."""
-    found: list[Hashable] = []
-    for row, count in enumerate(settings_table().count[crystals.space_group - 1].tolist()):
-        alike = crystals[np.full(count, row)].in_settings(np.arange(count))
-        sites = [
-            tuple(sorted(zip(letters.tolist(), species.tolist(), strict=True)))
-            for letters, species in zip(alike.wyckoff, alike.species, strict=True)
-        ]
-        found.append((int(crystals.space_group[row]), min(sites)))
-    return found
-
-
-def distinct(candidates: Sequence[Candidate], arrangements: Sequence[Hashable]) -> list[Candidate]:
+def distinct(candidates: Sequence[Candidate], arrangements: Sequence[Arrangement]) -> list[Candidate]:
     """Candidates that match no earlier one of the same arrangement; they take over the draws of those that do.
 
     Other arrangements are other starts of a relaxation that keeps the symmetry, however alike they are.
     """
     kept: list[Candidate] = []
-    alike: dict[Hashable, list[tuple[int, Structure]]] = defaultdict(list)
+    alike: dict[Arrangement, list[tuple[int, Structure]]] = defaultdict(list)
     with warnings.catch_warnings(action="ignore"):
         for one, arrangement in zip(candidates, arrangements, strict=True):
             reduced = reduce_or_say_why(one.structure)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from cfx.config import PredictConfig
 from cfx.config.texts import formula as parse_formula
 from cfx.core import Structure
 from cfx.core.elements import lowest_terms
-from cfx.data.structures import MIN_DISTANCE, closest_approach
+from cfx.data.structures import structure_from_json
 from cfx.errors import NumericsError, UsageError
 from cfx.evaluation.hull import Hull
 from cfx.evaluation.setup import open_hull
@@ -32,21 +31,15 @@ from cfx.io.journal import JsonLines, complete
 from cfx.model import Model
 from cfx.predictors.base import Potential
 from cfx.predictors.load import load_potential
-from cfx.predictors.relax import Relaxed, relax
 from cfx.reporter import Interrupted, Reporter, Silent, StopRequest, counted, interrupted_by_signals
-from cfx.runs.candidates import Candidate, Formula, draw_candidates, draws_request, structure_as_json, structure_of
+from cfx.runs.candidates import Candidate, Formula, draw_candidates, draws_request
 from cfx.runs.predictions import Minimum, Prediction, check_predictions, merge, ranked, symbol_of, write_predictions
+from cfx.runs.relaxing import AS_DRAWN, AT_ONCE, relax_together
 from cfx.runs.steps import Budget, Steps, steps_beside
 from cfx.sampling.request import prepare
 
-AT_ONCE = 16
-"""Structures that are evaluated or relaxed together, in one step."""
-
 LIKELY = 5
 """Space groups that are named."""
-
-AS_DRAWN = 0.5
-"""Share of the evaluations that may go into structures as drawn."""
 
 WITH_SYMMETRY = 0.75
 """Share of the budget after which no relaxation that keeps the symmetry begins."""
@@ -281,44 +274,23 @@ class _Prediction:
             make = functools.partial(self._relax, part, how, steps, fix_symmetry)
             for start, one in zip(part, self.take(f"relax {how}", make)["minima"], strict=True):
                 if one is not None:
-                    yield Minimum(structure_of(one), one["energy"], start.members, one["converged"])
+                    yield Minimum(structure_from_json(one), one["energy"], start.members, one["converged"])
 
     def _relax(self, part: Sequence[Minimum], how: str, steps: int, fix_symmetry: bool) -> dict[str, Any]:
         """The row of a few structures that are relaxed together."""
-        began, left = time.monotonic(), self.budget.left()
-        title = f"{self.name}: relaxing {how}"
-        with self.reporter.progress(title, self.config.evaluations) as progress:
-            evaluated, under_way = self.budget.spent, len(part)
-
-            def over() -> bool:
-                nonlocal evaluated
-                progress.update(evaluated, self._best())
-                evaluated += under_way
-                return bool(self.stop) or time.monotonic() - began > left
-
-            def finished(number: int, one: Relaxed) -> None:
-                nonlocal under_way
-                under_way -= 1
-
-            results = relax(
+        with self.reporter.progress(f"{self.name}: relaxing {how}", self.config.evaluations) as progress:
+            row = relax_together(
                 self.potential,
                 [one.structure for one in part],
                 self.config.fmax,
                 steps,
                 fix_symmetry,
-                on_done=finished,
-                stop=over,
-                at_once=AT_ONCE,
+                self.budget,
+                self.stop,
+                lambda evaluations, ended: progress.update(self.budget.spent + evaluations, self._best()),
             )
         self.check()
-        minima = []
-        for one in results:
-            if one.structure is None or not math.isfinite(one.energy) or closest_approach(one.structure) < MIN_DISTANCE:
-                minima.append(None)
-                continue
-            energy = one.energy / len(one.structure)
-            minima.append({**structure_as_json(one.structure), "energy": energy, "converged": one.converged})
-        return {"minima": minima, "evaluations": sum(one.steps + 1 for one in results)}
+        return row
 
     def take(self, step: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The row of a step, whose cost is counted."""
@@ -326,7 +298,7 @@ class _Prediction:
         self.budget.charge(row)
         for one in row.get("minima", []):
             if one is not None and (self.lowest is None or one["energy"] < self.lowest[0]):
-                dataset, _ = symmetry_dataset(structure_of(one))
+                dataset, _ = symmetry_dataset(structure_from_json(one))
                 self.lowest = one["energy"], symbol_of(None if dataset is None else int(dataset.number))
         return row
 

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cfx.data.structures import MIN_DISTANCE, closest_approach
+from cfx.data.structures import structure_from_json
 from cfx.evaluation.matching import rms_displacement
 from cfx.evaluation.validity import find_space_groups
-from cfx.predictors.relax import relax
-from cfx.runs.candidates import structure_as_json, structure_of
 from cfx.runs.discovery import funnel
 from cfx.runs.discovery.sift import LIKELIHOOD
 from cfx.runs.discovery.state import Discovering, Update
 from cfx.runs.evaluate import facts
-
-AT_ONCE = 16
-"""Structures that are relaxed together, in one step."""
-
-AS_DRAWN = 0.5
-"""Share of the budget that may go into structures as drawn."""
+from cfx.runs.relaxing import AS_DRAWN, AT_ONCE, relax_together
 
 UNRELAXED = ("energy_per_atom_unrelaxed", "e_above_hull_unrelaxed", "decomposition")
 
@@ -65,29 +57,16 @@ def relax_lowest(state: Discovering) -> None:
 
 def _relax(state: Discovering, rows: Sequence[int], steps: int, update: Update) -> dict[str, Any]:
     """The row of a few structures that are relaxed together."""
-    began, left, ended = time.monotonic(), state.budget.left(), 0
-
-    def over() -> bool:
-        return bool(state.stop) or time.monotonic() - began > left
-
-    def count(number: int, result: object) -> None:
-        nonlocal ended
-        ended += 1
-        update(ended)
-
     starts, judge = [state.structures[row] for row in rows], state.run.judge
     settings = judge.fmax, steps, judge.fix_symmetry
-    results = relax(state.potential, starts, *settings, on_done=count, stop=over, at_once=AT_ONCE)
+    row = relax_together(
+        state.potential, starts, *settings, state.budget, state.stop, lambda evaluations, ended: update(ended)
+    )
     state.check()
-    minima = []
-    for start, one in zip(starts, results, strict=True):
-        after = one.structure
-        if after is None or not math.isfinite(one.energy) or closest_approach(after) < MIN_DISTANCE:
-            minima.append(None)
-            continue
-        told = {"energy": one.energy / len(after), "converged": one.converged, "steps": one.steps}
-        minima.append({**structure_as_json(after), **told, "rmsd": rms_displacement(start, after)})
-    return {"minima": minima, "evaluations": sum(one.steps + 1 for one in results)}
+    for start, minimum in zip(starts, row["minima"], strict=True):
+        if minimum is not None:
+            minimum["rmsd"] = rms_displacement(start, structure_from_json(minimum))
+    return row
 
 
 def _note(state: Discovering, row: int, minimum: Mapping[str, Any] | None) -> None:
@@ -95,7 +74,7 @@ def _note(state: Discovering, row: int, minimum: Mapping[str, Any] | None) -> No
     if minimum is None:
         state.lose([row], funnel.INTACT)
         return
-    relaxed = structure_of(dict(minimum))
+    relaxed = structure_from_json(dict(minimum))
     before, after = find_space_groups([state.structures[row], relaxed])
     state.structures[row] = relaxed
     state.records[row] |= {
