@@ -14,7 +14,8 @@ Lists: by likelihood, by the energy of structures as drawn, by energy after rela
 (`runs.predictions.probabilities`); with --prototypes, by the rank
 of prototypes. Space groups are in the order of p(group | formula). Rates have Wilson intervals of 95 %, of all
 compounds and of parts: whether the prototype (`core.prototypes.prototype_key`) and whether the reduced formula occur in
-the training data. Compounds without a structure, for whatever reason, count as not found.
+the training data, and whether no other structure of the formula is lower: in DATA and the tables of --energies, with
+columns pretty_formula and e_above_hull. Compounds without a structure, for whatever reason, count as not found.
 
 --records is a file of JSON lines, one a compound; those that are in it are not computed again. --journals is a
 directory that keeps what was drawn and relaxed for each compound: without the records, lists are then made anew from it
@@ -36,7 +37,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Structure
+from pymatgen.core import Composition, Structure
 from record import add_json, machine
 
 import cfx
@@ -66,7 +67,8 @@ MATCHERS = {
     "loose": StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10),
 }
 FIRST = (1, 5, 20)
-SPLITS = ("prototype_known", "formula_known")
+SAME_ENERGY = 1e-4  # eV/atom
+SPLITS = ("prototype_known", "formula_known", "is_lowest")
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Compound:
         formula: reduced, symbol -> atoms.
         structure: pymatgen Structure.
         space_group: that a symmetry search finds.
+        height: above the hull, by whoever made the data, eV/atom; not a number if that is not said.
         key: of its prototype.
         arrangement: which elements are on which letters, whatever the setting.
     """
@@ -86,6 +89,7 @@ class Compound:
     formula: dict[str, int]
     structure: Structure
     space_group: int
+    height: float
     key: tuple
     arrangement: Arrangement
 
@@ -96,19 +100,22 @@ def main() -> None:
     warnings.simplefilter("ignore")
     model, compounds = cfx.load_model(asked.model), least_checksums(asked.data, asked.compounds)
     keys, formulas = known(asked.training) if asked.training else (None, None)
+    lowest = least_heights([asked.data, *asked.energies]) if asked.energies else None
     done = {row["id"]: row for row in read_rows(asked.records)}
     for compound in compounds:
         if compound.id in done:
             continue
         prototypes = ranked(model, compound)
         found = listed(model, compound, prototypes, asked)
+        formula = name_of(tuple(compound.formula.items()))
         row = {
             "id": compound.id,
-            "formula": name_of(tuple(compound.formula.items())),
+            "formula": formula,
             "space_group": compound.space_group,
             "atoms": len(compound.structure),
             "prototype_known": None if keys is None else compound.key in keys,
             "formula_known": None if formulas is None else tuple(sorted(compound.formula.items())) in formulas,
+            "is_lowest": None if lowest is None else compound.height <= lowest[formula] + SAME_ENERGY,
             "prototype_place": place_of(compound, prototypes_of(compound.formula)),
             "prototype_place_by_model": place_of(compound, prototypes),
             "space_group_place": place_in(found.space_groups, compound.space_group),
@@ -125,7 +132,7 @@ def main() -> None:
     figures = summary(rows)
     print(json.dumps(figures, indent=1))
     if asked.json:
-        files = ("data", "training", "records", "journals", "json")
+        files = ("data", "training", "energies", "records", "journals", "json")
         options = {name: value for name, value in vars(asked).items() if name not in files}
         kept = {"machine": machine(), "options": options, "figures": figures, "compounds": rows}
         asked.json.write_text(json.dumps(kept, indent=1) + "\n")
@@ -136,6 +143,7 @@ def parse() -> argparse.Namespace:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("data", type=Path)
     arguments.add_argument("--training", type=Path, help="what the model learned from")
+    arguments.add_argument("--energies", type=Path, nargs="+", default=[], help="tables of other known structures")
     arguments.add_argument("--model", default="mini")
     arguments.add_argument("--compounds", type=int, default=200)
     arguments.add_argument("--draws", type=int, default=20)
@@ -152,7 +160,7 @@ def parse() -> argparse.Namespace:
 
 def least_checksums(data: Path, count: int) -> list[Compound]:
     """The crystals of least CRC-32 of their ids that cfx can encode, in that order."""
-    table = pd.read_csv(data)
+    table = read_table(data)
     table["checksum"] = [zlib.crc32(str(name).encode()) for name in table.material_id]
     table = table.sort_values("checksum").head(count)
     structures = [Structure.from_str(text, fmt="cif") for text in table.cif]
@@ -162,8 +170,22 @@ def least_checksums(data: Path, count: int) -> list[Compound]:
     found = []
     for row, (i, arrangement) in enumerate(zip(encoded.index.tolist(), arrangements_of(encoded.batch), strict=True)):
         name, structure, group = str(table.material_id.iloc[i]), structures[i], int(encoded.batch.space_group[row])
-        found.append(Compound(name, reduced(structure), structure, group, key_of(encoded.batch, row), arrangement))
+        height = float(table.e_above_hull.iloc[i]) if "e_above_hull" in table else np.nan
+        key = key_of(encoded.batch, row)
+        found.append(Compound(name, reduced(structure), structure, group, height, key, arrangement))
     return found
+
+
+def read_table(data: Path) -> pd.DataFrame:
+    """A CSV in which NaN is a formula."""
+    return pd.read_csv(data, keep_default_na=False, na_values=[""])
+
+
+def least_heights(tables: Sequence[Path]) -> dict[str, float]:
+    """The least energy above the hull that tables have for each reduced formula, eV/atom."""
+    rows = pd.concat([read_table(path)[["pretty_formula", "e_above_hull"]] for path in tables])
+    names = {text: Composition(text).reduced_formula for text in rows.pretty_formula.unique()}
+    return rows.e_above_hull.groupby(rows.pretty_formula.map(names)).min().to_dict()
 
 
 def reduced(structure: Structure) -> dict[str, int]:
