@@ -60,8 +60,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if folder(item) in WHOLE_COMMANDS:
             item.add_marker("integration")
     items.sort(key=lambda item: HEAVY_FIRST.index(folder(item)) if folder(item) in HEAVY_FIRST else len(HEAVY_FIRST))
-    # The longest of all: begun last, it would run alone.
-    items.sort(key=lambda item: item.path.name != "test_annotations.py")
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def files(directory: Path) -> dict[str, str]:
 
 def test_from_formulas_to_a_directory(cfx, alloys, tmp_path):
     (tmp_path / "formulas.txt").write_text("# alloys\nCu6Au2  # not reduced\n\nAuCu\n")
-    arguments = [*MINI, "formulas.txt", "--sg", "221,123", "--max-atoms", 8, "--draws", 20, "--budget", 600, *alloys]
+    arguments = [*MINI, "formulas.txt", "--sg", "221,123", "--max-atoms", 8, "--draws", 10, "--budget", 400, *alloys]
     result = cfx(*arguments, "-o", "out", "--json", "--top", 3)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
@@ -45,7 +45,7 @@ def test_from_formulas_to_a_directory(cfx, alloys, tmp_path):
         own = [one for one in found if one["formula"] == formula]
         assert [one["rank"] for one in own] == list(range(1, len(own) + 1)) and 1 <= len(own) <= 3
         assert [one["e_above_hull"] for one in own] == sorted(one["e_above_hull"] for one in own)
-        assert sum(sum(one["draws"].values()) for one in own) <= 20
+        assert sum(sum(one["draws"].values()) for one in own) <= 10
     best = found[0]
     assert (best["space_group"], best["symbol"], best["converged"]) == (221, "Pm-3m", True)
     assert Structure.from_str(best["cif"], fmt="cif").matches(CU3AU)
@@ -65,7 +65,7 @@ def test_from_formulas_to_a_directory(cfx, alloys, tmp_path):
 
 @pytest.mark.parametrize("moment", ["{", "energies"])
 def test_interrupted_and_resumed(cfx, start_cfx, alloys, tmp_path, moment):
-    small = ["--sg", "123,221", "--max-atoms", 8, "--draws", 20, "--budget", 800]
+    small = ["--sg", "123,221", "--max-atoms", 8, "--draws", 10, "--budget", 600]
     arguments = [*MINI, "Cu3Au", *small, "--fmax", 0.0001, "--steps", 500, *alloys, "-o", "out"]
     process = start_cfx(*arguments)
     partial, end = tmp_path / "out.partial", time.monotonic() + 600

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from cfx import encode
 from cfx.config import PredictConfig
-from cfx.core.crystal import empty_batch
 from cfx.core.prototypes import prototypes_of
 from cfx.errors import OutputError, UsageError
 from cfx.io.journal import JsonLines
@@ -91,9 +91,9 @@ def test_merged_by_structure_and_the_most_symmetric_of_those_that_tie():
 
 
 def test_candidates_are_chosen_by_weight_each_once_and_with_a_cell():
-    lattice = np.tile(np.float32([4, 4, 4, 90, 90, 90]), (200, 1))
-    lattice[:50, 3:] = [10, 10, 170]
-    crystals = dataclasses.replace(empty_batch(4), lattice=lattice)
+    salt = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    crystals = encode([salt]).batch[np.zeros(200, int)]
+    crystals.lattice[:50, 3:] = [10, 10, 170]
     weights = np.full(200, 1e-6)
     weights[[0, 60, 70, 80]] = 1.0
     posterior = SimpleNamespace(crystals=crystals, log_weights=np.log(weights / weights.sum()))

@@ -69,10 +69,16 @@ def test_elements_that_the_model_does_not_know_are_named(mini, tmp_path, options
     assert said.warnings == expected
 
 
-def test_exhausted_groups_end_and_the_request_with_the_last(mini, tmp_path):
-    said = Said()
-    result = sample(mini, TWO_SITES, tmp_path / "a.jsonl", said)
-    crystals = drawn(tmp_path / "a.jsonl")
+@pytest.fixture(scope="module")
+def whole(mini, tmp_path_factory):
+    """What comes of TWO_SITES undisturbed, what is said meanwhile, and the file."""
+    said, path = Said(), tmp_path_factory.mktemp("whole") / "whole.jsonl"
+    return sample(mini, TWO_SITES, path, said), said, path
+
+
+def test_exhausted_groups_end_and_the_request_with_the_last(whole):
+    result, said, path = whole
+    crystals = drawn(path)
     assert result.num_crystals == len(crystals) == 4 < TWO_SITES.n
     assert [number for number, _, _ in crystals] == [0, 1, 2, 3]
     assert [group for _, _, group in crystals[:3]] == [221, 225, 216]
@@ -84,9 +90,8 @@ def test_exhausted_groups_end_and_the_request_with_the_last(mini, tmp_path):
     assert result.rejected.total() == sum(attempt for _, attempt, _ in crystals) + 3 * 60
 
 
-def test_an_exhausted_request_that_is_stopped_goes_on_as_if_it_had_not_been(mini, tmp_path):
+def test_an_exhausted_request_that_is_stopped_goes_on_as_if_it_had_not_been(mini, whole, tmp_path):
     """Stopped when the first group has ended, and when it has not."""
-    sample(mini, TWO_SITES, tmp_path / "whole.jsonl", Said())
     for stop_after in (1, 4):
 
         class Stops(Said):
@@ -98,7 +103,7 @@ def test_an_exhausted_request_that_is_stopped_goes_on_as_if_it_had_not_been(mini
         with pytest.raises(Interrupted):
             sample(mini, TWO_SITES, path, Stops())
         sample(mini, TWO_SITES, path, Said(), resume=True)
-        assert path.read_text() == (tmp_path / "whole.jsonl").read_text()
+        assert path.read_text() == whole[2].read_text()
 
 
 def test_groups_by_probability_end_and_are_taken_up_again(mini, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ numpy's, `AnyArray` either. A name of an axis means the same everywhere; "..." a
 Where nothing else is said, `params` are the weights of the network, `config` is its architecture, and `rng_key` is a
 random key, in every function here and in `cfx.sampling`.
 
-`tests/core/test_annotations.py` runs tests with all annotations checked.
+Tests check all these annotations at every call (`pyproject.toml`).
 """
 
 from collections.abc import Mapping

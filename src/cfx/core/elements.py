@@ -126,9 +126,9 @@ def _sums(symbol: str, n: int) -> list[tuple[int, float]]:
     element, occurrences = Element(symbol), _occurrences()
     states = element.icsd_oxidation_states or element.common_oxidation_states
     # tables[m]: sum -> (first combination, as negative numbers of atoms in the states so far; best score), for m atoms
-    tables: list[dict[int, tuple[tuple[int, ...], float]]] = [{0: ((), 0)}, *({} for _ in range(n))]
+    tables: list[dict[int, tuple[tuple[int, ...], float]]] = [{0: ((), 0.0)}, *({} for _ in range(n))]
     for state in reversed(states):
-        score = occurrences.get(Species(symbol, state), 0)
+        score = float(occurrences.get(Species(symbol, state), 0))
         grown: list[dict[int, tuple[tuple[int, ...], float]]] = [{} for _ in range(n + 1)]
         for m, table in enumerate(tables):
             for total, (first, best) in table.items():

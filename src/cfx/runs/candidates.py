@@ -45,8 +45,9 @@ PROTOTYPE = "prototype"
 Scored = tuple[CrystalBatch, np.ndarray]
 """Crystals with their log-probabilities, nats [B]."""
 
-LEAST_SEARCH, SEARCH = 1000, 20
-"""Draws of the search for space groups, at most: so many, or so many for each draw that is wanted, if that is more."""
+LEAST_SEARCH, SEARCH, SEARCH_IN_GROUP = 1000, 20, 100
+"""Draws of the search for space groups, at most: so many, or so many for each draw that is wanted, if that is more.
+Among few space groups the first of these is less, so many for each."""
 
 TYPICAL = 0.75
 """Share of the structures in known prototypes that have the geometry of a known crystal, if so many are known."""
@@ -144,7 +145,8 @@ def _draw_freely(
 ) -> _FreeDraws:
     """Crystals of a formula, in the space groups that the model finds likely: by its own head, if it has one."""
     request = draws_request(formula, config)
-    found = model.likely_space_groups(request, min(DRAWS, max(LEAST_SEARCH, SEARCH * config.draws)), watch)
+    least = min(LEAST_SEARCH, SEARCH_IN_GROUP * len(request.space_groups))
+    found = model.likely_space_groups(request, min(DRAWS, max(least, SEARCH * config.draws)), watch)
     if isinstance(found, SpaceGroupPosterior):
         chosen = _choose(found, n, config.seed)
         scored = (found.crystals[chosen], found.log_prob.total[chosen])

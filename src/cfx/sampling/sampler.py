@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from cfx.config import ModelConfig, SampleConfig
-from cfx.core import Params, elements, lattice
+from cfx.core import Params, Structure, elements, lattice
 from cfx.core.crystal import CrystalBatch
 from cfx.data.structures import closest_approach
 from cfx.errors import DependencyError
@@ -250,12 +250,22 @@ class _Fingerprint:
 
     def __init__(self, crystals: CrystalBatch):
         self.key = tuple(sorted(elements.lowest_terms(crystals.composition(0)).items()))
-        # A lattice that closes no cell makes no structure, and is like no other.
-        self._structure = crystals.to_structures()[0] if lattice.is_physical(crystals.lattice)[0] else None
+        self._crystals = crystals
+
+    @functools.cached_property
+    def _reduced(self) -> Structure | None:
+        """Its reduced cell, made once, and only if another crystal has its composition; a lattice may close none."""
+        from cfx.evaluation.matching import reduce_or_say_why
+
+        if not lattice.is_physical(self._crystals.lattice)[0]:
+            return None
+        reduced = reduce_or_say_why(*self._crystals.to_structures(primitive=True))
+        return None if isinstance(reduced, str) else reduced
 
     def same(self, other: _Fingerprint) -> bool:
-        from cfx.evaluation.matching import same_crystal
+        """Whether it is the crystal that another is, which came earlier. Without a cell it is like no other."""
+        from cfx.evaluation.matching import find_match
 
-        if self._structure is None or other._structure is None:
+        if self._reduced is None or other._reduced is None:
             return False
-        return same_crystal(self._structure, other._structure)
+        return find_match(self._reduced, [other._reduced]) is not None
