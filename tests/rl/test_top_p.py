@@ -82,12 +82,14 @@ def test_the_gradient_of_a_step_is_that_of_the_objective(models):
         log_p = policy_log_prob(weights, TINY, kept, policy, params).total
         return (jnp.exp(log_p) * (rewards - tau * (log_p - before))).sum()
 
-    exact = jax.grad(objective)(params)
+    exact = jax.jit(jax.grad(objective))(params)
     old = log_probs(model)[support]
     known = PPOBatch(rewards.astype(np.float32), old, before)
-    found = jax.grad(lambda weights: ppo_loss(weights, TINY, kept, np.exp(old), known, policy, tau, 0.2, params)[0])(
-        params
-    )
+
+    def loss(weights):
+        return ppo_loss(weights, TINY, kept, np.exp(old), known, policy, tau, 0.2, params)[0]
+
+    found = jax.jit(jax.grad(loss))(params)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(exact))
     assert largest > 1e-3
     jax.tree.map(lambda a, b: np.testing.assert_allclose(-a, b, atol=1e-4 * largest), found, exact)
