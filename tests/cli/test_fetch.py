@@ -838,7 +838,7 @@ def test_verify_removes_what_is_damaged(with_model):
     (directory / "checkpoint.json").write_text("{}")
     data.resolve().write_bytes(SMALL[::-1])
     result = with_model.run("fetch", "--verify", "--json")
-    assert result.returncode == 4 and "2 files were damaged" in result.stderr
+    assert result.returncode == 4 and "2 files were damaged and removed" in result.stderr
     assert sorted(one["state"] for one in json.loads(result.stdout)).count("damaged") == 2
     assert not (directory / "checkpoint.json").exists() and not data.exists()
     assert len(json.loads(result.stdout)) == 4

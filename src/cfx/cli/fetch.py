@@ -15,7 +15,7 @@ from cfx.cli.options import Fields, Given
 from cfx.config.fields import option
 from cfx.errors import CheckpointError, OutputError, UsageError
 from cfx.io.files import cache_directory
-from cfx.reporter import interrupted_by_signals
+from cfx.reporter import counted, interrupted_by_signals
 
 if TYPE_CHECKING:
     from cfx.fetch.files import Request
@@ -182,10 +182,11 @@ def _verify(as_json: bool) -> None:
         for one in checked:
             print(f"{one.state:8}{one.path or one.key}")
     if damaged := [str(one.path) for one in checked if one.state == "damaged"]:
+        were = "was" if len(damaged) == 1 else "were"
         raise CheckpointError(
-            f"{len(damaged)} files were damaged and have been removed: {', '.join(damaged)}",
+            f"{counted(len(damaged), 'file')} {were} damaged and removed: {', '.join(damaged)}",
             "fetch them again: cfx fetch NAME",
         )
     missing = sum(one.state == "missing" for one in checked)
     gone = f", {missing} no longer on this machine" if missing else ""
-    REPORTER.message(f"{len(checked)} files checked, none damaged{gone}")
+    REPORTER.message(f"{counted(len(checked), 'file')} checked, none damaged{gone}")

@@ -73,8 +73,10 @@ def _summary(result, model: str, seed: int, output: Path | None) -> list[str]:
     where = f"space group {asked[0]}" if len(asked) == 1 else f"{len(asked)} space groups"
     reasons = ", ".join(f"{count} {reason}" for reason, count in result.rejected.most_common()) or "none rejected"
     earlier = f" ({result.resumed} of them earlier)" if result.resumed else ""
+    crystals = "crystal" if result.num_crystals == 1 else "crystals"
+    draws = "draw" if result.num_drawn == 1 else "draws"
     lines = [
-        f"{result.num_crystals} crystals{earlier} of {where} from {result.num_drawn} draws ({reasons}) "
+        f"{result.num_crystals} {crystals}{earlier} of {where} from {result.num_drawn} {draws} ({reasons}) "
         f"by model {model}, seed {seed}, in {result.seconds:.1f} s" + (f": {output}" if output else "")
     ]
     if result.rejected:
