@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from cfx.errors import CfxError
-from cfx.reporter import Interrupted, StopRequest
+from cfx.reporter import Interrupted, StopRequest, interrupted_by_signals
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +103,16 @@ def test_exit_code_of_an_interrupted_run(number, code):
     assert (error.exit_code, error.message) == (code, "stopped at step 3")
     assert isinstance(error, CfxError)
     assert str(error) == error.message
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_arrives_while_an_object_is_freed_is_not_lost():
+    class Freed:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)  # Python prints what a destructor raises, and goes on
+
+    went_on = False
+    with pytest.raises(Interrupted, match="stopped") as stopped, interrupted_by_signals("stopped"):
+        Freed()
+        went_on = True
+    assert went_on and stopped.value.signum == signal.SIGTERM

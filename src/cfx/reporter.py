@@ -149,9 +149,15 @@ class _Signalled(BaseException):
 
 @contextmanager
 def interrupted_by_signals(message: str) -> Iterator[None]:
-    """A block that a signal ends at once, with `Interrupted`: for work that waits for others and keeps what it has."""
+    """A block that a signal ends at once, with `Interrupted`: for work that waits for others and keeps what it has.
+
+    A signal that arrives where Python ignores exceptions, as in what is called when an object is freed, ends it late.
+    """
+    heard: int | None = None
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard = signum
         raise _Signalled(signum)
 
     if threading.current_thread() is not threading.main_thread():
@@ -164,6 +170,8 @@ def interrupted_by_signals(message: str) -> Iterator[None]:
         raise Interrupted(signalled.signum, message) from None
     finally:
         _restore(previous)
+    if heard is not None:
+        raise Interrupted(heard, message)
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:

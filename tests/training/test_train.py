@@ -311,7 +311,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
 def test_training_goes_on_from_a_model(uninterrupted, data, tmp_path):
     """With a learning rate next to nothing, the model stays what it was."""
     start = load_model(uninterrupted[0] / "best")
-    slow = TrainConfig(epochs=1, batch_size=8, learning_rate=1e-12, schedule="constant", dropout=0, attention_dropout=0)
+    slow = TrainConfig(
+        epochs=1, batch_size=8, learning_rate=1e-12, schedule="constant", dropout=0.0, attention_dropout=0.0
+    )
     config = TrainRun(model=None, train=slow, data=DataConfig(), start=str(uninterrupted[0] / "best"))
     result = train(tmp_path / "run", config, data, data, Silent(), start=start)
     assert result.validation_loss == pytest.approx(uninterrupted[1].best_loss, rel=1e-5)
@@ -334,7 +336,7 @@ class Said(Silent):
 
 def further(uninterrupted, **changes) -> TrainRun:
     """A run that starts from the best model of another."""
-    learning = dict(epochs=2, batch_size=8, schedule="constant", dropout=0, attention_dropout=0, checkpoint_steps=2)
+    learning = dict(epochs=2, batch_size=8, schedule="constant", dropout=0.0, attention_dropout=0.0, checkpoint_steps=2)
     train = TrainConfig(**(learning | changes))
     return TrainRun(model=None, train=train, data=DataConfig(), start=str(uninterrupted[0] / "best"))
 

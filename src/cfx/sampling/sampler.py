@@ -259,7 +259,7 @@ class _Fingerprint:
 
         if not lattice.is_physical(self._crystals.lattice)[0]:
             return None
-        reduced = reduce_or_say_why(*self._crystals.to_structures(primitive=True))
+        reduced = reduce_or_say_why(*self._crystals.to_structures())
         return None if isinstance(reduced, str) else reduced
 
     def same(self, other: _Fingerprint) -> bool:
