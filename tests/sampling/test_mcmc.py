@@ -10,6 +10,7 @@ import functools
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -45,7 +46,7 @@ def model(rotary) -> Model:
 @pytest.fixture(scope="module")
 def small(rotary) -> Model:
     """With room for two sites."""
-    return Model("golden", dataclasses.replace(rotary.config, n_max=3), rotary.params)
+    return Model("golden", dataclasses.replace(rotary.config, n_max=3), jax.tree.map(jnp.asarray, rotary.params))
 
 
 def target_of(model: Model, request: SampleConfig) -> mcmc.Target:
