@@ -155,7 +155,8 @@ def test_pairs_are_learned_and_the_run_is_continued_by_either_command(tmp_path, 
     assert (written["dpo"]["epochs"], written["dpo"]["batch_size"], written["dpo"]["beta"]) == (2, 2, 0.1)
     margins = [json.loads(line)["dpo"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert len(margins) == 2, "a line for each pass over the pairs"
-    assert margins[-1]["right"] == 1  # of the first pass, half were judged by the model as it was: by rounding
+    # Half of the first pass is judged by the model as it was, where rounding decides; the rest has been learned.
+    assert 0.5 <= margins[0]["right"] <= 1 == margins[1]["right"]
     final = (tmp_path / "run" / "final" / "params.safetensors").read_bytes()
     for command in ("dpo", "rl"):  # the run is over: continuing it changes nothing
         run("--resume", "-o", "run", command=command)
