@@ -6,7 +6,7 @@
 DATA is a CSV with columns material_id and cif; of its crystals those whose ids have the least CRC-32 are taken: the
 first 200, or --compounds. Each formula is given to `cfx predict` (--draws structures, --evaluations of the potential
 for each); with --prototypes the list is of known prototypes alone, in the geometry of a known crystal
-(`core.prototypes.typical_crystals`), those of `Model.rank_prototypes` that come first, without a potential.
+(`core.known_prototypes.typical_crystals`), those of `Model.rank_prototypes` that come first, without a potential.
 
 A crystal is found if StructureMatcher matches it with one of the first 1, 5 or 20 structures of a list: with its own
 tolerances (strict: ltol 0.2, stol 0.3, angle_tol 5), or with those usual in structure prediction (loose: 0.3, 0.5, 10).
@@ -45,15 +45,8 @@ from cfx.cli.values import start_jax
 from cfx.config import SYMPREC, PredictConfig
 from cfx.core.crystal import CrystalBatch
 from cfx.core.elements import SYMBOLS, lowest_terms
-from cfx.core.prototypes import (
-    Arrangement,
-    KnownPrototype,
-    arrangements_of,
-    occupation_of,
-    prototype_key,
-    prototypes_of,
-    typical_crystals,
-)
+from cfx.core.known_prototypes import KnownPrototype, prototypes_of, typical_crystals
+from cfx.core.prototypes import Arrangement, arrangements_of, occupation_of, prototype_key
 from cfx.data.dataset import load_dataset
 from cfx.errors import CfxError
 from cfx.evaluation.summary import wilson_interval

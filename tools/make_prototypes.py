@@ -19,7 +19,8 @@ import numpy as np
 
 from cfx.config import SYMPREC
 from cfx.core.crystal import concatenate, empty_batch
-from cfx.core.prototypes import LARGE, count_prototypes, primitive_atoms
+from cfx.core.prototype_counts import count_prototypes
+from cfx.core.prototypes import LARGE, primitive_atoms
 from cfx.data.dataset import load_dataset
 
 OUTPUT = Path(__file__).resolve().parents[1] / "src" / "cfx" / "resources" / "prototypes.npz"

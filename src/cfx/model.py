@@ -19,8 +19,8 @@ from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.core import likelihood
 from cfx.core.batches import scoring_batches
 from cfx.core.crystal import CrystalBatch, all_settings, validate
+from cfx.core.known_prototypes import KnownPrototype, likeliest, typical_crystals
 from cfx.core.likelihood import LogProb, init_params
-from cfx.core.prototypes import KnownPrototype, likeliest, typical_crystals
 from cfx.errors import CheckpointError, UsageError
 from cfx.fetch import models
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -124,7 +124,7 @@ class Model:
         return sampler.draw(self.params, self.config, request, prepared, resumed, stop, watch)
 
     def rank_prototypes(self, known: Sequence[KnownPrototype]) -> list[KnownPrototype]:
-        """Known prototypes of a composition, the likeliest first, see `core.prototypes.likeliest`.
+        """Known prototypes of a composition, the likeliest first, see `core.known_prototypes.likeliest`.
 
         Raises:
             DataError: if a prototype has more sites than the model reads.
@@ -135,7 +135,7 @@ class Model:
     def draw_prototypes(
         self, known: Sequence[KnownPrototype], n_each: int = 1, seed: int = 0, **options: Any
     ) -> PrototypeDraws:
-        """Crystals of known prototypes (`core.prototypes.prototypes_of`), as `sampling.prototypes.draw_prototypes`.
+        """Crystals of known prototypes (see `prototypes_of`), as `sampling.prototypes.draw_prototypes`.
 
         Letters and elements are those of the prototypes, coordinates and lattice the model's. `options` are its
         temperature, top_p and min_distance.

@@ -10,19 +10,10 @@ import pytest
 
 from cfx.core.crystal import CrystalBatch, all_settings, concatenate, row_checks
 from cfx.core.elements import SYMBOLS, lowest_terms
+from cfx.core.known_prototypes import KnownPrototype, likeliest, prototypes_of, typical_crystals
 from cfx.core.lattice import volume
-from cfx.core.prototypes import (
-    MOST_ATOMS,
-    KnownPrototype,
-    PrototypeTable,
-    count_prototypes,
-    likeliest,
-    occupation_of,
-    prototype_key,
-    prototype_table,
-    prototypes_of,
-    typical_crystals,
-)
+from cfx.core.prototype_counts import MOST_ATOMS, count_prototypes
+from cfx.core.prototypes import PrototypeTable, occupation_of, prototype_key, prototype_table
 from cfx.core.symmetry import LETTERS, symmetry_table
 
 TABLE = symmetry_table()

@@ -13,7 +13,7 @@ from pymatgen.core import Lattice, Structure
 
 from cfx import encode
 from cfx.config import PredictConfig
-from cfx.core.prototypes import prototypes_of
+from cfx.core.known_prototypes import prototypes_of
 from cfx.errors import OutputError, UsageError
 from cfx.io.journal import JsonLines
 from cfx.runs.candidates import Candidate, _choose, _fits, _is_fixed, distinct

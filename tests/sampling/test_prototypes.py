@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cfx.core.prototypes import Geometry, KnownPrototype, prototypes_of, typical_crystals
+from cfx.core.known_prototypes import KnownPrototype, prototypes_of, typical_crystals
+from cfx.core.prototypes import Geometry
 from cfx.core.symmetry import LETTERS
 from cfx.errors import UsageError
 from cfx.model import Model

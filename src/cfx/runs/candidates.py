@@ -16,15 +16,9 @@ from cfx.config import PredictConfig, SampleConfig
 from cfx.config.symbols import ALL_SPACE_GROUPS
 from cfx.core import Structure
 from cfx.core.crystal import CrystalBatch
+from cfx.core.known_prototypes import KnownPrototype, likeliest, prototypes_of, typical_crystals
 from cfx.core.lattice import is_physical
-from cfx.core.prototypes import (
-    Arrangement,
-    KnownPrototype,
-    arrangements_of,
-    likeliest,
-    prototypes_of,
-    typical_crystals,
-)
+from cfx.core.prototypes import Arrangement, arrangements_of
 from cfx.core.symmetry import LETTERS, symmetry_table
 from cfx.data.structures import closest_approach, structure_as_json, structure_from_json
 from cfx.evaluation.matching import find_match, reduce_or_say_why
@@ -107,8 +101,8 @@ def draw_candidates(
 
     Free ones are draws by which the model finds likely space groups (see `sampling.posterior`), chosen by weight, or of
     the space groups that the model's own head finds likely. Most of the others are one of each prototype, the likeliest
-    first (`core.prototypes.likeliest`), in the geometry of a known crystal (`typical_crystals`); for the rest the model
-    draws coordinates and lattice, of those that it finds likeliest.
+    first (see `likeliest`), in the geometry of a known crystal (`typical_crystals`); for the rest the model draws
+    coordinates and lattice, of those that it finds likeliest.
 
     Args:
         watch: told how many draws the search for space groups has made.

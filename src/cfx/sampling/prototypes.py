@@ -17,8 +17,8 @@ from cfx.config import ModelConfig, SampleConfig
 from cfx.core import Params
 from cfx.core.composition import composition_vector
 from cfx.core.elements import SYMBOLS
+from cfx.core.known_prototypes import KnownPrototype
 from cfx.core.network import TOKENS_PER_SITE
-from cfx.core.prototypes import KnownPrototype
 from cfx.core.symmetry import LETTERS, symmetry_table
 from cfx.errors import UsageError
 from cfx.sampling import decode, incremental
