@@ -1,4 +1,4 @@
-"""Fine-tuning by reinforcement on models so small that what it must converge to can be computed."""
+"""Fine-tuning by reinforcement learning on models so small that what it must converge to can be computed."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def fine_tune(
     progress: bool | None = None,
     **settings: Any,
 ) -> FineTuning:
-    """Fine-tunes a model by reinforcement: it learns to draw crystals of high reward.
+    """Fine-tunes a model by reinforcement learning: it learns to draw crystals of high reward.
 
     Args:
         model: that the policy starts from, or what `load_model` takes.

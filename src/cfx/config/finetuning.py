@@ -115,7 +115,7 @@ class RewardConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class RLConfig(Config):
-    """How a model is fine-tuned by reinforcement (2504.02367, Section "Method")."""
+    """How a model is fine-tuned by reinforcement learning (2504.02367, Section "Method")."""
 
     # The advantages of grpo are normalised in groups that share a space group.
     algorithm: Literal["ppo", "grpo"] = option("ppo", "Algorithm: ppo, or grpo (advantages within groups).")

@@ -1,4 +1,4 @@
-"""Fine-tuning by reinforcement: draw, reward, learn; PPO as published, or with advantages by group (GRPO).
+"""Fine-tuning by reinforcement learning: draw, reward, learn; PPO as published, or with advantages by group (GRPO).
 
 A step draws crystals from the policy, rewards them, and makes some updates on them. The policy starts as a model, which
 stays the reference that the KL term holds it to, also of a run that is resumed.
