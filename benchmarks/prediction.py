@@ -11,11 +11,12 @@ for each); with --prototypes the list is of known prototypes alone, in the geome
 A crystal is found if StructureMatcher matches it with one of the first 1, 5 or 20 structures of a list: with its own
 tolerances (strict: ltol 0.2, stol 0.3, angle_tol 5), or with those usual in structure prediction (loose: 0.3, 0.5, 10).
 Lists: by likelihood, by the energy of structures as drawn, by energy after relaxation, by probability
-(`runs.predictions.probabilities`); with --prototypes, by the rank
-of prototypes. Space groups are in the order of p(group | formula). Rates have Wilson intervals of 95 %, of all
-compounds and of parts: whether the prototype (`core.prototypes.prototype_key`) and whether the reduced formula occur in
-the training data, and whether no other structure of the formula is lower: in DATA and the tables of --energies, with
-columns pretty_formula and e_above_hull. Compounds without a structure, for whatever reason, count as not found.
+(`runs.predictions.probabilities`), and with --second by another potential's energies of the relaxed structures; with
+--prototypes, by the rank of prototypes. Space groups are in the order of p(group | formula). Rates have Wilson
+intervals of 95 %, of all compounds and of parts: whether the prototype (`core.prototypes.prototype_key`) and whether
+the reduced formula occur in the training data, and whether no other structure of the formula is lower: in DATA and the
+tables of --energies, with columns pretty_formula and e_above_hull. Compounds without a structure, for whatever reason,
+count as not found.
 
 --records is a file of JSON lines, one a compound; those that are in it are not computed again. --journals is a
 directory that keeps what was drawn and relaxed for each compound: without the records, lists are then made anew from it
@@ -51,6 +52,7 @@ from cfx.data.dataset import load_dataset
 from cfx.errors import CfxError
 from cfx.evaluation.summary import wilson_interval
 from cfx.io.journal import JsonLines
+from cfx.predictors.load import load_potential
 from cfx.reporter import Interrupted, Silent
 from cfx.runs.candidates import Candidate
 from cfx.runs.predict import name_of, predict
@@ -142,6 +144,7 @@ def parse() -> argparse.Namespace:
     arguments.add_argument("--draws", type=int, default=20)
     arguments.add_argument("--evaluations", type=int, default=2000, help="of the potential, for a compound")
     arguments.add_argument("--potential", default="chgnet")
+    arguments.add_argument("--second", help="another potential, of whose energies there is a list, too")
     arguments.add_argument("--no-relax", action="store_true")
     arguments.add_argument("--prototypes", action="store_true", help="known prototypes only, without a potential")
     arguments.add_argument("--seed", type=int, default=0)
@@ -284,6 +287,10 @@ def predicted(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -
     if not asked.no_relax:
         lists["relaxed"] = [one.structure for one in found]
         lists["probability"] = [one.structure for one in sorted(found, key=lambda one: -one.probability)]
+        if asked.second:
+            evaluated = load_potential(asked.second, "cpu").evaluate(lists["relaxed"], forces=False).energy
+            per_atom = [energy / len(one) for energy, one in zip(evaluated, lists["relaxed"], strict=True)]
+            lists["second potential"] = [lists["relaxed"][i] for i in np.argsort(per_atom, kind="stable")]
     return Lists(lists, groups, sum(row.get("seconds", 0.0) for row in rows))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pymatgen.core import Composition, Structure
@@ -33,6 +35,18 @@ def files(directory: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in directory.iterdir()}
 
 
+def check_likeliest(found: list[dict[str, Any]], messages: str) -> None:
+    """The likeliest structure of each formula is named where it is not the first."""
+    for formula in {one["formula"] for one in found}:
+        own = [one for one in found if one["formula"] == formula]
+        likeliest = max(own, key=lambda one: one["probability"])
+        named = re.findall(
+            rf"{formula}: likeliest by draws and energy together is number (\d+), (\S+) \((\d+) %", messages
+        )
+        place = str(likeliest["rank"]), likeliest["symbol"], f"{100 * likeliest['probability']:.0f}"
+        assert named == ([place] if likeliest["rank"] > 1 else [])
+
+
 def test_from_formulas_to_a_directory(cfx, alloys, tmp_path):
     (tmp_path / "formulas.txt").write_text("# alloys\nCu6Au2  # not reduced\n\nAuCu\n")
     arguments = [*MINI, "formulas.txt", "--sg", "221,123", "--max-atoms", 8, "--draws", 10, "--budget", 400, *alloys]
@@ -46,6 +60,7 @@ def test_from_formulas_to_a_directory(cfx, alloys, tmp_path):
         assert [one["rank"] for one in own] == list(range(1, len(own) + 1)) and 1 <= len(own) <= 3
         assert [one["e_above_hull"] for one in own] == sorted(one["e_above_hull"] for one in own)
         assert sum(sum(one["draws"].values()) for one in own) <= 10
+    check_likeliest(found, result.stderr)
     best = found[0]
     assert (best["space_group"], best["symbol"], best["converged"]) == (221, "Pm-3m", True)
     assert Structure.from_str(best["cif"], fmt="cif").matches(CU3AU)
@@ -90,6 +105,7 @@ def test_as_drawn_without_a_hull(cfx, tmp_path):
     assert result.returncode == 0, result.stderr
     assert "without a hull" in result.stderr
     found = json.loads(result.stdout)
+    check_likeliest(found, result.stderr)
     assert found[0]["e_above_hull"] is None and not found[0]["converged"]
     assert [one["energy_per_atom"] for one in found] == sorted(one["energy_per_atom"] for one in found)
 
@@ -133,6 +149,7 @@ def test_the_perovskite(cfx):
     result = cfx(*MINI, "SrTiO3", "--sg", "123,221", "--max-atoms", 10, "--draws", 20, "--budget", 300, "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
+    check_likeliest(found, result.stderr)
     cubic = next(one for one in found if (one["symbol"], one["num_sites"], one["num_atoms"]) == ("Pm-3m", 3, 5))
     assert abs(cubic["e_above_hull"]) < 0.02
     # Its octahedra tilt at no cost: cells in which they do may be a few tenths of a meV/atom lower.

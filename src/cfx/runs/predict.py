@@ -206,7 +206,14 @@ class _Prediction:
             raise NumericsError(
                 f"none of {self.config.draws} draws of {self.name} has an energy", "draw more with `draws`"
             )
-        return ranked(self.name, minima, candidates, self.potential, self.hull, self.config)
+        found = ranked(self.name, minima, candidates, self.potential, self.hull, self.config)
+        likeliest = max(found, key=lambda one: one.probability)
+        if likeliest.rank > 1:
+            share = f"{likeliest.symbol or 'without symmetry'} ({100 * likeliest.probability:.0f} %)"
+            self.reporter.message(
+                f"{self.name}: likeliest by draws and energy together is number {likeliest.rank}, {share}"
+            )
+        return found
 
     def draw(self) -> list[Candidate]:
         """The candidates, the likeliest first."""
