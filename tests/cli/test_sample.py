@@ -155,7 +155,7 @@ def test_an_interrupted_run_keeps_its_work_and_goes_on(cfx, start_cfx, tmp_path,
         assert len(kept) == earlier and kept[-1].endswith("\n\n")
     if name == "SIGTERM":
         other = cfx(*request, "-o", "out.cif", "--resume", "--seed", 1)
-        assert other.returncode == 2 and "a different seed" in other.stderr
+        assert other.returncode == 2 and "different settings (seed)" in other.stderr
         return
 
     resumed = cfx(*request, "-o", "out.cif", "--resume")

@@ -368,17 +368,22 @@ def test_a_start_forgets_an_interrupted_session(tmp_path, records):
 
 
 @pytest.mark.parametrize(
-    ("change", "field"),
-    [({"seed": 1}, "seed"), ({"template": {"letters": ["a"]}}, "template"), ({"n": 7, "seed": 1}, "n, seed")],
+    ("change", "said"),
+    [
+        ({"seed": 1}, r"different settings \(seed\)"),
+        ({"template": {"letters": ["a"]}}, r"different settings \(template\)"),
+        ({"n": 7, "seed": 1}, r"different settings \(n, seed\)"),
+        ({"model": "0" * 64}, "another model"),
+    ],
 )
-def test_another_request_is_not_continued(tmp_path, records, change, field):
+def test_another_request_is_not_continued(tmp_path, records, change, said):
     output = GrowingOutput(tmp_path / "out.cif", REQUEST)
     output.begin()
     output.write(records[:2], {})
     before = output.partial.read_bytes()
-    with pytest.raises(UsageError, match=rf"a different {field}$") as error:
+    with pytest.raises(UsageError, match=rf"{said}$") as error:
         GrowingOutput(tmp_path / "out.cif", {**REQUEST, **change}).resume()
-    assert "`resume`" in error.value.hint
+    assert ("bundled models" if "model" in change else "`resume`") in error.value.hint
     assert output.partial.read_bytes() == before
 
 

@@ -137,24 +137,30 @@ def write_state(path: Path, state: dict[str, Any], hint: str | None = None) -> N
     replace_atomically(path, lambda fresh: fresh.write_text(text), path.with_name(f"{path.name}.new"), hint)
 
 
-def check_same_run(path: Path, before: Any, header: dict[str, Any], same: str) -> None:
+def check_same_run(path: Path, before: Any, header: dict[str, Any], how: str) -> None:
     """Makes sure that a journal was begun by the run that continues it.
 
     Args:
         path: of the journal.
         before: its first line.
         header: what this run has in its place.
-        same: what to keep the same, for the hint.
+        how: what to do, for the hint.
 
     Raises:
         UsageError: if not.
     """
     if before == header:
         return
-    different = [key for key, value in header.items() if not isinstance(before, dict) or before.get(key) != value]
+    known = before if isinstance(before, dict) else {}
+    different = [key for key in {**header, **known} if known.get(key) != header.get(key)]
+    if different == ["model"]:
+        raise UsageError(
+            f"{path} was started with another model",
+            "name that one (bundled models change with the version of cfx), or start again with `force`",
+        )
     raise UsageError(
         f"{path} was started with different settings ({', '.join(different)})",
-        f"use the same {same}, or start again with `force`",
+        f"{how}, or start again with `force`",
     )
 
 

@@ -16,7 +16,7 @@ from cfx.core.crystal import CrystalBatch
 from cfx.errors import OutputError, UsageError
 from cfx.io.files import check_directory, parse_json, writing
 from cfx.io.formats import FORMATS, OutputRecord, render_cif
-from cfx.io.journal import Journal, check_unfinished, partial_of, remove_partial, write_state
+from cfx.io.journal import Journal, check_same_run, check_unfinished, partial_of, remove_partial, write_state
 
 _POSCAR = re.compile(r"gen_\d+\.vasp")
 
@@ -115,13 +115,7 @@ class GrowingOutput:
             return {}
         state = self._read_state()
         request, size, count = (state[key] for key in ("request", "size", "count"))
-        if request != self.request:
-            keys = sorted(self.request.keys() | request.keys())
-            different = [key for key in keys if request.get(key) != self.request.get(key)]
-            raise UsageError(
-                f"{self.partial} was made with a different {', '.join(different)}",
-                "repeat the first command with `resume`, or start again with `force`",
-            )
+        check_same_run(self.partial, request, self.request, "repeat the first command with `resume`")
         if not count:
             self._start()
             return state["progress"]

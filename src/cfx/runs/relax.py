@@ -134,7 +134,7 @@ def _resumed(journal: JsonLines, header: dict[str, Any]) -> dict[int, dict[str, 
     lines = list(journal.read())
     if not lines:
         return {}
-    check_same_run(journal.path, lines[0][1], header, "settings and crystals")
+    check_same_run(journal.path, lines[0][1], header, "use the same settings and crystals")
     rows = {}
     for number, (_, row) in enumerate(lines[1:], start=2):
         if not isinstance(row, dict) or row.keys() != {"row", *COLUMNS} or row["row"] not in range(header["crystals"]):

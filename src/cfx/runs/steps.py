@@ -61,7 +61,7 @@ class Steps:
         if journal is None:
             return
         if resume and (lines := list(journal.read())):
-            check_same_run(journal.path, lines[0][1], header, "formulas and settings")
+            check_same_run(journal.path, lines[0][1], header, "use the same formulas and settings")
             self._done.extend(row for _, row in lines[1:])
             journal.resume(lines[-1][0])
         else:
