@@ -17,7 +17,7 @@ test: .venv/all  ## all tests but slow ones, which is what plain pytest runs too
 	$(PYTEST) -m "not slow"
 
 test-slow: .venv/all  ## kills, fuzzing, statistics, several devices, the tutorial
-	$(BIN)/python -m pytest -n 2 --dist load --maxschedchunk 1 -m "slow"
+	$(PYTEST) -m "slow"
 
 # What cuts the network off, where the system allows it.
 OFFLINE := $(shell unshare --map-root-user --net true 2>/dev/null && echo unshare --map-root-user --net)

@@ -45,7 +45,7 @@ SIZES = {"rotary": {"num_heads": 4}, "absolute": {"num_heads": 4}, "csp": {"num_
 WHOLE_COMMANDS = ("cli", "docs")
 """Folders of tests that are integration tests, all of them."""
 
-HEAVY_FIRST = ("cli", "training", "sampling", "docs", "rl", "predictors")
+HEAVY_FIRST = ("cli", "rl", "docs", "training", "sampling", "predictors")
 """Folders whose tests come first, so that no worker is left with a heavy file at the end."""
 
 
