@@ -288,7 +288,7 @@ def predicted(model: cfx.Model, compound: Compound, asked: argparse.Namespace) -
         lists["relaxed"] = [one.structure for one in found]
         lists["probability"] = [one.structure for one in sorted(found, key=lambda one: -one.probability)]
         if asked.second:
-            evaluated = load_potential(asked.second, "cpu").evaluate(lists["relaxed"], forces=False).energy
+            evaluated = load_potential(asked.second).evaluate(lists["relaxed"], forces=False).energy
             per_atom = [energy / len(one) for energy, one in zip(evaluated, lists["relaxed"], strict=True)]
             lists["second potential"] = [lists["relaxed"][i] for i in np.argsort(per_atom, kind="stable")]
     return Lists(lists, groups, sum(row.get("seconds", 0.0) for row in rows))

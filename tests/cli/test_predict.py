@@ -40,9 +40,8 @@ def check_likeliest(found: list[dict[str, Any]], messages: str) -> None:
     for formula in {one["formula"] for one in found}:
         own = [one for one in found if one["formula"] == formula]
         likeliest = max(own, key=lambda one: one["probability"])
-        named = re.findall(
-            rf"{formula}: likeliest by draws and energy together is number (\d+), (\S+) \((\d+) %", messages
-        )
+        words = "likeliest of the list, by draws and energy, is number"
+        named = re.findall(rf"{formula}: {words} (\d+), (\S+) \((\d+) %", messages)
         place = str(likeliest["rank"]), likeliest["symbol"], f"{100 * likeliest['probability']:.0f}"
         assert named == ([place] if likeliest["rank"] > 1 else [])
 

@@ -29,7 +29,7 @@ LARGE_PLACES = 4
 """Of so many places in the order of a composition's prototypes, the last is for a large one."""
 
 ALIKE = 0.05
-"""Relative difference of these distances up to which roles have the same surroundings."""
+"""Relative difference of `PrototypeTable.role_distances` up to which roles have the same surroundings."""
 
 
 @dataclass(frozen=True)

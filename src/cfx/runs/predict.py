@@ -211,7 +211,7 @@ class _Prediction:
         if likeliest.rank > 1:
             share = f"{likeliest.symbol or 'without symmetry'} ({100 * likeliest.probability:.0f} %)"
             self.reporter.message(
-                f"{self.name}: likeliest by draws and energy together is number {likeliest.rank}, {share}"
+                f"{self.name}: likeliest of the list, by draws and energy, is number {likeliest.rank}, {share}"
             )
         return found
 
