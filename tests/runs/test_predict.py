@@ -41,6 +41,11 @@ def test_a_budget_is_of_evaluations_or_of_time(text, evaluations, seconds):
     assert (config.evaluations, config.seconds) == (evaluations, seconds)
 
 
+def test_few_draws_have_a_small_budget():
+    assert [PredictConfig(draws=draws).evaluations for draws in (1, 20, 50, 200)] == [400, 800, 2000, 2000]
+    assert PredictConfig(draws=1, budget="90s").evaluations is None
+
+
 @pytest.mark.parametrize("text", ["", "0", "0min", "-5", "10 days", "1.5", "min", "1e3"])
 def test_what_is_no_budget(text):
     with pytest.raises(UsageError, match="is not a budget"):

@@ -16,6 +16,9 @@ from cfx.config.evaluation import (
 from cfx.config.fields import NOT_NEGATIVE, Bound, Config, at_least, option, seed
 from cfx.errors import UsageError
 
+A_DRAW, AT_LEAST, AT_MOST = 40, 400, 2000
+"""Evaluations that a formula may cost by default: for each draw, and in all."""
+
 FROM_ZERO_TO_ONE = Bound(lambda value: 0 <= value <= 1, "be between 0 and 1")
 
 
@@ -50,8 +53,10 @@ class PredictConfig(Config):
     hull_scale: str | None = option(*HULL_SCALE)
     e_hull_floor: float = option(*E_HULL_FLOOR)
     corrections: Literal["mp2020", "published"] = option(*CORRECTIONS)
-    budget: str | int = option(
-        "2000", "What a formula may cost: 2000 evaluations of one structure each, or a time, as 90s, 10min or 2h."
+    budget: str | int | None = option(
+        None,
+        "What a formula may cost: 2000 evaluations of one structure each, or a time, as 90s, 10min or 2h. Default: 40 "
+        "evaluations for each draw, from 400 to 2000.",
     )
     relax: bool = option(True, "Rank the structures as drawn.", flag="--no-relax")
     fmax: float = option(*FMAX)
@@ -65,7 +70,7 @@ class PredictConfig(Config):
     def __post_init__(self):
         object.__setattr__(self, "space_groups", texts.given_space_groups(self.space_groups)[0])
         super().__post_init__()
-        texts.budget(self.budget)
+        texts.budget(self.allowed)
         if self.hull is None:
             object.__setattr__(self, "hull", OWN_HULLS.get(self.potential))
         if self.hull == "none":
@@ -74,11 +79,16 @@ class PredictConfig(Config):
             raise UsageError("`hull_scale` needs a hull", "name one with `hull`")
 
     @property
+    def allowed(self) -> str | int:
+        """What a formula may cost: the budget, or what the number of draws makes of it."""
+        return min(max(A_DRAW * self.draws, AT_LEAST), AT_MOST) if self.budget is None else self.budget
+
+    @property
     def evaluations(self) -> int | None:
         """Evaluations of one structure that a formula may cost; None where time counts."""
-        return texts.budget(self.budget)[0]
+        return texts.budget(self.allowed)[0]
 
     @property
     def seconds(self) -> float | None:
         """Time that a formula may take; None where evaluations count."""
-        return texts.budget(self.budget)[1]
+        return texts.budget(self.allowed)[1]

@@ -299,7 +299,7 @@ def _page(
             "model": f"{model}, {config.draws} draws a formula, seed {config.seed}",
             "potential": config.potential,
             "hull": config.hull or "none",
-            "budget": f"{config.budget} a formula",
+            "budget": f"{config.allowed} a formula",
             "relaxed": "with the symmetry of the draw, then without" if config.relax else "not",
         },
         "floor": config.e_hull_floor,
