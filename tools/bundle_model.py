@@ -1,8 +1,8 @@
-"""Turns a finished run of cfx train, or of cfx rl with a reward, into a bundled model.
+"""Turns a finished run of cfx train, of cfx selftrain, or of cfx rl with a reward, into a bundled model.
 
     python tools/bundle_model.py RUN mini
 
-Copies RUN/best, of cfx rl RUN/final, into src/cfx/resources/models/NAME with half-precision storage and keeps what the
+Copies RUN/best, of cfx selftrain and cfx rl RUN/final, into src/cfx/resources/models/NAME with half-precision storage and keeps what the
 model card reports. With --validation it checks that rounding to float16 changed the loss of these crystals by less than
 0.01 nats.
 """
@@ -27,15 +27,15 @@ def main() -> None:
     options = arguments.parse_args()
 
     lines = [json.loads(line) for line in (options.run / "metrics.jsonl").read_text().splitlines()]
-    fine_tuned = "rl" in lines[-1]
-    best = load_checkpoint(options.run / ("final" if fine_tuned else "best"))
-    step = best.info["rl"]["step"] if fine_tuned else best.info["step"]
-    chosen = next(line for line in lines if line["step"] == step)
+    kind = next((kind for kind in ("rl", "selftrain") if kind in lines[-1]), "")
+    best = load_checkpoint(options.run / ("final" if kind else "best"))
+    own = best.info[kind] if kind else best.info
+    chosen = next(line for line in lines if line["step"] == own["rounds" if kind == "selftrain" else "step"])
     kept = {key: best.info[key] for key in ("step", "epoch", "rl", "space_groups", "elements") if key in best.info}
-    if fine_tuned:
+    if kind == "rl":
         kept["rl"] = {key: value for key, value in kept["rl"].items() if key != "baseline"}
-    metrics = {part: chosen[part] for part in ("train", "validation", "rl") if part in chosen}
-    info = kept | {"run": anonymous(best.info["run"]), "metrics": metrics}
+    metrics = {part: chosen[part] for part in ("train", "validation", "rl", "selftrain") if part in chosen}
+    info = kept | {"run": anonymous((own if kind == "selftrain" else best.info)["run"]), "metrics": metrics}
     target = MODELS / options.name
     target.parent.mkdir(exist_ok=True)
     card = target / "README.md"

@@ -67,7 +67,9 @@ def test_filters_after_relaxation(changes, fmax, expected):
 @pytest.mark.parametrize("novel, expected", [(True, ""), (False, selection.KNOWN)])
 def test_known_crystals_are_left_out_if_that_is_wanted(novel, expected):
     config = SelfTrainConfig(novel=True)
-    assert why_not_kept(GOOD | {"novel": novel}, 0.05, config, Thresholds(), goal=0.05) == expected
+    record = GOOD | {"novel": novel}
+    assert why_not_relaxed(record, config, Thresholds()) == expected
+    assert why_not_kept(record, 0.05, config, Thresholds(), goal=0.05) == expected
 
 
 def test_repeats_are_sought_among_what_passes():
@@ -76,6 +78,13 @@ def test_repeats_are_sought_among_what_passes():
     reasons = [selection.HIGH, "", "", selection.UNREADABLE, "", ""]
     selection.mark_repeats(reasons, structures, earlier=[salt(6.3, ("K", "Cl"))], workers=1)
     assert reasons == [selection.HIGH, "", selection.REPEAT, selection.UNREADABLE, selection.REPEAT, ""]
+
+
+def test_what_was_drawn_twice_can_be_left_out_altogether():
+    structures = [salt(), salt(species=("Li", "F")), salt(5.7), salt(species=("K", "Cl"))]
+    reasons = [""] * 4
+    selection.mark_repeats(reasons, structures, earlier=[salt(6.3, ("K", "Cl"))], workers=1, once=True)
+    assert reasons == [selection.REPEAT, "", selection.REPEAT, selection.REPEAT]
 
 
 def test_crystals_with_more_sites_than_a_model_has_slots_are_left_out():
@@ -88,7 +97,7 @@ def test_crystals_with_more_sites_than_a_model_has_slots_are_left_out():
 def test_a_funnel_ends_with_what_is_left():
     steps = funnel(["", selection.INVALID, "", selection.REPEAT, selection.INVALID], BEFORE)
     assert [step["filter"] for step in steps] == list(BEFORE)
-    assert [step["left"] for step in steps] == [5, 3, 3, 3, 3, 3, 2]
+    assert [step["left"] for step in steps] == [5, 3, 3, 3, 3, 3, 3, 2]
 
 
 def test_a_class_that_does_not_exist_is_refused():

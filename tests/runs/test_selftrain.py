@@ -176,13 +176,14 @@ def test_what_is_kept_was_relaxed_and_is_low_and_can_be_learned_from(whole):
     assert len(set(drawn)) == len(drawn), "the rounds draw with seeds of their own"
 
 
-def test_the_final_model_is_that_of_the_last_round(whole):
+def test_the_final_model_is_that_of_the_last_round(whole, model):
     run, _ = whole
     last = run / "round-02" / "model" / "params.safetensors"
     assert (run / "final" / "params.safetensors").read_bytes() == last.read_bytes()
     assert last.read_bytes() != (run / "round-01" / "model" / "params.safetensors").read_bytes()
     info = load_model(run / "final").info
-    assert info["selftrain"]["rounds"] == 2 and info["space_groups"]["225"] >= 4 and "Na" in info["elements"]
+    assert info["selftrain"]["rounds"] == 2 and "Na" in info["elements"]
+    assert info["space_groups"] == model.info["space_groups"]  # groups are drawn as before
 
 
 def test_a_round_that_keeps_nothing_says_why(config, model, tmp_path):

@@ -54,6 +54,8 @@ class SelfTrainConfig(Config):
     # They are what a loop spreads most: rare in the data, and new wherever they are put.
     radioactive: bool = option(False, "Let elements without a stable isotope be drawn, too: Tc, Pm, Po and beyond.")
     novel: bool = option(False, "Keep only crystals that are not in `reference`.")
+    # What is drawn often is likely enough; to learn it again makes it crowd out the rest.
+    once: bool = option(False, "Keep only crystals that were drawn once.")
     # Relaxing costs dozens of evaluations for a crystal; as many draws by themselves hold many that need none.
     relax: bool = option(True, "Keep crystals as drawn, by their energy unrelaxed.", flag="--no-relax")
     fix_symmetry: bool = option(True, "Relax without keeping the space group.", flag="--no-fix-symmetry")

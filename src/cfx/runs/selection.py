@@ -25,11 +25,11 @@ Record = dict[str, Any]
 
 UNREADABLE, INVALID, OTHER_CLASS = "no crystal", "atoms too close, or no cell", "another class of compositions"
 NO_ENERGY, TOO_LOW, TOO_HIGH = "no energy above the hull", BELOW_FLOOR, "too far above the hull as drawn"
-REPEAT = "a repeat"
-BEFORE = (UNREADABLE, INVALID, OTHER_CLASS, NO_ENERGY, TOO_LOW, TOO_HIGH, REPEAT)
+KNOWN, REPEAT = "known", "a repeat"
+BEFORE = (UNREADABLE, INVALID, OTHER_CLASS, NO_ENERGY, TOO_LOW, TOO_HIGH, KNOWN, REPEAT)
 """Filters of crystals as drawn, in order."""
 
-NOT_RELAXED, HIGH, NOT_ENCODED, KNOWN = "not relaxed", "too far above the hull", "too many sites", "known"
+NOT_RELAXED, HIGH, NOT_ENCODED = "not relaxed", "too far above the hull", "too many sites"
 AFTER = (NOT_RELAXED, INVALID, NO_ENERGY, TOO_LOW, HIGH, KNOWN, NOT_ENCODED, REPEAT)
 """Filters of relaxed crystals, in order."""
 
@@ -64,7 +64,9 @@ def why_not_relaxed(record: Record, config: SelfTrainConfig, limits: Thresholds)
     if limits.verdict(height) == BELOW_FLOOR:
         return TOO_LOW
     highest = config.max_e_hull_unrelaxed if config.relax else config.max_e_hull
-    return "" if limits.allow(height, highest) else TOO_HIGH
+    if not limits.allow(height, highest):
+        return TOO_HIGH
+    return KNOWN if config.novel and not record["novel"] else ""
 
 
 def why_not_kept(record: Record, fmax: float | None, config: SelfTrainConfig, limits: Thresholds, goal: float) -> str:
@@ -99,13 +101,21 @@ def mark_unencoded(reasons: list[str], structures: Sequence[Structure | None], n
 
 
 def mark_repeats(
-    reasons: list[str], structures: Sequence[Structure | None], earlier: Sequence[Structure], workers: int
+    reasons: list[str],
+    structures: Sequence[Structure | None],
+    earlier: Sequence[Structure],
+    workers: int,
+    once: bool = False,
 ) -> None:
-    """Finds, among crystals without a reason, those that match an earlier one, or one of `earlier`."""
+    """Finds, among crystals without a reason, those that match an earlier one, or one of `earlier`.
+
+    With `once`, those that a later one matches are repeats, too.
+    """
     left = _left(reasons, structures)
     found = find_duplicates([*earlier, *(structure for _, structure in left)], workers)
-    for (row, _), one in zip(left, found[len(earlier) :], strict=True):
-        if not one.unique:
+    repeated = {one.match for one in found} if once else set()
+    for place, (row, _) in enumerate(left, start=len(earlier)):
+        if not found[place].unique or place in repeated:
             reasons[row] = REPEAT
 
 

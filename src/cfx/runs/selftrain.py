@@ -225,7 +225,8 @@ class _SelfTraining:
     def _before(self, number: int, draws: Path, records: list[Record], structures: Structures) -> list[str]:
         """The filter that each draw fails; repeats are those of crystals that any round has relaxed, too."""
         reasons = [why_not_relaxed(one, self.config.keep, self.setup.thresholds) for one in records]
-        mark_repeats(reasons, structures, self._known(number, "candidates.jsonl", "kept.jsonl"), self.workers)
+        earlier = self._known(number, "candidates.jsonl", "kept.jsonl")
+        mark_repeats(reasons, structures, earlier, self.workers, self.config.keep.once)
         return reasons
 
     def _after(self, number: int, relaxed: Path, records: list[Record], structures: Structures) -> list[str]:
@@ -321,6 +322,9 @@ class _SelfTraining:
         run = RunDirectory(place / "training")
         result: TrainResult = train(run.path, content, mixture, self.validation, self.reporter, True, model)
         found = load_checkpoint(run.best if keep.take == "best" else run.latest())
+        if (groups := self.first.info.get("space_groups")) is not None:
+            # Those of the mixture are what was stable: the model is to be asked for space groups as the first one was.
+            found = dataclasses.replace(found, info=found.info | {"space_groups": groups})
         save_checkpoint(place / "model", found)
         before = read_lines(run.path / "metrics.jsonl")[0].get("validation", {}).get("loss")
         return {
