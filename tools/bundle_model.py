@@ -2,9 +2,9 @@
 
     python tools/bundle_model.py RUN mini
 
-Copies RUN/best, of cfx selftrain and cfx rl RUN/final, into src/cfx/resources/models/NAME with half-precision storage and keeps what the
-model card reports. With --validation it checks that rounding to float16 changed the loss of these crystals by less than
-0.01 nats.
+Copies RUN/best, of cfx selftrain and cfx rl RUN/final, into src/cfx/resources/models/NAME with half-precision storage
+and keeps what the model card reports. With --validation it checks that rounding to float16 changed the loss of these
+crystals by less than 0.01 nats.
 """
 
 from __future__ import annotations
