@@ -1,10 +1,10 @@
-"""Turns a finished run of cfx train, of cfx selftrain, or of cfx rl with a reward, into a bundled model.
+"""Turns a finished run of cfx train, or of cfx rl with a reward, or a checkpoint, into a bundled model.
 
     python tools/bundle_model.py RUN mini
 
-Copies RUN/best, of cfx selftrain and cfx rl RUN/final, into src/cfx/resources/models/NAME with half-precision storage
-and keeps what the model card reports. With --validation it checks that rounding to float16 changed the loss of these
-crystals by less than 0.01 nats.
+Copies RUN/best, of cfx rl RUN/final, or a checkpoint itself, into src/cfx/resources/models/NAME with half-precision
+storage and keeps what the model card reports. With --validation it checks that rounding to float16 changed the loss of
+these crystals by less than 0.01 nats.
 """
 
 from __future__ import annotations
@@ -26,16 +26,11 @@ def main() -> None:
     arguments.add_argument("--validation", type=Path, help="crystals to measure the rounding with")
     options = arguments.parse_args()
 
-    lines = [json.loads(line) for line in (options.run / "metrics.jsonl").read_text().splitlines()]
-    kind = next((kind for kind in ("rl", "selftrain") if kind in lines[-1]), "")
-    best = load_checkpoint(options.run / ("final" if kind else "best"))
-    own = best.info[kind] if kind else best.info
-    chosen = next(line for line in lines if line["step"] == own["rounds" if kind == "selftrain" else "step"])
-    kept = {key: best.info[key] for key in ("step", "epoch", "rl", "space_groups", "elements") if key in best.info}
-    if kind == "rl":
-        kept["rl"] = {key: value for key, value in kept["rl"].items() if key != "baseline"}
-    metrics = {part: chosen[part] for part in ("train", "validation", "rl", "selftrain") if part in chosen}
-    info = kept | {"run": anonymous((own if kind == "selftrain" else best.info)["run"]), "metrics": metrics}
+    if (options.run / "checkpoint.json").exists():
+        best = load_checkpoint(options.run)
+        info = best.info
+    else:
+        best, info = finished(options.run)
     target = MODELS / options.name
     target.parent.mkdir(exist_ok=True)
     card = target / "README.md"
@@ -45,7 +40,21 @@ def main() -> None:
         card.write_text(text)
     if options.validation:
         measure_rounding(best, target, options.validation)
-    print(json.dumps(info["metrics"], indent=1))
+    print(json.dumps(info.get("metrics"), indent=1))
+
+
+def finished(run: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """The best model of a run, and what is kept of its information."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    fine_tuned = "rl" in lines[-1]
+    best = load_checkpoint(run / ("final" if fine_tuned else "best"))
+    step = best.info["rl"]["step"] if fine_tuned else best.info["step"]
+    chosen = next(line for line in lines if line["step"] == step)
+    kept = {key: best.info[key] for key in ("step", "epoch", "rl", "space_groups", "elements") if key in best.info}
+    if fine_tuned:
+        kept["rl"] = {key: value for key, value in kept["rl"].items() if key != "baseline"}
+    metrics = {part: chosen[part] for part in ("train", "validation", "rl") if part in chosen}
+    return best, kept | {"run": anonymous(best.info["run"]), "metrics": metrics}
 
 
 def anonymous(setting: Any) -> Any:

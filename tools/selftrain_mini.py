@@ -3,8 +3,8 @@
     python tools/selftrain_mini.py OUT --model PRETRAINED --data mp20.csv --validation val.csv --reference known.csv
 
 PRETRAINED is a checkpoint, `decay/best` in the card; mp20.csv is what `tools/make_training_data.py` makes of MP-20's
-training part. Takes an hour and a half on two fast CPU cores; what is finished is not made again. The last run,
-OUT/five, is what `tools/bundle_model.py` bundles.
+training part. Takes an hour and a half on two fast CPU cores; what is finished is not made again. OUT/mean, the mean of
+the weights of the third and the fifth run, is what `tools/bundle_model.py` bundles.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+
+import jax
+
+from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 COMMON = [
     *("--sg", "data:model", "--class", "charge-neutral,intermetallic,other", "--no-relax", "--novel"),
@@ -64,6 +68,16 @@ def main() -> None:
                 files = ["--validation", options.validation, "--reference", options.reference]
                 cfx(data, "--model", model, *files, *COMMON, *settings, "-o", run)
         model = run / "final"
+    save_mean(options.out / "mean", Path(options.model), [options.out / name / "final" for name in ("three", "five")])
+
+
+def save_mean(target: Path, first: Path, models: list[Path]) -> None:
+    """Writes the mean of the weights of two models that learned from the first, whose information it keeps."""
+    before, one, other = map(load_checkpoint, (first, *models))
+    params = jax.tree.map(lambda a, b: (a + b) / 2, one.params, other.params)
+    info = {key: value for key, value in before.info.items() if key != "metrics"}
+    info["self_training"] = {name: " ".join(settings) for name, settings in RUNS.items()}
+    save_checkpoint(target, Checkpoint(before.config, params, info))
 
 
 def cfx(*words: object) -> None:
