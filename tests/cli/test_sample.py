@@ -198,7 +198,7 @@ def test_elements_are_allowed_and_required(sample):
 
 
 def test_elements_are_excluded_and_biased(sample):
-    options = ["--sg", 62, "-n", 16, "--elements", "O,Si,S,Th,Ge", "--max-atoms", 16]
+    options = ["--sg", 62, "-n", 48, "--elements", "O,Si,S,Th,Ge", "--max-atoms", 16]
     free = {symbol for line in sample(*options)[0] for symbol in line["species"]}
     assert free == {"O", "Si", "S", "Th", "Ge"}
     lines, _ = sample(*options, "--no-radioactive", "--exclude", "S", "--bias", "Ge:-60")
@@ -222,7 +222,8 @@ def test_letters_and_sites_are_given(sample, tmp_path):
     """Site 1 takes the species of site 0, whatever its own list allows."""
     sites = {"atom_mask": [["Sr", "Ba", "La"], [], ["O", "F", "S"]], "constraints": [[0, 1]]}
     (tmp_path / "sites.json").write_text(json.dumps(sites))
-    lines, _ = sample("--sg", 62, "-n", 24, "--wyckoff", "a,c,c,d", "--sites", "sites.json")
+    options = ["--sg", 62, "-n", 24, "--wyckoff", "a,c,c,d", "--sites", "sites.json"]
+    lines, _ = sample(*options, "--temperature", 1.5)
     for line in lines:
         assert line["wyckoff"] == ["a", "c", "c", "d"]
         first, second, third, _ = line["species"]
