@@ -21,11 +21,14 @@ import jax
 
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
+HIGHEST = 0.08
+"""E_hull up to which crystals are kept from the second run on, and learned from again in the last one, eV/atom."""
+
 COMMON = [
     *("--sg", "data:model", "--class", "charge-neutral,intermetallic,other", "--no-relax", "--novel"),
     *("--lr", "2e-4", "--warmup", "10"),
 ]
-AGAIN = ["--max-e-hull", "0.08", "--epochs", "5", "--augment", "-n", "10000"]
+AGAIN = ["--max-e-hull", str(HIGHEST), "--epochs", "5", "--augment", "-n", "10000"]
 RUNS = {
     "one": ["--rounds", "2", "-n", "8000", "--share", "0.8", "--repeats", "6", "--seed", "1"],
     "two": ["--rounds", "2", *AGAIN, "--share", "0.8", "--repeats", "4", "--seed", "11"],
@@ -35,7 +38,7 @@ RUNS = {
     ],
     "four": ["--rounds", "1", *AGAIN, "--share", "0.6", "--repeats", "3", "--seed", "31", "--once"],
     "five": [
-        *("--rounds", "1", "--max-e-hull", "0.08", "--epochs", "4", "--augment", "-n", "8000", "--share", "0.3"),
+        *("--rounds", "1", "--max-e-hull", str(HIGHEST), "--epochs", "4", "--augment", "-n", "8000", "--share", "0.3"),
         *("--repeats", "2", "--seed", "41", "--once", "--temperature", "0.85"),
     ],
 }
@@ -86,11 +89,11 @@ def cfx(*words: object) -> None:
 
 
 def kept(out: Path) -> list[tuple[str, str]]:
-    """What the runs before have kept within 0.08 eV/atom of the hull, each formula in each space group once."""
+    """What the runs before have kept up to HIGHEST, each formula in each space group once."""
     found: dict[tuple[str, int], tuple[str, str]] = {}
     paths = [path for name in RUNS for path in sorted((out / name).glob("round-*/kept.jsonl"))]
     for line in (json.loads(text) for path in paths for text in path.read_text().splitlines()):
-        if line["e_above_hull"] <= 0.08:
+        if line["e_above_hull"] <= HIGHEST:
             found.setdefault((line["formula"], line["space_group"]), (line["name"], line["cif"]))
     return list(found.values())
 
