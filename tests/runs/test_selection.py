@@ -127,3 +127,21 @@ def test_what_is_kept_is_told_beside_the_data():
     assert told["elements"][0] == {"element": "K", "kept": 0.5, "data": 0.0}
     assert {one["element"]: one["kept"] - one["data"] for one in told["elements"]} == {"K": 0.5, "Na": 0, "Cl": 0}
     assert selection.describe_kept([], Data())["crystals"] == 0
+
+
+def test_only_sun_crystals_that_match_kept_ones_are_learned():
+    """A kept crystal drawn again is; one that is known, too high, a repeat, or another crystal is not."""
+    sun = GOOD | {"unique": True, "novel": True}
+    records = [
+        dict(sun),
+        dict(sun),
+        sun | {"novel": False},
+        sun | {"unique": False},
+        sun | {"e_above_hull": 0.11},
+        sun | {"e_above_hull": None},
+    ]
+    structures = [salt(5.5), salt(species=("Na", "Br")), *[salt()] * 4]
+    selection.mark_learned(records, structures, [salt(5.7), salt(5.9, ("K", "Cl"))], Thresholds(), 1)
+    assert [record["learned"] for record in records] == [True, False, False, False, False, False]
+    selection.mark_learned(records, structures, [], Thresholds(), 1)
+    assert not any(record["learned"] for record in records)

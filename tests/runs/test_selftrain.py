@@ -89,6 +89,10 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def read_records(place: Path) -> list[dict]:
+    return json.loads((place / "draws.eval.json").read_text())["records"]
+
+
 def content(run: Path) -> dict[str, str]:
     """Digests of what two runs must have in common, by name."""
     names = [f"round-{number:02d}/{name}" for number in (1, 2) for name in ("draws.jsonl", "kept.jsonl", "model")]
@@ -149,6 +153,18 @@ def test_counts_add_up_and_are_those_of_the_files(config, whole):
         assert steps[-1]["left"] == report["kept"]["crystals"] == len(lines(place / "kept.jsonl")) > 0
         assert sum(report["kept"]["classes"].values()) == report["kept"]["crystals"]
         assert report["training"]["share"] <= 0.5
+        learned = [row for row, one in enumerate(read_records(place)) if one["learned"]]
+        assert report["learned"]["count"] == len(learned) and numbers(report)["sun_learned"] == len(learned) / 12
+        assert numbers({key: value for key, value in report.items() if key != "learned"})["sun_learned"] is None
+    again, [first, second] = reports[1]["learned"]["count"], [run / "round-01", run / "round-02"]
+    kept = [Structure.from_str(one["cif"], fmt="cif") for one in lines(first / "kept.jsonl")]
+    draws = [Structure.from_str(one["cif"], fmt="cif") for one in lines(second / "draws.jsonl")]
+    sun = [
+        draw
+        for draw, one in zip(draws, read_records(second), strict=True)
+        if one["unique"] and one["novel"] and one["e_above_hull"] is not None and -0.2 <= one["e_above_hull"] <= 0.1
+    ]
+    assert again == sum(any(one.matches(draw) for one in kept) for draw in sun)
     kept = [report["kept"]["crystals"] for report in reports]
     assert [report["training"]["kept"] for report in reports] == [kept[0], sum(kept)]
     before, after = ([report["training"][name] for report in reports] for name in ("validation_before", "validation"))

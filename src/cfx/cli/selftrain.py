@@ -23,6 +23,7 @@ RATES = {
     "metastable": "metastable as drawn",
     "neutral_metastable": "both",
     "sun": "S.U.N. at 0.1 eV/atom",
+    "sun_learned": "these, learned in an earlier round",
 }
 """Rates of the draws of a round, as they are shown."""
 
@@ -81,12 +82,17 @@ def selftrain(
     _selftrain(run, config, start, resume)
 
 
+def percentage(share: float | None) -> str:
+    """A rate, or a dash for one that older runs do not have."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
 def _selftrain(run: Path, config: SelfTrainRun, model: Model, resume: bool) -> None:
     from cfx.runs.selftrain import numbers, selftrain
 
     reports = selftrain(run, config, model, REPORTER, resume)
     found = [numbers(report) for report in reports]
-    rows = {words: [f"{100 * one[name]:.1f} %" for one in found] for name, words in RATES.items()}
+    rows = {words: [percentage(one[name]) for one in found] for name, words in RATES.items()}
     rows["crystals kept"] = [str(one["kept"]) for one in found]
     if config.data.validation:
         rows["validation (nats), before"] = [f"{one['validation_before']:.3f}" for one in found]

@@ -206,7 +206,13 @@ def round_curves(name: str, lines: list[dict[str, Any]]) -> Curves:
     def series(label: str, key: str, factor: float = 1.0) -> Series:
         return _series(lines, "step", label, "selftrain", key, factor=factor)
 
-    shares = {"valid": "valid", "charge-neutral": "neutral", "metastable": "metastable", "S.U.N.": "sun"}
+    shares = {
+        "valid": "valid",
+        "charge-neutral": "neutral",
+        "metastable": "metastable",
+        "S.U.N.": "sun",
+        "S.U.N., learned before": "sun_learned",
+    }
     panels = [
         Panel("Draws", "%", tuple(series(label, key, 100) for label, key in shares.items()), wide=True),
         Panel("Metastable and charge-neutral draws", "%", (series("both", "neutral_metastable", 100),), wide=True),

@@ -119,6 +119,29 @@ def mark_repeats(
             reasons[row] = REPEAT
 
 
+def mark_learned(
+    records: Sequence[Record],
+    structures: Sequence[Structure | None],
+    kept: Sequence[Structure],
+    limits: Thresholds,
+    workers: int,
+) -> None:
+    """Sets `learned` of every record: whether the crystal is S.U.N. and matches one of `kept`, that are learned from.
+
+    Such a crystal is new to the reference, but no news of this run.
+    """
+    rows = [row for row, one in enumerate(records) if _is_sun(one, limits)]
+    found = find_duplicates([*kept, *(structures[row] for row in rows)], workers)[len(kept) :]
+    learned = {row for row, one in zip(rows, found, strict=True) if one.match is not None and one.match < len(kept)}
+    for row, record in enumerate(records):
+        record["learned"] = row in learned
+
+
+def _is_sun(record: Record, limits: Thresholds) -> bool:
+    height = record["e_above_hull"]
+    return bool(height is not None and limits.allow(height, limits.stable) and record["unique"] and record["novel"])
+
+
 def _left(reasons: Sequence[str], structures: Sequence[Structure | None]) -> list[tuple[int, Structure]]:
     """Rows and crystals without a reason."""
     pairs = zip(reasons, structures, strict=True)

@@ -3,7 +3,8 @@
 Each round is a directory of files that are made one after the other, each whole or resumable; a file that is there is
 not made again. So a run can be killed at any time:
 
-- draws.jsonl: raw draws of the model, and draws.eval.json, what `cfx eval` says of them and the filter each fails.
+- draws.jsonl: raw draws of the model, and draws.eval.json, what `cfx eval` says of them, the filter each fails, and
+  whether it is a S.U.N. crystal that was learned in a round before.
 - candidates.jsonl: those that pass, in primitive cells; relaxed.jsonl: relaxed; relaxed.eval.json: as above.
 - kept.jsonl: those that pass again, as `cfx train` reads them.
 - training/: a run of `cfx train` on the data and the crystals kept so far; model/: its result.
@@ -27,6 +28,7 @@ from cfx.data.split import read_data
 from cfx.data.structures import load_crystals
 from cfx.errors import DataError
 from cfx.evaluation.setup import load_setup
+from cfx.evaluation.summary import rate
 from cfx.io.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from cfx.io.files import parse_json, replace_atomically, writing
 from cfx.io.journal import partial_of
@@ -44,6 +46,7 @@ from cfx.runs.selection import (
     check_classes,
     describe_kept,
     funnel,
+    mark_learned,
     mark_repeats,
     mark_unencoded,
     why_not_kept,
@@ -182,6 +185,7 @@ class _SelfTraining:
             "training": training,
             "ended": self._why_ended(number, training),
             "draws": {key: drawn[key] for key in ("summary", "classes", "reasons")},
+            "learned": rate([one.get("learned") for one in drawn["records"]]),
             "relaxed": {key: minima[key] for key in ("summary", "classes", "reasons")},
         }
 
@@ -227,6 +231,7 @@ class _SelfTraining:
         reasons = [why_not_relaxed(one, self.config.keep, self.setup.thresholds) for one in records]
         earlier = self._known(number, "candidates.jsonl", "kept.jsonl")
         mark_repeats(reasons, structures, earlier, self.workers, self.config.keep.once)
+        mark_learned(records, structures, self._known(number, "kept.jsonl"), self.setup.thresholds, self.workers)
         return reasons
 
     def _after(self, number: int, relaxed: Path, records: list[Record], structures: Structures) -> list[str]:
@@ -384,6 +389,7 @@ def numbers(report: dict[str, Any]) -> dict[str, Any]:
         "metastable": summary["frac_stable_structures"]["value"],
         "neutral_metastable": low["count"] / valid["of"],
         "sun": summary["frac_novel_unique_stable_structures"]["value"],
+        "sun_learned": (report.get("learned") or {}).get("value"),  # not in reports of older runs
         "kept": report["kept"]["crystals"],
         "validation_before": report["training"]["validation_before"],
         "validation": report["training"]["validation"],
