@@ -82,6 +82,13 @@ def test_repeated_draws_are_counted_and_other_arrangements_are_kept():
     assert [(one.structure.lattice.a, one.draws) for one in kept] == [(3.9, {"model": 3}), (4.1, {"model": 1})]
 
 
+def test_a_likelier_draw_of_another_volume_does_not_stand_for_a_good_one():
+    draws = [Candidate(perovskite(a), 221, -a, {"model": 1}) for a in (5.5, 3.9, 4.0, 5.6, 4.6)]
+    kept = distinct(draws, ["one"] * 5)
+    assert [one.structure.lattice.a for one in kept] == [5.5, 3.9, 4.6]
+    assert [one.draws["model"] for one in kept] == [2, 2, 1]
+
+
 def test_merged_by_structure_and_the_most_symmetric_of_those_that_tie():
     tetragonal = Minimum(perovskite(3.9, 3.93), -8.4004, frozenset({0}), True)
     cubic = Minimum(perovskite(3.91), -8.4, frozenset({1, 2}), True)

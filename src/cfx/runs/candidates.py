@@ -46,6 +46,9 @@ Among few space groups the first of these is less, so many for each."""
 TYPICAL = 0.75
 """Share of the structures in known prototypes that have the geometry of a known crystal, if so many are known."""
 
+SAME_VOLUME = 1.3
+"""Ratio of the volumes of two draws up to which one can stand for the other."""
+
 MOST_REPEATS = 4
 """How often a likely prototype is drawn again, at most unless few are known."""
 
@@ -231,7 +234,9 @@ def _candidates(
 def distinct(candidates: Sequence[Candidate], arrangements: Sequence[Arrangement]) -> list[Candidate]:
     """Candidates that match no earlier one of the same arrangement; they take over the draws of those that do.
 
-    Other arrangements are other starts of a relaxation that keeps the symmetry, however alike they are.
+    Other arrangements are other starts of a relaxation that keeps the symmetry, however alike they are, and so are
+    other volumes (SAME_VOLUME): a matcher that brings crystals to one volume has a likely draw of thrice the volume
+    stand for the good one.
     """
     kept: list[Candidate] = []
     alike: dict[Arrangement, list[tuple[int, Structure]]] = defaultdict(list)
@@ -240,14 +245,19 @@ def distinct(candidates: Sequence[Candidate], arrangements: Sequence[Arrangement
             reduced = reduce_or_say_why(one.structure)
             if isinstance(reduced, str):
                 continue
-            others = alike[arrangement]
-            match = find_match(reduced, [structure for _, structure in others])
+            as_large = [(row, other) for row, other in alike[arrangement] if _same_volume(reduced, other)]
+            match = find_match(reduced, [structure for _, structure in as_large])
             if match is None:
-                others.append((len(kept), reduced))
+                alike[arrangement].append((len(kept), reduced))
                 kept.append(one)
             else:
-                add_draws(kept[others[match][0]].draws, one.draws)
+                add_draws(kept[as_large[match][0]].draws, one.draws)
     return kept
+
+
+def _same_volume(one: Structure, other: Structure) -> bool:
+    small, large = sorted(cell.volume / len(cell) for cell in (one, other))
+    return large <= SAME_VOLUME * small
 
 
 def add_draws(to: dict[str, int], more: dict[str, int]) -> None:
