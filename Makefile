@@ -9,12 +9,13 @@ crystals: .venv/core  ## install cfx and draw ten crystals with the bundled mode
 
 # Tests have three tiers, held complete by tests/test_tiers.py: quick ones, `integration` and `slow`.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+TESTED ?= not slow
 
 check: lint  ## format, lint, types, layers and quick tests
 	$(PYTEST) -m "not integration and not slow"
 
-test: .venv/all  ## all tests but slow ones, which is what plain pytest runs too
-	$(PYTEST) -m "not slow"
+test: .venv/all  ## all tests but slow ones, which is what plain pytest runs too; all: make test TESTED="slow or not slow"
+	$(PYTEST) -m "$(TESTED)"
 
 test-slow: .venv/all  ## kills, fuzzing, statistics, several devices, the tutorial
 	$(PYTEST) -m "slow"
