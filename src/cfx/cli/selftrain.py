@@ -82,7 +82,7 @@ def selftrain(
     _selftrain(run, config, start, resume)
 
 
-def percentage(share: float | None) -> str:
+def _in_percent(share: float | None) -> str:
     """A rate, or a dash for one that older runs do not have."""
     return "-" if share is None else f"{100 * share:.1f} %"
 
@@ -92,7 +92,7 @@ def _selftrain(run: Path, config: SelfTrainRun, model: Model, resume: bool) -> N
 
     reports = selftrain(run, config, model, REPORTER, resume)
     found = [numbers(report) for report in reports]
-    rows = {words: [percentage(one[name]) for one in found] for name, words in RATES.items()}
+    rows = {words: [_in_percent(one[name]) for one in found] for name, words in RATES.items()}
     rows["crystals kept"] = [str(one["kept"]) for one in found]
     if config.data.validation:
         rows["validation (nats), before"] = [f"{one['validation_before']:.3f}" for one in found]

@@ -227,11 +227,16 @@ class _SelfTraining:
         return parse_json(_once(crystals.with_suffix(".eval.json"), judge).read_text())
 
     def _before(self, number: int, draws: Path, records: list[Record], structures: Structures) -> list[str]:
-        """The filter that each draw fails; repeats are those of crystals that any round has relaxed, too."""
-        reasons = [why_not_relaxed(one, self.config.keep, self.setup.thresholds) for one in records]
-        earlier = self._known(number, "candidates.jsonl", "kept.jsonl")
+        """The filter that each draw fails; repeats are those of crystals that any round has relaxed, too.
+
+        Of every record it sets `learned`, see `mark_learned`.
+        """
+        limits = self.setup.thresholds
+        reasons = [why_not_relaxed(one, self.config.keep, limits) for one in records]
+        rounds = [self._known(one, "candidates.jsonl", "kept.jsonl") for one in range(1, number)]
+        earlier = [one for files in rounds for crystals in files for one in crystals]
         mark_repeats(reasons, structures, earlier, self.workers, self.config.keep.once)
-        mark_learned(records, structures, self._known(number, "kept.jsonl"), self.setup.thresholds, self.workers)
+        mark_learned(records, structures, [one for _, kept in rounds for one in kept], limits, self.workers)
         return reasons
 
     def _after(self, number: int, relaxed: Path, records: list[Record], structures: Structures) -> list[str]:
@@ -240,13 +245,14 @@ class _SelfTraining:
         rows = zip(records, _read_lines(relaxed), strict=True)
         reasons = [why_not_kept(one, row["fmax"], keep, limits, goal) for one, row in rows]
         mark_unencoded(reasons, structures, self.n_max)
-        mark_repeats(reasons, structures, self._known(number, "kept.jsonl"), self.workers)
+        kept = [one for earlier in range(1, number) for one in self._known(earlier, "kept.jsonl")[0]]
+        mark_repeats(reasons, structures, kept, self.workers)
         return reasons
 
-    def _known(self, number: int, *names: str) -> list[Structure]:
-        """The crystals of some files of all rounds before."""
-        paths = [self.place(earlier) / name for earlier in range(1, number) for name in names]
-        return [one for path in paths for one in self._structures(path) if one is not None]
+    def _known(self, number: int, *names: str) -> list[list[Structure]]:
+        """The crystals of some files of a round, file by file."""
+        paths = [self.place(number) / name for name in names]
+        return [[one for one in self._structures(path) if one is not None] for path in paths]
 
     def _structures(self, path: Path) -> Structures:
         return [one.structure for one in load_crystals(path, self.workers)]
