@@ -52,21 +52,14 @@ def check_classes(config: SelfTrainConfig) -> None:
 
 def why_not_relaxed(record: Record, config: SelfTrainConfig, limits: Thresholds) -> str:
     """The filter of BEFORE that a crystal fails, repeats aside; "" if none."""
-    height = record["e_above_hull"]
     if record["formula"] is None:
         return UNREADABLE
     if not record["valid_structure"]:
         return INVALID
     if record["class"] not in config.classes:
         return OTHER_CLASS
-    if height is None:
-        return NO_ENERGY
-    if limits.verdict(height) == BELOW_FLOOR:
-        return TOO_LOW
     highest = config.max_e_hull_unrelaxed if config.relax else config.max_e_hull
-    if not limits.allow(height, highest):
-        return TOO_HIGH
-    return KNOWN if config.novel and not record["novel"] else ""
+    return _why_not_wanted(record, highest, TOO_HIGH, config, limits)
 
 
 def why_not_kept(record: Record, fmax: float | None, config: SelfTrainConfig, limits: Thresholds, goal: float) -> str:
@@ -79,17 +72,22 @@ def why_not_kept(record: Record, fmax: float | None, config: SelfTrainConfig, li
         limits: the floor.
         goal: force at which the relaxation was to end.
     """
-    height = record["e_above_hull"]
     if fmax is None or (config.relax and fmax > NEARLY * goal):
         return NOT_RELAXED
     if not record["valid_structure"]:
         return INVALID
+    return _why_not_wanted(record, config.max_e_hull, HIGH, config, limits)
+
+
+def _why_not_wanted(record: Record, highest: float, too_high: str, config: SelfTrainConfig, limits: Thresholds) -> str:
+    """What both ask last: an energy above the hull from the floor to a highest (eV/atom), and that it is new."""
+    height = record["e_above_hull"]
     if height is None:
         return NO_ENERGY
     if limits.verdict(height) == BELOW_FLOOR:
         return TOO_LOW
-    if not limits.allow(height, config.max_e_hull):
-        return HIGH
+    if not limits.allow(height, highest):
+        return too_high
     return KNOWN if config.novel and not record["novel"] else ""
 
 
